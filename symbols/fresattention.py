@@ -1,0 +1,130 @@
+"""Residual Attention Network: residual stages whose features are weighted by learnt soft masks.
+
+Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for Image Classification",
+CVPR 2017, arXiv 1704.06904. The face form follows the face networks of 2018: 112x112, improved unit, PReLU,
+option E, and the "dense" reading of the mask's way up.
+"""
+from typing import NamedTuple, Tuple
+
+import mxnet as mx
+
+from face_blocks import (POST_ACTIVATION, PRE_ACTIVATION, Conv, Layers, bottleneck, changes_shape, choose,
+                         close_unit, conv_chain, enter_branch, head, project, read_config, stem)
+
+NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages
+POOLINGS = (3, 2, 1)  # in a mask of stage 1, 2, 3, which brings each of them to the size of stage 4
+CLOSING_UNITS = 3  # units of stage 4, which has no attention
+
+
+class Depth(NamedTuple):
+    """The paper's hyper-parameters: attention modules of stage 1, 2, 3, and the units of a module."""
+    modules: Tuple[int, int, int]
+    p: int = 1  # units before the module splits into trunk and mask
+    t: int = 2  # units of the trunk
+    r: int = 1  # units between two resizings of the mask
+
+
+DEPTHS = {
+    56: Depth((1, 1, 1)),
+    92: Depth((1, 2, 3)),
+}
+
+
+class Widths(NamedTuple):
+    """The widths of a stage's units, all bottlenecks."""
+    num_filter: int  # of the output
+    width: int  # K, of the inner convolutions
+
+
+def unit(layers, data, widths, name, stride=1):
+    """Build a bottleneck unit: any channels to widths.num_filter, the size divided by `stride`.
+
+    Where it changes the shape its shortcut is a projection, which in a pre-activation unit takes the
+    branch's own BN-A and has no BN itself (the authors' definition).
+    """
+    form = layers.settings.net_unit
+    entry = enter_branch(layers, data, form, name)
+    shortcut = data
+    if changes_shape(data, widths.num_filter, stride):
+        conv = Conv(widths.num_filter, stride=stride)
+        if form == PRE_ACTIVATION:
+            shortcut = layers.conv(entry, conv, name + '_shortcut')
+        else:
+            shortcut = project(layers, data, conv, form, name + '_shortcut')
+    return close_unit(layers, entry, shortcut, bottleneck(widths.width, widths.num_filter, stride), form, name)
+
+
+def units(layers, data, widths, count, name):
+    """Chain `count` units, named `name` + 1, 2, …"""
+    for number in range(1, count + 1):
+        data = unit(layers, data, widths, '%s%d' % (name, number))
+    return data
+
+
+def soft_mask(layers, data, trunk, widths, poolings, depth, name):
+    """Build a mask, values in 0…1, for the map `trunk`: the shape of `data` (paper, figure 2).
+
+    Down: `poolings` times max pooling and r units, then r units more. Up: resize to the level above, add
+    its skip (one more unit behind that level), r units. This is the `dense` reading: the way up is also
+    given the level's own output and, at the top, the trunk.
+    """
+    levels = [data]
+    for level in range(1, poolings + 1):
+        data = layers.pool(data, '%s_down%d_pool' % (name, level))
+        data = units(layers, data, widths, depth.r, '%s_down%d_unit' % (name, level))
+        levels.append(data)
+    for level in range(poolings, 0, -1):
+        up = '%s_up%d' % (name, level)
+        if level < poolings:
+            skip = unit(layers, levels[level], widths, '%s_skip%d' % (name, level))
+            data = layers.add(data, skip, up + '_plus_skip')
+            data = layers.add(data, levels[level], up + '_plus_down')
+        data = units(layers, data, widths, depth.r, up + '_unit')
+        data = layers.resize(data, levels[level - 1].size, up + '_resize')
+    data = layers.add(data, trunk, name + '_plus_trunk')
+
+    # Two 1x1 convolutions, each behind BN-A; with post-activation units what comes in is activated already.
+    if layers.settings.net_unit != POST_ACTIVATION:
+        data = enter_branch(layers, data, PRE_ACTIVATION, name)
+    data = conv_chain(layers, data, (Conv(widths.num_filter),) * 2, PRE_ACTIVATION, name)
+    return layers.sigmoid(data, name + '_sigmoid')
+
+
+def attention_module(layers, data, widths, poolings, depth, name):
+    """Build an attention module: p units, (1 + mask) x trunk, one unit; it keeps the shape (paper, section 3)."""
+    data = units(layers, data, widths, depth.p, name + '_unit')
+    trunk = units(layers, data, widths, depth.t, name + '_trunk_unit')
+    mask = soft_mask(layers, data, trunk, widths, poolings, depth, name + '_mask')
+    weight = mx.sym._internal._plus_scalar(mask.symbol, scalar=1.0, name=name + '_weight')
+    data = trunk._replace(symbol=mx.sym.elemwise_mul(weight, trunk.symbol, name=name + '_attend'))
+    return unit(layers, data, widths, name + '_close')
+
+
+def attention_net(num_layers, **settings):
+    """Return the symbol of a Residual Attention Network.
+
+    `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size). The masks are resized to sizes that
+    follow from `image_shape`, so h and w are fixed.
+
+    `num_layers` is 56 or 92; `settings` are the fields of `face_blocks.Settings`, whose defaults are the
+    face form. Raises ValueError for a value that is not defined.
+    """
+    depth = choose('num_layers', num_layers, DEPTHS)
+    layers = Layers(**settings)
+    data, stride = stem(layers)
+    for stage, num_filter in enumerate(NUM_FILTER, 1):
+        widths = Widths(layers.width(num_filter), layers.width(num_filter // 4))
+        data = unit(layers, data, widths, 'stage%d_unit1' % stage, stride)
+        stride = 2
+        if stage <= len(POOLINGS):
+            for module in range(1, depth.modules[stage - 1] + 1):
+                data = attention_module(layers, data, widths, POOLINGS[stage - 1], depth,
+                                        'stage%d_attention%d' % (stage, module))
+    for number in range(2, CLOSING_UNITS + 1):
+        data = unit(layers, data, widths, 'stage%d_unit%d' % (stage, number))
+    return head(layers, data, open_end=layers.settings.net_unit == PRE_ACTIVATION)
+
+
+def get_symbol():
+    """Return the symbol that the host's config describes, by the convention of insightface."""
+    return attention_net(**read_config())

@@ -1,0 +1,36 @@
+"""Puts the project on the path and gives the tests the registry of networks."""
+import json
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+for folder in ('tests', 'tools', 'symbols', ''):
+    sys.path.insert(0, os.path.join(ROOT, folder))
+os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
+
+import pytest  # noqa: E402
+
+import config as host  # noqa: E402
+
+NETWORKS = list(host.network)
+
+
+@pytest.fixture
+def chosen():
+    """Return a function that fills in the config for a network choice and returns its symbol."""
+    from network import build
+
+    def choose(network, **changes):
+        host.generate_config(network, 'synthetic', 'arcface')
+        host.config.update(changes)
+        return build(host.config)
+    return choose
+
+
+def nodes(symbol):
+    """Return the nodes of a symbol's JSON, each with `parents`: the names of the nodes it reads."""
+    found = json.loads(symbol.tojson())['nodes']
+    for node in found:
+        node['parents'] = [found[entry[0]]['name'] for entry in node['inputs']]
+        node.setdefault('attrs', {})
+    return found

@@ -1,0 +1,158 @@
+"""The networks as the papers print them, counted by hand: the expectation the builders are held to.
+
+Nothing here comes from the builders. A network is walked layer by layer from the figures of
+`shared/networks.md`; the walk adds up parameters and multiply-adds and keeps, for every residual branch, the
+sequence of its layers ("bn", "act", "C3x704/2g704": kernel x filters / stride g groups).
+"""
+from collections import Counter
+
+
+class Walk:
+    """Adds up what a network has. `act_parameters` is 1 for PReLU, 0 for ReLU."""
+
+    def __init__(self, size, act_parameters):
+        self.size, self.act_parameters = size, act_parameters
+        self.parameters = self.macs = 0
+        self.branches = {}
+        self.uses = Counter()  # of every shared weight
+
+    def layers(self, channels, size, sequence, name=None):
+        """Walk `sequence` from a map of (channels, size); return the map behind it."""
+        texts = []
+        for item in sequence:
+            if item == 'bn':
+                self.parameters += 2 * channels
+            elif item == 'act':
+                self.parameters += channels * self.act_parameters
+            else:
+                kernel, filters, stride, groups, shared = (item + (1, 1, None)[len(item) - 2:])
+                size = (size - 1) // stride + 1
+                weights = kernel * kernel * (channels // groups) * filters
+                self.macs += weights * size * size
+                if shared is None or not self.uses[shared]:
+                    self.parameters += weights
+                if shared:
+                    self.uses[shared] += 1
+                item = 'C%dx%d/%dg%d' % (kernel, filters, stride, groups)
+                channels = filters
+            texts.append(item)
+        if name:
+            assert name not in self.branches
+            self.branches[name] = texts
+        return channels, size
+
+    def fc(self, inputs, outputs):
+        self.parameters += (inputs + 1) * outputs
+        self.macs += inputs * outputs
+
+
+def with_norms(convs, form):
+    """Put BN and activations around convolutions; 'pre', 'post' or 'improved'."""
+    sequence = []
+    for number, conv in enumerate(convs):
+        if form == 'improved':
+            sequence += (['bn'] if number == 0 else ['bn', 'act']) + [conv]
+        elif form == 'pre':
+            sequence += ['bn', 'act', conv]
+        else:
+            sequence += [conv, 'bn'] + (['act'] if number < len(convs) - 1 else [])
+    return sequence + ['bn'] if form == 'improved' else sequence
+
+
+def start(walk, face, max_pool=True):
+    """Stem; returns channels, size and the stride of stage 1."""
+    channels, size = walk.layers(3, walk.size, [(3, 64) if face else (7, 64, 2), 'bn', 'act'])
+    if face or not max_pool:
+        return channels, size, 2
+    return channels, (size + 1) // 2, 1
+
+
+def finish(walk, channels, size, outputs, face, closing):
+    """Option E, or the ImageNet classifier behind `closing` layers."""
+    if face:
+        walk.layers(channels, size, ['bn'])
+        walk.fc(channels * size * size, outputs)
+        walk.parameters += 2 * outputs  # gamma, fixed but an argument, and beta
+    else:
+        walk.layers(channels, size, closing)
+        walk.fc(channels, outputs)
+    return walk
+
+
+def crunet(depth, outputs, size, face):
+    walk = Walk(size, face)
+    form = 'improved' if face else 'pre'
+    channels, size, stride = start(walk, face)
+    # units, K, out, units in a sharing group
+    table = {56: [(3, 128, 256, 0), (4, 256, 512, 0), (6, 640, 1024, 6), (3, 1024, 2048, 0)],
+             116: [(3, 128, 256, 0), (6, 352, 512, 6), (18, 704, 1024, 6), (3, 1024, 2048, 0)]}[depth]
+    for stage, (units, width, out, sharing) in enumerate(table, 1):
+        for unit in range(1, units + 1):
+            name = 'stage%d_unit%d' % (stage, unit)
+            if not sharing:
+                if unit == 1:
+                    walk.layers(channels, size, [(1, out, stride), 'bn'] if face else ['bn', 'act', (1, out, stride)])
+                convs = [(1, width), (3, width, stride, 32), (1, out)]
+                channels, size = walk.layers(channels, size, with_norms(convs, form), name)
+            else:
+                if unit == 1:
+                    projection = name + '_project_weight'
+                    for step in (stride, 1):
+                        conv = (1, out, step, 1, projection)
+                        after = walk.layers(channels, size, [conv, 'bn'] if face else ['bn', 'act', conv])
+                    channels = after[0]
+                group = 'stage%d_group%d' % (stage, (unit - 1) // sharing + 1)
+                convs = [(1, width, 1, 1, group + '_conv1_weight'), (3, width, stride, width, group + '_conv2_weight'),
+                         (1, width), (1, out)]
+                sequence = with_norms(convs, form)
+                if not face:  # nothing between the two shared convolutions
+                    sequence = ['bn', 'act', convs[0], convs[1]] + with_norms(convs[2:], form)
+                channels, size = walk.layers(channels, size, sequence, name)
+            stride = 1
+        stride = 2
+    return finish(walk, channels, size, outputs, face, ['bn', 'act'])
+
+
+ATTENTION = {56: (1, 1, 1), 92: (1, 2, 3)}
+
+
+def attention(depth, outputs, size, face):
+    walk = Walk(size, face)
+    form = 'improved' if face else 'pre'
+    channels, size, stride = start(walk, face)
+
+    def unit(channels, size, out, stride, name):
+        if (channels, stride) != (out, 1):
+            # The pre-activation shortcut has no BN and takes the branch's own activation.
+            walk.layers(channels, size, [(1, out, stride), 'bn'] if face else [(1, out, stride)])
+        return walk.layers(channels, size, with_norms([(1, out // 4), (3, out // 4, stride), (1, out)], form), name)
+
+    for stage, modules in enumerate(ATTENTION[depth], 1):
+        out = 128 * 2 ** stage
+        channels, size = unit(channels, size, out, stride, 'stage%d_unit1' % stage)
+        stride = 2
+        for module in range(1, modules + 1):
+            name = 'stage%d_attention%d_' % (stage, module)
+            names = ['unit1', 'trunk_unit1', 'trunk_unit2', 'close']
+            for part in names:
+                unit(channels, size, out, 1, name + part)
+            sizes = [size]
+            while sizes[-1] > size / 2 ** (4 - stage):
+                sizes.append((sizes[-1] + 1) // 2)
+            for level, level_size in enumerate(sizes[1:], 1):
+                unit(channels, level_size, out, 1, name + 'mask_down%d_unit1' % level)
+                unit(channels, level_size, out, 1, name + 'mask_up%d_unit1' % level)
+                if level < len(sizes) - 1:
+                    unit(channels, level_size, out, 1, name + 'mask_skip%d' % level)
+            walk.layers(channels, size, ['bn', 'act', (1, out), 'bn', 'act', (1, out)])
+    for number in (1, 2, 3):
+        channels, size = unit(channels, size, 2048, 2 if number == 1 else 1, 'stage4_unit%d' % number)
+    return finish(walk, channels, size, outputs, face, ['bn', 'act'])
+
+
+def walk(network, outputs, size):
+    """Walk a network choice by its name; `outputs` are embedding size or classes, `size` the image's side."""
+    family = network.split('_')[0].rstrip('0123456789')
+    depth = int(network.split('_')[0][len(family):])
+    face = not network.endswith('_imagenet')
+    return {'cru': crunet, 'att': attention}[family](depth, outputs, size, face)

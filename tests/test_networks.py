@@ -1,0 +1,361 @@
+"""Every registered network choice: its counts and structure against the papers, its contract, its numbers."""
+import json
+import subprocess
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+import config as host
+import face_blocks
+import fcrunet
+import fresattention
+import paper
+from conftest import NETWORKS, ROOT, nodes
+from network import count_macs, count_parameters, shapes
+
+NARROW = dict(net_multiplier=0.25, emb_size=32)
+FIXED_GAMMA = ('fc1_gamma', 'bn_data_gamma')
+
+
+def image_side():
+    return host.config.image_shape[0]
+
+
+def bind(symbol, batch=2, side=None, grad_req='write', seed=0):
+    """Bind with random weights and images."""
+    side = side or image_side()
+    executor = symbol.simple_bind(mx.cpu(), data=(batch, 3, side, side), grad_req=grad_req)
+    rng = np.random.RandomState(seed)
+    for name, array in executor.arg_dict.items():
+        if name == 'data':
+            array[:] = rng.randint(0, 256, array.shape)
+        elif name.endswith('_weight'):
+            array[:] = rng.normal(0, np.sqrt(2 / np.prod(array.shape[1:])), array.shape)
+        elif name.endswith('_gamma'):
+            array[:] = rng.uniform(0.2, 1, array.shape)
+        else:
+            array[:] = rng.normal(0, 0.1, array.shape)
+    for name, array in executor.aux_dict.items():
+        array[:] = rng.uniform(0.5, 2, array.shape) if name.endswith('_var') else rng.normal(0, 0.1, array.shape)
+    return executor
+
+
+def assert_close(actual, expected, tolerance=1e-5, message=''):
+    """Assert that two NDArrays differ by no more than `tolerance` of their largest value."""
+    actual, expected = actual.asnumpy(), expected.asnumpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=message)
+
+
+def with_global_statistics(symbol):
+    """Return the symbol with BatchNorm reading its moving statistics in training too."""
+    graph = json.loads(symbol.tojson())
+    for node in graph['nodes']:
+        if node['op'] == 'BatchNorm':
+            node['attrs']['use_global_stats'] = 'True'
+    return mx.sym.load_json(json.dumps(graph))
+
+
+# ---------------------------------------------------------------------------------- against the papers
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_counts_are_the_papers(chosen, network):
+    symbol = chosen(network)
+    expected = paper.walk(network, host.config.emb_size, image_side())
+    assert count_parameters(symbol, host.config.image_shape) == expected.parameters
+    assert count_macs(symbol, host.config.image_shape) == expected.macs
+
+
+def branch_of(unit, by_name):
+    """Follow a residual branch from its addition back to its input; return its layers in order."""
+    sequence = []
+    node = by_name[by_name[unit + '_plus']['parents'][0]]
+    while node['name'].startswith(unit + '_') and node['name'] != unit + '_project_bn':
+        if node['op'] == 'Convolution':
+            attrs = node['attrs']
+            kernel, stride = attrs['kernel'].strip('()').split(','), attrs.get('stride', '(1, 1)').strip('()').split(',')
+            sequence.append('C%sx%s/%sg%s' % (kernel[0], attrs['num_filter'], stride[0], attrs.get('num_group', '1')))
+        else:
+            sequence.append({'BatchNorm': 'bn', 'LeakyReLU': 'act', 'Activation': 'act'}[node['op']])
+        node = by_name[node['parents'][0]]
+    return sequence[::-1]
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_every_unit_is_the_papers(chosen, network):
+    symbol = chosen(network)
+    expected = paper.walk(network, host.config.emb_size, image_side())
+    by_name = {node['name']: node for node in nodes(symbol)}
+    units = {name[:-len('_plus')] for name in by_name if name.endswith('_plus')}
+    assert units == set(expected.branches)
+    for unit in units:
+        assert branch_of(unit, by_name) == expected.branches[unit], unit
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_sharing_is_the_papers(chosen, network):
+    symbol = chosen(network)
+    expected = paper.walk(network, host.config.emb_size, image_side())
+    uses = {}
+    for node in nodes(symbol):
+        for parent in node['parents']:
+            uses[parent] = uses.get(parent, 0) + 1
+    arguments = symbol.list_arguments()
+    assert len(arguments) == len(set(arguments))
+    shared = {name: count for name, count in uses.items() if name in arguments and count > 1}
+    assert shared == dict(expected.uses)
+
+
+FACE_NETWORKS = [name for name in NETWORKS if not name.endswith('_imagenet')]
+
+
+@pytest.mark.parametrize('network', FACE_NETWORKS)
+def test_face_form(chosen, network):
+    symbol = chosen(network)
+    found = nodes(symbol)
+    by_name = {node['name']: node for node in found}
+    order = [node['name'] for node in found if node['op'] != 'null']
+
+    # Normalised first, by the nodes that the deployment client looks for; then the face stem without pooling.
+    assert order[:5] == ['_minusscalar0', '_mulscalar0', 'conv0', 'bn0', 'relu0']
+    assert (by_name['_minusscalar0']['attrs']['scalar'], by_name['_mulscalar0']['attrs']['scalar']) == ('127.5', '0.0078125')
+    assert by_name['conv0']['attrs']['kernel'] == '(3, 3)' and by_name['conv0']['attrs']['stride'] == '(1, 1)'
+    assert 'relu0' in by_name[[n for n in order if n.startswith('stage1')][0]]['parents']
+
+    # PReLU everywhere: the only other activations are the masks' sigmoids.
+    assert {node['attrs']['act_type'] for node in found if node['op'] == 'LeakyReLU'} == {'prelu'}
+    assert {node['attrs']['act_type'] for node in found if node['op'] == 'Activation'} <= {'sigmoid'}
+
+    # Option E.
+    assert order[-4:] == ['bn1', 'dropout0', 'pre_fc1', 'fc1']
+    assert [by_name[name]['op'] for name in order[-4:]] == ['BatchNorm', 'Dropout', 'FullyConnected', 'BatchNorm']
+    assert by_name['fc1']['attrs']['fix_gamma'] == 'True' and by_name['dropout0']['attrs']['p'] == '0.4'
+    for node in found:
+        if node['op'] == 'BatchNorm':
+            assert float(node['attrs']['eps']) == 2e-5 and float(node['attrs']['momentum']) == 0.9
+            assert node['attrs']['fix_gamma'] == str(node['name'] in ('fc1',))
+
+
+@pytest.mark.parametrize('network', FACE_NETWORKS)
+@pytest.mark.parametrize('side, last', [(112, 7), (128, 8), (100, 7)])
+def test_sizes_of_the_stages(chosen, network, side, last):
+    symbol = chosen(network, image_shape=(side, side, 3))
+    shape = shapes(symbol, host.config.image_shape)
+    assert shape['fc1_output'] == (1, host.config.emb_size)
+    assert shape['bn1_output'] == (1, 2048, last, last)
+    assert shape['stage1_unit1_plus_output'][2:] == (side // 2, side // 2)
+
+
+# ---------------------------------------------------------------------------------------- the contract
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_names(chosen, network):
+    symbol = chosen(network)
+    assert symbol.list_outputs() == ['fc1_output']
+    assert 'data' in symbol.list_arguments()
+    for name in symbol.list_arguments():
+        assert name == 'data' or name.endswith(('_weight', '_bias', '_gamma', '_beta')), name
+    for name in symbol.list_auxiliary_states():
+        assert name.endswith(('_moving_mean', '_moving_var')), name
+    names = [node['name'] for node in nodes(symbol)]
+    assert len(names) == len(set(names))
+
+
+BUILD = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + '/symbols', {root!r} + '/tools']
+import mxnet as mx, config as host
+from network import build
+mx.sym.Variable('x') + 1
+host.generate_config({network!r}, 'synthetic', 'arcface')
+print(build(host.config).tojson())
+"""
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_json_is_the_same_every_time(chosen, network):
+    first, second = chosen(network).tojson(), chosen(network).tojson()
+    assert first == second
+    elsewhere = subprocess.run([sys.executable, '-c', BUILD.format(root=ROOT, network=network)],
+                               stdout=subprocess.PIPE, check=True, universal_newlines=True)
+    assert elsewhere.stdout == first + '\n'
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_json_computes_the_same(chosen, network, tmp_path):
+    symbol = chosen(network, **NARROW)
+    symbol.save(str(tmp_path / 'net-symbol.json'))
+    outputs = [bind(s, grad_req='null').forward(is_train=False)[0].asnumpy()
+               for s in (symbol, mx.sym.load(str(tmp_path / 'net-symbol.json')))]
+    np.testing.assert_array_equal(*outputs)
+    assert outputs[0].std() > 0
+
+
+# --------------------------------------------------------------------------------------------- training
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_every_argument_gets_a_gradient(chosen, network):
+    """Judged with fixed statistics: batch statistics cancel, exactly, whatever shifts a channel before a BN."""
+    symbol = with_global_statistics(chosen(network, **NARROW))
+    executor = bind(symbol)
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.random.normal(shape=executor.outputs[0].shape))
+    for name, gradient in executor.grad_dict.items():
+        gradient = gradient.asnumpy()
+        assert np.isfinite(gradient).all(), name
+        assert (np.abs(gradient).max() > 0) == (name not in FIXED_GAMMA), name
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_training_lowers_the_loss(chosen, network):
+    """Through Module, with batch statistics, the host's initialiser and a plain classifier."""
+    embedding = chosen(network, **NARROW)
+    symbol = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(embedding, num_hidden=4, name='fc7'), name='softmax')
+    mx.random.seed(0)
+    side = image_side()
+    images, label = mx.nd.random.uniform(0, 255, (4, 3, side, side)), mx.nd.array(range(4))
+    module = mx.mod.Module(symbol, context=mx.cpu())
+    module.bind([('data', images.shape)], [('softmax_label', (4,))])
+    module.init_params(mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2))
+    module.init_optimizer(optimizer_params=dict(learning_rate=0.02, momentum=0.9, rescale_grad=1 / 4))
+    losses = []
+    for _ in range(4):
+        module.forward_backward(mx.io.DataBatch([images], [label]))
+        losses.append(-np.log(np.diag(module.get_outputs()[0].asnumpy())).mean())
+        module.update()
+    assert np.isfinite(losses).all() and losses[-1] < losses[0], losses
+    for name, array in module.get_params()[1].items():
+        assert np.isfinite(array.asnumpy()).all(), name
+
+
+# -------------------------------------------------------------------------------------------- config keys
+
+SAMPLES = ['cru56', 'att56']
+CHANGES = [
+    dict(emb_size=7), dict(net_input=0), dict(net_input=2), dict(net_se=1), dict(net_unit=1), dict(net_unit=2),
+    dict(net_multiplier=0.1), dict(net_prelu='conv'),
+] + [dict(net_act=name) for name in face_blocks.ACTIVATIONS] + [dict(net_output=name) for name in face_blocks.HEADS]
+
+
+@pytest.mark.parametrize('network', SAMPLES)
+@pytest.mark.parametrize('changes', CHANGES, ids=lambda changes: ','.join('%s=%s' % item for item in changes.items()))
+def test_every_config_key_computes(chosen, network, changes):
+    symbol = chosen(network, **{**NARROW, 'image_shape': (56, 48, 3), **changes})
+    executor = symbol.simple_bind(mx.cpu(), data=(2, 3, 56, 48))
+    for name, array in executor.arg_dict.items():
+        array[:] = mx.nd.random.uniform(0, 255, array.shape) if name == 'data' else 0.1
+    output = executor.forward(is_train=True)[0]
+    executor.backward(mx.nd.ones(output.shape))
+    size = 512 * 4 * 3 if changes.get('net_output') == 'Z' else host.config.emb_size
+    assert output.shape == (2, size)
+    assert np.isfinite(output.asnumpy()).all()
+    assert symbol.list_outputs() == ['fc1_output']
+
+
+@pytest.mark.parametrize('network', SAMPLES)
+def test_what_the_config_keys_change(chosen, network):
+    def ops(**changes):
+        return [(node['op'], node['name'], node['attrs']) for node in nodes(chosen(network, **changes))]
+
+    plain = ops()
+    assert [a['momentum'] for op, _, a in ops(bn_mom=0.5) if op == 'BatchNorm'][0] == '0.5'
+    assert {a['workspace'] for op, _, a in ops(workspace=99) if op == 'Convolution'} == {'99'}
+    assert {a['act_type'] for op, _, a in ops(net_act='relu') if op in ('Activation', 'LeakyReLU')} <= {'relu', 'sigmoid'}
+    assert ops(net_input=2)[1:6] != plain[1:6] and any(name == 'bn_data' for _, name, _ in ops(net_input=2))
+    assert [a['kernel'] for _, name, a in ops(net_input=0) if name == 'conv0'] == ['(7, 7)']
+    gates = [name for _, name, _ in ops(net_se=1) if name.endswith('_se_scale')]
+    assert len(gates) == sum(name.endswith('_plus') for _, name, _ in plain)
+    widths = {name: int(a['num_filter']) for op, name, a in ops(net_multiplier=0.25) if op == 'Convolution'}
+    assert all(4 * widths[name] == int(a['num_filter']) for op, name, a in plain if op == 'Convolution')
+
+
+@pytest.mark.parametrize('network', SAMPLES)
+def test_squeeze_excitation_is_the_papers(chosen, network):
+    symbol = chosen(network, net_se=1)
+    shape = shapes(symbol, host.config.image_shape)
+    by_name = {node['name']: node for node in nodes(symbol)}
+    unit = 'stage1_unit1'
+    assert by_name[unit + '_plus']['parents'][0] == unit + '_se_scale'
+    assert shape[unit + '_se_conv1_weight'] == (16, 256, 1, 1) and shape[unit + '_se_conv2_weight'] == (256, 16, 1, 1)
+    assert by_name[unit + '_se_conv2']['parents'][2] == unit + '_se_conv2_bias'
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_fp16_trunk(chosen, network):
+    symbol = chosen(network, fp16=True)
+    types, outputs, _ = symbol.infer_type(data='float32')
+    by_name = dict(zip(symbol.list_arguments(), types))
+    assert outputs == [np.float32]
+    head_weight = 'fc1_weight' if 'fc1_weight' in by_name else 'pre_fc1_weight'
+    assert by_name[head_weight] == np.float32
+    trunk = {name: kind for name, kind in by_name.items() if name.endswith('_weight') and name != head_weight}
+    assert set(trunk.values()) == {np.float16}
+    assert {kind for name, kind in by_name.items() if name.endswith('_beta')} == {np.float32}
+
+
+def test_heads_have_the_hosts_nodes():
+    expected = {
+        'E': ['bn1', 'dropout0', 'pre_fc1', 'fc1'], 'FC': ['bn1', 'pre_fc1', 'fc1'], 'I': ['bn1', 'pre_fc1', 'fc1'],
+        'GAP': ['bn1', 'relu1', 'pool1', 'pre_fc1', 'fc1'],
+        'GDC': ['conv_6dw7_7_conv2d', 'conv_6dw7_7_batchnorm', 'pre_fc1', 'fc1'],
+        'F': ['bn1', 'dropout0', 'fc1'], 'G': ['bn1', 'fc1'], 'H': ['fc1'], 'J': ['pre_fc1', 'fc1'],
+        'Z': ['bn1', 'dropout0', 'fc1'], 'C': ['pool1', 'fc1']}
+    assert set(expected) == set(face_blocks.HEADS)
+    for output, names in expected.items():
+        order = [node['name'] for node in nodes(fcrunet.crunet(56, net_output=output)) if node['op'] != 'null']
+        assert order[order.index('stage4_unit3_plus') + 1:] == names, output
+
+
+def test_prelu_by_convolution_is_the_same_function(chosen):
+    plain, rewritten = [chosen('cru56', net_prelu=form, net_output='FC', **NARROW) for form in ('op', 'conv')]
+    assert plain.list_arguments() == rewritten.list_arguments()
+    shape, other = [shapes(s, host.config.image_shape) for s in (plain, rewritten)]
+    assert all(shape[name] == other[name] for name in plain.list_arguments())
+    initial = []
+    for symbol in (plain, rewritten):
+        module = mx.mod.Module(symbol, label_names=None)
+        module.bind([('data', (1, 3, 112, 112))], for_training=False)
+        module.init_params(mx.init.Xavier())
+        initial.append({name: array.asnumpy() for name, array in module.get_params()[0].items() if 'relu' in name})
+    assert all((initial[0][name] == 0.25).all() and (initial[1][name] == 0.25).all() for name in initial[0])
+
+    # No Dropout in this head: it would drop other units in each.
+    executors = [bind(with_global_statistics(symbol)) for symbol in (plain, rewritten)]
+    for executor in executors:
+        executor.forward(is_train=True)
+        mx.random.seed(0)
+        executor.backward(mx.nd.random.normal(shape=executor.outputs[0].shape))
+    assert_close(*[executor.outputs[0] for executor in executors])
+    for name in plain.list_arguments():
+        assert_close(*[executor.grad_dict[name] for executor in executors], message=name)
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(net_act='swish'), ['net_act', "'swish'", "'prelu'"]),
+    (dict(net_act=1), ['net_act', 'prelu']),
+    (dict(net_unit=4), ['net_unit', '4', '1, 2, 3']),
+    (dict(net_unit='3'), ['net_unit', "'3'"]),
+    (dict(net_input=3), ['net_input', '0, 1, 2']),
+    (dict(net_output='GNAP'), ['net_output', "'GNAP'", "'GDC'"]),
+    (dict(net_prelu='fast'), ['net_prelu', "'op'"]),
+    (dict(net_se=2), ['net_se', '2']),
+    (dict(fp16='yes'), ['fp16', "'yes'"]),
+    (dict(emb_size=0), ['emb_size', '0']), (dict(emb_size='many'), ['emb_size', "'many'"]),
+    (dict(bn_mom=1.5), ['bn_mom', '1.5']), (dict(workspace=-1), ['workspace']),
+    (dict(net_multiplier=0), ['net_multiplier']), (dict(net_multiplier=float('nan')), ['net_multiplier']),
+    (dict(image_shape=(16, 112, 3)), ['image_shape', '32']), (dict(image_shape=112), ['image_shape']),
+    (dict(num_layers=57), ['num_layers', '57', '56']),
+])
+def test_undefined_values_are_named(chosen, changes, words):
+    for network in SAMPLES:
+        with pytest.raises(ValueError) as caught:
+            chosen(network, **changes)
+        assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_unknown_setting_is_named():
+    with pytest.raises(ValueError, match='net_akt is not a setting; choose from emb_size'):
+        fresattention.attention_net(56, net_akt='relu')

@@ -1,0 +1,86 @@
+"""What every tool needs: the project on `sys.path`, errors in the user's words, safe output files."""
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+for _folder in (os.path.join(ROOT, 'symbols'), ROOT):
+    if _folder not in sys.path:
+        sys.path.insert(0, _folder)
+
+# Silences one line per executor about a graph backend that is always on. MXNet reads it at import.
+os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
+
+
+class UserError(Exception):
+    """Something the user can put right; the text is the sentence to show."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message):
+        self.exit(2, '%s: %s (see --help)\n' % (self.prog, message))
+
+
+def whole_number(least):
+    """Return an argparse type: a whole number not below `least`."""
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < least:
+            raise argparse.ArgumentTypeError('%r is not a whole number of at least %d' % (text, least))
+        return number
+    return parse
+
+
+def positive(text):
+    """Argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float('inf'):
+        raise argparse.ArgumentTypeError('%r is not a number above 0' % text)
+    return number
+
+
+def run(main):
+    """Run a tool's `main` and end the process: 0, or 2 with one sentence for what the user can put right."""
+    try:
+        status = main()
+    except (UserError, ValueError) as error:
+        sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), error))
+        status = 2
+    except KeyboardInterrupt:
+        sys.stderr.write('%s: interrupted\n' % os.path.basename(sys.argv[0]))
+        status = 130
+    sys.exit(status or 0)
+
+
+@contextlib.contextmanager
+def new_files(folder):
+    """Give a folder to write files into; when the block ends well they move into `folder`, else none does.
+
+    The scratch folder lies inside `folder`, so a move is a rename. Raises UserError, before the block is
+    entered, where `folder` cannot be written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix='.unfinished-', dir=folder)
+    except OSError as error:
+        raise UserError('cannot write to %s: %s' % (folder, error.strerror))
+    try:
+        yield scratch
+        for name in sorted(os.listdir(scratch)):
+            os.replace(os.path.join(scratch, name), os.path.join(folder, name))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
