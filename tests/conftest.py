@@ -6,8 +6,8 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 for folder in ('tests', 'tools', 'symbols', ''):
     sys.path.insert(0, os.path.join(ROOT, folder))
-os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
+import project  # noqa: E402,F401  before mxnet: it sets MXNet's variables
 import pytest  # noqa: E402
 
 import config as host  # noqa: E402

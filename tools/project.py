@@ -11,7 +11,11 @@ for _folder in (os.path.join(ROOT, 'symbols'), ROOT):
     if _folder not in sys.path:
         sys.path.insert(0, _folder)
 
-# Silences one line per executor about a graph backend that is always on. MXNet reads it at import.
+# MXNet takes one thread for two CPUs, on the guess that they share a core; on two real cores that made
+# training 1.7 times slower (benchmarks/NOTES.md). Both variables are read when mxnet is imported.
+os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+                                             else os.cpu_count()))
+# Silences one line per executor about a graph backend that is always on.
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
 

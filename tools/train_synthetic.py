@@ -13,13 +13,12 @@ from project import Parser, UserError, new_files, positive, run, whole_number
 
 import mxnet as mx
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 import config as host
 import datasets
 import face_losses
+import tables
 import verification
 from network import build, count_macs, count_parameters
 
@@ -43,6 +42,7 @@ def parse_args(argv=None):
     parser.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')
     parser.add_argument('--data', help='folder of the data set, drawn if it is not there (default: OUTPUT/data)')
     parser.add_argument('--output', default='out/synthetic', help='folder for the checkpoint')
+    parser.add_argument('--no-verification', action='store_true', help='do not verify after training')
     parser.add_argument('--seed', type=whole_number(0), default=0, help='same seed, same result')
     return parser.parse_args(argv)
 
@@ -131,24 +131,20 @@ def save(module, folder, name):
     return [os.path.join(folder, name + suffix) for suffix in ('-symbol.json', '-0001.params')]
 
 
-def report(result):
-    """Print what came out of training as a table."""
-    table = Table(title='%(network)s, %(loss_name)s, %(steps)d steps' % result, show_header=False)
-    for key, value in (
-            ('parameters', '{:,}'.format(result['parameters'])),
-            ('MACs per image', '%.3f G' % (result['macs'] / 1e9)),
-            ('last loss', '%.3f' % result['loss']),
-            ('verification accuracy', '%.4f ± %.4f' % result['verification']),
-            ('training speed', '%.1f images/s' % result['speed'])):
-        table.add_row(key, value)
-    for path in result['files']:
-        table.add_row(path, '{:,} bytes'.format(os.path.getsize(path)))
-    # A path cut to fit is of no use: as wide as it takes where the output is not a terminal.
-    Console(soft_wrap=True).print(table)
+def report(results):
+    """Print what came of training, network by network, and what was written where."""
+    tables.show('trained', ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss',
+                            'verification', 'images/s'),
+                [(r['network'], '%g' % r['multiplier'], r['loss_name'], str(r['steps']),
+                  '{:,}'.format(r['parameters']), '%.3f G' % (r['macs'] / 1e9), '%.2f' % r['loss'],
+                  '%.3f ± %.3f' % r['verification'] if r['verification'] else '–', '%.1f' % r['speed'])
+                 for r in results])
+    tables.show('written', ('file', 'bytes'),
+                [(path, '{:,}'.format(os.path.getsize(path))) for r in results for path in r['files']])
 
 
 def main(argv=None):
-    """Train as `argv` says; print and return the result."""
+    """Train as `argv` says; return the row that `report` prints."""
     args = parse_args(argv)
     host.generate_config(args.network, 'synthetic', args.loss)
     host.config.net_multiplier = args.multiplier
@@ -168,14 +164,14 @@ def main(argv=None):
     start = time.time()
     loss = train(module, datasets.FaceBatches(records, batch_size, image_shape, args.seed), args.steps, batch_size)
     speed = args.steps * batch_size / (time.time() - start)
-    result = dict(
-        network=args.network, loss_name=args.loss, steps=args.steps, loss=loss, speed=speed,
-        verification=verification.accuracy(embed(module, pair_images, batch_size), same),
-        parameters=count_parameters(embedding, image_shape), macs=count_macs(embedding, image_shape),
-        files=save(module, args.output, args.network))
-    report(result)
-    return result
+    accuracy = None
+    if not args.no_verification:
+        accuracy = verification.accuracy(embed(module, pair_images, batch_size), same)
+    return dict(
+        network=args.network, multiplier=args.multiplier, loss_name=args.loss, steps=args.steps, loss=loss,
+        speed=speed, verification=accuracy, parameters=count_parameters(embedding, image_shape),
+        macs=count_macs(embedding, image_shape), files=save(module, args.output, args.network))
 
 
 if __name__ == '__main__':
-    run(lambda: main() and 0)
+    run(lambda: report([main()]))

@@ -1,0 +1,198 @@
+"""The trainer on drawn faces: what it leaves behind, that it repeats itself, and what it says to bad input."""
+import filecmp
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+import datasets
+import face_losses
+import faces
+import verification
+from conftest import ROOT
+from project import UserError
+
+TOOL = os.path.join(ROOT, 'tools', 'train_synthetic.py')
+QUICK = ['--network', 'cru56', '--multiplier', '0.1', '--steps', '2', '--per-batch-size', '4']
+OUTPUT = ['cru56-0001.params', 'cru56-symbol.json']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('drawn faces'))
+    datasets.write_synthetic(folder, identities=4, images=3, pairs=10, seed=1)
+    return folder
+
+
+def run(*options, cwd=None):
+    return subprocess.run([sys.executable, TOOL] + list(options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=300, cwd=cwd)
+
+
+# --------------------------------------------------------------------------------------------- the data
+
+def test_data_is_in_the_hosts_format(data):
+    assert sorted(os.listdir(data)) == ['lfw.bin', 'property', 'train.idx', 'train.rec']
+    with open(os.path.join(data, 'property')) as file:
+        assert file.read() == '4,112,112\n'
+    record = mx.recordio.MXIndexedRecordIO(os.path.join(data, 'train.idx'), os.path.join(data, 'train.rec'), 'r')
+    header, _ = mx.recordio.unpack(record.read_idx(0))
+    assert header.flag == 2 and list(header.label) == [13, 17]
+    for label, number in enumerate(range(13, 17)):
+        header, _ = mx.recordio.unpack(record.read_idx(number))
+        assert list(header.label) == [1 + 3 * label, 4 + 3 * label]
+    header, content = mx.recordio.unpack(record.read_idx(12))
+    assert header.label == 3 and mx.image.imdecode(content).shape == (112, 112, 3)
+
+
+def test_mxnets_own_iterator_reads_the_data(data):
+    reader = mx.io.ImageRecordIter(path_imgrec=os.path.join(data, 'train.rec'), path_imgidx=os.path.join(data, 'train.idx'),
+                                   data_shape=(3, 112, 112), batch_size=1, label_width=1)
+    assert next(reader).data[0].shape == (1, 3, 112, 112)
+
+
+def test_records_and_pairs_are_read_back(data):
+    records = datasets.FaceRecords(data)
+    assert [records[i][0] for i in range(len(records))] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    images, same = datasets.read_pairs(os.path.join(data, 'lfw.bin'))
+    assert len(images) == 20 and list(same) == [True, False] * 5
+    assert all(image.shape == (112, 112, 3) and image.std() > 5 for image in images)
+
+
+def test_faces_of_one_person_are_alike_and_never_equal():
+    rng = np.random.RandomState(3)
+    people = [faces.draw_identity(rng) for _ in range(12)]
+    mean = {(person, half): np.mean([faces.draw_face(identity, rng).astype(float) for _ in range(8)], axis=0)
+            for person, identity in enumerate(people) for half in (0, 1)}
+    for person in range(12):
+        distance = [np.abs(mean[person, 0] - mean[other, 1])[30:90, 30:80].mean() for other in range(12)]
+        assert sorted(range(12), key=distance.__getitem__).index(person) < 4
+        assert distance[person] > 0
+
+
+def test_batches_are_shuffled_mirrored_and_repeatable(data):
+    records = datasets.FaceRecords(data)
+    batches = [datasets.FaceBatches(records, 12, (112, 112, 3), seed) for seed in (0, 0, 1)]
+    first, again, other = [stream.next() for stream in batches]
+    np.testing.assert_array_equal(first.data[0].asnumpy(), again.data[0].asnumpy())
+    assert not np.array_equal(first.label[0].asnumpy(), other.label[0].asnumpy())
+    assert sorted(first.label[0].asnumpy()) == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert not np.array_equal(first.label[0].asnumpy(), batches[0].next().label[0].asnumpy())
+
+
+# --------------------------------------------------------------------------------------- loss, verification
+
+@pytest.mark.parametrize('m1, m2, m3', [(1.0, 0.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (1.2, 0.1, 0.1)])
+def test_margin_logits(m1, m2, m3):
+    rng = np.random.RandomState(0)
+    embedding, weight, label = rng.normal(size=(5, 8)), rng.normal(size=(6, 8)), np.array([0, 1, 2, 5, 5])
+    cosine = (embedding / np.linalg.norm(embedding, axis=1)[:, None]) @ (weight / np.linalg.norm(weight, axis=1)[:, None]).T
+    expected = 64 * cosine
+    for row, column in enumerate(label):
+        expected[row, column] = 64 * (np.cos(m1 * np.arccos(cosine[row, column]) + m2) - m3)
+    symbol = face_losses.margin_logits(mx.sym.Variable('e'), mx.sym.Variable('l'), 6,
+                                       mx.sym.Variable('w', shape=(6, 8)), 64.0, m1, m2, m3)
+    actual = symbol.eval(e=mx.nd.array(embedding), l=mx.nd.array(label), w=mx.nd.array(weight))[0]
+    np.testing.assert_allclose(actual.asnumpy(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_margin_stays_finite_where_the_angle_is_zero():
+    symbol = face_losses.margin_logits(mx.sym.Variable('e'), mx.sym.Variable('l'), 2,
+                                       mx.sym.Variable('w', shape=(2, 3)), 64.0, 1.0, 0.5, 0.0)
+    executor = symbol.simple_bind(mx.cpu(), e=(1, 3), l=(1,))
+    executor.arg_dict['e'][:] = mx.nd.array([[1, 2, 3]])
+    executor.arg_dict['w'][:] = mx.nd.array([[2, 4, 6], [1, 0, 0]])
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones((1, 2)))
+    assert all(np.isfinite(array.asnumpy()).all() for array in list(executor.grad_dict.values()) + executor.outputs)
+
+
+def test_verification_accuracy():
+    rng = np.random.RandomState(0)
+    same = np.arange(200) % 2 == 0
+    first = rng.normal(size=(200, 16))
+    second = np.where(same[:, None], first * 3 + rng.normal(0, 0.01, (200, 16)), rng.normal(size=(200, 16)))
+    pairs = np.stack([first, second], axis=1).reshape(400, 16)
+    assert verification.accuracy(pairs, same) == (1.0, 0.0)
+    assert 0.35 < verification.accuracy(rng.normal(size=(400, 16)), same)[0] < 0.65
+    with pytest.raises(ValueError, match='5 pairs are not enough for 10 folds'):
+        verification.accuracy(pairs[:10], same[:5])
+
+
+# ----------------------------------------------------------------------------------------------- the tool
+
+def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
+    outputs = [str(tmp_path / name) for name in ('one', 'two')]
+    for output in outputs:
+        done = run(*QUICK + ['--data', data, '--output', output])
+        assert done.returncode == 0, done.stderr
+        assert 'verification accuracy' in done.stdout and 'cru56-0001.params' in done.stdout
+    assert [sorted(os.listdir(output)) for output in outputs] == [OUTPUT, OUTPUT]
+    assert filecmp.cmpfiles(outputs[0], outputs[1], OUTPUT, shallow=False)[0] == OUTPUT
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(os.path.join(outputs[0], 'cru56'), 1)
+    assert symbol.list_outputs() == ['fc1_output']
+    assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
+    assert set(aux_params) == set(symbol.list_auxiliary_states())
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56, cru116"),
+    (['--loss', 'triplet'], "there is no loss 'triplet'; choose from"),
+    (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not a whole number of at least 1"),
+    (['--steps', 'many'], "argument --steps: 'many' is not a whole number of at least 1"),
+    (['--lr', '-1'], "argument --lr: '-1' is not a number above 0"),
+    (['--multiplier', '1000'], 'net_multiplier=1000.0 is not legal'),
+    (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
+    (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
+    (['--no-such-option'], 'unrecognized arguments: --no-such-option')])
+def test_bad_options(options, words, tmp_path):
+    output = str(tmp_path / 'out')
+    done = run(*QUICK + ['--identities', '2', '--images', '1', '--pairs', '10', '--output', output] + options)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not os.path.exists(output) or os.listdir(output) == []
+
+
+def damaged(data, folder, name, change):
+    shutil.copytree(data, folder)
+    path = os.path.join(folder, name)
+    with open(path, 'rb') as file:
+        content = file.read()
+    with open(path, 'wb') as file:
+        file.write(change(content))
+    return folder
+
+
+@pytest.mark.parametrize('name, change, words', [
+    ('train.rec', lambda content: content[:len(content) // 2], 'is truncated: it has'),
+    ('train.rec', lambda content: content[:-8], 'is truncated: it has'),
+    ('train.rec', lambda content: b'', 'is truncated: it has 0 bytes'),
+    ('train.rec', lambda content: bytes(len(content)), 'there is no record at offset'),
+    ('train.idx', lambda content: b'zero one two', 'is not an index'),
+    ('train.idx', lambda content: b'', 'lists no records'),
+    ('property', lambda content: b'4,112', 'is not readable as "classes,height,width"'),
+    ('property', lambda content: b'2,112,112', 'has label 2.0; "property" allows 0 to 1'),
+    ('lfw.bin', lambda content: content[:100], 'is not a verification set'),
+    ('lfw.bin', lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)), 'is not a verification set'),
+    ('lfw.bin', lambda content: b'cos\nsystem\n(S"true"\ntR.', 'it names os.system'),
+])
+def test_damaged_data(data, tmp_path, name, change, words):
+    folder = damaged(data, str(tmp_path / 'damaged'), name, change)
+    with pytest.raises(UserError) as caught:
+        records = datasets.FaceRecords(folder)
+        for position in range(len(records)):
+            records[position]
+        datasets.read_pairs(os.path.join(folder, 'lfw.bin'))
+    assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_damaged_data_stops_the_tool(data, tmp_path):
+    folder = damaged(data, str(tmp_path / 'damaged'), 'train.rec', lambda content: content[:9000])
+    done = run(*QUICK + ['--data', folder, '--output', str(tmp_path / 'out')])
+    assert done.returncode == 2 and 'is truncated' in done.stderr and 'Traceback' not in done.stderr
+    assert os.listdir(str(tmp_path / 'out')) == []

@@ -1,0 +1,22 @@
+"""Tables on the terminal, and as Markdown for the README."""
+from rich.console import Console
+from rich.table import Table
+
+TEXT_COLUMNS = ('network', 'file', 'form', 'published')  # left-justified; all others are numbers
+
+
+def show(title, columns, rows):
+    """Print a table of texts."""
+    table = Table(title=title, title_justify='left')
+    for column in columns:
+        table.add_column(column, justify='left' if column in TEXT_COLUMNS else 'right', overflow='fold')
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def show_markdown(columns, rows):
+    """Print a table of texts as Markdown."""
+    rule = [':--' if column in TEXT_COLUMNS else '--:' for column in columns]
+    for row in [columns, rule] + list(rows):
+        print('| %s |' % ' | '.join(row))
