@@ -12,7 +12,10 @@ def show(title, columns, rows):
         table.add_column(column, justify='left' if column in TEXT_COLUMNS else 'right', overflow='fold')
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no edge to fold paths at
+    console.print(table)
 
 
 def show_markdown(columns, rows):
