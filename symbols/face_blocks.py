@@ -39,6 +39,7 @@ class Settings(NamedTuple):
     workspace: int = 256  # MiB that cuDNN may use for one convolution
     net_act: str = 'prelu'
     net_prelu: str = 'op'  # how PReLU is computed: MXNet's operator, or by a convolution (faster on a CPU)
+    net_layout: str = 'copy'  # around grouped convolutions: 'copy' past oneDNN's slow layouts, or 'plain'
     net_unit: int = IMPROVED
     net_input: int = 1  # 0: the 7x7/2 stem, 1: the face stem, 2: the face stem behind a BN on the data
     net_output: str = 'E'
@@ -107,6 +108,7 @@ def checked(settings):
 
     choose('net_act', settings.net_act, ACTIVATIONS)
     choose('net_prelu', settings.net_prelu, ('op', 'conv'))
+    choose('net_layout', settings.net_layout, ('copy', 'plain'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
     choose('net_input', settings.net_input, (0, 1, 2))
     choose('net_output', settings.net_output, HEADS)
@@ -146,10 +148,19 @@ class Layers:
     def conv(self, data, conv, name):
         """Apply the convolution that `conv` describes."""
         weight = {} if conv.weight is None else {'weight': conv.weight}
+        symbol = data.symbol
+        plain_layout = conv.num_group > 1 and self.settings.net_layout == 'copy'
+        if plain_layout:
+            # A copy: without it the gradient leaves oneDNN's grouped convolution in a layout that makes the
+            # BatchNorm before it several times slower.
+            symbol = mx.sym.slice_axis(symbol, axis=1, begin=0, end=None, name=name + '_in')
         symbol = mx.sym.Convolution(
-            data=data.symbol, num_filter=conv.num_filter, kernel=(conv.kernel,) * 2, stride=(conv.stride,) * 2,
+            data=symbol, num_filter=conv.num_filter, kernel=(conv.kernel,) * 2, stride=(conv.stride,) * 2,
             pad=(conv.kernel // 2,) * 2, num_group=conv.num_group, no_bias=True,
             workspace=self.settings.workspace, name=name, **weight)
+        if plain_layout:
+            # A view: it makes oneDNN hand over a plain layout, for the BatchNorm behind it.
+            symbol = mx.sym.reshape(symbol, shape=(0, 0, 0, 0), name=name + '_out')
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
 
     def norm(self, data, name, fix_gamma=False):

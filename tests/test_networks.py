@@ -71,12 +71,12 @@ def branch_of(unit, by_name):
     """Follow a residual branch from its addition back to its input; return its layers in order."""
     sequence = []
     node = by_name[by_name[unit + '_plus']['parents'][0]]
-    while node['name'].startswith(unit + '_') and node['name'] != unit + '_project_bn':
+    while node['name'].startswith(unit + '_') and not node['name'].startswith(unit + '_project'):
         if node['op'] == 'Convolution':
             attrs = node['attrs']
             kernel, stride = attrs['kernel'].strip('()').split(','), attrs.get('stride', '(1, 1)').strip('()').split(',')
             sequence.append('C%sx%s/%sg%s' % (kernel[0], attrs['num_filter'], stride[0], attrs.get('num_group', '1')))
-        else:
+        elif node['op'] not in ('slice_axis', 'Reshape'):  # these two compute nothing
             sequence.append({'BatchNorm': 'bn', 'LeakyReLU': 'act', 'Activation': 'act'}[node['op']])
         node = by_name[node['parents'][0]]
     return sequence[::-1]
@@ -234,7 +234,7 @@ def test_training_lowers_the_loss(chosen, network):
 SAMPLES = ['cru56', 'att56']
 CHANGES = [
     dict(emb_size=7), dict(net_input=0), dict(net_input=2), dict(net_se=1), dict(net_unit=1), dict(net_unit=2),
-    dict(net_multiplier=0.1), dict(net_prelu='conv'),
+    dict(net_multiplier=0.1), dict(net_prelu='conv'), dict(net_layout='plain'),
 ] + [dict(net_act=name) for name in face_blocks.ACTIVATIONS] + [dict(net_output=name) for name in face_blocks.HEADS]
 
 
@@ -340,7 +340,7 @@ def test_prelu_by_convolution_is_the_same_function(chosen):
     (dict(net_unit='3'), ['net_unit', "'3'"]),
     (dict(net_input=3), ['net_input', '0, 1, 2']),
     (dict(net_output='GNAP'), ['net_output', "'GNAP'", "'GDC'"]),
-    (dict(net_prelu='fast'), ['net_prelu', "'op'"]),
+    (dict(net_prelu='fast'), ['net_prelu', "'op'"]), (dict(net_layout=1), ['net_layout', "'plain'"]),
     (dict(net_se=2), ['net_se', '2']),
     (dict(fp16='yes'), ['fp16', "'yes'"]),
     (dict(emb_size=0), ['emb_size', '0']), (dict(emb_size='many'), ['emb_size', "'many'"]),

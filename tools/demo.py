@@ -8,7 +8,7 @@ from project import ROOT, run
 import train_synthetic
 
 OUTPUT = os.path.join('out', 'demo')
-LEARNS_IN_TIME = ['--steps', '100', '--per-batch-size', '32']
+LEARNS_IN_TIME = ['--steps', '100', '--per-batch-size', '32', '--images', '40', '--pairs', '200']
 
 
 def main():

@@ -52,15 +52,15 @@ def draw_identity(rng):
                      for d, l in zip(dark, light))
 
     return Identity(
-        skin=mix((92, 56, 38), (244, 208, 184), 10), hair=mix((18, 14, 12), (214, 170, 104), 26),
-        iris=mix((40, 24, 14), (110, 160, 190), 20), lips=mix((104, 44, 46), (214, 110, 112), 14),
-        head_height=rng.uniform(1.15, 1.5), jaw=rng.uniform(0.45, 0.95),
-        eye_distance=rng.uniform(0.32, 0.5), eye_level=rng.uniform(-0.3, -0.02),
-        eye_width=rng.uniform(0.13, 0.24), eye_opening=rng.uniform(0.05, 0.13), eye_slant=rng.uniform(-0.3, 0.3),
-        brow_gap=rng.uniform(0.13, 0.28), brow_thickness=rng.uniform(0.025, 0.1), brow_slant=rng.uniform(-0.4, 0.4),
-        nose_length=rng.uniform(0.3, 0.62), nose_width=rng.uniform(0.12, 0.32),
-        mouth_level=rng.uniform(0.55, 0.78), mouth_width=rng.uniform(0.2, 0.48),
-        lip_thickness=rng.uniform(0.04, 0.15), fringe=rng.uniform(0.02, 0.55), parting=rng.uniform(-1, 1),
+        skin=mix((92, 56, 38), (244, 208, 184), 14), hair=mix((18, 14, 12), (224, 180, 110), 40),
+        iris=mix((40, 24, 14), (110, 160, 190), 20), lips=mix((104, 44, 46), (224, 110, 112), 20),
+        head_height=rng.uniform(1.1, 1.55), jaw=rng.uniform(0.35, 1.0),
+        eye_distance=rng.uniform(0.3, 0.54), eye_level=rng.uniform(-0.34, 0.0),
+        eye_width=rng.uniform(0.12, 0.27), eye_opening=rng.uniform(0.04, 0.15), eye_slant=rng.uniform(-0.3, 0.3),
+        brow_gap=rng.uniform(0.13, 0.28), brow_thickness=rng.uniform(0.02, 0.12), brow_slant=rng.uniform(-0.4, 0.4),
+        nose_length=rng.uniform(0.3, 0.62), nose_width=rng.uniform(0.1, 0.36),
+        mouth_level=rng.uniform(0.55, 0.78), mouth_width=rng.uniform(0.18, 0.54),
+        lip_thickness=rng.uniform(0.03, 0.17), fringe=rng.uniform(0.0, 0.7), parting=rng.uniform(-1, 1),
         side_hair=rng.uniform(-0.7, 1.0), beard=max(0.0, rng.uniform(-0.8, 0.8)),
         freckles=tuple(map(tuple, rng.uniform((-0.6, -0.1), (0.6, 0.6), (rng.randint(0, 5), 2)))))
 
@@ -69,7 +69,7 @@ class _View:
     """Projects points given on the front of the head to the canvas: turn, tilt, scale, shift."""
 
     def __init__(self, rng, head_height):
-        yaw, pitch, roll = rng.normal(0, (0.2, 0.1, 0.06))
+        yaw, pitch, roll = rng.normal(0, (0.16, 0.08, 0.05))
         self.head_height = head_height
         self.scale = SIZE * OVERSAMPLING * rng.uniform(0.33, 0.38)
         self.centre = SIZE * OVERSAMPLING * (0.5 + rng.uniform(-0.03, 0.03, 2))
@@ -160,8 +160,8 @@ def _draw_fringe(pen, view, identity):
 
 
 def _draw_occlusion(pen, view, identity, rng):
-    """Cover part of the face in one image of five: dark glasses, a mask, or something in front of the lens."""
-    kind = rng.randint(0, 15)
+    """Cover part of the face in one image of six: dark glasses, a mask, or something in front of the lens."""
+    kind = rng.randint(0, 18)
     colour = tuple(rng.randint(10, 120, 3))
     if kind == 0:
         for side in (-1, 1):
@@ -184,14 +184,14 @@ def _light(picture, view, rng):
     normal = np.dstack([grid[..., 0], grid[..., 1] / view.head_height, np.sqrt(np.clip(bulge, 0.05, None))])
     lamp = rng.normal(0, (0.5, 0.3, 0.1)) + (0, -0.2, 0.8)
     lit = np.clip(normal @ (lamp / np.linalg.norm(lamp)), 0, None)
-    ambient = rng.uniform(0.35, 0.75)
-    strength = rng.uniform(0.8, 1.2)
-    tint = rng.uniform(0.92, 1.08, 3)
+    ambient = rng.uniform(0.5, 0.85)
+    strength = rng.uniform(0.85, 1.15)
+    tint = rng.uniform(0.95, 1.05, 3)
     return picture * (strength * (ambient + (1.1 - ambient) * lit))[..., None] * tint
 
 
 def _background(rng):
-    return tuple(int(part) for part in np.clip(rng.uniform(30, 220) + rng.normal(0, 25, 3), 0, 255))
+    return tuple(int(part) for part in np.clip(rng.uniform(60, 190) + rng.normal(0, 20, 3), 0, 255))
 
 
 def draw_face(identity, rng):
