@@ -88,23 +88,25 @@ def loss_and_accuracy(probabilities, label):
 
 
 def train(module, batches, steps, batch_size):
-    """Train for `steps` steps, showing loss, accuracy and images per second; return the last smoothed loss."""
-    smoothed = None
+    """Train for `steps` steps, showing loss, accuracy and images per second; return the smoothed loss and the speed."""
+    smoothed, start = None, time.time()
+    batch = batches.next()
     with tqdm(total=steps, unit='step', desc='training') as bar:
-        for _ in range(steps):
-            start = time.time()
-            batch = batches.next()
+        for step in range(1, steps + 1):
             module.forward_backward(batch)
             module.update()
             label = batch.label[0].asnumpy().astype(int)
+            if step < steps:
+                batch = batches.next()  # read while MXNet, which does not wait for us, computes
             now = loss_and_accuracy(module.get_outputs()[1].asnumpy(), label)
             if not math.isfinite(now[0]):
                 raise UserError('the loss is not finite any more; try a smaller --lr')
             smoothed = now if smoothed is None else [0.9 * old + 0.1 * new for old, new in zip(smoothed, now)]
-            bar.set_postfix_str('loss %.2f, accuracy %.2f, %.1f images/s'
-                                % (smoothed[0], smoothed[1], batch_size / (time.time() - start)))
+            speed = step * batch_size / (time.time() - start)
+            bar.set_postfix_str('loss %.2f, accuracy %.2f, %.1f images/s' % (smoothed[0], smoothed[1], speed))
             bar.update()
-    return smoothed[0]
+    mx.nd.waitall()
+    return smoothed[0], speed
 
 
 def embed(module, images, batch_size):
@@ -161,9 +163,8 @@ def main(argv=None):
     batch_size = args.per_batch_size * args.devices
     symbol = face_losses.classifier(embedding, records.classes, host.config)
     module = make_module(symbol, contexts, batch_size, image_shape, args)
-    start = time.time()
-    loss = train(module, datasets.FaceBatches(records, batch_size, image_shape, args.seed), args.steps, batch_size)
-    speed = args.steps * batch_size / (time.time() - start)
+    batches = datasets.FaceBatches(records, batch_size, image_shape, args.seed)
+    loss, speed = train(module, batches, args.steps, batch_size)
     accuracy = None
     if not args.no_verification:
         accuracy = verification.accuracy(embed(module, pair_images, batch_size), same)
