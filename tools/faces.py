@@ -160,8 +160,8 @@ def _draw_fringe(pen, view, identity):
 
 
 def _draw_occlusion(pen, view, identity, rng):
-    """Cover part of the face in one image of six: dark glasses, a mask, or something in front of the lens."""
-    kind = rng.randint(0, 18)
+    """Cover part of the face in one image of eight: dark glasses, a mask, or something in front of the lens."""
+    kind = rng.randint(0, 24)
     colour = tuple(rng.randint(10, 120, 3))
     if kind == 0:
         for side in (-1, 1):
@@ -209,8 +209,8 @@ def draw_face(identity, rng):
     _draw_fringe(pen, view, identity)
     _draw_occlusion(pen, view, identity, rng)
     canvas = canvas.resize((SIZE, SIZE), Image.BOX)
-    if rng.uniform() < 0.3:
+    if rng.uniform() < 0.2:
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     picture = _light(np.asarray(canvas, float), view, rng)
-    picture += rng.normal(0, rng.uniform(1, 6), picture.shape)
+    picture += rng.normal(0, rng.uniform(1, 4), picture.shape)
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -22,7 +22,7 @@ import tables
 import verification
 from network import build, count_macs, count_parameters
 
-LR_STEPS = (0.6, 0.85)  # shares of the run after which the learning rate is divided by 10
+LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
 
 
 def parse_args(argv=None):
@@ -34,7 +34,7 @@ def parse_args(argv=None):
     parser.add_argument('--devices', type=whole_number(1), default=1,
                         help='devices to train on: GPUs where there are any, else CPU contexts')
     parser.add_argument('--lr', type=positive, default=0.1,
-                        help='learning rate; divided by 10 after 60%% and 85%% of the steps')
+                        help='learning rate; divided by 10 after 70%% and 90%% of the steps')
     parser.add_argument('--multiplier', type=positive, default=1.0,
                         help='width of the network against the paper (net_multiplier)')
     parser.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
