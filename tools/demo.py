@@ -12,7 +12,7 @@ from project import ROOT, run  # noqa: E402
 import train_synthetic  # noqa: E402
 
 OUTPUT = os.path.join('out', 'demo')
-LEARNS_IN_TIME = ['--steps', '120', '--devices', '2', '--per-batch-size', '16', '--images', '40', '--pairs', '200']
+LEARNS_IN_TIME = ['--steps', '135', '--devices', '2', '--per-batch-size', '16', '--images', '40', '--pairs', '200']
 
 
 def main():
