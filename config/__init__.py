@@ -2,7 +2,8 @@
 
 `from config import config, network, dataset, loss, default, generate_config` is all that a trainer, a
 builder or a tool needs; inside insightface the host's own `config.py` takes this one's place. Losses and
-data sets are the host's choices plus `synthetic`, the faces that `tools/train_synthetic.py` draws.
+data sets are the host's choices plus `synthetic`, the faces that `tools/train_synthetic.py` draws, and `imagenet`
+for the networks' original forms.
 """
 import copy
 
@@ -17,6 +18,8 @@ dataset = EasyDict(
                image_shape=(112, 112, 3), val_targets=['lfw', 'cfp_fp', 'agedb_30']),
     retina=dict(dataset='retina', dataset_path='../datasets/ms1m-retinaface-t1', num_classes=93431,
                 image_shape=(112, 112, 3), val_targets=['lfw', 'cfp_fp', 'agedb_30']),
+    imagenet=dict(dataset='imagenet', dataset_path='../datasets/imagenet', num_classes=1000,
+                  image_shape=(224, 224, 3), val_targets=[]),
     synthetic=dict(dataset='synthetic', dataset_path='data/synthetic', num_classes=64,
                    image_shape=(112, 112, 3), val_targets=['lfw']),
 )

@@ -4,15 +4,36 @@ A row is what `--network NAME` sets: `net_name` is the builder module, the rest 
 and settings of the builder (`symbols/face_blocks.py`). Keys that the host's `default` has too
 (`per_batch_size`, `lr`, `wd`, `lr_steps`, …) become that network's command-line defaults there.
 
+`NAME_imagenet` is the network as its paper has it, for the data set choice `imagenet` (224x224, 1000 classes).
+
 Plain Python without imports, so that `patch_insightface.py` can read it under any interpreter.
 """
 
-# The schedule of the published result: 8 GPUs x 80 images, lr 0.1 divided by 10 at these steps.
-PUBLISHED_RECIPE = {'per_batch_size': 80, 'lr': 0.1, 'lr_steps': '80000,160000,320000,400000,560000'}
+# The schedule of the published face result: 8 GPUs x 80 images, lr 0.1 divided by 10 at these steps.
+FACE_RECIPE = {'per_batch_size': 80, 'lr': 0.1, 'lr_steps': '80000,160000,320000,400000,560000'}
+# The usual one for ImageNet: 8 GPUs x 32 images, lr 0.1 divided by 10 after 30, 60 and 80 epochs of 5005 steps.
+IMAGENET_RECIPE = {'per_batch_size': 32, 'lr': 0.1, 'wd': 0.0001, 'lr_steps': '150150,300300,400400'}
+# 7x7/2 stem, ReLU, and a classifier in place of the embedding.
+IMAGENET_FORM = {'emb_size': 1000, 'net_input': 0, 'net_act': 'relu', 'net_output': 'C'}
 
-NETWORKS = {
-    'cru56': {'net_name': 'fcrunet', 'num_layers': 56, 'emb_size': 256, **PUBLISHED_RECIPE},
-    'cru116': {'net_name': 'fcrunet', 'num_layers': 116, 'emb_size': 256, **PUBLISHED_RECIPE},
-    'att56': {'net_name': 'fresattention', 'num_layers': 56, **PUBLISHED_RECIPE},
-    'att92': {'net_name': 'fresattention', 'num_layers': 92, **PUBLISHED_RECIPE},
-}
+_FACE, _ORIGINAL = {}, {}
+
+
+def _add(name, face, original):
+    """Add a network: the settings of its face form, and what the paper's form has besides."""
+    _FACE[name] = dict(face, **FACE_RECIPE)
+    _ORIGINAL[name + '_imagenet'] = dict(dict(face, **IMAGENET_FORM), **dict(original, **IMAGENET_RECIPE))
+
+
+for _depth in (56, 116):
+    _add('cru%d' % _depth, {'net_name': 'fcrunet', 'num_layers': _depth, 'emb_size': 256}, {'net_unit': 2})
+for _depth in (56, 92, 128, 164, 200, 236, 452):
+    _add('att%d' % _depth, {'net_name': 'fresattention', 'num_layers': _depth},
+         {'net_unit': 2, 'net_mask_up': 'paper'})
+for _depth in (56, 92):
+    _add('attnext%d' % _depth, {'net_name': 'fresattention', 'num_layers': _depth, 'num_group': 32},
+         {'net_unit': 1, 'net_mask_up': 'paper'})
+for _depth in (50, 101, 152, 200):
+    _add('ires%d' % _depth, {'net_name': 'firesnet', 'num_layers': _depth}, {})
+
+NETWORKS = dict(_FACE, **_ORIGINAL)

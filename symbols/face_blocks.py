@@ -43,6 +43,8 @@ class Settings(NamedTuple):
     net_unit: int = IMPROVED
     net_input: int = 1  # 0: the 7x7/2 stem, 1: the face stem, 2: the face stem behind a BN on the data
     net_output: str = 'E'
+    net_mean: object = 127.5  # subtracted from raw RGB: a number, or one for each channel
+    net_std: object = 128.0  # divided by after that, likewise
     net_se: int = 0
     net_multiplier: float = 1.0  # scales every width but the embedding's
     fp16: bool = False
@@ -119,6 +121,8 @@ def checked(settings):
     require('workspace', lambda n: n == int(n) and n > 0, 'a whole number of MiB above 0')
     require('bn_mom', lambda m: 0 <= m < 1, 'at least 0 and below 1')
     require('net_multiplier', lambda m: 0 < m < 100, 'above 0 (and below 100)')
+    require('net_mean', lambda mean: all(abs(part) < 1e6 for part in per_channel(mean)), 'a number or three')
+    require('net_std', lambda std: all(0 < part < 1e6 for part in per_channel(std)), 'a number above 0 or three')
     require('image_shape',
             lambda s: len(s) == 3 and all(n == int(n) for n in s) and min(s[:2]) >= SMALLEST_IMAGE and s[2] == 3,
             '(height, width, 3) with height and width of at least %d' % SMALLEST_IMAGE)
@@ -265,12 +269,17 @@ def conv_chain(layers, data, convs, form, name):
     return layers.norm(data, '%s_bn%d' % (name, len(convs) + 1))
 
 
-def close_unit(layers, entry, shortcut, convs, form, name):
+def add_branch(layers, entry, shortcut, convs, form, name):
     """Chain `convs` from `entry`, the output of `enter_branch`, and add `shortcut`, a map of the output's shape."""
     branch = conv_chain(layers, entry, convs, form, name)
     if layers.settings.net_se:
         branch = layers.squeeze_excite(branch, name)
-    data = layers.add(branch, shortcut, name + '_plus')
+    return layers.add(branch, shortcut, name + '_plus')
+
+
+def close_unit(layers, entry, shortcut, convs, form, name):
+    """Add branch and shortcut (see `add_branch`) and end the unit as its `form` does."""
+    data = add_branch(layers, entry, shortcut, convs, form, name)
     return layers.act(data, name + '_relu') if form == POST_ACTIVATION else data
 
 
@@ -294,15 +303,33 @@ def changes_shape(data, num_filter, stride):
 # ------------------------------------------------------------------------------------------ the two ends
 
 def normalise(layers, data):
-    """Bring raw 0…255 RGB to about -1…1, (x - 127.5) / 128, or, with `net_input` 2, by a BN on the data.
+    """Bring raw 0…255 RGB to (x - net_mean) / net_std, about -1…1, or, with `net_input` 2, by a BN on the data.
 
     The two nodes have the names that mark a self-normalising network for the deployment client of
-    insightface, which would otherwise normalise a second time.
+    insightface, which would otherwise normalise a second time. With a mean and deviation for each channel
+    (ImageNet weights of other packages) the channels are taken apart: MXNet's image.normalize crashes in
+    the backward pass.
     """
-    if layers.settings.net_input == 2:
+    settings = layers.settings
+    if settings.net_input == 2:
         return layers.norm(data, 'bn_data', fix_gamma=True)
-    symbol = mx.sym._internal._minus_scalar(data.symbol, scalar=127.5, name='_minusscalar0')
-    return data._replace(symbol=mx.sym._internal._mul_scalar(symbol, scalar=0.0078125, name='_mulscalar0'))
+
+    def shift_and_scale(symbol, mean, std, number):
+        symbol = mx.sym._internal._minus_scalar(symbol, scalar=mean, name='_minusscalar%d' % number)
+        return mx.sym._internal._mul_scalar(symbol, scalar=1 / std, name='_mulscalar%d' % number)
+
+    means, stds = per_channel(settings.net_mean), per_channel(settings.net_std)
+    if len(set(means)) == len(set(stds)) == 1:
+        return data._replace(symbol=shift_and_scale(data.symbol, means[0], stds[0], 0))
+    channels = mx.sym.SliceChannel(data.symbol, num_outputs=3, axis=1, name='channels')
+    channels = [shift_and_scale(channels[i], means[i], stds[i], i) for i in range(3)]
+    return data._replace(symbol=mx.sym.Concat(*channels, dim=1, name='normalised'))
+
+
+def per_channel(value):
+    """Return (r, g, b) for one number or three; raises TypeError or ValueError for anything else."""
+    red, green, blue = (value,) * 3 if isinstance(value, (int, float)) else value
+    return float(red), float(green), float(blue)
 
 
 def stem(layers, max_pool=True):

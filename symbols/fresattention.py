@@ -1,4 +1,4 @@
-"""Residual Attention Network: residual stages whose features are weighted by learnt soft masks.
+"""Residual Attention Network and AttentionNeXt: residual stages whose features are weighted by learnt soft masks.
 
 Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for Image Classification",
 CVPR 2017, arXiv 1704.06904. The face form follows the face networks of 2018: 112x112, improved unit, PReLU,
@@ -27,13 +27,21 @@ class Depth(NamedTuple):
 DEPTHS = {
     56: Depth((1, 1, 1)),
     92: Depth((1, 2, 3)),
+    128: Depth((2, 3, 4)),
+    164: Depth((3, 4, 5)),
+    200: Depth((4, 5, 6)),
+    236: Depth((5, 6, 7)),
+    452: Depth((5, 6, 7), p=2, t=4, r=3),
 }
+# Groups of the 3x3, and what part of the output's width K is: bottlenecks, or ResNeXt units (AttentionNeXt).
+WIDTH_DIVISOR = {1: 4, 32: 2}
 
 
 class Widths(NamedTuple):
     """The widths of a stage's units, all bottlenecks."""
     num_filter: int  # of the output
     width: int  # K, of the inner convolutions
+    num_group: int  # of the 3x3 convolution
 
 
 def unit(layers, data, widths, name, stride=1):
@@ -43,6 +51,7 @@ def unit(layers, data, widths, name, stride=1):
     branch's own BN-A and has no BN itself (the authors' definition).
     """
     form = layers.settings.net_unit
+    convs = bottleneck(widths.width, widths.num_filter, stride, widths.num_group)
     entry = enter_branch(layers, data, form, name)
     shortcut = data
     if changes_shape(data, widths.num_filter, stride):
@@ -51,7 +60,7 @@ def unit(layers, data, widths, name, stride=1):
             shortcut = layers.conv(entry, conv, name + '_shortcut')
         else:
             shortcut = project(layers, data, conv, form, name + '_shortcut')
-    return close_unit(layers, entry, shortcut, bottleneck(widths.width, widths.num_filter, stride), form, name)
+    return close_unit(layers, entry, shortcut, convs, form, name)
 
 
 def units(layers, data, widths, count, name):
@@ -61,12 +70,12 @@ def units(layers, data, widths, count, name):
     return data
 
 
-def soft_mask(layers, data, trunk, widths, poolings, depth, name):
+def soft_mask(layers, data, trunk, widths, poolings, depth, up, name):
     """Build a mask, values in 0…1, for the map `trunk`: the shape of `data` (paper, figure 2).
 
     Down: `poolings` times max pooling and r units, then r units more. Up: resize to the level above, add
-    its skip (one more unit behind that level), r units. This is the `dense` reading: the way up is also
-    given the level's own output and, at the top, the trunk.
+    its skip (one more unit behind that level), r units. There are two published readings of the way `up`:
+    'paper' is this; 'dense' also adds the level's own output and, at the top, the trunk.
     """
     levels = [data]
     for level in range(1, poolings + 1):
@@ -74,14 +83,16 @@ def soft_mask(layers, data, trunk, widths, poolings, depth, name):
         data = units(layers, data, widths, depth.r, '%s_down%d_unit' % (name, level))
         levels.append(data)
     for level in range(poolings, 0, -1):
-        up = '%s_up%d' % (name, level)
+        level_name = '%s_up%d' % (name, level)
         if level < poolings:
             skip = unit(layers, levels[level], widths, '%s_skip%d' % (name, level))
-            data = layers.add(data, skip, up + '_plus_skip')
-            data = layers.add(data, levels[level], up + '_plus_down')
-        data = units(layers, data, widths, depth.r, up + '_unit')
-        data = layers.resize(data, levels[level - 1].size, up + '_resize')
-    data = layers.add(data, trunk, name + '_plus_trunk')
+            data = layers.add(data, skip, level_name + '_plus_skip')
+            if up == 'dense':
+                data = layers.add(data, levels[level], level_name + '_plus_down')
+        data = units(layers, data, widths, depth.r, level_name + '_unit')
+        data = layers.resize(data, levels[level - 1].size, level_name + '_resize')
+    if up == 'dense':
+        data = layers.add(data, trunk, name + '_plus_trunk')
 
     # Two 1x1 convolutions, each behind BN-A; with post-activation units what comes in is activated already.
     if layers.settings.net_unit != POST_ACTIVATION:
@@ -90,35 +101,38 @@ def soft_mask(layers, data, trunk, widths, poolings, depth, name):
     return layers.sigmoid(data, name + '_sigmoid')
 
 
-def attention_module(layers, data, widths, poolings, depth, name):
+def attention_module(layers, data, widths, poolings, depth, up, name):
     """Build an attention module: p units, (1 + mask) x trunk, one unit; it keeps the shape (paper, section 3)."""
     data = units(layers, data, widths, depth.p, name + '_unit')
     trunk = units(layers, data, widths, depth.t, name + '_trunk_unit')
-    mask = soft_mask(layers, data, trunk, widths, poolings, depth, name + '_mask')
+    mask = soft_mask(layers, data, trunk, widths, poolings, depth, up, name + '_mask')
     weight = mx.sym._internal._plus_scalar(mask.symbol, scalar=1.0, name=name + '_weight')
     data = trunk._replace(symbol=mx.sym.elemwise_mul(weight, trunk.symbol, name=name + '_attend'))
     return unit(layers, data, widths, name + '_close')
 
 
-def attention_net(num_layers, **settings):
+def attention_net(num_layers, num_group=1, net_mask_up='dense', **settings):
     """Return the symbol of a Residual Attention Network.
 
     `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size). The masks are resized to sizes that
     follow from `image_shape`, so h and w are fixed.
 
-    `num_layers` is 56 or 92; `settings` are the fields of `face_blocks.Settings`, whose defaults are the
+    `num_layers` is a key of DEPTHS; `num_group` is 1, or 32 for AttentionNeXt; `net_mask_up` is 'dense' or
+    'paper' (see `soft_mask`); `settings` are the fields of `face_blocks.Settings`, whose defaults are the
     face form. Raises ValueError for a value that is not defined.
     """
     depth = choose('num_layers', num_layers, DEPTHS)
+    divisor = choose('num_group', num_group, WIDTH_DIVISOR)
+    up = choose('net_mask_up', net_mask_up, ('dense', 'paper'))
     layers = Layers(**settings)
     data, stride = stem(layers)
     for stage, num_filter in enumerate(NUM_FILTER, 1):
-        widths = Widths(layers.width(num_filter), layers.width(num_filter // 4))
+        widths = Widths(layers.width(num_filter), layers.width(num_filter // divisor, num_group), num_group)
         data = unit(layers, data, widths, 'stage%d_unit1' % stage, stride)
         stride = 2
         if stage <= len(POOLINGS):
             for module in range(1, depth.modules[stage - 1] + 1):
-                data = attention_module(layers, data, widths, POOLINGS[stage - 1], depth,
+                data = attention_module(layers, data, widths, POOLINGS[stage - 1], depth, up,
                                         'stage%d_attention%d' % (stage, module))
     for number in range(2, CLOSING_UNITS + 1):
         data = unit(layers, data, widths, 'stage%d_unit%d' % (stage, number))
@@ -127,4 +141,4 @@ def attention_net(num_layers, **settings):
 
 def get_symbol():
     """Return the symbol that the host's config describes, by the convention of insightface."""
-    return attention_net(**read_config())
+    return attention_net(**read_config('num_group', 'net_mask_up'))

@@ -18,13 +18,13 @@ NETWORKS = list(host.network)
 @pytest.fixture
 def chosen():
     """Return a function that fills in the config for a network choice and returns its symbol."""
-    from network import build
+    from network import build, choose
 
-    def choose(network, **changes):
-        host.generate_config(network, 'synthetic', 'arcface')
-        host.config.update(changes)
-        return build(host.config)
-    return choose
+    def build_changed(network, **changes):
+        config = choose(network)
+        config.update(changes)
+        return build(config)
+    return build_changed
 
 
 def nodes(symbol):

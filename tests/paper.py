@@ -113,46 +113,96 @@ def crunet(depth, outputs, size, face):
     return finish(walk, channels, size, outputs, face, ['bn', 'act'])
 
 
-ATTENTION = {56: (1, 1, 1), 92: (1, 2, 3)}
+# Depth: attention modules of stages 1, 2, 3 and the paper's p, t, r.
+ATTENTION = {56: ((1, 1, 1), 1, 2, 1), 92: ((1, 2, 3), 1, 2, 1), 128: ((2, 3, 4), 1, 2, 1), 164: ((3, 4, 5), 1, 2, 1),
+             200: ((4, 5, 6), 1, 2, 1), 236: ((5, 6, 7), 1, 2, 1), 452: ((5, 6, 7), 2, 4, 3)}
 
 
-def attention(depth, outputs, size, face):
+def attention(depth, outputs, size, face, divisor=4, groups=1, original_form='pre'):
     walk = Walk(size, face)
-    form = 'improved' if face else 'pre'
+    form = 'improved' if face else original_form
     channels, size, stride = start(walk, face)
 
     def unit(channels, size, out, stride, name):
         if (channels, stride) != (out, 1):
             # The pre-activation shortcut has no BN and takes the branch's own activation.
-            walk.layers(channels, size, [(1, out, stride), 'bn'] if face else [(1, out, stride)])
-        return walk.layers(channels, size, with_norms([(1, out // 4), (3, out // 4, stride), (1, out)], form), name)
+            walk.layers(channels, size, [(1, out, stride)] if form == 'pre' else [(1, out, stride), 'bn'])
+        convs = [(1, out // divisor), (3, out // divisor, stride, groups), (1, out)]
+        map_ = walk.layers(channels, size, with_norms(convs, form), name)
+        if form == 'post':
+            walk.layers(*map_, ['act'])
+        return map_
 
-    for stage, modules in enumerate(ATTENTION[depth], 1):
+    table, p, t, r = ATTENTION[depth]
+    for stage, modules in enumerate(table, 1):
         out = 128 * 2 ** stage
         channels, size = unit(channels, size, out, stride, 'stage%d_unit1' % stage)
         stride = 2
         for module in range(1, modules + 1):
             name = 'stage%d_attention%d_' % (stage, module)
-            names = ['unit1', 'trunk_unit1', 'trunk_unit2', 'close']
-            for part in names:
+            parts = ['unit%d' % i for i in range(1, p + 1)] + ['trunk_unit%d' % i for i in range(1, t + 1)] + ['close']
+            for part in parts:
                 unit(channels, size, out, 1, name + part)
             sizes = [size]
-            while sizes[-1] > size / 2 ** (4 - stage):
+            for _ in range(4 - stage):
                 sizes.append((sizes[-1] + 1) // 2)
             for level, level_size in enumerate(sizes[1:], 1):
-                unit(channels, level_size, out, 1, name + 'mask_down%d_unit1' % level)
-                unit(channels, level_size, out, 1, name + 'mask_up%d_unit1' % level)
+                for i in range(1, r + 1):
+                    unit(channels, level_size, out, 1, name + 'mask_down%d_unit%d' % (level, i))
+                    unit(channels, level_size, out, 1, name + 'mask_up%d_unit%d' % (level, i))
                 if level < len(sizes) - 1:
                     unit(channels, level_size, out, 1, name + 'mask_skip%d' % level)
-            walk.layers(channels, size, ['bn', 'act', (1, out), 'bn', 'act', (1, out)])
+            walk.layers(channels, size, ([] if form == 'post' else ['bn', 'act']) + [(1, out), 'bn', 'act', (1, out)])
     for number in (1, 2, 3):
         channels, size = unit(channels, size, 2048, 2 if number == 1 else 1, 'stage4_unit%d' % number)
-    return finish(walk, channels, size, outputs, face, ['bn', 'act'])
+    return finish(walk, channels, size, outputs, face, ['bn', 'act'] if form == 'pre' else [])
+
+
+def attention_next(depth, outputs, size, face):
+    return attention(depth, outputs, size, face, divisor=2, groups=32, original_form='post')
+
+
+def iresnet(depth, outputs, size, face):
+    walk = Walk(size, face)
+    channels, size, stride = start(walk, face, max_pool=False)
+    for stage, units in enumerate({50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}[depth], 1):
+        out = 128 * 2 ** stage
+        for unit in range(1, units + 1):
+            convs = [(1, out // 4), (3, out // 4, 2 if unit == 1 else 1), (1, out)]
+            if unit == 1:
+                walk.layers(channels, (size + 1) // 2, [(1, out), 'bn'])  # behind the max pooling
+                sequence = with_norms(convs, 'post')
+            else:
+                sequence = with_norms(convs, 'pre')[1 if unit == 2 else 0:]
+            channels, size = walk.layers(channels, size, sequence, 'stage%d_unit%d' % (stage, unit))
+        walk.layers(channels, size, ['bn', 'act'])
+    return finish(walk, channels, size, outputs, face, [])
+
+
+FAMILIES = {'cru': crunet, 'att': attention, 'attnext': attention_next, 'ires': iresnet}
+
+# Published or counted from the authors' own definitions (shared/networks.md): parameters and MACs at 224x224.
+PUBLISHED = {
+    'cru56_imagenet': (25609384, 5634153472),
+    'cru116_imagenet': (43656136, 12645923328),
+    'att56_imagenet': (31810728, 6270836736),
+    'att92_imagenet': (52466344, 10533789696),
+    'att128_imagenet': (65294504, None),
+    'att164_imagenet': (78122664, None),
+    'att200_imagenet': (90950824, None),
+    'att236_imagenet': (103778984, None),
+    'att452_imagenet': (182285224, None),
+    'attnext56_imagenet': (31318824, 6419106816),
+    'attnext92_imagenet': (52102952, 10704337920),
+    'ires50_imagenet': (25557032, 4.1277e9),
+    'ires101_imagenet': (44549160, 7.8399e9),
+    'ires152_imagenet': (60192808, 11.5522e9),
+    'ires200_imagenet': (64673832, 15.0460e9),
+}
 
 
 def walk(network, outputs, size):
     """Walk a network choice by its name; `outputs` are embedding size or classes, `size` the image's side."""
-    family = network.split('_')[0].rstrip('0123456789')
-    depth = int(network.split('_')[0][len(family):])
-    face = not network.endswith('_imagenet')
-    return {'cru': crunet, 'att': attention}[family](depth, outputs, size, face)
+    name, _, form = network.partition('_')
+    family = name.rstrip('0123456789')
+    return FAMILIES[family](int(name[len(family):]), outputs, size, face=form != 'imagenet')

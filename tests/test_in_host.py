@@ -17,8 +17,8 @@ from conftest import ROOT
 from host.layouts import LAYOUTS, lay_out, symbol_folder
 
 CHECKOUT = os.environ.get('INSIGHTFACE')
-MODULES = ('face_blocks.py', 'fcrunet.py', 'fresattention.py')
-NETWORKS = {'cru56': 'fcrunet', 'att56': 'fresattention'}
+MODULES = ('face_blocks.py', 'fcrunet.py', 'fresattention.py', 'firesnet.py')
+NETWORKS = {'cru56': ('fcrunet', 56), 'att56': ('fresattention', 56), 'ires50': ('firesnet', 50)}
 
 
 @pytest.fixture(scope='session')
@@ -55,11 +55,11 @@ def plug_in_by_hand(trainer):
         text = file.read()
     last_import = re.findall(r'^import f\w+$', text, re.MULTILINE)[-1]
     with open(script, 'w') as file:
-        file.write(text.replace(last_import, last_import + '\nimport fcrunet\nimport fresattention', 1))
+        file.write(text.replace(last_import, last_import + ''.join('\nimport ' + module for module, _ in NETWORKS.values()), 1))
     with open(os.path.join(trainer, 'sample_config.py')) as file:
         text = file.read()
-    lines = ''.join("network.{0} = edict()\nnetwork.{0}.net_name = '{1}'\nnetwork.{0}.num_layers = 56\n"
-                    .format(name, module) for name, module in NETWORKS.items())
+    lines = ''.join("network.{0} = edict()\nnetwork.{0}.net_name = '{1}'\nnetwork.{0}.num_layers = {2}\n"
+                    .format(name, *choice) for name, choice in NETWORKS.items())
     with open(os.path.join(trainer, 'config.py'), 'w') as file:
         file.write(re.sub(r'^(dataset = edict\(\))', lines.replace('\\', '\\\\') + r'\1', text, flags=re.MULTILINE))
 

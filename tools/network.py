@@ -3,8 +3,9 @@ import importlib
 import json
 
 import project  # noqa: F401  puts symbols/ on the path
-import mxnet as mx
 import numpy as np
+
+import config as host
 
 
 def build(config):
@@ -13,6 +14,13 @@ def build(config):
     It goes the way the host goes: the builder module by its name, `get_symbol()` without arguments.
     """
     return importlib.import_module(config.net_name).get_symbol()
+
+
+def choose(network, dataset=None, loss='arcface'):
+    """Fill in the config for a network choice and return it; the data set is by default the one it was made for."""
+    made_for = 'imagenet' if network.endswith('_imagenet') else 'synthetic'
+    host.generate_config(network, dataset or made_for, loss)
+    return host.config
 
 
 def shapes(symbol, image_shape):

@@ -3,16 +3,16 @@ from project import Parser, run
 
 import config as host
 import tables
-from network import build, count_macs, count_parameters
+from network import build, choose, count_macs, count_parameters
 
 COLUMNS = ('network', 'input', 'output', 'parameters', 'MACs/image')
 
 
 def summary(network):
     """Return a network choice's row of the table."""
-    host.generate_config(network, 'synthetic', 'arcface')
-    symbol, shape = build(host.config), host.config.image_shape
-    return (network, '%d×%d' % tuple(shape[:2]), str(host.config.emb_size),
+    config = choose(network)
+    symbol, shape = build(config), config.image_shape
+    return (network, '%d×%d' % tuple(shape[:2]), str(config.emb_size),
             '{:,}'.format(count_parameters(symbol, shape)), '%.3f G' % (count_macs(symbol, shape) / 1e9))
 
 
