@@ -32,6 +32,17 @@ def lay_out(root, layout):
     return [os.path.join(root, trainer) for trainer in LAYOUTS[layout]]
 
 
+def lay_out_partial_fc(root):
+    """Write a miniature partial_fc into the checkout `root`; return its folder."""
+    folder = os.path.join(root, 'recognition', 'partial_fc', 'mxnet')
+    os.makedirs(os.path.join(folder, 'symbol'))
+    for name in ('default.py', 'train_memory.py'):
+        shutil.copy(os.path.join(TEMPLATE, name), folder)
+    shutil.copy(os.path.join(TEMPLATE, 'mini.py'), os.path.join(folder, 'symbol'))
+    open(os.path.join(folder, 'symbol', '__init__.py'), 'w').close()
+    return folder
+
+
 def symbol_folder(trainer):
     """Return the symbol folder of a trainer folder: its own or the shared one beside it."""
     own = os.path.join(trainer, 'symbol')

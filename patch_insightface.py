@@ -1,0 +1,753 @@
+#!/usr/bin/env python3
+"""Put the networks of this project into an insightface checkout, or take them out again.
+
+    python patch_insightface.py ~/insightface              # install, or bring an old install up to date
+    python patch_insightface.py ~/insightface --dry-run    # show what would change, write nothing
+    python patch_insightface.py ~/insightface --status     # what is there, trainer by trainer
+    python patch_insightface.py ~/insightface --revert     # out again
+
+For every MXNet trainer of the checkout it copies the builder modules into the trainer's symbol folder and adds
+two kinds of marked block: imports in the training scripts, network choices in the configs. Nothing of the
+checkout is run, and either all files change or none.
+
+Needs nothing but Python 3.6 or newer and the files beside it. Sections: the hosts, what to put in, finding the
+places, plan, run, report, top level.
+"""
+import argparse
+import ast
+import collections
+import difflib
+import errno
+import hashlib
+import os
+import re
+import runpy
+import stat
+import sys
+import warnings
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# ------------------------------------------------------------------------------------------------- the hosts
+
+Host = collections.namedtuple('Host', 'folder scripts configs partial_fc')
+
+_SCRIPTS, _CONFIGS = ('train.py', 'train_parall.py'), ('sample_config.py', 'config.py')
+# Every place where insightface has had an MXNet trainer since 2019.
+HOSTS = (
+    Host('recognition', _SCRIPTS, _CONFIGS, False),
+    Host('recognition/ArcFace', _SCRIPTS, _CONFIGS, False),
+    Host('recognition/SubCenter-ArcFace', _SCRIPTS, _CONFIGS, False),
+    Host('recognition/arcface_mxnet', _SCRIPTS, _CONFIGS, False),
+    Host('recognition/subcenter_arcface', _SCRIPTS, _CONFIGS, False),
+    Host('recognition/partial_fc', ('train_memory.py',), ('default.py',), True),
+    Host('recognition/partial_fc/mxnet', ('train_memory.py',), ('default.py',), True),
+)
+
+BEGIN, END = '# >>> CRU-Net plug-in >>>', '# <<< CRU-Net plug-in <<<'
+BACKUP, NEW, OLD = '.before-crunet', '.crunet-new', '.crunet-old'
+
+
+class Refusal(Exception):
+    """Why nothing was done: one sentence for the user."""
+
+
+# -------------------------------------------------------------------------------------------- what to put in
+
+def sha(content):
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def load_networks():
+    """Return the table of network choices."""
+    return runpy.run_path(os.path.join(HERE, 'config', 'networks.py'))['NETWORKS']
+
+
+def load_modules(networks):
+    """Return {file name: bytes} of the builder modules and of what they import from beside them."""
+    modules, wanted = {}, sorted({row['net_name'] for row in networks.values()})
+    while wanted:
+        name = wanted.pop()
+        path = os.path.join(HERE, 'symbols', name + '.py')
+        if name + '.py' in modules or not os.path.isfile(path):
+            continue
+        content = read(path)
+        modules[name + '.py'] = content
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                wanted.append(node.module)
+            elif isinstance(node, ast.Import):
+                wanted.extend(alias.name for alias in node.names)
+    return modules
+
+
+def import_lines(networks, copies, partial_fc):
+    """Return the lines of the block in a training script. They keep the checksums of the files copied for it."""
+    lines = sorted('# %s %s' % (os.path.basename(path), sha(content)) for path, content in copies.items())
+    if partial_fc:
+        lines += ['import os', 'import sys',
+                  "sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'symbol'))"]
+    return lines + ['import %s' % name for name in sorted({row['net_name'] for row in networks.values()})]
+
+
+def network_lines(networks, edict):
+    """Return the network choices in the host's own style; `edict` is what it calls EasyDict."""
+    lines = []
+    for name, row in networks.items():
+        lines += ['', 'network.%s = %s()' % (name, edict)]
+        lines += ['network.%s.%s = %r' % (name, key, row[key]) for key in row]
+    return lines[1:]
+
+
+def partial_fc_lines(networks):
+    """Return the block for partial_fc's default.py, whose generate_config is a chain of elif.
+
+    Its names differ: `embedding_size`, `image_size` and `batch_size`. Its learning rates and steps go by data
+    set and stay as they are.
+    """
+    own = ('lr', 'lr_steps', 'wd')
+    lines = ['_crunet_networks = {']
+    lines += ['    %r: %r,' % (name, {key: row[key] for key in row if key not in own}) for name, row in networks.items()]
+    return lines + [
+        '}',
+        '_crunet_host_generate_config = generate_config',
+        '',
+        '',
+        'def generate_config(loss_name, dataset, network):',
+        '    _crunet_host_generate_config(loss_name, dataset, network)',
+        '    if network in _crunet_networks:',
+        '        config.emb_size = config.embedding_size',
+        '        config.image_shape = (config.image_size, config.image_size, 3)',
+        '        for key, value in _crunet_networks[network].items():',
+        '            config[key] = value',
+        '        config.embedding_size = config.emb_size',
+        '        config.batch_size = config.per_batch_size',
+    ]
+
+
+PARTIAL_FC_SHIM = b"""# The networks of the CRU-Net plug-in look for the config under this name.
+from default import config  # noqa: F401
+"""
+
+# ---------------------------------------------------------------------------------------- finding the places
+
+Block = collections.namedtuple('Block', 'start end lines intact')  # lines[start:end] of the file, without markers
+
+
+def read(path):
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+class Source:
+    """A Python file of the host, as bytes and lines; nothing of it is ever printed anew."""
+
+    def __init__(self, path, content):
+        self.path, self.content = path, content
+        try:
+            text = content.decode('utf-8')
+        except UnicodeDecodeError as error:
+            raise Refusal('%s:%d is not UTF-8; convert the file first'
+                          % (path, content.count(b'\n', 0, error.start) + 1))
+        self.lines = re.findall(r'[^\n]*\n|[^\n]+', text)  # with their ends; form feeds are not line ends
+        self.bare = [line.rstrip('\r\n') for line in self.lines]
+        self.eol = '\r\n' if self.lines and self.lines[0].endswith('\r\n') else '\n'
+        for number, line in enumerate(self.bare, 1):
+            if re.match(r'(<<<<<<<|>>>>>>>)( |$)', line):
+                raise Refusal('%s:%d has an unresolved merge conflict; resolve it first' % (path, number))
+        self.block = self._find_block()
+        self.tree = parse(text)
+
+    def _find_block(self):
+        starts = [i for i, line in enumerate(self.bare) if line.startswith(BEGIN)]
+        ends = [i for i, line in enumerate(self.bare) if line.startswith(END)]
+        if not starts and not ends:
+            return None
+        if len(starts) != 1 or len(ends) != 1 or ends[0] < starts[0]:
+            raise Refusal('%s:%d has markers of the plug-in that do not form one block; remove them by hand'
+                          % (self.path, (starts + ends)[0] + 1))
+        lines = self.bare[starts[0] + 1:ends[0]]
+        return Block(starts[0], ends[0] + 1, lines, self.bare[ends[0]] == END + ' ' + sha('\n'.join(lines).encode()))
+
+    def without_block(self):
+        """Return the lines as they were before the block came."""
+        if self.block is None:
+            return self.lines
+        before, after = self.lines[:self.block.start], self.lines[self.block.end:]
+        if not after and before and not self.lines[-1].endswith('\n'):
+            # The file had no newline at its end.
+            before = before[:-1] + [before[-1][:-len(self.eol)] if before[-1].endswith(self.eol) else before[-1]]
+        return before + after
+
+    def with_block(self, lines, at):
+        """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0)."""
+        rest = self.without_block()
+        if self.block is not None:
+            at = self.block.start
+        marked = [BEGIN + ' python patch_insightface.py CHECKOUT --revert takes it out'] + lines
+        marked.append(END + ' ' + sha('\n'.join(lines).encode()))
+        added = [line + self.eol for line in marked]
+        before, after = rest[:at], rest[at:]
+        if before and not before[-1].endswith('\n'):
+            before = before[:-1] + [before[-1] + self.eol]
+            added[-1] = marked[-1]
+        return ''.join(before + added + after).encode('utf-8')
+
+    def statements(self):
+        """Yield (node, first line, line behind it), from 0, of every statement at the top of the file.
+
+        Only the first line of a statement is sure under all Python versions; it ends with the last line
+        before the next statement that is neither blank nor comment.
+        """
+        for index, node in enumerate(self.tree.body):
+            later = [other.lineno for other in self.tree.body[index:] if other.lineno > node.lineno]
+            end = later[0] - 1 if later else len(self.bare)
+            while end > node.lineno and re.match(r'\s*(#|$)', self.bare[end - 1]):
+                end -= 1
+            yield node, node.lineno - 1, end
+
+    def outside_block(self, pattern):
+        """Return the number, from 1, of the first line outside the block that matches; or None."""
+        inside = range(self.block.start, self.block.end) if self.block else ()
+        for index, line in enumerate(self.bare):
+            if index not in inside and re.match(pattern, line):
+                return index + 1
+        return None
+
+    def last(self, matches_node, pattern):
+        """Return the line behind the last top-level statement that matches, outside the block, or None.
+
+        By the code's structure where it parses, else by lines that match `pattern`.
+        """
+        found = None
+        inside = range(self.block.start, self.block.end) if self.block else ()
+        if self.tree is not None:
+            for node, start, end in self.statements():
+                if start not in inside and any(matches_node(part) for part in walk_outside_functions(node)):
+                    found = end
+            return found
+        for index, line in enumerate(self.bare):
+            if index not in inside and re.match(pattern, line):
+                found = self._end_of_line(index)
+        return found
+
+    def _end_of_line(self, index):
+        """Return the line behind the logical line that starts at `index`: open brackets and backslashes go on."""
+        depth = 0
+        for end in range(index, len(self.bare)):
+            code = re.sub(r"'[^']*'|\"[^\"]*\"|#.*", '', self.bare[end])
+            depth += len(re.findall(r'[(\[{]', code)) - len(re.findall(r'[)\]}]', code))
+            if depth <= 0 and not code.endswith('\\'):
+                return end + 1
+        return index + 1
+
+
+def parse(text):
+    """Return the syntax tree, or None for what this Python cannot parse (Python 2 has its own print)."""
+    if re.search('\r(?!\n)', text):
+        return None  # Python takes a lone carriage return for a line end, which would shift all line numbers
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # what it thinks of the host's escape sequences is not our business
+            return ast.parse(text.lstrip('\ufeff'))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def walk_outside_functions(node):
+    """Yield `node` and what is in it, but not what functions and classes hold: that is not run on import."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef, getattr(ast, 'AsyncFunctionDef', ast.FunctionDef))):
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from walk_outside_functions(child)
+
+
+def imports_place(source, host_modules):
+    """Return the line, from 0, at which imports of networks belong: behind the host's own."""
+    names = '|'.join(re.escape(name) for name in sorted(host_modules)) or r'\b\B'
+
+    def imports_network(node):
+        return isinstance(node, ast.Import) and any(alias.name in host_modules for alias in node.names)
+
+    def appends_symbol_folder(node):
+        return (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ('append', 'insert')
+                and any('symbol' in text for text in map(constant_text, ast.walk(node))))
+
+    place = source.last(imports_network, r'import\s+(%s)\b' % names)
+    if place is None:
+        place = source.last(appends_symbol_folder, r'sys\.path\.(append|insert)\(.*symbol')
+    if place is None:
+        raise Refusal('%s: cannot find where it imports its networks (fresnet or another module of its symbol folder)'
+                      % source.path)
+    return place
+
+
+def constant_text(node):
+    """Return the text of a string constant, '' for any other node; its class changed with Python 3.8."""
+    value = getattr(node, 'value', None) if type(node).__name__ == 'Constant' else getattr(node, 's', None)
+    return value if isinstance(value, str) else ''
+
+
+def root_name(node):
+    """Return the name that a chain of attributes and subscripts starts from."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def networks_place(source):
+    """Return the line, from 0, at which network choices belong: behind the last of the host's own."""
+    def sets_network(node):
+        return isinstance(node, ast.Assign) and any(root_name(target) == 'network' for target in node.targets)
+
+    place = source.last(sets_network, r'network(\.|\[|\s*=)')
+    if place is None:
+        raise Refusal('%s: cannot find its network choices (lines like network.r100 = edict())' % source.path)
+    return place
+
+
+def default_place(source):
+    """Return the line, from 0, behind partial_fc's generate_config."""
+    if source.tree is not None:
+        for node, _, end in source.statements():
+            if isinstance(node, ast.FunctionDef) and node.name == 'generate_config' and not (
+                    source.block and source.block.start < end <= source.block.end):
+                return end
+    raise Refusal('%s: cannot find its generate_config' % source.path)
+
+
+def edict_name(source):
+    """Return what the config calls EasyDict."""
+    for line in source.bare:
+        match = re.match(r'network\s*=\s*(\w+)\(\s*\)', line)
+        if match:
+            return match.group(1)
+    return 'edict'
+
+
+# ------------------------------------------------------------------------------------------------------ plan
+
+Change = collections.namedtuple('Change', 'path old new')  # bytes; None where there is no file
+
+
+class Trainer:
+    """A trainer folder of the checkout: its files, and what stands in the way of changing them."""
+
+    def __init__(self, checkout, host):
+        self.checkout, self.host = checkout, host
+        self.folder = os.path.join(checkout.root, *host.folder.split('/'))
+        self.scripts = self._existing(host.scripts)
+        self.configs = self._existing(host.configs)
+        symbol = os.path.join(self.folder, 'symbol')
+        shared = os.path.join(os.path.dirname(self.folder), 'symbol')
+        self.symbol = shared if not os.path.isdir(symbol) and os.path.isdir(shared) else symbol
+        self.symbol = checkout.inside(self.symbol)
+
+    def _existing(self, names):
+        paths = [os.path.join(self.folder, name) for name in names]
+        return [self.checkout.inside(path) for path in paths if os.path.lexists(path)]
+
+    def copies(self):
+        """Return {path: bytes} of the files that are copied for this trainer."""
+        files = {os.path.join(self.symbol, name): content for name, content in self.checkout.modules.items()}
+        if self.host.partial_fc:
+            files[os.path.join(self.folder, 'config.py')] = PARTIAL_FC_SHIM
+        return files
+
+    def host_modules(self):
+        """Return the names of the host's own modules in the symbol folder."""
+        own = {name[:-3] for name in self.checkout.modules}
+        found = os.listdir(self.symbol) if os.path.isdir(self.symbol) else []
+        return {name[:-3] for name in found if name.endswith('.py') and name[0] != '_'} - own | {'fresnet'}
+
+    def block_of(self, source):
+        """Return (lines of the block, place) that belong into a script or config."""
+        networks = self.checkout.networks
+        if source.path in self.scripts:
+            return (import_lines(networks, self.copies(), self.host.partial_fc),
+                    imports_place(source, self.host_modules()))
+        if self.host.partial_fc:
+            return partial_fc_lines(networks), default_place(source)
+        return network_lines(networks, edict_name(source)), networks_place(source)
+
+    def collision(self, source):
+        """Return the line outside the block that already defines what the block is to define, or None."""
+        if source.path in self.scripts:
+            names = '|'.join(sorted({row['net_name'] for row in self.checkout.networks.values()}))
+            return source.outside_block(r'\s*(import\s+(.*[\s,])?(%s)\b|from\s+(%s)\s+import\b)' % (names, names))
+        names = '|'.join(map(re.escape, self.checkout.networks))
+        return source.outside_block(r'\s*network(\.(%s)|\[\s*[\'"](%s)[\'"]\s*\])\s*=[^=]' % (names, names))
+
+
+class Checkout:
+    """An insightface checkout with its MXNet trainers."""
+
+    def __init__(self, path):
+        self.networks = load_networks()
+        self.modules = load_modules(self.networks)
+        self.root = find_root(path)
+        self.trainers = []
+        for host in HOSTS:
+            trainer = Trainer(self, host)
+            if trainer.scripts and trainer.configs:
+                self.trainers.append(trainer)
+        if not self.trainers:
+            raise Refusal('%s has no MXNet trainer; looked for %s with a sample_config.py or config.py, and for '
+                          'partial_fc/train_memory.py' % (self.root, ', '.join(
+                              '%s/train*.py' % host.folder for host in HOSTS if not host.partial_fc)))
+        self.sources = {}
+        for trainer in self.trainers:
+            for path in trainer.scripts + trainer.configs:
+                self.sources[path] = Source(path, self.read(path))
+
+    def inside(self, path):
+        """Return the real path of `path`; refuse one that a link leads out of the checkout."""
+        real = os.path.realpath(path)
+        if os.path.relpath(real, self.root).split(os.sep)[0] == os.pardir:
+            raise Refusal('%s is a link that leads out of the checkout, to %s; replace it by a copy' % (path, real))
+        return real
+
+    def read(self, path):
+        try:
+            return read(path)
+        except OSError as error:
+            raise Refusal('%s cannot be read: %s' % (path, error.strerror))
+
+    def recorded(self, name):
+        """Return the checksums under which blocks of the checkout record the copied file `name`."""
+        pattern = re.compile(r'# %s ([0-9a-f]{16})$' % re.escape(name))
+        return {match.group(1) for source in self.sources.values() if source.block
+                for match in map(pattern.match, source.block.lines) if match}
+
+    def copy_state(self, path, content):
+        """Tell whether a copied file is 'missing', 'current', 'outdated' (ours, of before) or 'foreign'."""
+        if not os.path.lexists(path):
+            return 'missing'
+        there = self.read(self.inside(path))
+        if there == content:
+            return 'current'
+        return 'outdated' if sha(there) in self.recorded(os.path.basename(path)) else 'foreign'
+
+    def imported_by_hand(self):
+        """Return the paths of copied files that a script imports outside the block: they belong to the user."""
+        return {path for trainer in self.trainers for script in trainer.scripts
+                if trainer.collision(self.sources[script]) for path in trainer.copies()}
+
+    def copies(self):
+        """Return {path: bytes} of all files that are copied, shared ones once."""
+        return {path: content for trainer in self.trainers for path, content in trainer.copies().items()}
+
+
+def find_root(path):
+    """Return the checkout that `path` is in: the nearest folder upwards that has a folder `recognition`."""
+    if not os.path.isdir(path):
+        raise Refusal('%s is not a folder' % path)
+    folder = real = os.path.realpath(path)
+    while not os.path.isdir(os.path.join(folder, 'recognition')):
+        if os.path.dirname(folder) == folder:
+            raise Refusal('%s is not in an insightface checkout: neither it nor a folder above it has a folder '
+                          'recognition' % real)
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def plan_install(checkout, force):
+    """Return the changes that install, or bring up to date; refuse what would overwrite anything of the user's."""
+    changes = []
+    for path, content in sorted(checkout.copies().items()):
+        state = checkout.copy_state(path, content)
+        if state == 'foreign' and not force:
+            raise Refusal('%s is not what this plug-in put there; move it away, or use --force to replace it and keep '
+                          'a backup' % path)
+        if state != 'current':
+            old = None if state == 'missing' else checkout.read(path)
+            if state == 'foreign':
+                changes.append(Change(free_backup(path), None, old))
+            changes.append(Change(path, old, content))
+    for trainer in checkout.trainers:
+        for path in trainer.scripts + trainer.configs:
+            source = checkout.sources[path]
+            line = trainer.collision(source)
+            if line and not force:
+                raise Refusal('%s:%d already has something of that name; remove the line, or use --force to add the '
+                              'plug-in all the same' % (path, line))
+            if source.block and not source.block.intact and not force:
+                raise Refusal('%s:%d: the block of the plug-in was edited; move the edits below the block, or use '
+                              '--force to replace it and keep a backup' % (path, source.block.start + 1))
+            new = source.with_block(*trainer.block_of(source))
+            check_compiles(source, new)
+            if new != source.content:
+                if line or (source.block and not source.block.intact):
+                    changes.append(Change(free_backup(path), None, source.content))
+                changes.append(Change(path, source.content, new))
+    return unique(changes)
+
+
+def plan_revert(checkout, force):
+    """Return the changes that take the plug-in out. Copied files go only if they are what was copied."""
+    changes, kept = [], checkout.imported_by_hand()
+    for path, content in sorted(checkout.copies().items()):
+        state = checkout.copy_state(path, content)
+        if state == 'missing' or path in kept:
+            continue
+        if state == 'foreign':
+            if not checkout.recorded(os.path.basename(path)):
+                continue  # it was there before
+            if not force:
+                raise Refusal('%s was edited after it was copied; move it away, or use --force to take it out and '
+                              'keep a backup' % path)
+            changes.append(Change(free_backup(path), None, checkout.read(path)))
+        changes.append(Change(path, checkout.read(path), None))
+    for path, source in checkout.sources.items():
+        if source.block is None:
+            continue
+        if not source.block.intact:
+            if not force:
+                raise Refusal('%s:%d: the block of the plug-in was edited; move the edits out of it, or use --force '
+                              'to take it out and keep a backup' % (path, source.block.start + 1))
+            changes.append(Change(free_backup(path), None, source.content))
+        changes.append(Change(path, source.content, ''.join(source.without_block()).encode('utf-8')))
+    return unique(changes)
+
+
+def unique(changes):
+    """Drop repetitions: a shared symbol folder is planned for once for every trainer."""
+    return list(collections.OrderedDict((change.path, change) for change in changes).values())
+
+
+def free_backup(path):
+    """Return a name beside `path` that is not taken."""
+    name, number = path + BACKUP, 1
+    while os.path.lexists(name):
+        number += 1
+        name = '%s%s%d' % (path, BACKUP, number)
+    return name
+
+
+def check_compiles(source, new):
+    """Refuse a result that this Python cannot compile although it could compile what was there before."""
+    if source.tree is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            compile(new, source.path, 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise Refusal('%s would not compile with the block in it (line %s: %s); please report this'
+                      % (source.path, getattr(error, 'lineno', '?'), error))
+
+
+# ------------------------------------------------------------------------------------------------------- run
+
+def run(changes, scratch_of):
+    """Make all `changes` or none.
+
+    Everything is first written beside its target, new contents and old ones; after that there are only
+    renames. A process killed among them leaves some files changed and some not, each of them whole: the next
+    install or revert finishes the work. `scratch_of` names the files that such a process can have left.
+    """
+    for path in scratch_of:
+        remove(path)
+    done, folders = [], []
+    try:
+        for change in changes:
+            folder = os.path.dirname(change.path)
+            if not os.path.isdir(folder):
+                os.makedirs(folder)
+                folders.append(folder)
+            if change.new is not None:
+                write(change.path + NEW, change.new, like=change.path)
+            if change.old is not None:
+                write(change.path + OLD, change.old, like=change.path)
+        for change in changes:
+            done.append(change)
+            if change.new is None:
+                os.remove(change.path)
+            else:
+                os.replace(change.path + NEW, change.path)
+        for change in changes:
+            sync_folder(os.path.dirname(change.path))
+    except BaseException as error:
+        for change in reversed(done):
+            if change.old is None:
+                remove(change.path)
+            elif os.path.exists(change.path + OLD):
+                os.replace(change.path + OLD, change.path)
+        for change in changes:
+            remove(change.path + NEW)
+        for folder in folders:
+            os.rmdir(folder)
+        if isinstance(error, OSError):
+            raise Refusal('%s: %s; nothing was changed' % (error.filename or 'a file', error.strerror))
+        raise
+    finally:
+        for change in changes:
+            remove(change.path + NEW)
+            remove(change.path + OLD)
+
+
+def write(path, content, like):
+    """Write a file and have it on disk, with mode and owner of the file `like` if there is one."""
+    with open(path, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if os.path.exists(like):
+        status = os.stat(like)
+        if hasattr(os, 'chown') and (status.st_uid, status.st_gid) != (os.stat(path).st_uid, os.stat(path).st_gid):
+            try:
+                os.chown(path, status.st_uid, status.st_gid)
+            except PermissionError:
+                pass  # someone else's file in one's own folder: it will be one's own
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+
+
+def remove(path):
+    try:
+        os.remove(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
+
+
+def sync_folder(path):
+    """Have the renames in a folder on disk; not every system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def remove_empty_symbol_folders(checkout):
+    """Remove a symbol folder that is left empty: git keeps no empty folders, so it came with the plug-in."""
+    for trainer in checkout.trainers:
+        try:
+            os.rmdir(trainer.symbol)
+        except OSError:
+            pass
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+def kind(change):
+    if change.old is None:
+        return 'keep a backup as' if BACKUP in change.path else 'add'
+    return 'remove' if change.new is None else 'change'
+
+
+def print_changes(title, changes, root):
+    print(title)
+    for change in changes:
+        print('  %-8s %s' % (kind(change), os.path.relpath(change.path, root)))
+
+
+def print_diff(changes, root):
+    for change in changes:
+        name = os.path.relpath(change.path, root).replace(os.sep, '/')
+        old, new = [re.findall(r'[^\n]*\n|[^\n]+', (content or b'').decode('utf-8', 'replace'))
+                    for content in (change.old, change.new)]
+        for line in difflib.unified_diff(old, new, '/dev/null' if change.old is None else 'a/' + name,
+                                         '/dev/null' if change.new is None else 'b/' + name):
+            sys.stdout.write(line if line.endswith('\n') else line + '\n\\ No newline at end of file\n')
+
+
+def print_next_step(checkout):
+    print('\nTo train:')
+    for trainer in checkout.trainers:
+        script = os.path.basename(trainer.scripts[0])
+        print('  cd %s' % quoted(trainer.folder))
+        if trainer.host.partial_fc:
+            print('  horovodrun -np 8 -H localhost:8 python -u %s --network cru116 --loss arcface --dataset emore' % script)
+            continue
+        if not os.path.exists(os.path.join(trainer.folder, 'config.py')):
+            print('  cp sample_config.py config.py    # and set the path of your data set in it')
+        print("  CUDA_VISIBLE_DEVICES='0,1,2,3,4,5,6,7' python -u %s --network cru116 --loss arcface --dataset emore"
+              % script)
+
+
+def quoted(path):
+    return path if re.match(r'[\w./~+-]+$', path) else "'%s'" % path.replace("'", "'\\''")
+
+
+def status(checkout):
+    """Return {trainer: 'installed', 'outdated', 'modified' or 'not installed'}."""
+    result = collections.OrderedDict()
+    for trainer in checkout.trainers:
+        sources = [checkout.sources[path] for path in trainer.scripts + trainer.configs]
+        copies = [checkout.copy_state(path, content) for path, content in trainer.copies().items()]
+        blocks = [source.block for source in sources]
+        if not any(blocks) and not set(copies) & {'current', 'outdated'}:
+            state = 'not installed'
+        elif 'foreign' in copies or any(block and not block.intact for block in blocks):
+            state = 'modified'
+        elif set(copies) == {'current'} and all(
+                source.block and source.block.lines == trainer.block_of(source)[0] for source in sources):
+            state = 'installed'
+        else:
+            state = 'outdated'
+        result[trainer] = state
+    return result
+
+
+# ------------------------------------------------------------------------------------------------- top level
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        prog='patch_insightface.py', description='Put CRU-Net, Residual Attention Network and iResNet into an '
+        'insightface checkout (python train.py --network cru116), or take them out again.')
+    parser.add_argument('path', help='the checkout, or any folder in it')
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
+    what.add_argument('--status', action='store_true', help='say what is there, for every trainer; exit 1 unless all '
+                                                            'are installed and up to date')
+    what.add_argument('--revert', action='store_true', help='take the networks out again')
+    parser.add_argument('--force', action='store_true', help='replace what was edited or is not ours, keeping a backup '
+                                                             'FILE%s beside it' % BACKUP)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Do what the command line says; return the exit status."""
+    args = parse_args(argv)
+    checkout = Checkout(args.path)
+    if args.status:
+        states = status(checkout)
+        for trainer, state in states.items():
+            print('%-14s %s' % (state, os.path.relpath(trainer.folder, checkout.root)))
+        return 0 if set(states.values()) == {'installed'} else 1
+
+    changes = (plan_revert if args.revert else plan_install)(checkout, args.force)
+    if args.dry_run:
+        print_diff(changes, checkout.root)
+        if not changes:
+            print('Nothing would change in %s.' % checkout.root)
+        return 0
+    if changes:
+        print_changes('Plan, in %s:' % checkout.root, changes, checkout.root)
+    every_file = list(checkout.copies()) + list(checkout.sources)
+    run(changes, [path + suffix for path in every_file for suffix in (NEW, OLD)])
+    if args.revert:
+        remove_empty_symbol_folders(checkout)
+        print('Taken out: %d files.' % len(changes) if changes else 'Nothing to take out of %s.' % checkout.root)
+    else:
+        print('Done: %d files.' % len(changes) if changes else 'Nothing to change: %s is up to date.' % checkout.root)
+        print_next_step(checkout)
+    return 0
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except Refusal as refusal:
+        sys.stderr.write('patch_insightface.py: %s\n' % refusal)
+        sys.exit(2)
+    except OSError as problem:
+        sys.stderr.write('patch_insightface.py: %s: %s\n' % (problem.filename, problem.strerror))
+        sys.exit(2)

@@ -1,0 +1,468 @@
+"""patch_insightface.py: in with one command, out again without a trace, and nothing of the user's touched."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import patch_insightface as patcher
+from conftest import ROOT
+from host.layouts import LAYOUTS, TEMPLATE, lay_out, lay_out_partial_fc
+
+TOOL = os.path.join(ROOT, 'patch_insightface.py')
+MODULES = ['face_blocks.py', 'fcrunet.py', 'firesnet.py', 'fresattention.py']
+
+
+def run(*options):
+    """Run the tool in a process of its own; return exit status, output, error output."""
+    done = subprocess.run([sys.executable, TOOL] + list(options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def snapshot(folder):
+    """Return {path: (bytes, mode)} of everything in a folder, and its empty folders."""
+    found = {}
+    for at, folders, files in os.walk(folder):
+        for name in files:
+            path = os.path.join(at, name)
+            with open(path, 'rb') as file:
+                found[path] = file.read(), os.stat(path).st_mode
+        if not folders and not files:
+            found[at] = None
+    return found
+
+
+def edit(path, change):
+    with open(path, 'rb') as file:
+        content = file.read()
+    with open(path, 'wb') as file:
+        file.write(change(content))
+
+
+@pytest.fixture(params=sorted(LAYOUTS))
+def layout(request):
+    return request.param
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout of today's layout with partial_fc and a config.py, at a path with spaces and other letters."""
+    root = str(tmp_path / 'in sight fäce')
+    trainer = lay_out(root, 'C')[0]
+    lay_out_partial_fc(root)
+    shutil.copy(os.path.join(trainer, 'sample_config.py'), os.path.join(trainer, 'config.py'))
+    edit(os.path.join(trainer, 'config.py'), lambda text: text.replace(b'../datasets/faces_emore', b'/data/mine'))
+    return root
+
+
+def file_in(checkout, *names):
+    return os.path.join(checkout, 'recognition', *names)
+
+
+# ----------------------------------------------------------------------------------------- in and out again
+
+def test_every_layout(layout, tmp_path):
+    root = str(tmp_path / 'checkout')
+    trainers = lay_out(root, layout)
+    before = snapshot(root)
+    assert run(root, '--status')[0] == 1
+    code, output, _ = run(root)
+    assert code == 0 and 'python -u train' in output and '--network cru116 --loss arcface --dataset emore' in output
+    assert run(root, '--status') == (0, ''.join('installed      %s\n' % os.path.relpath(t, root) for t in trainers), '')
+    for trainer in trainers:
+        own = os.path.join(trainer, 'symbol')
+        symbol = own if os.path.isdir(own) else os.path.join(os.path.dirname(trainer), 'symbol')
+        for module in MODULES:
+            with open(os.path.join(symbol, module), 'rb') as copied, open(os.path.join(ROOT, 'symbols', module), 'rb') as ours:
+                assert copied.read() == ours.read()
+    installed = snapshot(root)
+    code, output, _ = run(root)
+    assert code == 0 and 'Nothing to change' in output and snapshot(root) == installed
+    assert run(root, '--revert')[0] == 0
+    assert snapshot(root) == before
+    code, output, _ = run(root, '--revert')
+    assert code == 0 and 'Nothing to take out' in output
+
+
+def test_any_folder_of_the_checkout_will_do(checkout):
+    assert run(file_in(checkout, 'arcface_mxnet', 'symbol'))[0] == 0
+    assert run(checkout, '--status')[0] == 0
+
+
+def test_the_config_knows_the_networks_and_keeps_the_users_edits(checkout):
+    run(checkout)
+    code = ("from config import config, network, generate_config, dataset, default\n"
+            "generate_config('cru116', 'emore', 'arcface')\n"
+            "print(config.net_name, config.num_layers, default.per_batch_size, config.dataset_path, sorted(network) == %r)")
+    expected = sorted(list(patcher.load_networks()) + ['mini', 'mini4'])
+    done = subprocess.run([sys.executable, '-c', code % expected], cwd=file_in(checkout, 'arcface_mxnet'),
+                          stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    assert done.stdout == 'fcrunet 116 80 /data/mine True\n'
+
+
+def test_partial_fc_finds_the_networks(checkout):
+    run(checkout)
+    for network, size in (('cru56', 256), ('att56', 512), ('mini', 512)):
+        done = subprocess.run([sys.executable, 'train_memory.py', '--network', network],
+                              cwd=file_in(checkout, 'partial_fc', 'mxnet'), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+        assert done.stdout == 'fc1 (%d, %d)\n' % (64 if network == 'mini' else 80, size), done.stderr
+
+
+def test_dry_run_shows_the_diff_and_writes_nothing(checkout):
+    before = snapshot(checkout)
+    code, output, _ = run(checkout, '--dry-run')
+    assert code == 0 and snapshot(checkout) == before
+    assert '--- a/recognition/arcface_mxnet/train.py' in output
+    assert '+++ b/recognition/arcface_mxnet/symbol/fcrunet.py' in output and '--- /dev/null' in output
+    assert "+network.cru116.net_name = 'fcrunet'" in output
+    run(checkout)
+    code, output, _ = run(checkout, '--dry-run')
+    assert code == 0 and 'Nothing would change' in output
+
+
+def test_dry_run_is_what_patch_would_apply(checkout, tmp_path):
+    """The diff, applied by another program, gives the same tree."""
+    if shutil.which('git') is None:
+        pytest.skip('git is not installed')
+    by_git = str(tmp_path / 'by git')
+    shutil.copytree(checkout, by_git)
+    diff = run(checkout, '--dry-run')[1]
+    subprocess.run(['git', 'init', '-q', '.'], cwd=by_git, check=True)
+    subprocess.run(['git', 'apply', '--whitespace=nowarn', '-'], cwd=by_git, input=diff.encode(), check=True)
+    shutil.rmtree(os.path.join(by_git, '.git'))
+    run(checkout)
+    relative = [{os.path.relpath(path, root): content for path, (content, _) in snapshot(root).items()}
+                for root in (checkout, by_git)]
+    assert relative[0] == relative[1]
+
+
+def test_an_older_install_is_brought_up_to_date(checkout, monkeypatch):
+    before = snapshot(checkout)
+    old_networks = {'cru56': {'net_name': 'fcrunet', 'num_layers': 56}}
+    with monkeypatch.context() as older:
+        older.setattr(patcher, 'load_networks', lambda: old_networks)
+        older.setattr(patcher, 'load_modules', lambda networks: {'fcrunet.py': b'old = 1\n', 'face_blocks.py': b'old = 2\n'})
+        assert patcher.main([checkout]) == 0
+    assert run(checkout, '--status')[1].startswith('outdated')
+    assert run(checkout)[0] == 0
+    assert run(checkout, '--status')[0] == 0
+    with open(file_in(checkout, 'arcface_mxnet', 'config.py')) as file:
+        assert file.read().count('network.cru56 = ') == 1
+    assert run(checkout, '--revert')[0] == 0
+    assert snapshot(checkout) == before
+
+
+@pytest.mark.parametrize('change', [
+    lambda text: text.replace(b'\n', b'\r\n'),
+    lambda text: text.rstrip(b'\n'),
+    lambda text: text.replace(b'\n', b'\r\n').rstrip(b'\r\n'),
+    lambda text: b'\xef\xbb\xbf' + text,
+    lambda text: text.replace(b'    ', b'\t'),
+    lambda text: text.replace(b'    ', b'  '),
+    lambda text: text[:text.index(b'# data sets')],
+    lambda text: text[:text.index(b'# data sets')].rstrip(b'\n'),
+    lambda text: text[:text.index(b'# data sets')].rstrip(b'\n').replace(b'\n', b'\r\n'),
+    lambda text: text + "# 人脸 \f\x0b\u2028 face".encode('utf-8'),
+    lambda text: text + b'\nprint "Python 2"\n',
+    lambda text: text.replace(b'network.mini4.num_layers = 4', b'network.mini4.net_blocks = [1,\n  2]') + b'print "2"\n',
+], ids=['crlf', 'no newline', 'crlf, no newline', 'bom', 'tabs', 'two spaces', 'ends there', 'ends there, no newline',
+        'ends there, crlf, no newline', 'odd characters', 'Python 2', 'Python 2, long line'])
+def test_revert_gives_back_every_byte(checkout, change):
+    config = file_in(checkout, 'arcface_mxnet', 'config.py')
+    edit(config, change)
+    os.chmod(config, 0o640)
+    before = snapshot(checkout)
+    code, _, error = run(checkout)
+    assert code == 0, error
+    with open(config, 'rb') as file:
+        content = file.read()
+    assert content != before[config][0] and os.stat(config).st_mode == before[config][1]
+    if b'\r\n' in before[config][0]:
+        assert content.count(b'\n') == content.count(b'\r\n')
+    assert content.index(b'network.mini4') < content.index(b'network.cru116 = edict()')
+    assert run(checkout, '--status')[0] == 0
+    assert run(checkout, '--revert')[0] == 0
+    assert snapshot(checkout) == before
+
+
+def test_other_files_are_not_touched(checkout):
+    bystander = file_in(checkout, 'arcface_mxnet', 'symbol', 'fmini.py')
+    times = os.stat(bystander).st_mtime_ns
+    run(checkout)
+    run(checkout, '--revert')
+    assert os.stat(bystander).st_mtime_ns == times
+
+
+# --------------------------------------------------------------------------------- nothing of the user's
+
+def refused(checkout, words, *options):
+    """The tool stops with one sentence and leaves everything as it is."""
+    before = snapshot(checkout) if os.path.isdir(checkout) else None
+    code, output, error = run(checkout, *options)
+    assert code == 2 and len(error.splitlines()) == 1, (output, error)
+    assert re.search(words, error), error
+    assert before is None or snapshot(checkout) == before
+
+
+TRAIN, CONFIG = ('arcface_mxnet', 'train.py'), ('arcface_mxnet', 'config.py')
+
+
+@pytest.mark.parametrize('name, change, words', [
+    (TRAIN, lambda text: text.replace(b'import fmini', b'import fmini\nimport fcrunet'), r'train\.py:16 already has'),
+    (CONFIG, lambda text: text.replace(b'# data', b'network.cru116 = edict()\n# data'), r'config\.py:29 already has'),
+    (CONFIG, lambda text: text.replace(b'# data', b'network["att92"] = edict()\n# data'), r'config\.py:29 already has'),
+    (CONFIG, lambda text: text.replace(b'# data', b'<<<<<<< HEAD\n# data'), r'config\.py:29 has an unresolved merge'),
+    (TRAIN, lambda text: text + b'>>>>>>> branch\n', r'has an unresolved merge conflict'),
+    (CONFIG, lambda text: text + '# é\n'.encode('latin-1'), r'config\.py:\d+ is not UTF-8'),
+    (CONFIG, lambda text: re.sub(b'(?m)^network.*\n', b'', text), r'cannot find its network choices'),
+    (TRAIN, lambda text: text.replace(b'import fmini', b'').replace(b"'symbol'", b"'s'"), r'cannot find where it imports'),
+    (('arcface_mxnet', 'symbol', 'fcrunet.py'), lambda text: b'mine = 1\n', r'fcrunet\.py is not what this plug-in put'),
+    (CONFIG, lambda text: text + patcher.BEGIN.encode() + b'\n', r'do not form one block'),
+])
+def test_install_stops_before_what_is_not_its_own(checkout, name, change, words):
+    path = file_in(checkout, *name)
+    if not os.path.exists(path):
+        open(path, 'w').close()
+    edit(path, change)
+    refused(checkout, words)
+    refused(checkout, words, '--dry-run')
+
+
+def test_edited_block(checkout):
+    run(checkout)
+    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 40'))
+    assert run(checkout, '--status')[1].startswith('modified')
+    refused(checkout, r'config\.py:\d+: the block of the plug-in was edited')
+    refused(checkout, r'config\.py:\d+: the block of the plug-in was edited', '--revert')
+    assert run(checkout, '--force')[0] == 0
+    assert run(checkout, '--status')[0] == 0
+    with open(file_in(checkout, *CONFIG) + patcher.BACKUP) as file:
+        assert 'cru116.per_batch_size = 40' in file.read()
+
+
+def test_edits_below_the_block_stay(checkout):
+    run(checkout)
+    edit(file_in(checkout, *CONFIG), lambda text: text + b'\nnetwork.cru116.per_batch_size = 40\n')
+    code, output, _ = run(checkout)
+    assert code == 0 and 'Nothing to change' in output
+
+
+def test_edited_module(checkout):
+    run(checkout)
+    module = file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py')
+    edit(module, lambda text: text + b'# mine\n')
+    assert run(checkout, '--status')[1].startswith('modified')
+    refused(checkout, 'fcrunet.py is not what this plug-in put there')
+    refused(checkout, 'fcrunet.py was edited after it was copied', '--revert')
+    assert run(checkout, '--revert', '--force')[0] == 0
+    assert not os.path.exists(module)
+    with open(module + patcher.BACKUP) as file:
+        assert file.read().endswith('# mine\n')
+
+
+def test_a_module_copied_and_imported_by_hand_stays(checkout):
+    module = file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py')
+    shutil.copy(os.path.join(ROOT, 'symbols', 'fcrunet.py'), module)
+    edit(file_in(checkout, *TRAIN), lambda text: text.replace(b'import fmini', b'import fmini, fcrunet'))
+    before = snapshot(checkout)
+    assert run(checkout, '--revert')[0] == 0
+    assert snapshot(checkout) == before
+
+
+def test_a_foreign_module_of_that_name_is_left_by_revert(checkout):
+    module = file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py')
+    with open(module, 'w') as file:
+        file.write('mine = 1\n')
+    before = snapshot(checkout)
+    assert run(checkout, '--revert')[0] == 0 and snapshot(checkout) == before
+
+
+def test_links(checkout, tmp_path):
+    link = str(tmp_path / 'link')
+    os.symlink(checkout, link)
+    assert run(link)[0] == 0 and run(checkout, '--status')[0] == 0 and run(link, '--revert')[0] == 0
+    config = file_in(checkout, *CONFIG)
+    outside = str(tmp_path / 'my config.py')
+    os.rename(config, outside)
+    os.symlink(outside, config)
+    refused(checkout, r'config\.py is a link that leads out of the checkout')
+    with open(outside) as file:
+        assert 'cru116' not in file.read()
+
+
+def test_nothing_of_the_checkout_is_run(checkout, tmp_path):
+    witness = str(tmp_path / 'was here')
+    for name in (TRAIN, CONFIG, ('arcface_mxnet', 'symbol', 'fmini.py')):
+        edit(file_in(checkout, *name), lambda text: text + ('\nopen(%r, "w")\n' % witness).encode())
+    assert run(checkout)[0] == 0 and run(checkout, '--revert')[0] == 0
+    assert not os.path.exists(witness)
+
+
+def test_what_is_no_checkout(tmp_path):
+    refused(str(tmp_path / 'nowhere'), 'is not a folder')
+    refused(str(tmp_path), 'is not in an insightface checkout')
+    os.makedirs(str(tmp_path / 'recognition' / 'arcface_torch'))
+    with open(str(tmp_path / 'recognition' / 'arcface_torch' / 'train.py'), 'w') as file:
+        file.write('import torch\n')
+    refused(str(tmp_path), r'has no MXNet trainer; looked for recognition/train\*\.py, .*recognition/arcface_mxnet/train')
+    refused(str(tmp_path / 'recognition' / 'arcface_torch' / 'train.py'), 'is not a folder')
+    assert run()[0] == 2 and run(str(tmp_path), '--dry-run', '--status')[0] == 2
+
+
+# --------------------------------------------------------------------------------------------- all or nothing
+
+def count_calls(monkeypatch, name, fail_at=None):
+    """Count the calls of os.`name`; make one of them fail as a full disk would."""
+    real, calls = getattr(os, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == fail_at:
+            raise OSError(28, 'No space left on device', args[0] if isinstance(args[0], str) else None)
+        return real(*args, **kwargs)
+    monkeypatch.setattr(os, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
+@pytest.mark.parametrize('name', ['fsync', 'replace'])
+def test_a_failure_at_any_write_changes_nothing(checkout, monkeypatch, name, options):
+    if options:
+        patcher.main([checkout])
+    before = snapshot(checkout)
+    fail_at = failures = 0
+    while True:
+        fail_at += 1
+        with monkeypatch.context() as patched:
+            calls = count_calls(patched, name, fail_at)
+            try:
+                patcher.main([checkout] + options)
+            except patcher.Refusal as refusal:
+                assert 'No space left on device; nothing was changed' in str(refusal)
+                failures += 1
+                assert snapshot(checkout) == before, fail_at
+                continue
+        if len(calls) < fail_at:
+            break
+        assert name == 'fsync'  # of a folder, after everything is written, it may fail without harm
+        patcher.main([checkout] + ([] if options else ['--revert']))
+    assert failures >= 8
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import patch_insightface as patcher
+left = [{after}]
+def dying(real):
+    def call(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+    return call
+os.replace, os.fsync, os.remove = dying(os.replace), dying(os.fsync), dying(os.remove)
+patcher.main({arguments!r})
+"""
+
+
+@pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
+def test_killed_at_any_point_a_later_run_ends_well(checkout, options):
+    before = snapshot(checkout)
+    after = killed = 0
+    while True:
+        if options:
+            patcher.main([checkout])
+        code = KILLED.format(root=ROOT, after=after, arguments=[checkout] + options)
+        status = subprocess.run([sys.executable, '-c', code], stdout=subprocess.DEVNULL).returncode
+        if status == -signal.SIGKILL:
+            killed += 1
+            if killed % 2:
+                assert patcher.main([checkout]) == 0
+                assert patcher.main([checkout, '--status']) == 0
+        assert patcher.main([checkout, '--revert']) == 0
+        assert snapshot(checkout) == before, after
+        if status == 0:
+            break
+        after += 5
+    assert killed >= 10
+
+
+# ------------------------------------------------------------------------------------------ any config at all
+
+with open(os.path.join(TEMPLATE, 'sample_config.py')) as _file:
+    HEAD, TAIL = _file.read().split('# networks\n')
+TAIL = TAIL[TAIL.index('# data sets'):]
+
+names = st.from_regex(r'[a-z][a-z0-9_]{0,8}', fullmatch=True).filter(lambda name: name not in patcher.load_networks())
+values = st.one_of(st.integers(), st.booleans(), st.text(max_size=12), st.lists(st.integers(), max_size=3)).map(repr)
+
+
+@st.composite
+def network_entries(draw):
+    """The network choices of a config, written as people write them."""
+    lines = ['network = edict()']
+    for name in draw(st.lists(names, max_size=4)):
+        lines += draw(st.sampled_from([[], [''], ['', '# ' + name], ['if True:  # ' + name, '    pass']]))
+        lines.append(draw(st.sampled_from(['network.%s = edict()', "network['%s'] = edict()"])) % name)
+        lines.append("network['%s'].net_name = 'fmini'" % name)
+        value = draw(values)
+        lines.append(draw(st.sampled_from(['network.%s.x = %s', 'network.%s.x = (\n    %s\n)', 'network.%s.x = %s; y = 1']))
+                     % (name if not name[0].isdigit() else 'n', value))
+    return lines
+
+
+@given(entries=network_entries(), eol=st.sampled_from(['\n', '\r\n']), bom=st.booleans(), newline=st.booleans(),
+       tail=st.sampled_from([TAIL, '', '\n', '# end']), python2=st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_config(tmp_path_factory, entries, eol, bom, newline, tail, python2):
+    import keyword
+    if any(keyword.iskeyword(word) for line in entries for word in re.findall(r'network\.(\w+)', line)):
+        return
+    text = HEAD + '\n'.join(entries) + '\n' + tail + ('\nprint "2"\n' if python2 else '')
+    text = text if newline else text.rstrip('\n')
+    root = str(tmp_path_factory.mktemp('any'))
+    trainer = lay_out(root, 'A')[0]
+    config = os.path.join(trainer, 'config.py')
+    with open(config, 'wb') as file:
+        file.write((b'\xef\xbb\xbf' if bom else b'') + text.replace('\n', eol).encode('utf-8'))
+    before = snapshot(root)
+    assert patcher.main([root]) == 0
+    installed = snapshot(root)
+    with open(config, encoding='utf-8-sig') as file:
+        new = file.read()
+    if not python2:
+        scope = {}
+        exec(compile(new.split('\ndef generate_config')[0], config, 'exec'), scope)
+        assert set(patcher.load_networks()) <= set(scope['network'])
+    assert patcher.main([root]) == 0 and snapshot(root) == installed
+    assert patcher.main([root, '--revert']) == 0 and snapshot(root) == before
+
+
+imports = st.lists(st.sampled_from(['import fmini', 'import os, fmini', 'import fmini as net', 'if True:\n    import fmini',
+                                    'try:\n    import fmini\nexcept ImportError:\n    raise', 'import os; import fmini',
+                                    '# import fcrunet', "TEXT = '''\nimport fcrunet_\n'''"]), min_size=1, max_size=4)
+
+
+@given(imports=imports, eol=st.sampled_from(['\n', '\r\n']), rest=st.sampled_from(['', '\n', '\n\ndef f():\n  pass\n', '  # end']))
+@settings(max_examples=60, deadline=None)
+def test_any_trainer(tmp_path_factory, imports, eol, rest):
+    root = str(tmp_path_factory.mktemp('any'))
+    trainer = lay_out(root, 'A')[0]
+    script = os.path.join(trainer, 'train.py')
+    text = "import os, sys\nsys.path.append(os.path.join(os.path.dirname(__file__), 'symbol'))\n"
+    with open(script, 'wb') as file:
+        file.write((text + '\n'.join(imports) + rest).replace('\n', eol).encode())
+    before = snapshot(root)
+    assert patcher.main([root]) == 0
+    with open(script, newline='') as file:
+        new = file.read()
+    compile(new, script, 'exec')
+    assert re.search(r'(?m)^import fcrunet\r?$', new)
+    assert patcher.main([root, '--revert']) == 0 and snapshot(root) == before
