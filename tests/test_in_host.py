@@ -1,4 +1,4 @@
-"""The networks inside insightface, put there by hand as the README says.
+"""The networks inside insightface, put there by hand as the README says, or by patch_insightface.py.
 
 The host is the miniature of tests/host, in every layout. With INSIGHTFACE=/path/to/checkout the same is
 done to a copy of that checkout, whose trainer needs scikit-learn, scipy <= 1.7.3 and opencv as well.
@@ -13,8 +13,10 @@ import sys
 import mxnet as mx
 import pytest
 
+import patch_insightface
 from conftest import ROOT
 from host.layouts import LAYOUTS, lay_out, symbol_folder
+from test_patch import snapshot
 
 CHECKOUT = os.environ.get('INSIGHTFACE')
 MODULES = ('face_blocks.py', 'fcrunet.py', 'fresattention.py', 'firesnet.py')
@@ -64,6 +66,11 @@ def plug_in_by_hand(trainer):
         file.write(re.sub(r'^(dataset = edict\(\))', lines.replace('\\', '\\\\') + r'\1', text, flags=re.MULTILINE))
 
 
+def plug_in_by_patch(trainer):
+    shutil.copy(os.path.join(trainer, 'sample_config.py'), os.path.join(trainer, 'config.py'))
+    assert patch_insightface.main([trainer]) == 0
+
+
 def set_up_small_run(trainer, faces_folder):
     """Edit config.py as a user would: this data set, two steps, a narrow network."""
     with open(os.path.join(trainer, 'config.py'), 'a') as file:
@@ -83,8 +90,9 @@ def train(trainer, network, models):
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_trains_by_hand(trainer, faces_folder, network, tmp_path):
-    plug_in_by_hand(trainer)
+@pytest.mark.parametrize('plug_in', [plug_in_by_hand, plug_in_by_patch])
+def test_trains(trainer, faces_folder, plug_in, network, tmp_path):
+    plug_in(trainer)
     set_up_small_run(trainer, faces_folder)
     output = train(trainer, network, str(tmp_path / 'models'))
     assert 'Network FLOPs' in output
@@ -94,6 +102,18 @@ def test_trains_by_hand(trainer, faces_folder, network, tmp_path):
     assert symbol.list_outputs() == ['fc1_output']
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
     assert set(aux_params) == set(symbol.list_auxiliary_states())
+
+
+def test_patched_trained_and_reverted_nothing_is_left(trainer, faces_folder, tmp_path_factory):
+    root = os.path.dirname(trainer) if os.path.basename(trainer) == 'recognition' else os.path.dirname(os.path.dirname(trainer))
+    before = snapshot(root)
+    plug_in_by_patch(trainer)
+    set_up_small_run(trainer, faces_folder)
+    train(trainer, 'cru56', str(tmp_path_factory.mktemp('models')))
+    assert patch_insightface.main([trainer, '--revert']) == 0
+    os.remove(os.path.join(trainer, 'config.py'))  # the user's own
+    after = snapshot(root)
+    assert {path: after[path] for path in after if '__pycache__' not in path} == before
 
 
 def test_same_bytes_work_without_any_config(tmp_path):
