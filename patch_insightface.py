@@ -636,6 +636,16 @@ def remove_empty_symbol_folders(checkout):
 
 # ---------------------------------------------------------------------------------------------------- report
 
+def print_leftovers(checkout):
+    """Point out lines of the user's that need what was taken out: the config would not load with them."""
+    names = '|'.join(map(re.escape, checkout.networks))
+    for path, source in checkout.sources.items():
+        line = source.outside_block(r'\s*network(\.(%s)\b|\[\s*[\'"](%s)[\'"])' % (names, names))
+        if source.block and line:
+            print('Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
+                  % (os.path.relpath(path, checkout.root), line))
+
+
 def kind(change):
     if change.old is None:
         return 'keep a backup as' if BACKUP in change.path else 'add'
@@ -704,13 +714,16 @@ def parse_args(argv):
         'insightface checkout (python train.py --network cru116), or take them out again.')
     parser.add_argument('path', help='the checkout, or any folder in it')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
     what.add_argument('--status', action='store_true', help='say what is there, for every trainer; exit 1 unless all '
                                                             'are installed and up to date')
     what.add_argument('--revert', action='store_true', help='take the networks out again')
+    parser.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
     parser.add_argument('--force', action='store_true', help='replace what was edited or is not ours, keeping a backup '
                                                              'FILE%s beside it' % BACKUP)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.status and (args.dry_run or args.force):
+        parser.error('--status changes nothing; leave out --dry-run and --force')
+    return args
 
 
 def main(argv=None):
@@ -731,11 +744,13 @@ def main(argv=None):
         return 0
     if changes:
         print_changes('Plan, in %s:' % checkout.root, changes, checkout.root)
+        sys.stdout.flush()  # a reader who has gone ends it here, before the first write
     every_file = list(checkout.copies()) + list(checkout.sources)
     run(changes, [path + suffix for path in every_file for suffix in (NEW, OLD)])
     if args.revert:
         remove_empty_symbol_folders(checkout)
         print('Taken out: %d files.' % len(changes) if changes else 'Nothing to take out of %s.' % checkout.root)
+        print_leftovers(checkout)
     else:
         print('Done: %d files.' % len(changes) if changes else 'Nothing to change: %s is up to date.' % checkout.root)
         print_next_step(checkout)
@@ -748,6 +763,9 @@ if __name__ == '__main__':
     except Refusal as refusal:
         sys.stderr.write('patch_insightface.py: %s\n' % refusal)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of the output, head perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as problem:
         sys.stderr.write('patch_insightface.py: %s: %s\n' % (problem.filename, problem.strerror))
         sys.exit(2)

@@ -124,6 +124,9 @@ def test_dry_run_shows_the_diff_and_writes_nothing(checkout):
     run(checkout)
     code, output, _ = run(checkout, '--dry-run')
     assert code == 0 and 'Nothing would change' in output
+    installed = snapshot(checkout)
+    code, output, _ = run(checkout, '--revert', '--dry-run')
+    assert code == 0 and "-network.cru116.net_name = 'fcrunet'" in output and snapshot(checkout) == installed
 
 
 def test_dry_run_is_what_patch_would_apply(checkout, tmp_path):
@@ -251,6 +254,8 @@ def test_edits_below_the_block_stay(checkout):
     edit(file_in(checkout, *CONFIG), lambda text: text + b'\nnetwork.cru116.per_batch_size = 40\n')
     code, output, _ = run(checkout)
     assert code == 0 and 'Nothing to change' in output
+    code, output, _ = run(checkout, '--revert')
+    assert code == 0 and re.search(r'Note: .*config\.py:\d+ still names one of the networks', output)
 
 
 def test_edited_module(checkout):
