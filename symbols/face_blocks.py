@@ -25,6 +25,7 @@ ACTIVATIONS = LEAKY_RELUS + ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
 HEADS = ('E', 'FC', 'GAP', 'GDC', 'F', 'G', 'H', 'I', 'J', 'Z', 'C')
 BN_EPS = 2e-5
 DROPOUT = 0.4
+VECTOR = 16  # float32 numbers in a register of AVX-512
 SMALLEST_IMAGE = 32  # below it the attention modules run out of pixels to pool
 
 
@@ -39,7 +40,7 @@ class Settings(NamedTuple):
     workspace: int = 256  # MiB that cuDNN may use for one convolution
     net_act: str = 'prelu'
     net_prelu: str = 'op'  # how PReLU is computed: MXNet's operator, or by a convolution (faster on a CPU)
-    net_layout: str = 'copy'  # around grouped convolutions: 'copy' past oneDNN's slow layouts, or 'plain'
+    net_groups: str = 'merged'  # grouped convolutions: as they are ('op'), or 'merged' to a CPU vector's width
     net_unit: int = IMPROVED
     net_input: int = 1  # 0: the 7x7/2 stem, 1: the face stem, 2: the face stem behind a BN on the data
     net_output: str = 'E'
@@ -110,7 +111,7 @@ def checked(settings):
 
     choose('net_act', settings.net_act, ACTIVATIONS)
     choose('net_prelu', settings.net_prelu, ('op', 'conv'))
-    choose('net_layout', settings.net_layout, ('copy', 'plain'))
+    choose('net_groups', settings.net_groups, ('op', 'merged'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
     choose('net_input', settings.net_input, (0, 1, 2))
     choose('net_output', settings.net_output, HEADS)
@@ -151,21 +152,45 @@ class Layers:
 
     def conv(self, data, conv, name):
         """Apply the convolution that `conv` describes."""
-        weight = {} if conv.weight is None else {'weight': conv.weight}
-        symbol = data.symbol
-        plain_layout = conv.num_group > 1 and self.settings.net_layout == 'copy'
-        if plain_layout:
-            # A copy: without it the gradient leaves oneDNN's grouped convolution in a layout that makes the
-            # BatchNorm before it several times slower.
-            symbol = mx.sym.slice_axis(symbol, axis=1, begin=0, end=None, name=name + '_in')
+        weight, num_group = conv.weight, conv.num_group
+        merged = self._mergeable(conv.num_filter, num_group) if self.settings.net_groups == 'merged' else 1
+        if merged > 1:
+            weight = self._merge_groups(conv, merged, name)
+            num_group //= merged
         symbol = mx.sym.Convolution(
-            data=symbol, num_filter=conv.num_filter, kernel=(conv.kernel,) * 2, stride=(conv.stride,) * 2,
-            pad=(conv.kernel // 2,) * 2, num_group=conv.num_group, no_bias=True,
-            workspace=self.settings.workspace, name=name, **weight)
-        if plain_layout:
-            # A view: it makes oneDNN hand over a plain layout, for the BatchNorm behind it.
-            symbol = mx.sym.reshape(symbol, shape=(0, 0, 0, 0), name=name + '_out')
+            data=data.symbol, num_filter=conv.num_filter, kernel=(conv.kernel,) * 2, stride=(conv.stride,) * 2,
+            pad=(conv.kernel // 2,) * 2, num_group=num_group, no_bias=True,
+            workspace=self.settings.workspace, name=name, **({} if weight is None else {'weight': weight}))
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
+
+    @staticmethod
+    def _mergeable(num_filter, num_group):
+        """Return how many groups make one that fills a vector; 1 for dense and for depthwise convolutions."""
+        channels = num_filter // num_group
+        if num_group == 1 or channels == 1:
+            return 1
+        return next(count for count in range(1, num_group + 1)
+                    if num_group % count == 0 and (channels * count >= VECTOR or count == num_group))
+
+    @staticmethod
+    def _merge_groups(conv, count, name):
+        """Return the weight of `conv` for a convolution whose groups are `count` of its own, zero between them.
+
+        oneDNN gives a convolution of 2 to 8 channels per group a memory layout in which the BatchNorms on
+        both its sides are up to twenty times slower; 16 channels, a vector of AVX-512, are its common case.
+        The multiplications by zero cost next to nothing (benchmarks/NOTES.md).
+        """
+        channels, taps = conv.num_filter // conv.num_group, conv.kernel ** 2
+        weight = conv.weight
+        if weight is None:
+            weight = mx.sym.Variable(name + '_weight', shape=(conv.num_filter, channels) + (conv.kernel,) * 2)
+        weight = mx.sym.reshape(weight, shape=(conv.num_group // count, count, channels, 1, channels, taps),
+                                name=name + '_groups')
+        own = mx.sym._internal._eye(N=count, name=name + '_eye')
+        own = mx.sym.reshape(own, shape=(1, count, 1, count, 1, 1), name=name + '_own')
+        weight = mx.sym.broadcast_mul(weight, own, name=name + '_blocks')
+        return mx.sym.reshape(weight, shape=(conv.num_filter, channels * count) + (conv.kernel,) * 2,
+                              name=name + '_merged')
 
     def norm(self, data, name, fix_gamma=False):
         """Normalise each channel over the batch."""
@@ -186,12 +211,18 @@ class Layers:
         the operator's backward pass was two thirds of a training step (benchmarks/NOTES.md).
         """
         gamma = mx.sym.Variable(name + '_gamma', shape=(data.channels,), init=mx.init.Constant(0.25))
-        weight = mx.sym._internal._minus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
+        weight = mx.sym._internal._rminus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
         weight = mx.sym.reshape(weight, shape=(-1, 1, 1, 1), name=name + '_kernel')
-        negative = mx.sym._internal._minimum_scalar(data.symbol, scalar=0.0, name=name + '_min')
-        bend = mx.sym.Convolution(data=negative, weight=weight, no_bias=True, kernel=(1, 1), num_filter=data.channels,
-                                  num_group=data.channels, workspace=self.settings.workspace, name=name + '_bend')
-        return data._replace(symbol=mx.sym.elemwise_add(data.symbol, bend, name=name))
+        minus_one = mx.sym._internal._full(shape=(data.channels, 1, 1, 1), value=-1.0, name=name + '_minus_one')
+
+        def scale(symbol, weight, name):
+            return mx.sym.Convolution(data=symbol, weight=weight, no_bias=True, kernel=(1, 1),
+                                      num_filter=data.channels, num_group=data.channels,
+                                      workspace=self.settings.workspace, name=name)
+
+        negative = scale(data.symbol, minus_one, name + '_minus')
+        negative = mx.sym.Activation(negative, act_type='relu', name=name + '_negative')
+        return data._replace(symbol=mx.sym.elemwise_add(data.symbol, scale(negative, weight, name + '_bend'), name=name))
 
     def norm_act(self, data, bn_name, act_name):
         """Normalise, then activate."""
