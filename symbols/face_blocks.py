@@ -10,6 +10,7 @@ node called `relu…` is whatever `net_act` says; stem and head carry the host's
 `relu0`, `bn1`, `pre_fc1`, `fc1`).
 """
 import os
+import re
 import sys
 from typing import NamedTuple, Optional, Tuple
 
@@ -39,7 +40,8 @@ class Settings(NamedTuple):
     bn_mom: float = 0.9
     workspace: int = 256  # MiB that cuDNN may use for one convolution
     net_act: str = 'prelu'
-    net_prelu: str = 'op'  # how PReLU is computed: MXNet's operator, or by a convolution (faster on a CPU)
+    net_prelu: str = 'op'  # PReLU: MXNet's operator, or by convolutions ('conv', faster on a CPU)
+    net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or by its matrices ('matrix', faster on a CPU)
     net_groups: str = 'merged'  # grouped convolutions: as they are ('op'), or 'merged' to a CPU vector's width
     net_unit: int = IMPROVED
     net_input: int = 1  # 0: the 7x7/2 stem, 1: the face stem, 2: the face stem behind a BN on the data
@@ -49,6 +51,7 @@ class Settings(NamedTuple):
     net_se: int = 0
     net_multiplier: float = 1.0  # scales every width but the embedding's
     fp16: bool = False
+    memonger: bool = False  # recompute feature maps in the backward pass: a quarter of the memory, some more time
 
 
 class FeatureMap(NamedTuple):
@@ -111,12 +114,13 @@ def checked(settings):
 
     choose('net_act', settings.net_act, ACTIVATIONS)
     choose('net_prelu', settings.net_prelu, ('op', 'conv'))
+    choose('net_resize', settings.net_resize, ('op', 'matrix'))
     choose('net_groups', settings.net_groups, ('op', 'merged'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
     choose('net_input', settings.net_input, (0, 1, 2))
     choose('net_output', settings.net_output, HEADS)
     # Configs write switches as 0/1 or as False/True; both are meant.
-    for switch in ('net_se', 'fp16'):
+    for switch in ('net_se', 'fp16', 'memonger'):
         choose(switch, getattr(settings, switch), (0, 1, False, True))
     require('emb_size', lambda n: n == int(n) and n > 0, 'a whole number above 0')
     require('workspace', lambda n: n == int(n) and n > 0, 'a whole number of MiB above 0')
@@ -145,6 +149,7 @@ class Layers:
         if unknown:
             raise ValueError('%s is not a setting; choose from %s' % (', '.join(unknown), ', '.join(Settings._fields)))
         self.settings = checked(Settings(**settings))
+        self._trunk_type = 'float16' if self.settings.fp16 else 'float32'
 
     def width(self, width, num_group=1):
         """Return `width` times `net_multiplier`, rounded to a multiple of `num_group`, at least one each."""
@@ -172,8 +177,7 @@ class Layers:
         return next(count for count in range(1, num_group + 1)
                     if num_group % count == 0 and (channels * count >= VECTOR or count == num_group))
 
-    @staticmethod
-    def _merge_groups(conv, count, name):
+    def _merge_groups(self, conv, count, name):
         """Return the weight of `conv` for a convolution whose groups are `count` of its own, zero between them.
 
         oneDNN gives a convolution of 2 to 8 channels per group a memory layout in which the BatchNorms on
@@ -186,7 +190,7 @@ class Layers:
             weight = mx.sym.Variable(name + '_weight', shape=(conv.num_filter, channels) + (conv.kernel,) * 2)
         weight = mx.sym.reshape(weight, shape=(conv.num_group // count, count, channels, 1, channels, taps),
                                 name=name + '_groups')
-        own = mx.sym._internal._eye(N=count, name=name + '_eye')
+        own = mx.sym._internal._eye(N=count, dtype=self._trunk_type, name=name + '_eye')
         own = mx.sym.reshape(own, shape=(1, count, 1, count, 1, 1), name=name + '_own')
         weight = mx.sym.broadcast_mul(weight, own, name=name + '_blocks')
         return mx.sym.reshape(weight, shape=(conv.num_filter, channels * count) + (conv.kernel,) * 2,
@@ -194,26 +198,32 @@ class Layers:
 
     def norm(self, data, name, fix_gamma=False):
         """Normalise each channel over the batch."""
+        # cuDNN's BatchNorm updates the moving statistics in the forward pass, so twice where that is run again;
+        # MXNet's own updates them in the backward pass.
+        once = {'cudnn_off': True} if self.settings.memonger else {}
         return data._replace(symbol=mx.sym.BatchNorm(
-            data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name))
+            data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name, **once))
 
     def act(self, data, name):
         """Apply the activation that `net_act` names."""
         if (self.settings.net_act, self.settings.net_prelu) == ('prelu', 'conv'):
-            return self._prelu_by_convolution(data, name)
+            return self._prelu_by_convolutions(data, name)
         operator = mx.sym.LeakyReLU if self.settings.net_act in LEAKY_RELUS else mx.sym.Activation
         return data._replace(symbol=operator(data=data.symbol, act_type=self.settings.net_act, name=name))
 
-    def _prelu_by_convolution(self, data, name):
-        """PReLU as x + (gamma - 1) min(x, 0), the product being a depthwise 1x1 convolution.
+    def _prelu_by_convolutions(self, data, name):
+        """PReLU as x + (1 - gamma) max(-x, 0), both products being depthwise 1x1 convolutions.
 
-        The same function of the same parameter as MXNet's operator, which oneDNN does not have: on a CPU
-        the operator's backward pass was two thirds of a training step (benchmarks/NOTES.md).
+        The same function of the same parameter as MXNet's operator, which oneDNN does not have: on a CPU the
+        operator's backward pass was half of a training step (benchmarks/NOTES.md). Every operator here is
+        oneDNN's, so that no map changes its memory layout on the way; in inference the convolutions take
+        the ReLU and the sum in.
         """
         gamma = mx.sym.Variable(name + '_gamma', shape=(data.channels,), init=mx.init.Constant(0.25))
         weight = mx.sym._internal._rminus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
         weight = mx.sym.reshape(weight, shape=(-1, 1, 1, 1), name=name + '_kernel')
-        minus_one = mx.sym._internal._full(shape=(data.channels, 1, 1, 1), value=-1.0, name=name + '_minus_one')
+        minus_one = mx.sym._internal._full(shape=(data.channels, 1, 1, 1), value=-1.0, dtype=self._trunk_type,
+                                           name=name + '_minus_one')
 
         def scale(symbol, weight, name):
             return mx.sym.Convolution(data=symbol, weight=weight, no_bias=True, kernel=(1, 1),
@@ -245,8 +255,37 @@ class Layers:
 
     def resize(self, data, size, name):
         """Resize bilinearly to `size`, (height, width), corners aligned."""
+        if self.settings.net_resize == 'matrix':
+            return self._resize_by_matrices(data, size, name)
         symbol = mx.sym.contrib.BilinearResize2D(data=data.symbol, height=size[0], width=size[1], name=name)
         return data._replace(symbol=symbol, size=size)
+
+    def _resize_by_matrices(self, data, size, name):
+        """Resize the last axis by a matrix product, swap the axes, and do both once more.
+
+        The same function as MXNet's operator, whose backward pass was 40 % of a training step of att92 on a
+        CPU (benchmarks/NOTES.md).
+        """
+        symbol = data.symbol
+        for axis, before, after in (('width', data.size[1], size[1]), ('height', data.size[0], size[0])):
+            node = '%s_%s' % (name, axis)
+            symbol = mx.sym.FullyConnected(symbol, weight=self._interpolation(before, after, node), num_hidden=after,
+                                           no_bias=True, flatten=False, name=node)
+            symbol = mx.sym.transpose(symbol, axes=(0, 1, 3, 2), name=name if axis == 'height' else node + '_swap')
+        return data._replace(symbol=symbol, size=size)
+
+    def _interpolation(self, before, after, name):
+        """Return the matrix, (after, before), that interpolates linearly between `before` values, ends aligned."""
+        step = (before - 1) / (after - 1) if after > 1 else 0.0
+        source = mx.sym._internal._arange(start=0, stop=after, name=name + '_target')
+        source = mx.sym._internal._mul_scalar(source, scalar=step, name=name + '_source')
+        source = mx.sym.reshape(source, shape=(after, 1), name=name + '_source_column')
+        known = mx.sym._internal._arange(start=0, stop=before, name=name + '_known')
+        known = mx.sym.reshape(known, shape=(1, before), name=name + '_known_row')
+        distance = mx.sym.abs(mx.sym.broadcast_sub(source, known, name=name + '_offset'), name=name + '_distance')
+        matrix = mx.sym.relu(mx.sym._internal._rminus_scalar(distance, scalar=1.0, name=name + '_nearness'),
+                             name=name + '_matrix')
+        return mx.sym.Cast(matrix, dtype='float16', name=name + '_cast') if self.settings.fp16 else matrix
 
     def add(self, left, right, name):
         """Add two maps of one shape."""
@@ -382,6 +421,23 @@ def stem(layers, max_pool=True):
     return data, 2
 
 
+def recompute(trunk):
+    """Make the backward pass compute the trunk's feature maps again, but for those that are cheapest to keep.
+
+    Kept are the sums at the end of the units and the masks of attention modules: operators whose gradient
+    needs none of their inputs, for whatever is kept keeps the inputs of its gradient as well. In an attention
+    module, fewer: some of its units go in pairs. What planned least was found by trying (benchmarks/NOTES.md).
+
+    The idea is Chen et al. 2016, arXiv 1604.06174. In MXNet the attribute alone does it, whatever the
+    environment says.
+    """
+    for node in trunk.get_internals():
+        is_variable = node.get_children() is None
+        kept = node.name.endswith(('_plus', '_sigmoid')) and not re.search(r'_mask_down|_trunk_unit1_', node.name)
+        if not is_variable and not kept:
+            node._set_attr(__force_mirroring__='True')
+
+
 def head(layers, data, open_end):
     """Build the embedding, (batch, emb_size), as a symbol named `fc1`, from the last map of the trunk.
 
@@ -398,6 +454,8 @@ def head(layers, data, open_end):
     """
     settings = layers.settings
     output = settings.net_output
+    if settings.memonger:
+        recompute(data.symbol)
     if settings.fp16:
         data = data._replace(symbol=mx.sym.Cast(data.symbol, dtype='float32', name='to_float32'))
 

@@ -1,8 +1,10 @@
 """From a network choice to its symbol, and what can be counted on a symbol without computing it."""
 import importlib
 import json
+import re
 
 import project  # noqa: F401  puts symbols/ on the path
+import mxnet as mx
 import numpy as np
 
 import config as host
@@ -23,10 +25,20 @@ def choose(network, dataset=None, loss='arcface'):
     return host.config
 
 
-def shapes(symbol, image_shape):
-    """Return {name: shape} of all arguments and outputs of operators for one image of `image_shape`, (h, w, 3)."""
+def suit(config, device):
+    """Set the forms of the layers that suit `device`, 'cpu' or 'gpu'; what is computed stays the same.
+
+    On a CPU memory is no reason to compute anything twice, and PReLU and bilinear resizing are slow as
+    MXNet's own operators (benchmarks/NOTES.md).
+    """
+    if device == 'cpu':
+        config.update(net_prelu='conv', net_resize='matrix', memonger=False)
+
+
+def shapes(symbol, image_shape, batch=1):
+    """Return {name: shape} of all arguments and outputs of operators for `batch` images of `image_shape`, (h, w, …)."""
     internals = symbol.get_internals()
-    _, outputs, _ = internals.infer_shape(data=(1, 3) + tuple(image_shape[:2]))
+    _, outputs, _ = internals.infer_shape(data=(batch, 3) + tuple(image_shape[:2]))
     return dict(zip(internals.list_outputs(), outputs))
 
 
@@ -36,16 +48,39 @@ def count_parameters(symbol, image_shape):
     return sum(int(np.prod(shape[name])) for name in symbol.list_arguments() if name != 'data')
 
 
+def learnt_weight(nodes, node):
+    """Return the variable behind the weight of `node`, one of `nodes` of a symbol's JSON, or None.
+
+    None for anything but a convolution or a fully connected layer, and for a PReLU or a resizing that is
+    written as one.
+    """
+    if node['op'] not in ('Convolution', 'FullyConnected'):
+        return None
+    weight = nodes[node['inputs'][1][0]]
+    while weight['inputs']:  # made of another one, as merged groups are
+        weight = nodes[weight['inputs'][0][0]]
+    return weight if weight['name'].endswith('_weight') else None
+
+
 def count_macs(symbol, image_shape):
     """Return the multiply-adds of all convolutions and fully connected layers for one image."""
     shape = shapes(symbol, image_shape)
     nodes = json.loads(symbol.tojson())['nodes']
     total = 0
     for node in nodes:
-        if node['op'] in ('Convolution', 'FullyConnected'):
-            weight = nodes[node['inputs'][1][0]]
-            if weight['op'] != 'null':
-                continue  # not learnt: a PReLU written as a convolution
+        weight = learnt_weight(nodes, node)
+        if weight:
             positions = shape[node['name'] + '_output'][2:]  # none for a fully connected layer
             total += int(np.prod(shape[weight['name']])) * int(np.prod(positions))
     return total
+
+
+def planned_memory(symbol, batch, image_shape, training=True):
+    """Return the MB (2^20 bytes) that MXNet plans for feature maps and their gradients, for `batch` images.
+
+    It is what an executor allocates besides the parameters, their gradients and the images; the same on every
+    device but for a convolution's workspace. Nothing is computed.
+    """
+    request = {name: 'write' if training and name != 'data' else 'null' for name in symbol.list_arguments()}
+    executor = symbol.simple_bind(mx.cpu(), grad_req=request, data=(batch, 3) + tuple(image_shape[:2]))
+    return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))

@@ -2,7 +2,7 @@
 from rich.console import Console
 from rich.table import Table
 
-TEXT_COLUMNS = ('network', 'file', 'form', 'published')  # left-justified; all others are numbers
+TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published')  # left-justified; all others are numbers
 
 
 def show(title, columns, rows):

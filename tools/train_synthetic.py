@@ -20,7 +20,7 @@ import datasets
 import face_losses
 import tables
 import verification
-from network import build, count_macs, count_parameters
+from network import build, count_macs, count_parameters, suit
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
 
@@ -37,6 +37,9 @@ def parse_args(argv=None):
                         help='learning rate; divided by 10 after 70%% and 90%% of the steps')
     parser.add_argument('--multiplier', type=positive, default=1.0,
                         help='width of the network against the paper (net_multiplier)')
+    parser.add_argument('--memonger', choices=('on', 'off'),
+                        help='compute feature maps again in the backward pass instead of keeping them, for a quarter '
+                             "of the memory (default: the network's choice on a GPU, off on a CPU)")
     parser.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
     parser.add_argument('--images', type=whole_number(1), default=20, help='images of each')
     parser.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')
@@ -151,7 +154,9 @@ def main(argv=None):
     host.generate_config(args.network, 'synthetic', args.loss)
     host.config.net_multiplier = args.multiplier
     contexts = devices(args.devices)
-    host.config.net_prelu = 'conv' if contexts[0].device_type == 'cpu' else 'op'
+    suit(host.config, contexts[0].device_type)
+    if args.memonger:
+        host.config.memonger = args.memonger == 'on'
     embedding = build(host.config)
     with new_files(args.output):  # writable? better to know before training than after
         pass

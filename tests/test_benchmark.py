@@ -1,0 +1,118 @@
+"""The benchmark: what it prints, what it refuses. How fast anything is, no test says."""
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import benchmark
+from conftest import NETWORKS, ROOT
+from network import build, choose, count_macs, planned_memory
+
+SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'
+
+
+def run(*arguments, **kwargs):
+    """Run the program; return the finished process."""
+    return subprocess.run([sys.executable, os.path.join(ROOT, 'tools', 'benchmark.py')] + list(arguments),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **kwargs)
+
+
+def markdown(text):
+    """Return the tables of `text`, each a list of {column: cell}."""
+    tables, columns = [], None
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        if not line.startswith('|'):
+            columns = None
+        elif columns is None or cells[0] == columns[0]:
+            columns = cells
+            tables.append([])
+        elif not cells[0].startswith(':-'):
+            tables[-1].append(dict(zip(columns, cells)))
+    return tables
+
+
+def test_times_side_by_side(tmp_path):
+    picture = tmp_path / 'a folder' / 'times.png'
+    choices = ['cru56:plain,' + SMALL, 'cru56:' + SMALL]
+    done = run(*choices, '--per-batch-size', '2', '--repetitions', '2', '--markdown', '--plot', str(picture))
+    assert done.returncode == 0, done.stderr
+    training, inference = markdown(done.stdout)
+    for rows in (training, inference):
+        assert [row['choice'] for row in rows] == [choices[0], 'cru56, convolutions and FCs alone', choices[1]]
+        assert rows[0]['ratio'] == '1.00×' and rows[1]['over the floor'] == '1.00×'
+        for row in rows:
+            assert float(row['ms/image']) * float(row['images/s']) == pytest.approx(1000, rel=0.1)
+    assert float(training[0]['plan MB/image']) > float(inference[0]['plan MB/image']) > 0
+    assert 100 < float(training[2]['peak RSS MB']) < 8000
+    width, height = Image.open(str(picture)).size
+    assert width > 1000 and height > 200
+    assert len(set(Image.open(str(picture)).convert('RGB').getdata())) > 10
+    assert os.listdir(str(picture.parent)) == ['times.png']
+
+
+def test_the_peer():
+    done = run('cru56_imagenet:image_shape=(64,64,3)', '--peer', 'gluoncv2', '--per-batch-size', '1', '--repetitions',
+               '1', '--only', 'inference', '--markdown')
+    assert done.returncode == 0, done.stderr
+    (rows,) = markdown(done.stdout)
+    assert [row['choice'] for row in rows][1:] == ['cru56_imagenet, convolutions and FCs alone',
+                                                   'gluoncv2 crunet56']
+
+
+def test_the_floor_is_every_learnt_layer_once():
+    config = choose('att56')
+    config.update(image_shape=(64, 64, 3), net_multiplier=0.1, net_prelu='conv', net_resize='matrix')
+    symbol = build(config)
+    floor = benchmark.Floor(symbol, (1, 3, 64, 64), benchmark.mx.cpu(), training=True)
+    macs = sum(count * layer_macs(step) for count, step in floor.steps)
+    assert macs == count_macs(symbol, (64, 64, 3))
+    for _, step in floor.steps:
+        reads_the_image = step.executor.arg_dict['data'].shape[1] == 3
+        assert (step.executor.grad_dict['data'] is None) == reads_the_image
+
+
+def layer_macs(step):
+    """Return the multiply-adds of a step's single layer."""
+    weight, output = step.executor.arg_dict['layer_weight'].shape, step.executor.outputs[0].shape
+    return int(benchmark.np.prod(weight)) * int(benchmark.np.prod(output[2:]))
+
+
+@pytest.mark.parametrize('network', ['cru116', 'att56', 'ires50_imagenet'])
+def test_memory_table(network):
+    (row,) = benchmark.memory_rows([network])
+    config = choose(network)
+    assert row[:3] == (network, str(config.per_batch_size), 'on' if config.memonger else 'off')
+    for place, (memonger, batch) in enumerate((memonger, batch) for memonger in (False, True)
+                                              for batch in benchmark.BATCHES):
+        config = choose(network)
+        config.memonger = memonger
+        assert row[3 + place] == '{:,.0f}'.format(planned_memory(build(config), batch, config.image_shape))
+
+
+def test_building_table():
+    rows = benchmark.building_rows(NETWORKS)
+    assert [row[0] for row in rows] == NETWORKS
+    assert all(float(cell.replace(',', '')) >= 0 for row in rows for cell in row[1:])
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['cru57'], ["'cru57'", 'cru56']),
+    (['cru56', 'cru56'], ['once']),
+    (['cru56:width=2'], ["'width'", 'net_multiplier']),
+    (['cru56:net_prelu=fast'], ['net_prelu', "'op'"]),
+    (['att56', '--peer', 'gluoncv2'], ['att56', 'cru56_imagenet']),
+    (['cru56', '--peer', 'timm'], ['timm', 'gluoncv2']),
+    (['cru56', '--repetitions', '0'], ['0', 'at least 1']),
+    (['cru56', '--memory', '--building'], ['--memory']),
+    (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
+    (['cru56', '--plot', 'x.svg'], ['x.svg', '.png']),
+    (['cru56', '--device', 'gpu'], ['GPU']),
+])
+def test_bad_input_is_one_sentence(arguments, words, tmp_path):
+    done = run(*arguments, cwd=str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
+    assert os.listdir(str(tmp_path)) == []

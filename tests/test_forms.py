@@ -1,0 +1,163 @@
+"""The forms of a network that compute the same: rewritten operators, and feature maps computed again in training."""
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+import config as host
+import face_blocks
+from conftest import NETWORKS, nodes
+from network import count_parameters, planned_memory, shapes
+from test_networks import NARROW, PLAIN, QUICK, assert_close, bind
+
+FACE_NETWORKS = [name for name in NETWORKS if not name.endswith('_imagenet')]
+SAMPLES = ['cru56', 'att56', 'attnext56']  # between them: groups of one channel and more, resizing, PReLU
+
+
+# ------------------------------------------------------------------------------------- rewritten operators
+
+@pytest.mark.parametrize('network', SAMPLES)
+def test_rewritten_networks_compute_the_same(chosen, network):
+    """Same parameters, shapes and initial values, so that a checkpoint fits both; outputs agree to 1e-5."""
+    # No Dropout in this head: it would drop other units in each.
+    plain, quick = [chosen(network, **dict(NARROW, net_output='FC', **form)) for form in (PLAIN, QUICK)]
+    assert set(plain.list_arguments()) == set(quick.list_arguments())
+    assert plain.list_auxiliary_states() == quick.list_auxiliary_states()
+    shape, other = [shapes(symbol, host.config.image_shape) for symbol in (plain, quick)]
+    assert all(shape[name] == other[name] for name in plain.list_arguments())
+    initial = []
+    for symbol in (plain, quick):
+        module = mx.mod.Module(symbol, label_names=None)
+        module.bind([('data', (1, 3, 64, 64))], for_training=False)
+        module.init_params(mx.init.Xavier())
+        initial.append({name: array.asnumpy() for name, array in module.get_params()[0].items() if 'relu' in name})
+    assert initial[0] and all((values[name] == 0.25).all() for values in initial for name in initial[0])
+
+    executor = bind(plain, grad_req='null')
+    twin = quick.bind(mx.cpu(), executor.arg_dict, grad_req='null', aux_states=executor.aux_dict)
+    assert_close(twin.forward(is_train=False)[0], executor.forward(is_train=False)[0])
+
+
+LAYERS = {
+    'prelu': (QUICK, lambda layers, data: layers.act(data, 'relu')),
+    'grow': (QUICK, lambda layers, data: layers.resize(data, (11, 13), 'resize')),
+    'shrink': (QUICK, lambda layers, data: layers.resize(data, (3, 1), 'resize')),
+    'same': (QUICK, lambda layers, data: layers.resize(data, data.size, 'resize')),
+    'groups of 2': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(64, 3, 2, num_group=32), 'conv')),
+    'groups of 3': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(96, 3, 1, num_group=32), 'conv')),
+    'groups of 8': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(64, 1, 1, num_group=8), 'conv')),
+    'few groups': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(6, 3, 1, num_group=3), 'conv')),
+}
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_rewritten_layers_have_the_same_gradient(name):
+    """Of one layer: in a whole network, rounding carries a value over PReLU's kink now and then, to another slope."""
+    quick, build = LAYERS[name]
+    channels = {'groups of 3': 96, 'few groups': 6}.get(name, 64)
+    executors, arrays = [], {}
+    for form in (PLAIN, quick):
+        data = face_blocks.FeatureMap(mx.sym.Variable('data'), channels, (6, 7))
+        symbol = build(face_blocks.Layers(**form), data).symbol
+        executor = symbol.simple_bind(mx.cpu(), data=(2, channels, 6, 7))
+        rng = np.random.RandomState(0)
+        for key in sorted(executor.arg_dict):
+            arrays.setdefault(key, rng.normal(size=executor.arg_dict[key].shape))  # slopes above 1 and below 0 too
+            executor.arg_dict[key][:] = arrays[key]
+        executor.forward(is_train=True)
+        arrays.setdefault('head', rng.normal(size=executor.outputs[0].shape))
+        executor.backward(mx.nd.array(arrays['head']))
+        executors.append(executor)
+    plain, rewritten = executors
+    assert len(nodes(rewritten._symbol)) > len(nodes(plain._symbol))
+    assert_close(rewritten.outputs[0], plain.outputs[0], tolerance=1e-6)
+    assert set(plain.grad_dict) == set(rewritten.grad_dict)
+    for key in plain.grad_dict:
+        assert_close(rewritten.grad_dict[key], plain.grad_dict[key], tolerance=2e-6, message=key)
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_no_convolution_has_groups_of_a_few_channels(chosen, network):
+    """By default, inside insightface too: on a CPU the BatchNorms around such a convolution would crawl."""
+    for node in nodes(chosen(network)):
+        if node['op'] == 'Convolution':
+            groups = int(node['attrs'].get('num_group', 1))
+            channels = int(node['attrs']['num_filter']) // groups
+            assert groups == 1 or channels == 1 or channels >= face_blocks.VECTOR, node['name']
+
+
+# ----------------------------------------------------------------------------------------------- memonger
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_memonger_is_attributes_and_nothing_else(chosen, network):
+    off, on = [json.loads(chosen(network, memonger=switch).tojson()) for switch in (False, True)]
+    marked = []
+    for node in on['nodes']:
+        attrs = node.get('attrs', {})
+        if attrs.pop('__force_mirroring__', None):
+            marked.append(node)
+            if node['op'] == 'BatchNorm':  # else cuDNN would update the moving statistics twice
+                assert attrs.pop('cudnn_off') == 'True'
+        if not attrs:
+            node.pop('attrs', None)
+    for node in off['nodes']:
+        assert not {'__force_mirroring__', 'cudnn_off'} & set(node.get('attrs', {})), node['name']
+        if not node.get('attrs', True):
+            node.pop('attrs')
+    assert on == off
+    assert not [node['name'] for node in marked if node['op'] in ('null', 'Dropout')]
+    assert len(marked) > 100
+
+
+@pytest.mark.parametrize('network', FACE_NETWORKS)
+def test_memonger_plans_a_third_of_the_memory(chosen, network):
+    off, on = [planned_memory(chosen(network, memonger=switch), 16, host.config.image_shape)
+               for switch in (False, True)]
+    assert on < off / 3
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_the_default_batch_fits_11_gb(chosen, network):
+    """Plan, weights with gradient, momentum and the KVStore's copy, 86,000 classes likewise, and CUDA with its workspace."""
+    symbol = chosen(network)
+    config = host.config
+    parameters = count_parameters(symbol, config.image_shape) + 86000 * config.emb_size
+    logits = 8 * 86000 * config.per_batch_size
+    rest = (16 * parameters + 4 * logits) / 2 ** 20 + config.workspace + 600
+    assert planned_memory(symbol, config.per_batch_size, config.image_shape) + rest < 11 * 1024
+
+
+@pytest.mark.parametrize('network', ['cru56', 'cru116', 'att56', 'att92', 'attnext56', 'ires50'])
+@pytest.mark.parametrize('prelu', ['op', 'conv'])
+def test_memonger_trains_the_same(chosen, network, prelu):
+    """Three steps with and without: gradients, weights and moving statistics agree to float32 rounding.
+
+    PReLU starts with slope 1, so that rounding carries no value over a kink to another gradient; the head has
+    no Dropout.
+    """
+    executors = []
+    for switch in (False, True):
+        executor = bind(chosen(network, **dict(NARROW, net_output='H', memonger=switch, net_prelu=prelu)), batch=4)
+        for name, array in executor.arg_dict.items():
+            if 'relu' in name:
+                array[:] = 1
+        executors.append(executor)
+    head = mx.nd.array(np.random.RandomState(1).normal(size=executors[0].outputs[0].shape))
+    started = {name: array.copy() for name, array in executors[0].aux_dict.items()}
+    for _ in range(3):
+        for executor in executors:
+            executor.forward(is_train=True)
+            executor.backward(head)
+        plain, recomputed = executors
+        for name, gradient in plain.grad_dict.items():
+            assert_close(recomputed.grad_dict[name], gradient, tolerance=1e-4, message=name)
+        for executor in executors:
+            for name, gradient in executor.grad_dict.items():
+                largest = float(abs(gradient).max().asscalar()) or 1.0
+                executor.arg_dict[name][:] -= 0.01 / largest * gradient
+    for kind in ('arg_dict', 'aux_dict'):
+        for name, array in getattr(plain, kind).items():
+            assert_close(getattr(recomputed, kind)[name], array, tolerance=1e-4, message=name)
+    for name, array in started.items():
+        assert (array.asnumpy() != plain.aux_dict[name].asnumpy()).any(), name
