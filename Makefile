@@ -1,5 +1,6 @@
 # make demo    trains a network on faces drawn for the purpose (about four minutes on two cores)
 # make test    runs the tests (under ten minutes on two cores)
+# make bench   times cru116 and att92 and plans the memory of all networks (about eight minutes on two cores)
 # make clean   removes .venv and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
@@ -7,13 +8,22 @@ PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 demo: .venv/installed
 	$(RUN) tools/demo.py
 
 test: .venv/installed
 	$(RUN) -m pytest
+
+bench: .venv/installed
+	$(RUN) tools/benchmark.py cru116:plain cru116 --plot out/bench/cru116.png
+	$(RUN) tools/benchmark.py att92:plain att92 --plot out/bench/att92.png
+	$(RUN) tools/benchmark.py cru116_imagenet att92_imagenet --peer gluoncv2
+	$(RUN) tools/benchmark.py cru116:plain cru116:plain,memonger=True --only training
+	$(RUN) tools/benchmark.py cru116 cru116:memonger=True --only training
+	$(RUN) tools/benchmark.py --memory
+	$(RUN) tools/benchmark.py --building
 
 .venv/installed: requirements.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }

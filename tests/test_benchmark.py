@@ -54,7 +54,7 @@ def test_times_side_by_side(tmp_path):
 
 
 def test_the_peer():
-    done = run('cru56_imagenet:image_shape=(64,64,3)', '--peer', 'gluoncv2', '--per-batch-size', '1', '--repetitions',
+    done = run('cru56_imagenet', '--peer', 'gluoncv2', '--per-batch-size', '1', '--repetitions',
                '1', '--only', 'inference', '--markdown')
     assert done.returncode == 0, done.stderr
     (rows,) = markdown(done.stdout)

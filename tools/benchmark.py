@@ -236,7 +236,7 @@ def time_row(row):
     """Return the texts of a row of the table of times."""
     spread = '%.0f…%.0f' % (1e3 * min(row['seconds']), 1e3 * max(row['seconds']))
     return (row['label'], '%.1f' % (1e3 * row['median']), spread, '%.2f' % (1 / row['median']), '%.0f' % row['gflops'],
-            '%.2f×' % row['over'], '%.0f' % row['plan'] if row['choice'] else '–',
+            '%.2f×' % row['over'], '%.1f' % row['plan'] if row['choice'] else '–',
             '%.0f' % row['rss'] if row['choice'] else '–', '%.2f×' % row['ratio'])
 
 

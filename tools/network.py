@@ -81,6 +81,10 @@ def planned_memory(symbol, batch, image_shape, training=True):
     It is what an executor allocates besides the parameters, their gradients and the images; the same on every
     device but for a convolution's workspace. Nothing is computed.
     """
-    request = {name: 'write' if training and name != 'data' else 'null' for name in symbol.list_arguments()}
-    executor = symbol.simple_bind(mx.cpu(), grad_req=request, data=(batch, 3) + tuple(image_shape[:2]))
+    parameters, _, statistics = symbol.infer_shape(data=(batch, 3) + tuple(image_shape[:2]))
+    # Left empty, no array takes real memory; simple_bind would fill gigabytes with zeros.
+    arguments = {name: mx.nd.empty(shape) for name, shape in zip(symbol.list_arguments(), parameters)}
+    gradients = {name: mx.nd.empty(array.shape) for name, array in arguments.items() if name != 'data'}
+    executor = symbol.bind(mx.cpu(), arguments, gradients if training else None, 'write' if training else 'null',
+                           [mx.nd.empty(shape) for shape in statistics])
     return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))
