@@ -711,7 +711,10 @@ def status(checkout):
 def parse_args(argv):
     parser = argparse.ArgumentParser(
         prog='patch_insightface.py', description='Put CRU-Net, Residual Attention Network and iResNet into an '
-        'insightface checkout (python train.py --network cru116), or take them out again.')
+        'insightface checkout (python train.py --network cru116), or take them out again.',
+        epilog='To change a setting of a network, write a line below the block in config.py, as '
+        '"network.cru116.per_batch_size = 40", or "network.cru116.memonger = False" for faster steps that take four '
+        'times the memory.')
     parser.add_argument('path', help='the checkout, or any folder in it')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--status', action='store_true', help='say what is there, for every trainer; exit 1 unless all '

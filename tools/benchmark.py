@@ -217,6 +217,7 @@ def time_choices(choices, args, mode):
             label = '%s %s' % (args.peer, peer_name(choice.network))
             steps[label] = Peer(choice.network, shape, context, training)
             rows.append(dict(row, label=label, choice=None))
+    rows.sort(key=lambda row: row['choice'] is None)
     seconds = measure(steps, args.repetitions)
     del steps
     with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
@@ -258,7 +259,7 @@ def plot(results, path):
             text = '  %.0f ms, %.2f×' % (1e3 * row['median'], row['ratio'])
             panel.text(1e3 * max(row['seconds']), place, text, va='center')
         panel.invert_yaxis()
-        panel.set_xlim(0, 1.4 * max(medians))
+        panel.set_xlim(0, 1.6 * max(medians))
         panel.set_title(mode)
         panel.set_xlabel('ms per image')
         panel.spines[['top', 'right']].set_visible(False)
