@@ -8,7 +8,7 @@ from PIL import Image
 
 import benchmark
 from conftest import NETWORKS, ROOT
-from network import build, choose, count_macs, planned_memory
+from network import build, choose, count_macs, count_parameters, planned_memory
 
 SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'
 
@@ -85,11 +85,12 @@ def test_memory_table(network):
     (row,) = benchmark.memory_rows([network])
     config = choose(network)
     assert row[:3] == (network, str(config.per_batch_size), 'on' if config.memonger else 'off')
+    assert row[3] == '{:,.0f}'.format(count_parameters(build(config), config.image_shape) / 2 ** 18)
     for place, (memonger, batch) in enumerate((memonger, batch) for memonger in (False, True)
                                               for batch in benchmark.BATCHES):
         config = choose(network)
         config.memonger = memonger
-        assert row[3 + place] == '{:,.0f}'.format(planned_memory(build(config), batch, config.image_shape))
+        assert row[4 + place] == '{:,.0f}'.format(planned_memory(build(config), batch, config.image_shape))
 
 
 def test_building_table():

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import config as host
 import tables
 from face_blocks import Settings
-from network import build, choose, count_macs, learnt_weight, planned_memory, shapes, suit
+from network import build, choose, count_macs, count_parameters, learnt_weight, planned_memory, shapes, suit
 
 # The form that the papers' figures and MXNet's operators suggest.
 PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op', memonger=False)
@@ -270,11 +270,12 @@ def plot(results, path):
 # -------------------------------------------------------------------------------------------- other tables
 
 def memory_rows(networks):
-    """Return, for every network, what MXNet plans for a training step without and with `memonger`."""
+    """Return, for every network, the MB of its weights and what a training step plans without and with `memonger`."""
     rows = []
     for network in tqdm(networks, unit='network', leave=False, disable=None):
         config = choose(network)
-        row = [network, str(config.per_batch_size), 'on' if config.get('memonger') else 'off']
+        row = [network, str(config.per_batch_size), 'on' if config.get('memonger') else 'off',
+               '{:,.0f}'.format(4 * count_parameters(build(config), config.image_shape) / 2 ** 20)]
         for memonger in (False, True):
             config.memonger = memonger
             symbol = build(config)
@@ -333,8 +334,9 @@ def main(argv=None):
             show('building, milliseconds', ('network', 'symbol', 'JSON', 'JSON KB'), building_rows(networks))
         else:
             columns = ['%s %d' % (word, batch) for word in ('off', 'on') for batch in BATCHES]
-            show('planned MB for a training step, feature maps and their gradients, memonger off and on',
-                 ('network', 'default batch', 'default') + tuple(columns), memory_rows(networks))
+            show('planned MB for the feature maps of a training step and their gradients, memonger off and on; weights come '
+                 'on top three times, with gradient and momentum',
+                 ('network', 'default batch', 'default', 'weights') + tuple(columns), memory_rows(networks))
         return
 
     if args.device == 'gpu' and not mx.context.num_gpus():
