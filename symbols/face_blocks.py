@@ -168,6 +168,16 @@ class Layers:
             workspace=self.settings.workspace, name=name, **({} if weight is None else {'weight': weight}))
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
 
+    def read(self, data, name):
+        """Stand between the convolution `name` and the sum or mask that takes its output.
+
+        With `memonger` the sum is kept and the convolution computed again for nobody, which MXNet's own
+        convolution, at work where neither oneDNN nor cuDNN is, refuses. An identity for a reader costs nothing.
+        """
+        if not self.settings.memonger:
+            return data
+        return data._replace(symbol=mx.sym.identity(data.symbol, name=name + '_read'))
+
     @staticmethod
     def _mergeable(num_filter, num_group):
         """Return how many groups make one that fills a vector; 1 for dense and for depthwise convolutions."""
@@ -335,7 +345,7 @@ def conv_chain(layers, data, convs, form, name):
             data = layers.norm_act(data, '%s_bn%d' % (name, number), '%s_relu%d' % (name, number))
         data = layers.conv(data, conv, '%s_conv%d' % (name, number))
     if form == PRE_ACTIVATION:
-        return data
+        return layers.read(data, '%s_conv%d' % (name, len(convs)))
     return layers.norm(data, '%s_bn%d' % (name, len(convs) + 1))
 
 
@@ -361,7 +371,7 @@ def residual_unit(layers, data, shortcut, convs, form, name):
 def project(layers, data, conv, form, name):
     """Change the shape of a unit's input by a 1x1 convolution: Conv-BN, in a pre-activation unit BN-A-Conv."""
     if form == PRE_ACTIVATION:
-        return layers.conv(layers.norm_act(data, name + '_bn', name + '_relu'), conv, name)
+        return layers.read(layers.conv(layers.norm_act(data, name + '_bn', name + '_relu'), conv, name), name)
     return layers.norm(layers.conv(data, conv, name), name + '_bn')
 
 
@@ -433,7 +443,7 @@ def recompute(trunk):
     """
     for node in trunk.get_internals():
         is_variable = node.get_children() is None
-        kept = node.name.endswith(('_plus', '_sigmoid')) and not re.search(r'_mask_down|_trunk_unit1_', node.name)
+        kept = node.name.endswith(('_plus', '_mask_sigmoid')) and not re.search(r'_mask_down|_trunk_unit1_', node.name)
         if not is_variable and not kept:
             node._set_attr(__force_mirroring__='True')
 

@@ -57,7 +57,7 @@ def unit(layers, data, widths, name, stride=1):
     if changes_shape(data, widths.num_filter, stride):
         conv = Conv(widths.num_filter, stride=stride)
         if form == PRE_ACTIVATION:
-            shortcut = layers.conv(entry, conv, name + '_shortcut')
+            shortcut = layers.read(layers.conv(entry, conv, name + '_shortcut'), name + '_shortcut')
         else:
             shortcut = project(layers, data, conv, form, name + '_shortcut')
     return close_unit(layers, entry, shortcut, convs, form, name)

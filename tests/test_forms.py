@@ -1,5 +1,7 @@
 """The forms of a network that compute the same: rewritten operators, and feature maps computed again in training."""
-import json
+import os
+import subprocess
+import sys
 
 import mxnet as mx
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import config as host
 import face_blocks
-from conftest import NETWORKS, nodes
+from conftest import NETWORKS, ROOT, nodes
 from network import count_parameters, planned_memory, shapes
 from test_networks import NARROW, PLAIN, QUICK, assert_close, bind
 
@@ -90,25 +92,52 @@ def test_no_convolution_has_groups_of_a_few_channels(chosen, network):
 # ----------------------------------------------------------------------------------------------- memonger
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_memonger_is_attributes_and_nothing_else(chosen, network):
-    off, on = [json.loads(chosen(network, memonger=switch).tojson()) for switch in (False, True)]
-    marked = []
-    for node in on['nodes']:
-        attrs = node.get('attrs', {})
-        cudnn_off = attrs.pop('cudnn_off', None)  # MXNet copies it to the variables that it makes for a BatchNorm
-        if attrs.pop('__force_mirroring__', None):
-            marked.append(node)
+def test_memonger_is_attributes_and_identities(chosen, network):
+    off, on = [nodes(chosen(network, memonger=switch)) for switch in (False, True)]
+    read = {node['name']: node['parents'][0] for node in on if node['op'] == '_copy'}
+    assert all(name == parent + '_read' for name, parent in read.items())
+    marked, same = [], []
+    for node in on:
+        cudnn_off = node['attrs'].pop('cudnn_off', None)  # MXNet copies it to the variables that it makes for a BatchNorm
+        if node['attrs'].pop('__force_mirroring__', None):
+            marked.append(node['name'])
             if node['op'] == 'BatchNorm':  # else cuDNN would update the moving statistics twice
                 assert cudnn_off == 'True'
-        if not attrs:
-            node.pop('attrs', None)
-    for node in off['nodes']:
-        assert not {'__force_mirroring__', 'cudnn_off'} & set(node.get('attrs', {})), node['name']
-        if not node.get('attrs', True):
-            node.pop('attrs')
-    assert on == off
-    assert not [node['name'] for node in marked if node['op'] in ('null', 'Dropout')]
+        if node['op'] != '_copy':
+            parents = [read.get(parent, parent) for parent in node['parents']]
+            same.append((node['name'], node['op'], node['attrs'], parents))
+    assert same == [(node['name'], node['op'], node['attrs'], node['parents']) for node in off]
+    for node in off:
+        assert not {'__force_mirroring__', 'cudnn_off'} & set(node['attrs']), node['name']
     assert len(marked) > 100
+    # Computed again for nobody, a convolution would be refused by MXNet's own implementation.
+    readers = {parent for node in on if node['name'] in marked for parent in node['parents']}
+    assert not [node['name'] for node in on
+                if node['name'] in marked and node['op'] == 'Convolution' and node['name'] not in readers]
+
+
+WITHOUT_ONEDNN = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + '/tests']
+import conftest, mxnet as mx
+from network import build, choose
+for network in ('att56', 'ires50', 'cru56_imagenet', 'att56_imagenet'):
+    config = choose(network)
+    config.update(net_multiplier=0.1, emb_size=16, image_shape=(64, 64, 3), memonger=True, net_se=1)
+    executor = build(config).simple_bind(mx.cpu(), data=(2, 3, 64, 64))
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones((2, 16)))
+    mx.nd.waitall()
+print('done')
+"""
+
+
+def test_memonger_without_onednn():
+    """By MXNet's own operators, as on a GPU where cuDNN does not take a convolution."""
+    variables = dict(os.environ, MXNET_MKLDNN_ENABLED='0', MXNET_STORAGE_FALLBACK_LOG_VERBOSE='0')
+    done = subprocess.run([sys.executable, '-c', WITHOUT_ONEDNN.format(root=ROOT)], env=variables,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.stdout == 'done\n', done.stderr[-2000:]
 
 
 @pytest.mark.parametrize('network', FACE_NETWORKS)
