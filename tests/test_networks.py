@@ -19,7 +19,7 @@ from network import count_macs, count_parameters, shapes
 QUICK = dict(net_prelu='conv', net_resize='matrix', net_groups='merged')
 NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(64, 64, 3), memonger=False)
 # As the papers and MXNet's operators have it, for what is read off the graph.
-PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op')
+PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op', memonger=False)
 FIXED_GAMMA = ('fc1_gamma', 'bn_data_gamma')
 
 
