@@ -1,6 +1,6 @@
-# make demo    trains a network on faces drawn for the purpose (about four minutes on two cores)
+# make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (under ten minutes on two cores)
-# make bench   times cru116 and att92 and plans the memory of all networks (about eight minutes on two cores)
+# make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
 # make clean   removes .venv and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
