@@ -20,7 +20,7 @@ def main():
     output = os.path.join(ROOT, OUTPUT)
     shutil.rmtree(output, ignore_errors=True)
     data = os.path.join(output, 'data')
-    print('1. cru56 at a quarter of its width learns faces (three to four minutes)')
+    print('1. cru56 at a quarter of its width learns faces (two to three minutes)')
     narrow = train_synthetic.main(
         ['--network', 'cru56', '--multiplier', '0.25', '--output', os.path.join(output, 'cru56-quarter'), '--data', data]
         + LEARNS_IN_TIME)
