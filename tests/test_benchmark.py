@@ -82,7 +82,7 @@ def layer_macs(step):
 
 @pytest.mark.parametrize('network', ['cru116', 'att56', 'ires50_imagenet'])
 def test_memory_table(network):
-    (row,) = benchmark.memory_rows([network])
+    (row,) = benchmark.memory_rows([benchmark.parse_choice(network)])
     config = choose(network)
     assert row[:3] == (network, str(config.per_batch_size), 'on' if config.memonger else 'off')
     assert row[3] == '{:,.0f}'.format(count_parameters(build(config), config.image_shape) / 2 ** 18)
@@ -94,7 +94,7 @@ def test_memory_table(network):
 
 
 def test_building_table():
-    rows = benchmark.building_rows(NETWORKS)
+    rows = benchmark.building_rows([benchmark.parse_choice(network) for network in NETWORKS])
     assert [row[0] for row in rows] == NETWORKS
     assert all(float(cell.replace(',', '')) >= 0 for row in rows for cell in row[1:])
 
@@ -111,6 +111,7 @@ def test_building_table():
     (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
     (['cru56', '--plot', 'x.svg'], ['x.svg', '.png']),
     (['cru56', '--device', 'gpu'], ['GPU']),
+    (['cru56', '--plot', '/dev/null/times.png'], ['/dev/null']),
 ])
 def test_bad_input_is_one_sentence(arguments, words, tmp_path):
     done = run(*arguments, cwd=str(tmp_path))

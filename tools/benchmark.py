@@ -39,11 +39,19 @@ TIME_COLUMNS = ('choice', 'ms/image', 'spread', 'images/s', 'GFLOP/s', 'over the
 class Choice(collections.namedtuple('Choice', 'label network overrides')):
     """One thing to measure: a network choice and the settings that differ from what suits the device."""
 
-    def build(self, device):
-        """Return (symbol, image_shape) in the form that suits `device`, 'cpu' or 'gpu', with the overrides."""
+    def config(self, device='gpu'):
+        """Return the config of the choice, in the form that suits `device`, with its overrides.
+
+        For a 'gpu' that is the form that insightface's trainers build.
+        """
         config = choose(self.network)
         suit(config, device)
         config.update(self.overrides)
+        return config
+
+    def build(self, device):
+        """Return (symbol, image_shape) of the choice in the form that suits `device`."""
+        config = self.config(device)
         return build(config), config.image_shape
 
 
@@ -269,12 +277,12 @@ def plot(results, path):
 
 # -------------------------------------------------------------------------------------------- other tables
 
-def memory_rows(networks):
-    """Return, for every network, the MB of its weights and what a training step plans without and with `memonger`."""
+def memory_rows(choices):
+    """Return, for every choice, the MB of its weights and what a training step plans without and with `memonger`."""
     rows = []
-    for network in tqdm(networks, unit='network', leave=False, disable=None):
-        config = choose(network)
-        row = [network, str(config.per_batch_size), 'on' if config.get('memonger') else 'off',
+    for choice in tqdm(choices, unit='choice', leave=False, disable=None):
+        config = choice.config()
+        row = [choice.label, str(config.per_batch_size), 'on' if config.get('memonger') else 'off',
                '{:,.0f}'.format(4 * count_parameters(build(config), config.image_shape) / 2 ** 20)]
         for memonger in (False, True):
             config.memonger = memonger
@@ -284,17 +292,17 @@ def memory_rows(networks):
     return rows
 
 
-def building_rows(networks):
-    """Return, for every network, how long its symbol and the JSON of it take, and how long the JSON is."""
+def building_rows(choices):
+    """Return, for every choice, how long its symbol and the JSON of it take, and how long the JSON is."""
     rows = []
-    for network in networks:
-        config = choose(network)
+    for choice in choices:
+        config = choice.config()
         start = time.perf_counter()
         symbol = build(config)
         built = time.perf_counter()
         text = symbol.tojson()
         done = time.perf_counter()
-        rows.append((network, '%.0f' % (1e3 * (built - start)), '%.0f' % (1e3 * (done - built)),
+        rows.append((choice.label, '%.0f' % (1e3 * (built - start)), '%.0f' % (1e3 * (done - built)),
                      '{:,.0f}'.format(len(text) / 1024)))
     return rows
 
@@ -329,14 +337,14 @@ def main(argv=None):
     args = parse_args(argv)
     show = (lambda title, *table: tables.show_markdown(*table)) if args.markdown else tables.show
     if args.memory or args.building:
-        networks = [parse_choice(text).network for text in args.choices] or list(host.network)
+        choices = [parse_choice(text) for text in args.choices or host.network]
         if args.building:
-            show('building, milliseconds', ('network', 'symbol', 'JSON', 'JSON KB'), building_rows(networks))
+            show('building, milliseconds', ('choice', 'symbol', 'JSON', 'JSON KB'), building_rows(choices))
         else:
             columns = ['%s %d' % (word, batch) for word in ('off', 'on') for batch in BATCHES]
             show('planned MB for the feature maps of a training step and their gradients, memonger off and on; weights come '
                  'on top three times, with gradient and momentum',
-                 ('network', 'default batch', 'default', 'weights') + tuple(columns), memory_rows(networks))
+                 ('choice', 'default batch', 'default', 'weights') + tuple(columns), memory_rows(choices))
         return
 
     if args.device == 'gpu' and not mx.context.num_gpus():
@@ -349,12 +357,15 @@ def main(argv=None):
         choice.build(args.device)  # wrong values show now, not after minutes
         if args.peer:
             peer_name(choice.network)
+    if args.plot:
+        folder, name = os.path.split(os.path.abspath(args.plot))
+        with new_files(folder):  # writable? better to know before minutes of timing than after
+            pass
     results = {}
     for mode in (args.only,) if args.only else MODES:
         results[mode] = time_choices(choices, args, mode)
         show('%s, batch %d' % (mode, args.per_batch_size), TIME_COLUMNS, [time_row(row) for row in results[mode]])
     if args.plot:
-        folder, name = os.path.split(os.path.abspath(args.plot))
         with new_files(folder) as scratch:
             plot(results, os.path.join(scratch, name))
         print('drawn into %s' % args.plot)
