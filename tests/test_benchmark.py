@@ -64,12 +64,13 @@ def test_the_peer():
 
 def test_the_floor_is_every_learnt_layer_once():
     config = choose('att56')
-    config.update(image_shape=(64, 64, 3), net_multiplier=0.1, net_prelu='conv', net_resize='matrix')
+    config.update(image_shape=(64, 64, 3), net_multiplier=0.1, net_prelu='conv', net_resize='matrix', memonger=True)
     symbol = build(config)
     floor = benchmark.Floor(symbol, (1, 3, 64, 64), benchmark.mx.cpu(), training=True)
     macs = sum(count * layer_macs(step) for count, step in floor.steps)
     assert macs == count_macs(symbol, (64, 64, 3))
     for _, step in floor.steps:
+        assert '__force_mirroring__' not in step.executor._symbol.tojson()
         reads_the_image = step.executor.arg_dict['data'].shape[1] == 3
         assert (step.executor.grad_dict['data'] is None) == reads_the_image
 

@@ -56,10 +56,12 @@ class Choice(collections.namedtuple('Choice', 'label network overrides')):
 
 
 def parse_choice(text):
-    """Return the Choice that `text` describes; raises UserError for a network or setting that does not exist."""
+    """Return the Choice that `text` describes.
+
+    Raises ValueError for a network that does not exist, UserError for such a setting.
+    """
     network, _, settings = text.partition(':')
-    if network not in host.network:
-        raise UserError('there is no network %r; choose from %s' % (network, ', '.join(host.network)))
+    choose(network)
     overrides = {}
     for setting in filter(None, re.split(r',(?![^(]*\))', settings)):  # not at the commas of (64,64,3)
         if setting == 'plain':
@@ -112,18 +114,17 @@ class Floor:
             if learnt_weight(nodes, node):
                 source = nodes[node['inputs'][0][0]]
                 source = source['name'] + ('' if source['op'] == 'null' else '_output')
-                layers[node['op'], shape_of[source], tuple(sorted(node['attrs'].items()))] += 1
+                # Without the mark of memonger: run alone, the layer would be computed twice.
+                attributes = {key: value for key, value in node['attrs'].items() if not key.startswith('__')}
+                layers[node['op'], shape_of[source], tuple(sorted(attributes.items()))] += 1
         self.steps = [(count, self._alone(layer, context, training)) for layer, count in layers.items()]
 
     @staticmethod
     def _alone(layer, context, training):
         operator, shape, attributes = layer
-        nodes = [dict(op='null', name='data', inputs=[]), dict(op='null', name='layer_weight', inputs=[])]
-        nodes.append(dict(op=operator, name='layer', inputs=[[0, 0, 0], [1, 0, 0]],
-                          attrs=dict(attributes, no_bias='True')))
-        graph = dict(nodes=nodes, arg_nodes=[0, 1], heads=[[2, 0, 0]], attrs=dict(mxnet_version=['int', 10901]))
+        symbol = getattr(mx.sym, operator)(mx.sym.Variable('data'), name='layer', **dict(attributes, no_bias=True))
         reads_the_image = shape[1] == 3
-        return Step(mx.sym.load_json(json.dumps(graph)), shape, context, training, data_gradient=not reads_the_image)
+        return Step(symbol, shape, context, training, data_gradient=not reads_the_image)
 
     def __call__(self):
         for count, step in self.steps:
