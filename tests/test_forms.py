@@ -11,9 +11,8 @@ import config as host
 import face_blocks
 from conftest import NETWORKS, ROOT, nodes
 from network import count_parameters, planned_memory, shapes
-from test_networks import NARROW, PLAIN, QUICK, assert_close, bind
+from test_networks import FACE_NETWORKS, NARROW, PLAIN, QUICK, assert_close, bind
 
-FACE_NETWORKS = [name for name in NETWORKS if not name.endswith('_imagenet')]
 SAMPLES = ['cru56', 'att56', 'attnext56']  # between them: groups of one channel and more, resizing, PReLU
 
 
@@ -42,26 +41,25 @@ def test_rewritten_networks_compute_the_same(chosen, network):
 
 
 LAYERS = {
-    'prelu': (QUICK, lambda layers, data: layers.act(data, 'relu')),
-    'grow': (QUICK, lambda layers, data: layers.resize(data, (11, 13), 'resize')),
-    'shrink': (QUICK, lambda layers, data: layers.resize(data, (3, 1), 'resize')),
-    'same': (QUICK, lambda layers, data: layers.resize(data, data.size, 'resize')),
-    'groups of 2': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(64, 3, 2, num_group=32), 'conv')),
-    'groups of 3': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(96, 3, 1, num_group=32), 'conv')),
-    'groups of 8': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(64, 1, 1, num_group=8), 'conv')),
-    'few groups': (QUICK, lambda layers, data: layers.conv(data, face_blocks.Conv(6, 3, 1, num_group=3), 'conv')),
+    'prelu': lambda layers, data: layers.act(data, 'relu'),
+    'grow': lambda layers, data: layers.resize(data, (11, 13), 'resize'),
+    'shrink': lambda layers, data: layers.resize(data, (3, 1), 'resize'),
+    'same': lambda layers, data: layers.resize(data, data.size, 'resize'),
+    'groups of 2': lambda layers, data: layers.conv(data, face_blocks.Conv(64, 3, 2, num_group=32), 'conv'),
+    'groups of 3': lambda layers, data: layers.conv(data, face_blocks.Conv(96, 3, 1, num_group=32), 'conv'),
+    'groups of 8': lambda layers, data: layers.conv(data, face_blocks.Conv(64, 1, 1, num_group=8), 'conv'),
+    'few groups': lambda layers, data: layers.conv(data, face_blocks.Conv(6, 3, 1, num_group=3), 'conv'),
 }
 
 
 @pytest.mark.parametrize('name', LAYERS)
 def test_rewritten_layers_have_the_same_gradient(name):
     """Of one layer: in a whole network, rounding carries a value over PReLU's kink now and then, to another slope."""
-    quick, build = LAYERS[name]
     channels = {'groups of 3': 96, 'few groups': 6}.get(name, 64)
     executors, arrays = [], {}
-    for form in (PLAIN, quick):
+    for form in (PLAIN, QUICK):
         data = face_blocks.FeatureMap(mx.sym.Variable('data'), channels, (6, 7))
-        symbol = build(face_blocks.Layers(**form), data).symbol
+        symbol = LAYERS[name](face_blocks.Layers(**form), data).symbol
         executor = symbol.simple_bind(mx.cpu(), data=(2, channels, 6, 7))
         rng = np.random.RandomState(0)
         for key in sorted(executor.arg_dict):
