@@ -13,6 +13,7 @@ import mxnet as mx
 
 import config as host
 import tables
+from checkpoint import load_arrays
 from face_blocks import BN_EPS
 from network import build, choose
 
@@ -88,11 +89,8 @@ def copies(name, theirs):
 
 def load(path):
     """Return {name: NDArray} of a .params file that a gluoncv2 network saved."""
-    try:
-        loaded = mx.nd.load(path)
-    except (mx.MXNetError, OSError, ValueError):
-        raise UserError('%s is not readable as an MXNet .params file; is it there, and whole?' % path)
-    if not isinstance(loaded, dict) or not all('.' in name for name in loaded):
+    loaded = load_arrays(path)
+    if not all('.' in name for name in loaded):
         raise UserError('%s is not a .params file of gluoncv2, whose names look like features.0.conv.conv.weight' % path)
     return loaded
 

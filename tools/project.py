@@ -77,6 +77,11 @@ def new_files(folder):
     The scratch folder lies inside `folder`, so a move is a rename. Raises UserError, before the block is
     entered, where `folder` cannot be written.
     """
+    made = []  # folders that are not there yet, the innermost first
+    above = os.path.abspath(folder)
+    while not os.path.exists(above):
+        made.append(above)
+        above = os.path.dirname(above)
     try:
         os.makedirs(folder, exist_ok=True)
         scratch = tempfile.mkdtemp(prefix='.unfinished-', dir=folder)
@@ -88,3 +93,6 @@ def new_files(folder):
             os.replace(os.path.join(scratch, name), os.path.join(folder, name))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it ends at the first that is not empty
+            for path in made:
+                os.rmdir(path)

@@ -2,7 +2,8 @@
 from rich.console import Console
 from rich.table import Table
 
-TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published')  # left-justified; all others are numbers
+# Left-justified; all others are numbers.
+TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published', 'where', 'the first of them')
 
 
 def show(title, columns, rows):

@@ -1,0 +1,88 @@
+"""Read the checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params, and check them."""
+import mxnet as mx
+import numpy as np
+
+from graph import load_symbol
+from project import UserError
+
+
+def parse_model(text):
+    """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError for anything else."""
+    prefix, _, epoch = text.rpartition(',')
+    if not prefix or not epoch.strip().isdecimal():
+        raise UserError('--model %s is not PREFIX,EPOCH, like models/r100-arcface-emore/model,36' % text)
+    return prefix, int(epoch)
+
+
+def files(prefix, epoch):
+    """Return the paths of a checkpoint's symbol and parameters."""
+    return '%s-symbol.json' % prefix, '%s-%04d.params' % (prefix, epoch)
+
+
+def load_arrays(path):
+    """Return what is in a .params file, {name: NDArray}; raises UserError if it is none, or has no names."""
+    try:
+        arrays = mx.nd.load(path)
+    except (mx.MXNetError, OSError, ValueError):
+        raise UserError('%s is not readable as an MXNet .params file; is it there, and whole?' % path)
+    if not isinstance(arrays, dict):
+        raise UserError('%s holds no names' % path)
+    return arrays
+
+
+def load_parameters(path):
+    """Return the parameters and moving statistics of a checkpoint as {name: float32 array}; raises UserError."""
+    parameters = {}
+    for key, array in load_arrays(path).items():
+        kind, _, name = key.partition(':')
+        if kind not in ('arg', 'aux'):
+            raise UserError('%s is no checkpoint of a Module: %s has neither arg: nor aux: in front' % (path, key))
+        values = array.asnumpy()
+        if values.dtype.kind != 'f':
+            raise UserError('%s holds %s as %s, which is no number with a fraction' % (path, name, values.dtype))
+        parameters[name] = values.astype(np.float32, copy=False)
+    return parameters
+
+
+def load(prefix, epoch):
+    """Return (symbol, parameters) of a checkpoint; raises UserError for files that are none."""
+    symbol_path, parameters_path = files(prefix, epoch)
+    return load_symbol(symbol_path), load_parameters(parameters_path)
+
+
+def fitting(parameters, symbol, image_shape, path):
+    """Return those `parameters`, read from `path`, that `symbol` has; what stands behind it (classes) is left out.
+
+    Raises UserError, naming the first culprit, where one is missing, has another shape than the symbol gives it
+    for images of `image_shape`, holds NaN or infinity, or has no place in the symbol's stages.
+    """
+    wanted = wanted_shapes(symbol, image_shape)
+    for name, shape in wanted.items():
+        if name not in parameters:
+            raise UserError('%s has no %s; is it a checkpoint of another network?' % (path, name))
+        if parameters[name].shape != shape:
+            raise UserError('%s has %s in shape %s where the network wants %s; is it a checkpoint of another network, '
+                            'or for images of another size?' % (path, name, parameters[name].shape, shape))
+        if not np.isfinite(parameters[name]).all():
+            raise UserError('%s has NaN or infinity in %s; take an earlier checkpoint' % (path, name))
+    for name in parameters:
+        if name.startswith('stage') and name not in wanted:
+            raise UserError('%s has %s, for which there is no place; is it a checkpoint of another network?'
+                            % (path, name))
+    return {name: parameters[name] for name in wanted}
+
+
+def wanted_shapes(symbol, image_shape):
+    """Return {name: shape} of the parameters and moving statistics of a symbol; raises UserError."""
+    images = (1, 3) + tuple(image_shape[:2])
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    if 'data' not in names:
+        raise UserError('the network has no input called data')
+    try:
+        arguments, _, statistics = symbol.infer_shape(data=images)
+    except mx.MXNetError as error:
+        reason = next((line for line in str(error).splitlines() if 'Error in operator' in line), 'unknown')
+        raise UserError('the network does not take images of %d×%d: %s' % (images[2:] + (reason.strip(),)))
+    if arguments is None:
+        raise UserError('MXNet cannot tell the shapes of the parameters for images of %d×%d' % images[2:])
+    return {name: shape for name, shape in zip(names, arguments + statistics) if name != 'data'}

@@ -1,0 +1,368 @@
+"""A deployed graph as ONNX, opset 13, in the way that onnxruntime, OpenCV and the insightface package take it.
+
+MXNet's own exporter is wrong in five places with these networks, and says nothing: it stamps the opset of the
+installed onnx package, leaves PReLU's slopes in a shape that does not broadcast, forgets that FullyConnected
+flattens, exports a gamma that the network does not use, and lists parameters as inputs.
+"""
+import math
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from inference import EMBEDDING
+from network import shapes
+from project import UserError
+
+OPSET, IR_VERSION = 13, 7  # both came with onnx 1.8
+HALF_MAX = float(np.finfo(np.float16).max)
+CONVERTERS = {}  # {operator of MXNet: function(writer, node) that writes it and returns the name of its output}
+
+
+def convert(graph, parameters, image_shape, batch=None):
+    """Return the ONNX model of a graph: `data`, (batch, 3, height, width) of raw 0…255 RGB, to `fc1`, both float32.
+
+    `batch` None leaves the number of images open. Raises UserError for an operator that is not known, or one
+    with a setting that ONNX does not have.
+    """
+    writer = Writer(graph, parameters, image_shape)
+    for node in graph.nodes():
+        if node.op != 'null':
+            if node.op not in CONVERTERS:
+                raise UserError('%s is a %s, an operator that is not known here; --onnx cannot write it'
+                                % (node.name, node.op))
+            writer.names[node] = CONVERTERS[node.op](writer, node)
+    writer.show_that_images_are_raw()
+    images = batch or 'batch'
+    size = writer.shape(graph.outputs[0])[1:]
+    described = helper.make_graph(
+        writer.nodes, 'embedding',
+        [helper.make_tensor_value_info('data', TensorProto.FLOAT, [images, 3] + list(image_shape[:2]))],
+        [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, [images] + list(size))],
+        [numpy_helper.from_array(array, name) for name, array in writer.constants.items()])
+    model = helper.make_model(described, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION,
+                              producer_name='tools/export.py')
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def in_half_precision(model):
+    """Return an ONNX model with float16 inside; `data` and `fc1` stay float32. Raises UserError for larger weights."""
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    stay = {name for node in graph.node if node.op_type == 'Resize' for name in node.input[1:]}
+    for constant in graph.initializer:
+        values = numpy_helper.to_array(constant)
+        if values.dtype != np.float32 or constant.name in stay:
+            continue
+        if np.abs(values).max(initial=0) > HALF_MAX:
+            raise UserError('%s holds %g, and float16 ends at %g; leave --precision at float32'
+                            % (constant.name, np.abs(values).max(), HALF_MAX))
+        constant.CopyFrom(numpy_helper.from_array(values.astype(np.float16), constant.name))
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name in ('data', EMBEDDING):
+                    names[place] = name + '_float16'
+    graph.node.insert(0, helper.make_node('Cast', ['data'], ['data_float16'], 'Cast_data', to=TensorProto.FLOAT16))
+    graph.node.append(helper.make_node('Cast', [EMBEDDING + '_float16'], [EMBEDDING], 'Cast_' + EMBEDDING,
+                                       to=TensorProto.FLOAT))
+    onnx.checker.check_model(half, full_check=True)
+    return half
+
+
+class Writer:
+    """Collects ONNX nodes and constants; knows what MXNet's nodes are called there, and their shapes."""
+
+    def __init__(self, graph, parameters, image_shape):
+        self.parameters = parameters
+        self.nodes, self.constants, self.names = [], {}, {}
+        symbol = graph.symbol()
+        # A length that differs between the two is the batch's.
+        self._shapes, self._others = (shapes(symbol, image_shape, batch) for batch in (2, 3))
+
+    def emit(self, op, inputs, name, **attributes):
+        """Add an ONNX node; return the name of its output, which is its own."""
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def constant(self, name, values, kind=np.float32):
+        """Add an array; return its name."""
+        self.constants[name] = np.ascontiguousarray(values, kind)
+        return name
+
+    def read(self, node, place=0):
+        """Return the name of an input of `node`, adding the parameter if it is one."""
+        source, output = node.inputs[place]
+        if source.name == 'data' or source.name in self.constants:
+            return source.name
+        if source.op == 'null':
+            return self.constant(source.name, self.parameters[source.name])
+        name = self.names[source]
+        return name[output] if isinstance(name, list) else name
+
+    def array(self, node, place):
+        """Return (name, values) of an input of `node` that has to be a parameter."""
+        source = node.inputs[place][0]
+        if source.name not in self.parameters:
+            raise UserError('%s, a %s, reads %s, which is computed and no parameter; --onnx cannot write it'
+                            % (node.name, node.op, source.name))
+        return source.name, self.parameters[source.name]
+
+    def shape(self, entry):
+        """Return the shape of a pair (node, output) for two images."""
+        return self._shapes[self._key(entry)]
+
+    def open_shape(self, entry):
+        """Return the shape of a pair (node, output) with -1 where it depends on the number of images."""
+        pairs = zip(self.shape(entry), self._others[self._key(entry)])
+        return [one if one == other else -1 for one, other in pairs]
+
+    @staticmethod
+    def _key(entry):
+        node, output = entry
+        if node.op == 'null':
+            return node.name
+        return '%s_output%s' % (node.name, output if node.attr('num_outputs', 1) > 1 else '')
+
+    def show_that_images_are_raw(self):
+        """Add two nodes that do nothing, if need be, by which the insightface package hands over raw images.
+
+        Its client looks at the first eight nodes for one named Sub… or _minus… and one named Mul… or _mul…. Where
+        they are not both there, it computes (x - 127.5) / 127.5 itself, whatever the network does behind that.
+        """
+        names = [node.name for node in self.nodes[:8]]
+        if all(any(name.startswith(known) for name in names) for known in (('Sub', '_minus'), ('Mul', '_mul'))):
+            return
+        for node in self.nodes:
+            for place, name in enumerate(node.input):
+                node.input[place] = 'Mul_by_one' if name == 'data' else name
+        network, self.nodes = self.nodes, []
+        self.emit('Sub', ['data', self.constant('zero', [0])], 'Sub_nothing')
+        self.emit('Mul', ['Sub_nothing', self.constant('one', [1])], 'Mul_by_one')
+        self.nodes += network
+
+
+def converts(*operators):
+    """Register a function as what writes these operators of MXNet."""
+    def register(function):
+        CONVERTERS.update(dict.fromkeys(operators, function))
+        return function
+    return register
+
+
+def only(node, key, *known):
+    """Return an attribute of a node, the first of `known` where it is not set; raise UserError if it is none of them."""
+    value = node.attr(key, known[0])
+    if value not in known:
+        raise UserError('%s, a %s, has %s=%s, which is not known here; --onnx cannot write it'
+                        % (node.name, node.op, key, value))
+    return value
+
+
+# ----------------------------------------------------------------------------------- layers with parameters
+
+@converts('Convolution')
+def convolution(writer, node):
+    only(node, 'layout', None, 'None', 'NCHW')
+    kernel = node.attr('kernel')
+    ones = (1,) * len(kernel)
+    inputs = [writer.read(node, place) for place in range(len(node.inputs))]
+    return writer.emit('Conv', inputs, node.name, kernel_shape=kernel, strides=node.attr('stride') or ones,
+                       dilations=node.attr('dilate') or ones, group=node.attr('num_group', 1),
+                       pads=(node.attr('pad') or (0,) * len(kernel)) * 2)
+
+
+@converts('FullyConnected')
+def fully_connected(writer, node):
+    data, bias = writer.read(node), [writer.read(node, 2)] if len(node.inputs) > 2 else []
+    if not node.attr('flatten', True):
+        weight = writer.emit('Transpose', [writer.read(node, 1)], node.name + '_transposed', perm=(1, 0))
+        product = writer.emit('MatMul', [data, weight], node.name + ('_product' if bias else ''))
+        return writer.emit('Add', [product] + bias, node.name) if bias else product
+    if len(writer.shape(node.inputs[0])) > 2:
+        data = writer.emit('Flatten', [data], node.name + '_flatten', axis=1)
+    return writer.emit('Gemm', [data, writer.read(node, 1)] + bias, node.name, transB=1)
+
+
+@converts('BatchNorm')
+def batch_norm(writer, node):
+    only(node, 'axis', 1)
+    inputs = [writer.read(node, place) for place in range(5)]
+    if node.attr('fix_gamma', True):  # then MXNet does not look at the gamma it has
+        name, gamma = writer.array(node, 1)
+        inputs[1] = writer.constant(name, np.ones_like(gamma))
+    return writer.emit('BatchNormalization', inputs, node.name, epsilon=node.attr('eps', 1e-3))
+
+
+@converts('LeakyReLU')
+def leaky_relu(writer, node):
+    kind = only(node, 'act_type', 'leaky', 'prelu', 'elu', 'selu', 'gelu')
+    data, slope = writer.read(node), node.attr('slope', 0.25)
+    if kind == 'prelu':
+        name, gamma = writer.array(node, 1)
+        extent = (-1,) + (1,) * (len(writer.shape(node.inputs[0])) - 2)  # one for each channel
+        return writer.emit('PRelu', [data, writer.constant(name, gamma.reshape(extent))], node.name)
+    if kind == 'gelu':
+        inner = writer.emit('Div', [data, writer.constant(node.name + '_root', math.sqrt(2))], node.name + '_inner')
+        inner = writer.emit('Erf', [inner], node.name + '_erf')
+        inner = writer.emit('Add', [inner, writer.constant(node.name + '_one', 1)], node.name + '_share')
+        inner = writer.emit('Mul', [data, inner], node.name + '_twice')
+        return writer.emit('Mul', [inner, writer.constant(node.name + '_half', 0.5)], node.name)
+    if kind == 'selu':
+        return writer.emit('Selu', [data], node.name)
+    return writer.emit({'leaky': 'LeakyRelu', 'elu': 'Elu'}[kind], [data], node.name, alpha=slope)
+
+
+# ---------------------------------------------------------------------------------------------- feature maps
+
+@converts('Activation')
+def activation(writer, node):
+    names = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'softrelu': 'Softplus', 'softsign': 'Softsign'}
+    return writer.emit(names[only(node, 'act_type', *names)], [writer.read(node)], node.name)
+
+
+@converts('Pooling')
+def pooling(writer, node):
+    kind = {'max': 'Max', 'avg': 'Average'}[only(node, 'pool_type', 'max', 'avg')]
+    if node.attr('global_pool', False):
+        return writer.emit('Global%sPool' % kind, [writer.read(node)], node.name)
+    kernel = node.attr('kernel')
+    attributes = {'count_include_pad': int(node.attr('count_include_pad', True))} if kind == 'Average' else {}
+    return writer.emit('%sPool' % kind, [writer.read(node)], node.name, kernel_shape=kernel,
+                       strides=node.attr('stride') or (1,) * len(kernel), pads=(node.attr('pad') or (0,) * len(kernel)) * 2,
+                       ceil_mode=int(only(node, 'pooling_convention', 'valid', 'full') == 'full'), **attributes)
+
+
+@converts('_contrib_BilinearResize2D')
+def bilinear_resize(writer, node):
+    only(node, 'mode', 'size')
+    only(node, 'align_corners', True)
+    return resize(writer, node, mode='linear', coordinate_transformation_mode='align_corners')
+
+
+@converts('UpSampling')
+def up_sampling(writer, node):
+    only(node, 'sample_type', 'nearest')
+    return resize(writer, node, mode='nearest', coordinate_transformation_mode='asymmetric', nearest_mode='floor')
+
+
+def resize(writer, node, **attributes):
+    """Write a Resize by scales: sizes would fix the number of images."""
+    scales = []
+    for before, after in zip(writer.shape(node.inputs[0]), writer.shape((node, 0))):
+        scale = np.float32(after / before)
+        # The length is the scale times what was there, rounded down.
+        scales.append(scale if int(scale * np.float32(before)) == after else np.nextafter(scale, np.float32(np.inf)))
+    return writer.emit('Resize', [writer.read(node), '', writer.constant(node.name + '_scales', scales)], node.name,
+                       **attributes)
+
+
+@converts('_copy', 'BlockGrad', 'Dropout')
+def pass_on(writer, node):
+    only(node, 'mode', 'training')
+    return writer.emit('Identity', [writer.read(node)], node.name)
+
+
+@converts('Reshape', 'Flatten', 'expand_dims', 'squeeze')
+def reshape(writer, node):
+    shape = writer.open_shape((node, 0))
+    if shape.count(-1) > 1:
+        raise UserError('%s, a %s, puts the number of images into two lengths; --onnx cannot write it'
+                        % (node.name, node.op))
+    return writer.emit('Reshape', [writer.read(node), writer.constant(node.name + '_shape', shape, np.int64)], node.name)
+
+
+@converts('transpose')
+def transpose(writer, node):
+    order = node.attr('axes') or tuple(reversed(range(len(writer.shape(node.inputs[0])))))
+    return writer.emit('Transpose', [writer.read(node)], node.name, perm=order)
+
+
+@converts('Concat')
+def concat(writer, node):
+    inputs = [writer.read(node, place) for place in range(len(node.inputs))]
+    return writer.emit('Concat', inputs, node.name, axis=node.attr('dim', 1))
+
+
+@converts('SliceChannel')
+def slice_channel(writer, node):
+    only(node, 'squeeze_axis', False, 0)
+    names = ['%s_%d' % (node.name, number) for number in range(node.attr('num_outputs'))]
+    writer.nodes.append(helper.make_node('Split', [writer.read(node)], names, node.name, axis=node.attr('axis', 1)))
+    return names
+
+
+@converts('slice_axis')
+def slice_axis(writer, node):
+    axis, end = node.attr('axis'), node.attr('end')
+    bounds = node.attr('begin'), np.iinfo(np.int64).max if end in (None, 'None') else end, axis
+    inputs = [writer.constant('%s_%s' % (node.name, word), [number], np.int64)
+              for word, number in zip(('begin', 'end', 'axis'), bounds)]
+    return writer.emit('Slice', [writer.read(node)] + inputs, node.name)
+
+
+@converts('softmax', 'SoftmaxActivation')
+def softmax(writer, node):
+    only(node, 'mode', 'instance')
+    return writer.emit('Softmax', [writer.read(node)], node.name, axis=node.attr('axis', -1))
+
+
+@converts('L2Normalization')
+def l2_normalization(writer, node):
+    only(node, 'mode', 'instance')
+    axes = list(range(1, len(writer.shape(node.inputs[0]))))
+    length = writer.emit('ReduceL2', [writer.read(node)], node.name + '_length', axes=axes, keepdims=1)
+    return writer.emit('Div', [writer.read(node), length], node.name)
+
+
+@converts('mean')
+def mean(writer, node):
+    only(node, 'exclude', False, 0)
+    axes = node.attr('axis')
+    axes = {} if axes in (None, 'None', ()) else {'axes': [axes] if isinstance(axes, int) else axes}
+    return writer.emit('ReduceMean', [writer.read(node)], node.name, keepdims=int(node.attr('keepdims', False)), **axes)
+
+
+@converts('clip')
+def clip(writer, node):
+    bounds = [writer.constant('%s_%s' % (node.name, key), node.attr(key)) for key in ('a_min', 'a_max')]
+    return writer.emit('Clip', [writer.read(node)] + bounds, node.name)
+
+
+# ------------------------------------------------------------------------------------------------ arithmetic
+
+BINARY = {'elemwise_add': 'Add', '_plus': 'Add', '_Plus': 'Add', 'broadcast_add': 'Add', 'broadcast_plus': 'Add',
+          'elemwise_sub': 'Sub', '_minus': 'Sub', '_Minus': 'Sub', 'broadcast_sub': 'Sub', 'broadcast_minus': 'Sub',
+          'elemwise_mul': 'Mul', '_mul': 'Mul', '_Mul': 'Mul', 'broadcast_mul': 'Mul',
+          'elemwise_div': 'Div', '_div': 'Div', '_Div': 'Div', 'broadcast_div': 'Div'}
+SCALAR = {'_plus_scalar': 'Add', '_PlusScalar': 'Add', '_minus_scalar': 'Sub', '_MinusScalar': 'Sub',
+          '_mul_scalar': 'Mul', '_MulScalar': 'Mul', '_div_scalar': 'Div', '_DivScalar': 'Div',
+          '_power_scalar': 'Pow', '_PowerScalar': 'Pow'}
+REVERSED = {'_rminus_scalar': 'Sub', '_RMinusScalar': 'Sub', '_rdiv_scalar': 'Div', '_RDivScalar': 'Div'}
+UNARY = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'abs': 'Abs', 'sqrt': 'Sqrt', 'exp': 'Exp', 'log': 'Log',
+         'negative': 'Neg'}
+
+
+@converts(*BINARY)
+def binary(writer, node):
+    return writer.emit(BINARY[node.op], [writer.read(node, 0), writer.read(node, 1)], node.name)
+
+
+@converts('add_n', 'ElementWiseSum')
+def add_n(writer, node):
+    return writer.emit('Sum', [writer.read(node, place) for place in range(len(node.inputs))], node.name)
+
+
+@converts(*SCALAR, *REVERSED)
+def scalar(writer, node):
+    inputs = [writer.read(node), writer.constant(node.name + '_scalar', node.attr('scalar'))]
+    if node.op in SCALAR:
+        return writer.emit(SCALAR[node.op], inputs, node.name)
+    return writer.emit(REVERSED[node.op], inputs[::-1], node.name)
+
+
+@converts(*UNARY)
+def unary(writer, node):
+    return writer.emit(UNARY[node.op], [writer.read(node)], node.name)
