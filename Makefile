@@ -22,6 +22,7 @@ bench: .venv/installed
 	$(RUN) tools/benchmark.py cru116_imagenet att92_imagenet --peer gluoncv2
 	$(RUN) tools/benchmark.py cru116:plain cru116:plain,memonger=True --only training
 	$(RUN) tools/benchmark.py cru116 cru116:memonger=True --only training
+	$(RUN) tools/benchmark_deployment.py
 	$(RUN) tools/benchmark.py --memory
 	$(RUN) tools/benchmark.py --building
 

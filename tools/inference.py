@@ -11,6 +11,8 @@ from project import UserError
 EMBEDDING = 'fc1'  # what insightface calls the node of the embedding
 # Operators that hand their input on as it is, or in another float type.
 PASSES_ON = ('_copy', 'BlockGrad', 'Cast', 'amp_cast')
+# Operators that know the shapes of their parameters.
+SHAPE_GIVERS = ('Convolution', 'FullyConnected', 'BatchNorm', 'LeakyReLU')
 
 
 def cut(symbol):
@@ -38,9 +40,12 @@ def plain(graph):
         return undo_prelu(node) or undo_resize(node) or undo_merging(node)
 
     graph = graph.rewritten(rule)
-    for node in graph.nodes():
-        # All that a variable has are marks; some are its operator's, left by MXNet.
-        node.attrs = {key: value for key, value in node.attrs.items() if node.op != 'null' and not key.startswith('__')}
+    for node, readers in graph.readers().items():
+        kept = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
+        if node.op == 'null':  # MXNet leaves the attributes of a layer on its variables, too
+            knows_shape = all(reader is not None and reader.op in SHAPE_GIVERS for reader in readers)
+            kept = {} if knows_shape else {key: node.attrs[key] for key in node.attrs if key == '__shape__'}
+        node.attrs = kept
     return graph
 
 
@@ -112,7 +117,7 @@ def fold(graph, parameters):
                 give_own_weights(node, shared, parameters)
                 scale_inputs(node, parameters, *affine(norm, parameters))
         else:
-            left.append((norm.name, reason(data, behind)))
+            left.append((norm.name, reason(norm, data, behind)))
             continue
         bypass(norm, graph, readers)
     kept = {node.name for node in graph.nodes() if node.op == 'null'}
@@ -130,8 +135,11 @@ def is_padded(layer):
     return any(layer.attr('pad', ()))
 
 
-def reason(data, behind):
+def reason(norm, data, behind):
     """Say why a BatchNorm between the node `data` and the nodes `behind` it stays."""
+    if norm.attr('axis', 1) != 1:
+        return 'over axis %s instead of the channels' % norm.attr('axis')
+
     def described(node):
         if node is None:
             return 'the output'
