@@ -219,11 +219,32 @@ def test_opencv_takes_it(tmp_path, network):
     assert_same(net.forward(), export.compute(symbol, parameters, data))
 
 
+@pytest.mark.parametrize('changes', [TRAINED, dict(NARROW, net_prelu='op', net_resize='op')], ids=['CPU', 'host'])
+def test_a_checkpoint_of_float16(tool, tmp_path, changes):
+    exact = settled(symbol_of('att56', **changes), (2, 3, 64, 64))
+    symbol = symbol_of('att56', fp16=True, **changes)
+    types, _, _ = symbol.infer_type(data=np.float32)
+    halves = {name for name, kind in zip(symbol.list_arguments(), types) if kind is np.float16}
+    statistics = set(symbol.list_auxiliary_states())
+    mx.nd.save(str(tmp_path / 'model-0001.params'), {
+        ('aux:' if name in statistics else 'arg:') + name: mx.nd.array(array, dtype='float16' if name in halves else 'float32')
+        for name, array in exact.items()})
+    symbol.save(str(tmp_path / 'model-symbol.json'))
+    code, out, err = tool('--model', str(tmp_path / 'model') + ',1', '--image-size', '64,64', '--fold-bn', '--onnx',
+                          '--output', str(tmp_path / 'net'))
+    assert code == 0, err
+    assert 'conv0_weight' in halves
+    session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'), providers=['CPUExecutionProvider'])
+    data = images(2, 64)
+    expected = export.compute(symbol_of('att56', **changes), exact, data)
+    assert_same(session.run(None, {'data': data})[0], expected, 5e-3)  # the weights were rounded
+
+
 def test_an_image_is_compared_too(trained, tool, tmp_path):
     from PIL import Image
     path = str(tmp_path / 'a face.png')
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), np.uint8)).save(path)
-    assert export.test_images((112, 112, 3), path).shape == (4, 3, 112, 112)
+    assert export.comparison_images((112, 112, 3), path).shape == (4, 3, 112, 112)
     code, out, err = tool('--model', trained[0] + ',3', '--image', path, '--output', str(tmp_path / 'out'))
     assert code == 0, err
     assert 'largest difference' in out

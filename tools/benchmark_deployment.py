@@ -1,4 +1,4 @@
-"""Time a network's deployed forms side by side: MXNet as the host trains it and folded, onnxruntime unfolded and folded.
+"""Time a network's deployed forms side by side: MXNet as the host trains it, and folded; onnxruntime, and folded.
 
 All forms run in one process, in turns, with the same random weights. MXNet takes OMP_NUM_THREADS threads (here: one
 for each CPU; by itself MXNet takes half of them), onnxruntime one for each CPU.
@@ -56,10 +56,10 @@ def rows_of(seconds, batch):
     """Return the table's rows for {form: seconds of each run}; ratios are to the first form."""
     rows, first = [], None
     for form, times in seconds.items():
-        median = statistics.median(times) / batch
+        least, median, most = (1e3 / batch * pick(times) for pick in (min, statistics.median, max))
         first = first or median
-        rows.append((form, '%.1f' % (1e3 * median), '%.0f…%.0f' % (1e3 * min(times) / batch, 1e3 * max(times) / batch),
-                     '%.2f' % (1 / median), '%.2f×' % (first / median)))
+        rows.append((form, '%.1f' % median, '%.0f…%.0f' % (least, most), '%.2f' % (1e3 / median),
+                     '%.2f×' % (first / median)))
     return rows
 
 

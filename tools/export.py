@@ -17,13 +17,12 @@ from tqdm import tqdm
 import checkpoint
 import tables
 from graph import Graph, load_symbol
-from inference import EMBEDDING, cut, fold, plain
+from inference import EMBEDDING, cut, fold, in_float32, plain
 from network import build, choose
 
 # How far an embedding may be off, as a share of the range of the embeddings' values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
 RANDOM_IMAGES = 3
-
 
 # What `fold` did: BatchNorms that there were, those left with the reason, numbers stored before and after.
 Folding = collections.namedtuple('Folding', 'norms left before after')
@@ -69,8 +68,8 @@ def image_shape_of(args, default):
     return int(sides[0]), int(sides[1]), 3
 
 
-def test_images(image_shape, path=None):
-    """Return images to compare on, (n, 3, height, width) float32 of 0…255: noise, and the one at `path` in that size."""
+def comparison_images(image_shape, path=None):
+    """Return images to compare on, (n, 3, height, width) float32 of 0…255: noise, and the image at `path` resized."""
     height, width, _ = image_shape
     images = np.random.RandomState(0).randint(0, 256, (RANDOM_IMAGES, 3, height, width)).astype(np.float32)
     if not path:
@@ -101,8 +100,8 @@ def compute_onnx(path, images, batch):
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     batch = batch or len(images)
     padded = np.concatenate([images, np.zeros((-len(images) % batch,) + images.shape[1:], np.float32)])
-    parts = [session.run([EMBEDDING], {'data': padded[start:start + batch]})[0] for start in range(0, len(padded), batch)]
-    return np.concatenate(parts)[:len(images)]
+    parts = padded.reshape((-1, batch) + images.shape[1:])
+    return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[:len(images)]
 
 
 def compare(actual, expected, tolerance, path):
@@ -139,11 +138,11 @@ def export_model(args, symbol, parameters, image_shape, prefix):
     Returns ({path: (largest difference, smallest cosine)}, what was done to the BatchNorms). Raises Different.
     """
     epoch = checkpoint.parse_model(args.model)[1]
-    images = test_images(image_shape, args.image)
+    images = comparison_images(image_shape, args.image)
     graph, folding, results = plain(Graph.of(symbol)), None, {}
     with tqdm(total=3 + args.onnx, unit='step', leave=False, disable=None) as bar:
         bar.set_description('the network itself')
-        expected = compute(symbol, parameters, images)
+        expected = compute(in_float32(Graph.of(symbol)).symbol(), parameters, images)
         if not np.isfinite(expected).all() or not np.ptp(expected):
             raise UserError('the embeddings of %s are %s: there is nothing to export'
                             % (args.model, 'all the same' if np.isfinite(expected).all() else 'not finite'))
@@ -214,7 +213,8 @@ def main():
             raise UserError('--output %s would overwrite the --model; name another prefix' % args.output)
         symbol_path, parameters_path = checkpoint.files(prefix, epoch)
         symbol = cut(load_symbol(symbol_path) if symbol is None else symbol)
-        parameters = checkpoint.fitting(checkpoint.load_parameters(parameters_path), symbol, image_shape, parameters_path)
+        parameters = checkpoint.load_parameters(parameters_path)
+        parameters = checkpoint.fitting(parameters, symbol, image_shape, parameters_path)
     try:
         with new_files(folder) as scratch:
             prefix = os.path.join(scratch, name)
@@ -228,7 +228,7 @@ def main():
         return 1
     tables.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
     if results:
-        print('Differences from the network as it was trained, on the same images, as a share of the range of its values.')
+        print('Differences are from the network as it was trained, as a share of the range of its values.')
     if folding:
         report_folding(folding)
 

@@ -25,7 +25,7 @@ class Node:
             return self.attrs[key]
 
     def source(self, *path):
-        """Return the node behind the inputs that `path` names, pairs (input, operator); None if another one is there."""
+        """Return the node behind the inputs that `path` names, pairs (input, operator); None for other operators."""
         node = self
         for place, op in path:
             if place >= len(node.inputs) or node.inputs[place][0].op != op:
@@ -103,9 +103,9 @@ class Graph:
             described.append(dict(op=node.op, name=node.name, inputs=pointers(node.inputs)))
             if node.attrs:
                 described[-1]['attrs'] = node.attrs
-        return mx.sym.load_json(json.dumps(dict(
-            nodes=described, arg_nodes=[place[node] for node in nodes if node.op == 'null'], heads=pointers(self.outputs),
-            attrs={'mxnet_version': ['int', VERSION]})))
+        variables = [place[node] for node in nodes if node.op == 'null']
+        return mx.sym.load_json(json.dumps(dict(nodes=described, arg_nodes=variables, heads=pointers(self.outputs),
+                                                attrs={'mxnet_version': ['int', VERSION]})))
 
 
 def load_symbol(path):

@@ -24,6 +24,14 @@ def cut(symbol):
     return symbol.get_internals()[name]
 
 
+def in_float32(graph):
+    """Return the graph with float32 in place of float16: what it is meant to compute, to compare with."""
+    def rule(node):
+        if node.attrs.get('dtype') == 'float16':
+            node.attrs['dtype'] = 'float32'
+    return graph.rewritten(rule)
+
+
 # ------------------------------------------------------------------------------------------------- plain
 
 def plain(graph):
@@ -77,8 +85,9 @@ def undo_merging(node):
     """Return the grouped convolution for one whose groups were merged, or None for another node."""
     if node.op != 'Convolution':
         return None
-    blocks = node.source((1, 'Reshape'), (0, 'broadcast_mul'))
-    weight, own = blocks and blocks.source((0, 'Reshape'), (0, 'null')), blocks and blocks.source((1, 'Reshape'), (0, '_eye'))
+    blocks = (1, 'Reshape'), (0, 'broadcast_mul')
+    weight = node.source(*blocks, (0, 'Reshape'), (0, 'null'))
+    own = node.source(*blocks, (1, 'Reshape'), (0, '_eye'))
     if not weight or not own:
         return None
     attrs = dict(node.attrs, num_group=str(node.attr('num_group', 1) * own.attr('N')))

@@ -167,11 +167,11 @@ def only(node, key, *known):
 def convolution(writer, node):
     only(node, 'layout', None, 'None', 'NCHW')
     kernel = node.attr('kernel')
-    ones = (1,) * len(kernel)
+    ones, zeros = ((number,) * len(kernel) for number in (1, 0))
     inputs = [writer.read(node, place) for place in range(len(node.inputs))]
     return writer.emit('Conv', inputs, node.name, kernel_shape=kernel, strides=node.attr('stride') or ones,
-                       dilations=node.attr('dilate') or ones, group=node.attr('num_group', 1),
-                       pads=(node.attr('pad') or (0,) * len(kernel)) * 2)
+                       pads=(node.attr('pad') or zeros) * 2, dilations=node.attr('dilate') or ones,
+                       group=node.attr('num_group', 1))
 
 
 @converts('FullyConnected')
@@ -229,9 +229,10 @@ def pooling(writer, node):
     if node.attr('global_pool', False):
         return writer.emit('Global%sPool' % kind, [writer.read(node)], node.name)
     kernel = node.attr('kernel')
+    ones, zeros = ((number,) * len(kernel) for number in (1, 0))
     attributes = {'count_include_pad': int(node.attr('count_include_pad', True))} if kind == 'Average' else {}
     return writer.emit('%sPool' % kind, [writer.read(node)], node.name, kernel_shape=kernel,
-                       strides=node.attr('stride') or (1,) * len(kernel), pads=(node.attr('pad') or (0,) * len(kernel)) * 2,
+                       strides=node.attr('stride') or ones, pads=(node.attr('pad') or zeros) * 2,
                        ceil_mode=int(only(node, 'pooling_convention', 'valid', 'full') == 'full'), **attributes)
 
 
@@ -271,7 +272,8 @@ def reshape(writer, node):
     if shape.count(-1) > 1:
         raise UserError('%s, a %s, puts the number of images into two lengths; --onnx cannot write it'
                         % (node.name, node.op))
-    return writer.emit('Reshape', [writer.read(node), writer.constant(node.name + '_shape', shape, np.int64)], node.name)
+    shape = writer.constant(node.name + '_shape', shape, np.int64)
+    return writer.emit('Reshape', [writer.read(node), shape], node.name)
 
 
 @converts('transpose')
