@@ -1,5 +1,5 @@
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
-# make test    runs the tests (under ten minutes on two cores)
+# make test    runs the tests (about five minutes on two cores)
 # make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
 # make clean   removes .venv and out/
 
@@ -13,8 +13,9 @@ RUN = .venv/bin/python
 demo: .venv/installed
 	$(RUN) tools/demo.py
 
+# A process for each CPU, with one thread each, takes half the time of one process with all threads.
 test: .venv/installed
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 bench: .venv/installed
 	$(RUN) tools/benchmark.py cru116:plain cru116 --plot out/bench/cru116.png
