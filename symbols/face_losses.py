@@ -30,11 +30,12 @@ def margin_logits(embedding, label, num_classes, weight, scale, m1, m2, m3):
     return mx.sym._internal._mul_scalar(cosine + change, scalar=scale, name='fc7_scaled')
 
 
-def classifier(embedding, num_classes, settings):
+def classifier(embedding, num_classes, settings, loss_scale=1.0):
     """Return the symbol to train: outputs (embedding, class probabilities), label `softmax_label`.
 
     `settings` has the host's keys: `emb_size`, `loss_name` ('softmax' or 'margin_softmax') and, for the margin
-    family, `loss_s`, `loss_m1`, `loss_m2`, `loss_m3`. Raises ValueError for another loss.
+    family, `loss_s`, `loss_m1`, `loss_m2`, `loss_m3`. Gradients are `loss_scale` times as large, so that those of a
+    float16 trunk do not vanish. Raises ValueError for another loss.
     """
     label = mx.sym.Variable('softmax_label')
     weight = mx.sym.Variable('fc7_weight', shape=(num_classes, settings['emb_size']), init=mx.init.Normal(0.01))
@@ -46,5 +47,6 @@ def classifier(embedding, num_classes, settings):
     else:
         raise ValueError('loss_name=%r is not known; choose from softmax, margin_softmax' % settings['loss_name'])
     # Normalised over the images of one device; the trainer divides by the number of devices.
-    softmax = mx.sym.SoftmaxOutput(data=logits, label=label, normalization='valid', name='softmax')
+    softmax = mx.sym.SoftmaxOutput(data=logits, label=label, normalization='valid', grad_scale=loss_scale,
+                                   name='softmax')
     return mx.sym.Group([mx.sym.BlockGrad(embedding, name='embedding'), softmax])

@@ -19,6 +19,7 @@ from project import UserError
 
 TOOL = os.path.join(ROOT, 'tools', 'train_synthetic.py')
 QUICK = ['--network', 'cru56', '--multiplier', '0.1', '--steps', '2', '--per-batch-size', '4']
+IMAGE_SHAPE = (112, 112, 3)
 OUTPUT = ['cru56-0001.params', 'cru56-symbol.json']
 
 
@@ -51,7 +52,7 @@ def test_data_is_in_the_hosts_format(data):
 
 
 def test_records_and_pairs_are_read_back(data):
-    records = datasets.FaceRecords(data)
+    records = datasets.FaceRecords(data, IMAGE_SHAPE)
     assert [records[i][0] for i in range(len(records))] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     images, same = datasets.read_pairs(os.path.join(data, 'lfw.bin'))
     assert len(images) == 20 and list(same) == [True, False] * 5
@@ -69,13 +70,26 @@ def test_a_person_looks_more_like_himself_than_like_others():
 
 
 def test_batches_are_shuffled_mirrored_and_repeatable(data):
-    records = datasets.FaceRecords(data)
-    batches = [datasets.FaceBatches(records, 12, (112, 112, 3), seed) for seed in (0, 0, 1)]
+    records = datasets.FaceRecords(data, IMAGE_SHAPE)
+    batches = [datasets.FaceBatches(records, 12, seed) for seed in (0, 0, 1)]
     first, again, other = [stream.next() for stream in batches]
     np.testing.assert_array_equal(first.data[0].asnumpy(), again.data[0].asnumpy())
     assert not np.array_equal(first.label[0].asnumpy(), other.label[0].asnumpy())
     assert sorted(first.label[0].asnumpy()) == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert not np.array_equal(first.label[0].asnumpy(), batches[0].next().label[0].asnumpy())
+
+
+def test_workers_share_the_images_of_a_step(data):
+    records = datasets.FaceRecords(data, IMAGE_SHAPE)
+    whole = datasets.FaceBatches(records, 4, 0)
+    parts = [datasets.FaceBatches(records, 2, 0, part_index, 2) for part_index in (0, 1)]
+    for _ in range(5):
+        expected, actual = whole.next(), [part.next() for part in parts]
+        for kind in ('data', 'label'):
+            halves = [getattr(batch, kind)[0].asnumpy() for batch in actual]
+            np.testing.assert_array_equal(np.concatenate(halves), getattr(expected, kind)[0].asnumpy())
+    later = datasets.FaceBatches(records, 4, 0, step=4)
+    np.testing.assert_array_equal(later.next().data[0].asnumpy(), expected.data[0].asnumpy())
 
 
 # --------------------------------------------------------------------------------------- loss, verification
@@ -177,11 +191,87 @@ def damaged(data, folder, name, change):
 def test_damaged_data(data, tmp_path, name, change, words):
     folder = damaged(data, str(tmp_path / 'damaged'), name, change)
     with pytest.raises(UserError) as caught:
-        records = datasets.FaceRecords(folder)
+        records = datasets.FaceRecords(folder, IMAGE_SHAPE)
         for position in range(len(records)):
             records[position]
         datasets.read_pairs(os.path.join(folder, 'lfw.bin'))
     assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+def overwrite_image(folder, number, content):
+    """Write `content` over the image in a record, whose length stays."""
+    with open(os.path.join(folder, 'train.idx')) as index:
+        offset = dict(map(int, line.split()) for line in index)[number]
+    with open(os.path.join(folder, 'train.rec'), 'r+b') as file:
+        file.seek(offset + 8 + 24)
+        file.write(content)
+
+
+def test_a_bad_image_is_refused_or_left_out(data, tmp_path):
+    folder = str(tmp_path / 'damaged')
+    shutil.copytree(data, folder)
+    overwrite_image(folder, 5, b'no image at all' * 20)
+    with pytest.raises(UserError, match='the image of record 5 cannot be decoded'):
+        records = datasets.FaceRecords(folder, IMAGE_SHAPE)
+        records[4]
+    records, whole = datasets.FaceRecords(folder, IMAGE_SHAPE, 'skip'), datasets.FaceRecords(data, IMAGE_SHAPE)
+    assert [records[i] is None for i in range(12)] == [i == 4 for i in range(12)]
+    assert [records[i][0] for i in range(12) if i != 4] == [whole[i][0] for i in range(12) if i != 4]
+    batches = datasets.FaceBatches(records, 12, 0)
+    labels = list(batches.next().label[0].asnumpy())  # another image is in its place
+    assert len(labels) == 12 and labels.count(1) >= 2 and list(records.bad) == [5]
+
+
+def shorten(content):
+    return content[:-40]  # the last identity's record
+
+
+def without_line(content):
+    return b''.join(line for line in content.splitlines(True) if not line.startswith(b'7\t'))
+
+
+def shifted(content):
+    lines = [line.split(b'\t') for line in content.splitlines()]
+    return b''.join(b'%s\t%d\n' % (number, int(offset) + (4 if number == b'7' else 0)) for number, offset in lines)
+
+
+@pytest.mark.parametrize('name, change, number, words', [
+    ('train.rec', shorten, 16, 'is truncated'),
+    ('train.idx', without_line, 7, 'has no record 7'),
+    ('train.idx', shifted, 7, 'record 7 is not readable'),
+])
+def test_files_that_do_not_fit_each_other(data, tmp_path, name, change, number, words):
+    folder = damaged(data, str(tmp_path / 'damaged'), name, change)
+    with pytest.raises(UserError, match=words):
+        records = datasets.FaceRecords(folder, IMAGE_SHAPE)
+        for position in range(len(records)):
+            records[position]
+    records = datasets.FaceRecords(folder, IMAGE_SHAPE, 'skip')
+    labels = [found[0] for found in (records[position] for position in range(len(records))) if found]
+    assert labels == [label for position, label in enumerate(np.repeat(range(4), 3), 1) if position != number]
+    assert list(records.bad) == [number]
+
+
+def test_an_identity_without_images(tmp_path):
+    folder = str(tmp_path)
+    record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
+    image = datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
+    for number, (label, content) in enumerate([([3, 5], b''), (0.0, image), (1.0, image), ([1, 3], b''), ([3, 3], b'')]):
+        record.write_idx(number, mx.recordio.pack(mx.recordio.IRHeader(0, label, number, 0), content))
+    record.close()
+    with open(os.path.join(folder, 'property'), 'w') as file:
+        file.write('2,112,112')
+    with pytest.raises(UserError, match='the identity of record 4 has no images'):
+        datasets.FaceRecords(folder, IMAGE_SHAPE)
+    records = datasets.FaceRecords(folder, IMAGE_SHAPE, 'skip')
+    assert list(records.bad) == [4] and [records[i][0] for i in range(2)] == [0, 1]
+
+
+def test_nothing_usable(data, tmp_path):
+    folder = damaged(data, str(tmp_path / 'damaged'), 'property', lambda content: b'4,64,64')
+    records = datasets.FaceRecords(folder, (64, 64, 3), 'skip')
+    with pytest.raises(UserError, match='not one of its 12 images is usable; the first: .* is an image of'):
+        datasets.FaceBatches(records, 2, 0).next()
 
 
 def test_damaged_data_stops_the_tool(data, tmp_path):

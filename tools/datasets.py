@@ -5,6 +5,7 @@ range of their images; image records: label and encoded image), `property` ("cla
 verification pairs such as `lfw.bin`.
 """
 import io
+import itertools
 import os
 import pickle
 import struct
@@ -95,14 +96,17 @@ def read_property(folder):
 
 
 class FaceRecords:
-    """The images of a data set and their labels, by position: `len(records)`, `records[i]`.
+    """The images of a data set, of `image_shape`, and their labels, by position: `len(records)`, `records[i]`.
 
-    Raises UserError, naming file and record, for whatever is truncated or foreign.
+    With `on_bad` 'stop', whatever is truncated, foreign or missing raises UserError, naming file and record. With
+    'skip', images that cannot be had are left out and `bad` notes why, {record: what is wrong}; label and image lie in
+    one record, so that nothing that is left out shifts a label.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, image_shape, on_bad='stop'):
         self.path = os.path.join(folder, 'train.rec')
         self.classes = read_property(folder)[0]
+        self.image_shape, self.on_bad, self.bad = tuple(image_shape), on_bad, {}
         index_path = os.path.join(folder, 'train.idx')
         for path in (self.path, index_path):
             if not os.path.isfile(path):
@@ -111,33 +115,64 @@ class FaceRecords:
             self.record = mx.recordio.MXIndexedRecordIO(index_path, self.path, 'r')
         except (ValueError, mx.MXNetError) as error:
             raise UserError('%s is not an index of lines "record<TAB>offset": %s' % (index_path, error))
-        self._check_end()
-        header, _ = self._read(0)
-        first, last = self._range(header, 0)
-        self.images = []
-        for identity in range(first, last):
-            self.images.extend(range(*self._range(self._read(identity)[0], identity)))
+        self._try(max(self.record.idx, default=0), self._check_end)
+        first, end = self._range(0)
+        self.images = self._listed(1, first)
         if not self.images:
             raise UserError('%s holds no images' % self.path)
+        for identity in self._listed(first, end):
+            self._try(identity, self._check_identity, identity)
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, position):
-        """Return (label, image), the image (height, width, 3) uint8 RGB."""
+        """Return (label, image), the image (height, width, 3) uint8 RGB, or None for one that is skipped."""
         number = self.images[position]
+        return None if number in self.bad else self._try(number, self._image, number)
+
+    def _listed(self, first, end):
+        """Return those records from `first` to before `end` that the index has; the others count as bad."""
+        listed = sorted(number for number in self.record.idx if first <= number < end)
+        if len(listed) < end - first:
+            missing = next(number for number in itertools.count(first) if number not in self.record.idx)
+            self._try(missing, self._read, missing)
+        return listed
+
+    def _try(self, number, function, *arguments):
+        """Return what `function` returns; where it raises UserError, note that of record `number`, or let it through."""
+        try:
+            return function(*arguments)
+        except UserError as error:
+            if self.on_bad == 'stop':
+                raise
+            self.bad[number] = str(error)
+
+    def _image(self, number):
         header, content = self._read(number)
         label = float(np.ravel(header.label)[0])
-        if not (label == int(label) and 0 <= label < self.classes):
+        if not (0 <= label < self.classes and label == int(label)):
             raise UserError('%s: record %d has label %s; "property" allows 0 to %d'
                             % (self.path, number, label, self.classes - 1))
         try:
-            return int(label), mx.image.imdecode(content).asnumpy()
+            image = mx.image.imdecode(content).asnumpy()
         except (mx.MXNetError, ValueError):
             raise UserError('%s: the image of record %d cannot be decoded' % (self.path, number))
+        if image.shape != self.image_shape:
+            raise UserError('%s: record %d is an image of %s, the network takes %s'
+                            % (self.path, number, image.shape, self.image_shape))
+        return int(label), image
+
+    def _check_identity(self, number):
+        first, end = self._range(number)
+        if first == end:
+            raise UserError('%s: the identity of record %d has no images' % (self.path, number))
 
     def _check_end(self):
-        """Refuse a file that ends before its last record does, before hours have gone into training on it."""
+        """Refuse files that do not belong together, and a file that ends before its last record does.
+
+        Better known now than after hours of training.
+        """
         if not self.record.idx:
             raise UserError('%s lists no records' % self.record.idx_path)
         number, offset = max(self.record.idx.items(), key=lambda entry: entry[1])
@@ -162,11 +197,15 @@ class FaceRecords:
         except KeyError:
             raise UserError('%s has no record %d' % (self.record.idx_path, number))
         except (mx.MXNetError, struct.error, TypeError, ValueError):
+            # A reader that has failed fails ever after. The base class leaves the index as it is.
+            mx.recordio.MXRecordIO.close(self.record)
+            mx.recordio.MXRecordIO.open(self.record)
             raise UserError('%s: record %d is not readable' % (self.path, number))
         return header, content
 
-    def _range(self, header, number):
-        label = np.ravel(header.label)
+    def _range(self, number):
+        """Return what a record of the whole set, or of an identity, says: its first record and the one behind its last."""
+        label = np.ravel(self._read(number)[0].label)
         if len(label) != 2 or not 0 <= label[0] <= label[1]:
             raise UserError('%s: record %d should hold a range of records; is this a data set of insightface?'
                             % (self.path, number))
@@ -174,28 +213,46 @@ class FaceRecords:
 
 
 class FaceBatches:
-    """An endless stream of training batches, shuffled anew in every pass and mirrored at random."""
+    """An endless stream of training batches, shuffled anew in every pass and mirrored at random.
 
-    def __init__(self, records, batch_size, image_shape, seed):
-        self.records, self.batch_size, self.image_shape = records, batch_size, tuple(image_shape)
-        self.rng = _random_state(seed, 2)
-        self.order = []
+    What a step sees follows from `seed` and the number of the step alone, so that a run can go on at any step. Of the
+    images of a step, `num_parts` workers take `batch_size` each; this is the share of worker `part_index`.
+    """
+
+    def __init__(self, records, batch_size, seed, part_index=0, num_parts=1, step=0):
+        self.records, self.batch_size = records, batch_size
+        self.seed, self.part_index, self.num_parts, self.step = seed, part_index, num_parts, step
+        self._pass = None
 
     def next(self):
         """Return an mx.io.DataBatch: data (batch, 3, h, w) 0…255, label (batch,)."""
-        data = np.empty((self.batch_size, 3) + self.image_shape[:2], np.float32)
+        data = np.empty((self.batch_size, 3) + self.records.image_shape[:2], np.float32)
         label = np.empty(self.batch_size, np.float32)
+        first = (self.step * self.num_parts + self.part_index) * self.batch_size
         for row in range(self.batch_size):
-            if not self.order:
-                self.order = list(self.rng.permutation(len(self.records)))
-            position = self.order.pop()
-            label[row], image = self.records[position]
-            if image.shape != self.image_shape:
-                raise UserError('%s: record %d is an image of %s, the network takes %s'
-                                % (self.records.path, self.records.images[position],
-                                   image.shape, self.image_shape))
-            data[row] = (image[:, ::-1] if self.rng.randint(2) else image).transpose(2, 0, 1)
+            label[row], image = self._image(first + row)
+            data[row] = image.transpose(2, 0, 1)
+        self.step += 1
         return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
+
+    def _image(self, number):
+        """Return (label, image) of the `number`-th image since the start; for a bad one the next good one."""
+        for _ in range(len(self.records)):
+            position, is_mirrored = self._order(number)
+            found = self.records[position]
+            if found:
+                return found[0], found[1][:, ::-1] if is_mirrored else found[1]
+            number += 1
+        raise UserError('%s: not one of its %d images is usable; the first: %s'
+                        % (self.records.path, len(self.records), next(iter(self.records.bad.values()))))
+
+    def _order(self, number):
+        """Return (position, whether it is mirrored) of the `number`-th image since the start."""
+        one_pass, place = divmod(number, len(self.records))
+        if self._pass is None or self._pass[0] != one_pass:
+            rng = np.random.RandomState([self.seed, 2, one_pass])
+            self._pass = one_pass, rng.permutation(len(self.records)), rng.randint(2, size=len(self.records))
+        return self._pass[1][place], self._pass[2][place]
 
 
 class _PairUnpickler(pickle.Unpickler):

@@ -70,6 +70,15 @@ def run(main):
     sys.exit(status or 0)
 
 
+def sync(path):
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def new_files(folder):
     """Give a folder to write files into; when the block ends well they move into `folder`, else none does.
@@ -90,7 +99,9 @@ def new_files(folder):
     try:
         yield scratch
         for name in sorted(os.listdir(scratch)):
+            sync(os.path.join(scratch, name))
             os.replace(os.path.join(scratch, name), os.path.join(folder, name))
+        sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # it ends at the first that is not empty

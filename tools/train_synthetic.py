@@ -2,7 +2,8 @@
 
 Draws a data set (or reads one that is there already), trains with mx.mod.Module and the chosen loss,
 verifies on pairs of people that were not trained on, and saves PREFIX-symbol.json and PREFIX-0001.params,
-cut at the embedding.
+cut at the embedding. On several devices, and with --kvstore dist_sync in several processes (tools/launch_local.py),
+each takes its share of the images of a step.
 """
 import math
 import os
@@ -18,11 +19,17 @@ from tqdm import tqdm
 import config as host
 import datasets
 import face_losses
+import resume
 import tables
 import verification
 from network import build, count_macs, count_parameters, suit
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
+KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
+JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
+OVERFLOWS = 20  # steps in a row whose gradients are not finite, after which the run ends
+# The options that have to be the same for a run to go on.
+RUN = ('network', 'loss', 'steps', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed')
 
 
 def parse_args(argv=None):
@@ -33,6 +40,18 @@ def parse_args(argv=None):
     parser.add_argument('--per-batch-size', type=whole_number(1), default=32, help='images per device and step')
     parser.add_argument('--devices', type=whole_number(1), default=1,
                         help='devices to train on: GPUs where there are any, else CPU contexts')
+    parser.add_argument('--kvstore', choices=KVSTORES,
+                        help='how gradients are summed: on the CPU, on the GPUs, by NCCL, or over several processes or '
+                             'machines (default: device on GPUs, else local)')
+    parser.add_argument('--resume', action='store_true',
+                        help='go on from the last state in OUTPUT, if there is one; the other options have to be the same')
+    parser.add_argument('--state-every', type=whole_number(0), default=0, metavar='STEPS',
+                        help='write the state of the run, for --resume, after every so many steps; 0: never')
+    parser.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
+    parser.add_argument('--loss-scale', type=positive,
+                        help='factor on the gradients until they are applied (default: 128 with --fp16, else 1)')
+    parser.add_argument('--on-bad-record', choices=('stop', 'skip'), default='stop',
+                        help='what to do about a record of the data set that cannot be read')
     parser.add_argument('--lr', type=positive, default=0.1,
                         help='learning rate; divided by 10 after 70%% and 90%% of the steps')
     parser.add_argument('--multiplier', type=positive, default=1.0,
@@ -47,7 +66,12 @@ def parse_args(argv=None):
     parser.add_argument('--output', default='out/synthetic', help='folder for the checkpoint')
     parser.add_argument('--no-verification', action='store_true', help='do not verify after training')
     parser.add_argument('--seed', type=whole_number(0), default=0, help='same seed, same result')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.loss_scale = args.loss_scale or (128.0 if args.fp16 else 1.0)
+    if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
+        parser.error('--kvstore %s wants %s; start it with tools/launch_local.py, or see the README for several machines'
+                     % (args.kvstore, ', '.join(JOB)))
+    return args
 
 
 def devices(count):
@@ -58,30 +82,77 @@ def devices(count):
     return [mx.gpu(i) if gpus else mx.cpu(i) for i in range(count)]
 
 
-def open_data(args):
-    """Return the training records and the verification pairs, drawing them first where there are none."""
+def open_data(args, image_shape, kvstore):
+    """Return the training records and the verification pairs; the first worker draws them where there are none."""
     folder = args.data or os.path.join(args.output, 'data')
-    if not os.path.exists(os.path.join(folder, 'property')):
+    if rank_of(kvstore) == 0 and not os.path.exists(os.path.join(folder, 'property')):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError('%s is neither empty nor a data set (it has no "property"); name another --data' % folder)
         datasets.write_synthetic(folder, args.identities, args.images, args.pairs, args.seed)
-    else:
+    elif rank_of(kvstore) == 0:
         print('using the data set that is in %s' % folder)
-    return datasets.FaceRecords(folder), datasets.read_pairs(os.path.join(folder, 'lfw.bin'))
+    if is_distributed(kvstore):
+        kvstore._barrier()
+    return (datasets.FaceRecords(folder, image_shape, args.on_bad_record),
+            datasets.read_pairs(os.path.join(folder, 'lfw.bin')))
 
 
-def make_module(symbol, contexts, batch_size, image_shape, args):
-    """Return a Module that is ready to train: bound, initialised as in the host, with its SGD."""
+def is_distributed(kvstore):
+    return not isinstance(kvstore, str)
+
+
+def rank_of(kvstore):
+    """Return the number of this worker, 0 for the first or only one."""
+    return kvstore.rank if is_distributed(kvstore) else 0
+
+
+def workers_of(kvstore):
+    return kvstore.num_workers if is_distributed(kvstore) else 1
+
+
+def make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step=0):
+    """Return a Module that is ready to train behind `step`: bound, initialised as in the host, with its SGD.
+
+    `batch_size` is that of this worker, all devices together.
+    """
+    # The workers apply the summed gradients themselves: only so can the optimiser's state be saved.
+    os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
     module = mx.mod.Module(symbol, context=contexts)
     module.bind([('data', (batch_size, 3) + tuple(image_shape[:2]))], [('softmax_label', (batch_size,))])
     module.init_params(mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2))
     schedule = mx.lr_scheduler.MultiFactorScheduler(
         sorted({max(1, math.ceil(args.steps * share)) for share in LR_STEPS}), 0.1, base_lr=args.lr)
-    # SoftmaxOutput averages over the images of a device; the gradients of the devices are summed.
-    module.init_optimizer(kvstore='local', optimizer='sgd', optimizer_params=dict(
-        learning_rate=args.lr, momentum=host.default.mom, wd=host.default.wd,
-        rescale_grad=1.0 / len(contexts), lr_scheduler=schedule))
+    # SoftmaxOutput averages over the images of a device; the gradients of devices and workers are summed.
+    summed = len(contexts) * workers_of(kvstore) * args.loss_scale
+    module.init_optimizer(kvstore=kvstore, optimizer='sgd', optimizer_params=dict(
+        learning_rate=args.lr, momentum=host.default.mom, wd=host.default.wd, multi_precision=args.fp16,
+        rescale_grad=1.0 / summed, lr_scheduler=schedule, begin_num_update=step))
     return module
+
+
+def update(module, may_overflow):
+    """Sum the gradients over devices and workers and apply them; return whether that was done.
+
+    It is what Module's own update does, but where they `may_overflow`, gradients that are not finite are dropped.
+    """
+    group, kvstore, count = module._exec_group, module._kvstore, len(module._context)
+    for place, (name, gradients) in enumerate(zip(group.param_names, group.grad_arrays)):
+        if kvstore:
+            kvstore.push(name, gradients, priority=-place)
+            kvstore.pull(name, gradients, priority=-place)
+    if may_overflow and not all_finite([gradients[0] for gradients in group.grad_arrays]):
+        return False
+    for device in range(count):
+        module._updater([place * count + device for place in range(len(group.grad_arrays))],
+                        [gradients[device] for gradients in group.grad_arrays],
+                        [weights[device] for weights in group.param_arrays])
+    return True
+
+
+def all_finite(arrays):
+    """Tell whether no number is infinite or NaN; MXNet's operator crashes with more than 200 arrays."""
+    return all(mx.nd.multi_all_finite(*arrays[start:start + 200], num_arrays=len(arrays[start:start + 200])).asscalar()
+               for start in range(0, len(arrays), 200))
 
 
 def loss_and_accuracy(probabilities, label):
@@ -90,24 +161,31 @@ def loss_and_accuracy(probabilities, label):
     return float(-np.log(np.maximum(of_label, 1e-30)).mean()), float((probabilities.argmax(axis=1) == label).mean())
 
 
-def train(module, batches, steps, batch_size):
-    """Train for `steps` steps, showing loss, accuracy and images per second; return the smoothed loss and the speed."""
-    smoothed, start = None, time.time()
+def train(module, batches, args, batch_size, is_first, settings):
+    """Train to the last step, showing loss, accuracy and images per second; return the smoothed loss and the speed.
+
+    `batches` knows at which step it starts; `batch_size` counts the images of all workers.
+    """
+    smoothed, start, first_step, overflows = None, time.time(), batches.step, 0
     batch = batches.next()
-    with tqdm(total=steps, unit='step', desc='training') as bar:
-        for step in range(1, steps + 1):
+    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=not is_first) as bar:
+        for step in range(first_step + 1, args.steps + 1):
+            mx.random.seed(args.seed * args.steps + step)  # Dropout's masks follow from the step, too
             module.forward_backward(batch)
-            module.update()
+            overflows = 0 if update(module, args.loss_scale != 1) else overflows + 1
             label = batch.label[0].asnumpy().astype(int)
-            if step < steps:
+            if step < args.steps:
                 batch = batches.next()  # read while MXNet, which does not wait for us, computes
             now = loss_and_accuracy(module.get_outputs()[1].asnumpy(), label)
-            if not math.isfinite(now[0]):
-                raise UserError('the loss is not finite any more; try a smaller --lr')
+            if not math.isfinite(now[0]) or overflows == OVERFLOWS:
+                raise UserError('the loss or its gradients are not finite any more; try a smaller --lr%s'
+                                % (' or --loss-scale' if args.loss_scale > 1 else ''))
             smoothed = now if smoothed is None else [0.9 * old + 0.1 * new for old, new in zip(smoothed, now)]
-            speed = step * batch_size / (time.time() - start)
+            speed = (step - first_step) * batch_size / (time.time() - start)
             bar.set_postfix_str('loss %.2f, accuracy %.2f, %.1f images/s' % (smoothed[0], smoothed[1], speed))
             bar.update()
+            if is_first and args.state_every and step % args.state_every == 0:
+                resume.save(args.output, module, step, settings)
     mx.nd.waitall()
     return smoothed[0], speed
 
@@ -138,6 +216,8 @@ def save(module, folder, name):
 
 def report(results):
     """Print what came of training, network by network, and what was written where."""
+    if not results:  # the first worker tells
+        return
     tables.show('trained', ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss',
                             'verification', 'images/s'),
                 [(r['network'], '%g' % r['multiplier'], r['loss_name'], str(r['steps']),
@@ -149,7 +229,7 @@ def report(results):
 
 
 def main(argv=None):
-    """Train as `argv` says; return the row that `report` prints."""
+    """Train as `argv` says; return the row that `report` prints, None for a worker that is not the first."""
     args = parse_args(argv)
     host.generate_config(args.network, 'synthetic', args.loss)
     host.config.net_multiplier = args.multiplier
@@ -157,19 +237,41 @@ def main(argv=None):
     suit(host.config, contexts[0].device_type)
     if args.memonger:
         host.config.memonger = args.memonger == 'on'
+    if args.fp16 and contexts[0].device_type == 'cpu':
+        raise UserError('--fp16 wants a GPU: MXNet has no matrix product of float16 on a CPU')
+    host.config.fp16 = args.fp16
     embedding = build(host.config)
-    with new_files(args.output):  # writable? better to know before training than after
-        pass
-    records, (pair_images, same) = open_data(args)
+    kvstore = args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local')
+    if kvstore.startswith('dist'):
+        kvstore = mx.kv.create(kvstore)
+    is_first, workers = rank_of(kvstore) == 0, workers_of(kvstore)
+    if is_first:
+        with new_files(args.output):  # writable? better to know before training than after
+            pass
+    records, (pair_images, same) = open_data(args, host.config.image_shape, kvstore)
 
+    settings = dict({name: getattr(args, name) for name in RUN}, workers=workers, images=len(records))
+    state = resume.load(args.output, settings) if args.resume else None
+    step, arrays = state or (0, None)
+    if step >= args.steps:
+        raise UserError('the run in %s is at its last step, %d; there is nothing to resume' % (args.output, step))
     for seed in (mx.random.seed, np.random.seed, random.seed):
         seed(args.seed)
     image_shape = host.config.image_shape
     batch_size = args.per_batch_size * args.devices
-    symbol = face_losses.classifier(embedding, records.classes, host.config)
-    module = make_module(symbol, contexts, batch_size, image_shape, args)
-    batches = datasets.FaceBatches(records, batch_size, image_shape, args.seed)
-    loss, speed = train(module, batches, args.steps, batch_size)
+    symbol = face_losses.classifier(embedding, records.classes, host.config, args.loss_scale)
+    module = make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step)
+    if arrays:
+        resume.restore(module, arrays, os.path.join(args.output, resume.FILE))
+        if is_first:
+            print('going on behind step %d' % step)
+    batches = datasets.FaceBatches(records, batch_size, args.seed, rank_of(kvstore), workers, step)
+    loss, speed = train(module, batches, args, batch_size * workers, is_first, settings)
+    if records.bad:
+        print('worker %d left out %d records; the first: %s'
+              % (rank_of(kvstore), len(records.bad), next(iter(records.bad.values()))))
+    if not is_first:
+        return None
     accuracy = None
     if not args.no_verification:
         accuracy = verification.accuracy(embed(module, pair_images, batch_size), same)
@@ -180,4 +282,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run(lambda: report([main()]))
+    run(lambda: report(list(filter(None, [main()]))))

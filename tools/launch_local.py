@@ -1,0 +1,111 @@
+"""Start a distributed training job on this machine: a scheduler, servers and workers of MXNet's parameter server.
+
+Every worker runs COMMAND, a Python script by way of tools/worker.py. The job ends well when all workers do; as soon as
+one of its processes ends badly, all others are stopped, which left to themselves would wait for it without end.
+"""
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from project import Parser, UserError, run, whole_number
+
+# What a scheduler or server does lies in MXNet's import: it serves until the workers are through.
+SERVE = [sys.executable, '-c', 'import mxnet']
+RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'worker.py')
+PATIENCE = 5  # seconds that scheduler and servers get to end by themselves behind the workers
+
+
+def parse_args(argv=None):
+    parser = Parser(prog='launch_local.py', description=__doc__, usage='%(prog)s [--workers N] [--servers N] -- COMMAND')
+    parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that train')
+    parser.add_argument('--servers', type=whole_number(1), default=1, help='processes that sum gradients')
+    parser.add_argument('--port', type=whole_number(1), help='port of the scheduler (default: a free one)')
+    parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- COMMAND', help='what every worker runs')
+    args = parser.parse_args(argv)
+    args.command = args.command[1:] if args.command[:1] == ['--'] else args.command
+    if len(args.command) > 1 and 'python' in os.path.basename(args.command[0]) and args.command[1].endswith('.py'):
+        args.command.insert(1, RUNNER)
+    if not args.command:
+        parser.error('say what the workers are to run: launch_local.py --workers 2 -- python train.py …')
+    return args
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
+
+
+def start(args):
+    """Start all processes; return {name: Popen}. Each leads a process group, so that it can be stopped with its own."""
+    job = {'DMLC_PS_ROOT_URI': '127.0.0.1', 'DMLC_PS_ROOT_PORT': str(args.port or free_port()),
+           'DMLC_NUM_WORKER': str(args.workers), 'DMLC_NUM_SERVER': str(args.servers)}
+    names = ['scheduler'] + ['server %d' % number for number in range(args.servers)]
+    names += ['worker %d' % number for number in range(args.workers)]
+    processes = {}
+    try:
+        for name in names:
+            role = name.split()[0]
+            environment = dict(os.environ, DMLC_ROLE=role, **job)
+            processes[name] = subprocess.Popen(args.command if role == 'worker' else SERVE, env=environment,
+                                               start_new_session=True)
+    except OSError as error:
+        stop(processes)
+        raise UserError('cannot start %s: %s' % (args.command[0], error.strerror))
+    except BaseException:
+        stop(processes)
+        raise
+    return processes
+
+
+def wait(processes):
+    """Wait for the workers; return a sentence on the first process that ended badly, or None."""
+    workers = {name for name in processes if name.startswith('worker')}
+    while True:
+        ended = {name: process.poll() for name, process in processes.items() if process.poll() is not None}
+        for name, code in ended.items():
+            if code != 0:
+                how = 'was ended by signal %d' % -code if code < 0 else 'ended with exit code %d' % code
+                return '%s %s; the job was stopped' % (name, how)
+        if workers <= set(ended):
+            return None
+        time.sleep(0.1)
+
+
+def stop(processes, patience=0.0):
+    """Give the processes `patience` seconds to end, then end them and what they started."""
+    deadline = time.time() + patience
+    while time.time() < deadline and any(process.poll() is None for process in processes.values()):
+        time.sleep(0.1)
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes.values():
+            try:
+                os.killpg(process.pid, kind)
+            except ProcessLookupError:
+                pass
+        deadline = time.time() + 2
+        while time.time() < deadline and any(process.poll() is None for process in processes.values()):
+            time.sleep(0.05)
+
+
+def main():
+    args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the finally below has to run
+    processes = start(args)
+    failure = 'interrupted'
+    try:
+        failure = wait(processes)
+    finally:
+        # Scheduler and servers end by themselves when the workers are through, and never when one is missing.
+        stop(processes, 0 if failure else PATIENCE)
+    if failure:
+        sys.stderr.write('launch_local.py: %s\n' % failure)
+        return 1
+
+
+if __name__ == '__main__':
+    run(main)

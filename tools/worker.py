@@ -1,0 +1,37 @@
+"""Run a Python script as a worker of a distributed job: where it ends badly, the process ends, at once.
+
+    python tools/worker.py SCRIPT ARGUMENTS…
+
+MXNet's own way out waits for all other workers, which wait for this one: an error in one of them would be a job that
+hangs. tools/launch_local.py runs Python scripts by it; on several machines it stands in front of the script.
+"""
+import os
+import runpy
+import sys
+import traceback
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit('usage: python tools/worker.py SCRIPT ARGUMENTS…')
+    del sys.argv[0]
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as if it had been started by itself
+    try:
+        runpy.run_path(sys.argv[0], run_name='__main__')
+        status = 0
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):
+            sys.stderr.write(status + '\n')
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == '__main__':
+    main()
