@@ -1,6 +1,7 @@
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (about five minutes on two cores)
 # make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
+# make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
 # make clean   removes .venv and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
@@ -8,7 +9,7 @@ PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench check-gpu-install clean
 
 demo: .venv/installed
 	$(RUN) tools/demo.py
@@ -32,6 +33,10 @@ bench: .venv/installed
 	"$(PYTHON)" -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+# Not part of the tests: it fetches about 2.5 GB.
+check-gpu-install: .venv/installed
+	$(RUN) tools/check_gpu_install.py
 
 clean:
 	rm -rf .venv out

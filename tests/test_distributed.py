@@ -15,6 +15,7 @@ import pytest
 import config as host
 import datasets
 import face_losses
+import gpu_env
 import resume
 import train_synthetic
 from conftest import ROOT
@@ -100,7 +101,7 @@ def test_shared_weights_get_the_gradients_of_all_uses_from_all_devices():
     for shared, readers in list(graph.readers().items()):
         if shared.op == 'null' and shared.name.endswith('_weight') and len(readers) > 1:
             for number, reader in enumerate(readers):  # by way of a reshape, where groups are merged
-                own = Node('null', '%s_%d' % (shared.name, number), shared.attrs)
+                own = Node('null', 'copy%d_%s' % (number, shared.name), shared.attrs)
                 reader.inputs = [(own, 0) if source is shared else (source, output) for source, output in reader.inputs]
                 copies.setdefault(shared.name, []).append(own.name)
     assert len(copies) > 2
@@ -262,3 +263,41 @@ def test_a_state_that_does_not_fit(tmp_path, change, words):
     change(path)
     with pytest.raises(UserError, match=words):
         resume.load(str(tmp_path), {'lr': 0.1})
+
+
+# ----------------------------------------------------------------------------------- CUDA's libraries
+
+@pytest.fixture
+def wheels(tmp_path, monkeypatch):
+    """A site-packages folder with one of NVIDIA's wheels, as far as the tool looks; return the folder of its library."""
+    library = tmp_path / 'site packages' / 'nvidia' / 'cudnn' / 'lib'
+    library.mkdir(parents=True)
+    (library / 'libcudnn.so.8').write_bytes(b'')
+    (tmp_path / 'site packages' / 'nvidia_cudnn_cu11-8.9.6.50.dist-info').mkdir()
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'site packages'))
+    monkeypatch.setenv('LD_LIBRARY_PATH', '/some/where')
+    return str(library)
+
+
+def test_the_gpu_table_tells_what_is_where_and_what_brings_the_rest(wheels):
+    done = run(os.path.join(ROOT, 'tools', 'gpu_env.py'))
+    assert done.returncode == 1  # MXNet for CUDA is not installed here
+    lines = {line.split()[1]: line for line in done.stderr.splitlines() if 'lib' in line and '.so' in line}
+    assert set(lines) == set(gpu_env.LIBRARIES) | set(gpu_env.NEEDED_BY_OTHERS)
+    assert '8.9.6.50' in lines['libcudnn.so.8'] and wheels in lines['libcudnn.so.8']
+    assert 'pip install nvidia-nccl-cu11==2.21.5' in lines['libnccl.so.2']
+    assert 'MXNet 1.9.1 sees no GPU' in done.stderr
+    assert done.stdout == "export LD_LIBRARY_PATH='%s:/some/where'\n" % wheels
+
+
+def test_a_command_runs_with_the_gpu_libraries(wheels):
+    done = run(os.path.join(ROOT, 'tools', 'gpu_env.py'), '--', sys.executable, '-c',
+               "import os; print(os.environ['LD_LIBRARY_PATH'])")
+    assert done.returncode == 0 and done.stdout == wheels + ':/some/where\n', done.stderr
+    done = run(os.path.join(ROOT, 'tools', 'gpu_env.py'), '--', 'no-such-command')
+    assert done.returncode == 2 and 'cannot run no-such-command' in done.stderr
+
+
+def test_every_library_has_a_pinned_wheel():
+    packages = dict(gpu_env.LIBRARIES, **gpu_env.NEEDED_BY_OTHERS)
+    assert {package for package in packages.values() if package} == set(gpu_env.pinned())

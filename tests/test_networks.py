@@ -13,7 +13,7 @@ import fcrunet
 import fresattention
 import paper
 from conftest import NETWORKS, ROOT, nodes
-from network import count_macs, count_parameters, shapes
+from network import count_copies, count_macs, count_parameters, shapes
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are quick on a CPU.
 QUICK = dict(net_prelu='conv', net_resize='matrix', net_groups='merged')
@@ -124,6 +124,9 @@ def test_sharing_is_the_papers(chosen, network):
     assert len(arguments) == len(set(arguments))
     shared = {name: count for name, count in uses.items() if name in arguments and count > 1}
     assert shared == dict(expected.uses)
+    sizes = dict(zip(arguments, symbol.infer_shape(data=(1, 3, image_side(), image_side()))[0]))
+    copies = sum((count - 1) * np.prod(sizes[name]) for name, count in expected.uses.items())
+    assert count_copies(symbol, host.config.image_shape) == copies
 
 
 FACE_NETWORKS = [name for name in NETWORKS if not name.endswith('_imagenet')]

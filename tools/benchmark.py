@@ -22,11 +22,13 @@ from tqdm import tqdm
 import config as host
 import tables
 from face_blocks import Settings
-from network import build, choose, count_macs, count_parameters, learnt_weight, planned_memory, shapes, suit
+from network import (build, choose, count_copies, count_macs, count_parameters, learnt_weight, planned_memory, shapes,
+                     suit)
 
 # The form that the papers' figures and MXNet's operators suggest.
 PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op', memonger=False)
 BATCHES = (32, 80, 128)  # what --memory plans for
+GPUS = (1, 8, 64)  # what --scaling tells about
 MODES = ('training', 'inference')
 FLOOR = '%s, convolutions and FCs alone'
 PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet\1'))  # names in gluoncv2
@@ -293,6 +295,20 @@ def memory_rows(choices):
     return rows
 
 
+def scaling_rows(choices):
+    """Return, for every choice, what a step takes on several GPUs: plan, images, gradients to exchange."""
+    rows = []
+    for choice in tqdm(choices, unit='choice', leave=False, disable=None):
+        config = choice.config()
+        symbol, batch = build(config), config.per_batch_size
+        parameters, copies = (4 * count(symbol, config.image_shape) / 2 ** 20 for count in (count_parameters, count_copies))
+        rows.append((choice.label, str(batch), '{:,.0f}'.format(planned_memory(symbol, batch, config.image_shape)))
+                    + tuple('{:,}'.format(gpus * batch) for gpus in GPUS)
+                    + ('{:,.0f}'.format(parameters), '{:,.0f}'.format(parameters + copies),
+                       '%.0f %%' % (100 * copies / (parameters + copies))))
+    return rows
+
+
 def building_rows(choices):
     """Return, for every choice, how long its symbol and the JSON of it take, and how long the JSON is."""
     rows = []
@@ -318,6 +334,8 @@ def parse_args(argv=None):
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--memory', action='store_true',
                       help='instead: what MXNet plans for a training step at 32, 80 and 128 images')
+    what.add_argument('--scaling', action='store_true',
+                      help='instead: images and gradients of a training step on 1, 8 and 64 GPUs')
     what.add_argument('--building', action='store_true', help='instead: how long symbol and JSON take')
     parser.add_argument('--only', choices=MODES, help='time only this')
     parser.add_argument('--per-batch-size', type=whole_number(1), default=4, help='images in a step')
@@ -327,8 +345,8 @@ def parse_args(argv=None):
     parser.add_argument('--plot', metavar='FILE.png', help='draw the times into this file')
     parser.add_argument('--markdown', action='store_true', help='print Markdown tables')
     args = parser.parse_args(argv)
-    if args.plot and (args.memory or args.building):
-        parser.error('--plot draws times; leave it out with --memory and --building')
+    if args.plot and (args.memory or args.building or args.scaling):
+        parser.error('--plot draws times; leave it out with --memory, --scaling and --building')
     if args.plot and not args.plot.endswith('.png'):
         parser.error('--plot wants the name of a .png file, not %r' % args.plot)
     return args
@@ -337,10 +355,14 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     show = (lambda title, *table: tables.show_markdown(*table)) if args.markdown else tables.show
-    if args.memory or args.building:
+    if args.memory or args.building or args.scaling:
         choices = [parse_choice(text) for text in args.choices or host.network]
         if args.building:
             show('building, milliseconds', ('choice', 'symbol', 'JSON', 'JSON KB'), building_rows(choices))
+        elif args.scaling:
+            images = tuple('images, %d GPU%s' % (gpus, 's' * (gpus > 1)) for gpus in GPUS)
+            show('a training step with the default batch: planned MB on each GPU, images, MB of gradients',
+                 ('choice', 'batch', 'plan MB') + images + ('gradients MB', 'unshared MB', 'saved'), scaling_rows(choices))
         else:
             columns = ['%s %d' % (word, batch) for word in ('off', 'on') for batch in BATCHES]
             show('planned MB for the feature maps of a training step and their gradients, memonger off and on; weights come '

@@ -1,4 +1,5 @@
 """From a network choice to its symbol, and what can be counted on a symbol without computing it."""
+import collections
 import importlib
 import json
 import re
@@ -60,6 +61,14 @@ def learnt_weight(nodes, node):
     while weight['inputs']:  # made of another one, as merged groups are
         weight = nodes[weight['inputs'][0][0]]
     return weight if weight['name'].endswith('_weight') else None
+
+
+def count_copies(symbol, image_shape):
+    """Return how many parameters more there would be if no convolution shared its weight with another."""
+    shape = shapes(symbol, image_shape)
+    nodes = json.loads(symbol.tojson())['nodes']
+    uses = collections.Counter(weight['name'] for weight in (learnt_weight(nodes, node) for node in nodes) if weight)
+    return sum((count - 1) * int(np.prod(shape[name])) for name, count in uses.items())
 
 
 def count_macs(symbol, image_shape):

@@ -1,0 +1,62 @@
+"""Prove requirements-gpu.txt on a machine without a GPU: install it, and let MXNet for CUDA compute on the CPU.
+
+In a scratch environment, with a stand-in for the driver's library that knows no device. About 2.5 GB are fetched.
+"""
+import glob
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+from project import ROOT, Parser, UserError, run
+
+# What a driver says where there is no device.
+ANSWERS = {'cuDriverGetVersion': '(int *version) { *version = 11020; return 0; }',
+           'cuDeviceGetCount': '(int *count) { *count = 0; return 100; }',
+           'cuGetErrorString': '(int error, const char **text) { *text = "no device"; return 0; }'}
+COMPUTE = '''
+import sys
+sys.path.insert(0, %r)
+import network
+import mxnet as mx
+config = network.choose('cru56')
+config.update(net_multiplier=0.25, emb_size=32)
+executor = network.build(config).simple_bind(mx.cpu(), grad_req='null', data=(1, 3, 112, 112))
+print('MXNet', mx.__version__, 'with' if mx.runtime.Features().is_enabled('CUDA') else 'without', 'CUDA computed',
+      executor.forward(is_train=False)[0].shape, 'on the CPU')
+'''
+
+
+def stand_in(library):
+    """Return the C source of a driver without devices that has every function which `library` wants of one."""
+    wanted = subprocess.check_output(['nm', '-D', '--undefined-only', library], universal_newlines=True)
+    names = sorted(set(re.findall(r'\b(cu[A-Z]\w*)', wanted)) | set(ANSWERS))
+    return ''.join('int %s%s\n' % (name, ANSWERS.get(name, '() { return 100; }')) for name in names)
+
+
+def main():
+    parser = Parser(prog='check_gpu_install.py', description=__doc__)
+    parser.add_argument('--python', default=sys.executable, help='interpreter for the scratch environment')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix='gpu install ') as folder:
+        def call(*command, **kwargs):
+            if subprocess.call(command, **kwargs):
+                raise UserError('failed: %s' % ' '.join(command[:6]))
+
+        call(args.python, '-m', 'venv', os.path.join(folder, 'venv'))
+        python = os.path.join(folder, 'venv', 'bin', 'python')
+        call(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r',
+             os.path.join(ROOT, 'requirements-gpu.txt'))
+        source = os.path.join(folder, 'cuda.c')
+        with open(source, 'w') as file:
+            file.write(stand_in(glob.glob(os.path.join(folder, 'venv', 'lib', '*', '*', 'mxnet', 'libmxnet.so'))[0]))
+        call('gcc', '-shared', '-fPIC', '-Wl,-soname,libcuda.so.1', '-o', os.path.join(folder, 'libcuda.so.1'), source)
+        environment = dict(os.environ, LD_LIBRARY_PATH=folder)
+        tool = os.path.join(ROOT, 'tools', 'gpu_env.py')
+        call(python, tool, env=environment)
+        call(python, tool, '--', python, '-c', COMPUTE % os.path.join(ROOT, 'tools'), env=environment)
+
+
+if __name__ == '__main__':
+    run(main)
