@@ -22,6 +22,7 @@ def save(folder, module, step, settings):
 
     `settings` are what the run was started with, {option: value}.
     """
+    mx.nd.waitall()  # for moving statistics, too: MXNet does not know that reading them has to wait
     arg_params, aux_params = module.get_params()
     arrays = {'arg:' + name: array.asnumpy() for name, array in arg_params.items()}
     arrays.update(('aux:' + name, array.asnumpy()) for name, array in aux_params.items())

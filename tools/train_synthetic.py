@@ -85,29 +85,23 @@ def devices(count):
 def open_data(args, image_shape, kvstore):
     """Return the training records and the verification pairs; the first worker draws them where there are none."""
     folder = args.data or os.path.join(args.output, 'data')
-    if rank_of(kvstore) == 0 and not os.path.exists(os.path.join(folder, 'property')):
+    if kvstore.rank == 0 and not os.path.exists(os.path.join(folder, 'property')):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError('%s is neither empty nor a data set (it has no "property"); name another --data' % folder)
         datasets.write_synthetic(folder, args.identities, args.images, args.pairs, args.seed)
-    elif rank_of(kvstore) == 0:
+    elif kvstore.rank == 0:
         print('using the data set that is in %s' % folder)
-    if is_distributed(kvstore):
-        kvstore._barrier()
+    kvstore._barrier()  # MXNet has no other name for it
     return (datasets.FaceRecords(folder, image_shape, args.on_bad_record),
             datasets.read_pairs(os.path.join(folder, 'lfw.bin')))
 
 
-def is_distributed(kvstore):
-    return not isinstance(kvstore, str)
-
-
-def rank_of(kvstore):
-    """Return the number of this worker, 0 for the first or only one."""
-    return kvstore.rank if is_distributed(kvstore) else 0
-
-
-def workers_of(kvstore):
-    return kvstore.num_workers if is_distributed(kvstore) else 1
+def create_kvstore(name):
+    """Return MXNet's store of that name, which also knows this worker's number and how many there are."""
+    try:
+        return mx.kv.create(name)
+    except mx.MXNetError:
+        raise UserError('--kvstore %s: this MXNet was built without it' % name)
 
 
 def make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step=0):
@@ -123,8 +117,10 @@ def make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step=0
     schedule = mx.lr_scheduler.MultiFactorScheduler(
         sorted({max(1, math.ceil(args.steps * share)) for share in LR_STEPS}), 0.1, base_lr=args.lr)
     # SoftmaxOutput averages over the images of a device; the gradients of devices and workers are summed.
-    summed = len(contexts) * workers_of(kvstore) * args.loss_scale
-    module.init_optimizer(kvstore=kvstore, optimizer='sgd', optimizer_params=dict(
+    summed = len(contexts) * kvstore.num_workers * args.loss_scale
+    # By its name, Module leaves a store out where there is but one device.
+    by_name = kvstore if kvstore.type.startswith('dist') else kvstore.type
+    module.init_optimizer(kvstore=by_name, optimizer='sgd', optimizer_params=dict(
         learning_rate=args.lr, momentum=host.default.mom, wd=host.default.wd, multi_precision=args.fp16,
         rescale_grad=1.0 / summed, lr_scheduler=schedule, begin_num_update=step))
     return module
@@ -241,10 +237,8 @@ def main(argv=None):
         raise UserError('--fp16 wants a GPU: MXNet has no matrix product of float16 on a CPU')
     host.config.fp16 = args.fp16
     embedding = build(host.config)
-    kvstore = args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local')
-    if kvstore.startswith('dist'):
-        kvstore = mx.kv.create(kvstore)
-    is_first, workers = rank_of(kvstore) == 0, workers_of(kvstore)
+    kvstore = create_kvstore(args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))
+    is_first, workers = kvstore.rank == 0, kvstore.num_workers
     if is_first:
         with new_files(args.output):  # writable? better to know before training than after
             pass
@@ -265,11 +259,11 @@ def main(argv=None):
         resume.restore(module, arrays, os.path.join(args.output, resume.FILE))
         if is_first:
             print('going on behind step %d' % step)
-    batches = datasets.FaceBatches(records, batch_size, args.seed, rank_of(kvstore), workers, step)
+    batches = datasets.FaceBatches(records, batch_size, args.seed, kvstore.rank, workers, step)
     loss, speed = train(module, batches, args, batch_size * workers, is_first, settings)
     if records.bad:
         print('worker %d left out %d records; the first: %s'
-              % (rank_of(kvstore), len(records.bad), next(iter(records.bad.values()))))
+              % (kvstore.rank, len(records.bad), next(iter(records.bad.values()))))
     if not is_first:
         return None
     accuracy = None
