@@ -45,7 +45,7 @@ def parse_args(argv=None):
                              'machines (default: device on GPUs, else local)')
     parser.add_argument('--resume', action='store_true',
                         help='go on from the last state in OUTPUT, if there is one; the other options have to be the same')
-    parser.add_argument('--state-every', type=whole_number(0), default=0, metavar='STEPS',
+    parser.add_argument('--state-every', type=whole_number(0), default=1000, metavar='STEPS',
                         help='write the state of the run, for --resume, after every so many steps; 0: never')
     parser.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
     parser.add_argument('--loss-scale', type=positive,
