@@ -119,3 +119,15 @@ def test_bad_input_is_one_sentence(arguments, words, tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
     assert os.listdir(str(tmp_path)) == []
+
+
+def test_scaling():
+    done = run('--scaling', 'cru116', 'ires50:per_batch_size=3', '--markdown')
+    assert done.returncode == 2 and "'per_batch_size' is not a setting" in done.stderr
+    done = run('--scaling', 'cru116', 'ires50', '--markdown')
+    assert done.returncode == 0, done.stderr
+    ((shared, unshared),) = markdown(done.stdout)
+    assert [shared['images, %d GPU%s' % (count, 's' * (count > 1))] for count in (1, 8, 64)] == ['80', '640', '5,120']
+    assert shared['gradients MB'] == '%.0f' % (4 * 67433568 / 2 ** 20)
+    assert float(shared['unshared MB']) > 1.1 * float(shared['gradients MB'])
+    assert unshared['gradients MB'] == unshared['unshared MB'] and unshared['saved'] == '0 %'

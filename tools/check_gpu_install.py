@@ -41,8 +41,12 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix='gpu install ') as folder:
         def call(*command, **kwargs):
-            if subprocess.call(command, **kwargs):
-                raise UserError('failed: %s' % ' '.join(command[:6]))
+            try:
+                failed = subprocess.call(command, **kwargs)
+            except OSError as error:
+                raise UserError('cannot run %s: %s' % (command[0], error.strerror))
+            if failed:
+                raise UserError('this failed: %s' % ' '.join(command[:5]))
 
         call(args.python, '-m', 'venv', os.path.join(folder, 'venv'))
         python = os.path.join(folder, 'venv', 'bin', 'python')

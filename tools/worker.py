@@ -12,8 +12,9 @@ import traceback
 
 
 def main():
-    if len(sys.argv) < 2:
-        sys.exit('usage: python tools/worker.py SCRIPT ARGUMENTS…')
+    if len(sys.argv) < 2 or not os.path.isfile(sys.argv[1]):
+        sys.stderr.write('worker.py: name the script to run: python tools/worker.py SCRIPT ARGUMENTS…\n')
+        sys.exit(2)
     del sys.argv[0]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as if it had been started by itself
     try:
