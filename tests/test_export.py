@@ -109,7 +109,7 @@ def trained(tmp_path_factory):
     symbol = symbol_of('cru56', **dict(TRAINED, image_shape=(112, 112, 3)))
     parameters = settled(symbol, (2, 3, 112, 112))
     prefix = str(tmp_path_factory.mktemp('a model') / 'model')
-    export.save(prefix, 3, symbol, dict(parameters, fc7_weight=np.ones((5, 32), np.float32)))
+    checkpoint.save(prefix, 3, symbol, dict(parameters, fc7_weight=np.ones((5, 32), np.float32)))
     return prefix, symbol, parameters
 
 

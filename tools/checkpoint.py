@@ -19,6 +19,15 @@ def files(prefix, epoch):
     return '%s-symbol.json' % prefix, '%s-%04d.params' % (prefix, epoch)
 
 
+def save(prefix, epoch, symbol, parameters):
+    """Write `parameters`, {name: array}, as a checkpoint of `symbol`, in the way of MXNet's Module."""
+    statistics = set(symbol.list_auxiliary_states())
+    arrays = {name: mx.nd.array(values) for name, values in parameters.items()}
+    mx.model.save_checkpoint(prefix, epoch, symbol,
+                             {name: array for name, array in arrays.items() if name not in statistics},
+                             {name: array for name, array in arrays.items() if name in statistics})
+
+
 def load_arrays(path):
     """Return what is in a .params file, {name: NDArray}; raises UserError if it is none, or has no names."""
     try:

@@ -118,15 +118,6 @@ def compare(actual, expected, tolerance, path):
 
 # ----------------------------------------------------------------------------------------------- exporting
 
-def save(prefix, epoch, symbol, parameters):
-    """Write a checkpoint as MXNet's Module does."""
-    statistics = set(symbol.list_auxiliary_states())
-    arrays = {name: mx.nd.array(values) for name, values in parameters.items()}
-    mx.model.save_checkpoint(prefix, epoch, symbol,
-                             {name: array for name, array in arrays.items() if name not in statistics},
-                             {name: array for name, array in arrays.items() if name in statistics})
-
-
 def export_symbol(symbol, prefix):
     """Write the symbol of a network choice."""
     plain(Graph.of(symbol)).symbol().save(prefix + '-symbol.json')
@@ -153,7 +144,7 @@ def export_model(args, symbol, parameters, image_shape, prefix):
             norms = sum(node.op == 'BatchNorm' for node in graph.nodes())
             graph, parameters, left = fold(graph, parameters)
             folding = Folding(norms, left, before, sum(array.size for array in parameters.values()))
-        save(prefix, epoch, graph.symbol(), parameters)
+        checkpoint.save(prefix, epoch, graph.symbol(), parameters)
         bar.update()
         path = checkpoint.files(prefix, epoch)[1]
         results[path] = compare(compute(*checkpoint.load(prefix, epoch), images), expected, TOLERANCES['float32'], path)

@@ -19,8 +19,7 @@ import sys
 
 from project import ROOT, Parser, UserError, run
 
-from rich.console import Console
-from rich.table import Table
+import tables
 
 # What libmxnet.so of the wheel names as needed, and who brings it.
 LIBRARIES = {
@@ -31,6 +30,7 @@ LIBRARIES = {
 DRIVER = 'libcuda.so.1'
 # What one of them needs without MXNet naming it.
 NEEDED_BY_OTHERS = {'libcusparse.so.11': 'nvidia-cusparse-cu11'}
+ALL = dict(LIBRARIES, **NEEDED_BY_OTHERS)
 SEES_GPUS = 'import mxnet; print(mxnet.__version__, flush=True); print(mxnet.context.num_gpus())'
 
 Found = collections.namedtuple('Found', 'folder version')  # version: of the wheel, or of the driver; may be ''
@@ -82,7 +82,7 @@ def driver_version(folder):
 
 def find_all():
     """Return {library: Found or None}."""
-    found = {library: find(library, package) for library, package in dict(LIBRARIES, **NEEDED_BY_OTHERS).items()}
+    found = {library: find(library, package) for library, package in ALL.items()}
     if found[DRIVER]:
         found[DRIVER] = found[DRIVER]._replace(version=driver_version(found[DRIVER].folder))
     return found
@@ -117,22 +117,15 @@ def remedy(library, package, versions):
 
 def show(found):
     """Print the table to standard error; return how many libraries are missing."""
-    versions, missing = pinned(), 0
-    table = Table(title='what mxnet-cu112 wants', title_justify='left')
-    for column in ('library', 'version', 'where'):
-        table.add_column(column, overflow='fold')
-    for library, package in dict(LIBRARIES, **NEEDED_BY_OTHERS).items():
+    versions, rows = pinned(), []
+    for library, package in ALL.items():
         place = found[library]
-        missing += place is None
         version = place.version or '–' if place else '–'
         if library == DRIVER and place and place.version:
             version = 'up to CUDA ' + place.version
-        table.add_row(library, version, place.folder if place else remedy(library, package, versions))
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
-    return missing
+        rows.append((library, version, place.folder if place else remedy(library, package, versions)))
+    tables.show('what mxnet-cu112 wants', ('library', 'version', 'where'), rows, file=sys.stderr)
+    return list(found.values()).count(None)
 
 
 def main():

@@ -9,11 +9,9 @@ import re
 
 from project import Parser, UserError, new_files, run
 
-import mxnet as mx
-
+import checkpoint
 import config as host
 import tables
-from checkpoint import load_arrays
 from face_blocks import BN_EPS
 from network import build, choose
 
@@ -89,7 +87,7 @@ def copies(name, theirs):
 
 def load(path):
     """Return {name: NDArray} of a .params file that a gluoncv2 network saved."""
-    loaded = load_arrays(path)
+    loaded = checkpoint.load_arrays(path)
     if not all('.' in name for name in loaded):
         raise UserError('%s is not a .params file of gluoncv2, whose names look like features.0.conv.conv.weight' % path)
     return loaded
@@ -101,13 +99,10 @@ def convert(symbol, loaded, image_shape):
     The moving variances make up for the difference between the two BatchNorm eps. Raises UserError where
     the copies of a shared weight differ, which no CRU-Net has.
     """
-    arg_shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3) + tuple(image_shape[:2]))
-    expected = dict(zip(symbol.list_arguments(), arg_shapes), **dict(zip(symbol.list_auxiliary_states(), aux_shapes)))
+    expected = checkpoint.wanted_shapes(symbol, image_shape)
     attention = any('_attention' in name for name in expected)
     converted, misfits, known = {}, {}, set()
     for name, shape in expected.items():
-        if name == 'data':
-            continue
         theirs = gluoncv2_name(name, attention)
         if theirs not in loaded:
             misfits[name] = '%s is missing' % theirs if theirs else 'gluoncv2 has nothing like it'
@@ -150,13 +145,9 @@ def main():
     if not converted:
         raise UserError('%s has not one weight that fits %s' % (args.params, args.network))
 
-    auxiliary = set(symbol.list_auxiliary_states())
     folder, name = os.path.split(os.path.abspath(args.output))
     with new_files(folder) as scratch:
-        mx.model.save_checkpoint(
-            os.path.join(scratch, name), 0, symbol,
-            {key: array for key, array in converted.items() if key not in auxiliary},
-            {key: array for key, array in converted.items() if key in auxiliary})
+        checkpoint.save(os.path.join(scratch, name), 0, symbol, converted)
     if misfits:
         tables.show('not taken over', ('parameter', 'why'), sorted(misfits.items()))
         tables.show('taken over', ('parameter',), [(key,) for key in sorted(converted)])

@@ -3,17 +3,18 @@ from rich.console import Console
 from rich.table import Table
 
 # Left-justified; all others are numbers.
-TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published', 'where', 'the first of them')
+TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published', 'where', 'the first of them',
+                'library', 'version')
 
 
-def show(title, columns, rows):
-    """Print a table of texts."""
+def show(title, columns, rows, file=None):
+    """Print a table of texts, to standard output or `file`."""
     table = Table(title=title, title_justify='left')
     for column in columns:
         table.add_column(column, justify='left' if column in TEXT_COLUMNS else 'right', overflow='fold')
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = Console(file=file)
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to fold paths at
     console.print(table)
