@@ -410,6 +410,13 @@ def test_operators_of_other_networks(case):
     assert_same(run_onnx(model, data[:1]), expected[:1])
 
 
+def test_one_slope_for_all_channels_stays_one():
+    """Gluon's PReLU; from the operator alone MXNet would infer a slope for each channel."""
+    slope = mx.sym.Variable('slope', shape=(1,))
+    symbol = mx.sym.LeakyReLU(mx.sym.Variable('data'), gamma=slope, act_type='prelu', name='act')
+    assert inference.plain(Graph.of(symbol)).symbol().infer_shape(data=(2, 3, 4, 4))[0] == [(2, 3, 4, 4), (1,)]
+
+
 @pytest.mark.parametrize('symbol, words', [
     (lambda x: mx.sym.LRN(x, nsize=3, name='old'), 'old is a LRN, an operator that is not known here'),
     (lambda x: mx.sym.Pooling(x, kernel=(2, 2), pool_type='sum', name='pool'), 'pool, a Pooling, has pool_type=sum'),

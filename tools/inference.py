@@ -52,7 +52,11 @@ def plain(graph):
         kept = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
         if node.op == 'null':  # MXNet leaves the attributes of a layer on its variables, too
             knows_shape = all(reader is not None and reader.op in SHAPE_GIVERS for reader in readers)
-            kept = {} if knows_shape else {key: node.attrs[key] for key in node.attrs if key == '__shape__'}
+            # PReLU takes a slope for each channel, or, as in Gluon, one for all; only a given shape can say so.
+            if knows_shape and node.attr('__shape__') != (1,):
+                kept = {}
+            else:
+                kept = {key: node.attrs[key] for key in node.attrs if key == '__shape__'}
         node.attrs = kept
     return graph
 
