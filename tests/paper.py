@@ -181,26 +181,6 @@ def iresnet(depth, outputs, size, face):
 
 FAMILIES = {'cru': crunet, 'att': attention, 'attnext': attention_next, 'ires': iresnet}
 
-# Published or counted from the authors' own definitions (shared/networks.md): parameters and MACs at 224x224.
-PUBLISHED = {
-    'cru56_imagenet': (25609384, 5634153472),
-    'cru116_imagenet': (43656136, 12645923328),
-    'att56_imagenet': (31810728, 6270836736),
-    'att92_imagenet': (52466344, 10533789696),
-    'att128_imagenet': (65294504, None),
-    'att164_imagenet': (78122664, None),
-    'att200_imagenet': (90950824, None),
-    'att236_imagenet': (103778984, None),
-    'att452_imagenet': (182285224, None),
-    'attnext56_imagenet': (31318824, 6419106816),
-    'attnext92_imagenet': (52102952, 10704337920),
-    'ires50_imagenet': (25557032, 4.1277e9),
-    'ires101_imagenet': (44549160, 7.8399e9),
-    'ires152_imagenet': (60192808, 11.5522e9),
-    'ires200_imagenet': (64673832, 15.0460e9),
-}
-
-
 def walk(network, outputs, size):
     """Walk a network choice by its name; `outputs` are embedding size or classes, `size` the image's side."""
     name, _, form = network.partition('_')

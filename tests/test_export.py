@@ -268,7 +268,7 @@ def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
     (['--model', '{model},7'], 'model-0007.params is not readable as an MXNet .params file'),
     (['--model', '{model},3', '--batch', '2'], 'add --onnx'),
     (['--model', '{model},3', '--onnx', '--batch', '0'], "'0' is not a whole number of at least 1"),
-    (['--model', '{model},3', '--image-size', '112'], '--image-size 112 is not HEIGHT,WIDTH'),
+    (['--model', '{model},3', '--image-size', '112'], "'112' is not HEIGHT,WIDTH"),
     (['--model', '{model},3', '--image-size', '224,224'], 'pre_fc1_weight in shape'),
     (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),
     (['--model', '{model},3', '--network', 'cru56'], 'conv0_weight in shape (16, 3, 3, 3) where the network wants (64, 3'),

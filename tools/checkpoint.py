@@ -94,4 +94,5 @@ def wanted_shapes(symbol, image_shape):
         raise UserError('the network does not take images of %d×%d: %s' % (images[2:] + (reason.strip(),)))
     if arguments is None:
         raise UserError('MXNet cannot tell the shapes of the parameters for images of %d×%d' % images[2:])
-    return {name: shape for name, shape in zip(names, arguments + statistics) if name != 'data'}
+    return {name: shape for name, shape in zip(names, arguments + statistics)
+            if name != 'data' and not name.endswith('label')}

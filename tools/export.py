@@ -8,7 +8,7 @@ import collections
 import os
 import sys
 
-from project import Parser, UserError, new_files, run, whole_number
+from project import Parser, UserError, image_size, new_files, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 import checkpoint
 import tables
-from graph import Graph, load_symbol
+from graph import Graph
 from inference import EMBEDDING, cut, fold, in_float32, plain
-from network import build, choose
+from pictures import read_image
+from targets import of_checkpoint, of_network
 
 # How far an embedding may be off, as a share of the range of the embeddings' values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
@@ -45,7 +46,7 @@ def parse_args(argv=None):
     parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
     parser.add_argument('--batch', type=whole_number(1), metavar='N',
                         help='images that the ONNX file takes at a time (default: any number)')
-    parser.add_argument('--image-size', metavar='HEIGHT,WIDTH',
+    parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
                         help="images' size (default: the network choice's, else 112,112)")
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
@@ -58,29 +59,14 @@ def parse_args(argv=None):
     return args
 
 
-def image_shape_of(args, default):
-    """Return (height, width, 3) as --image-size says; raises UserError if it says nothing sensible."""
-    if not args.image_size:
-        return tuple(default)
-    sides = args.image_size.split(',')
-    if len(sides) != 2 or not all(side.strip().isdecimal() and 0 < int(side) < 1e5 for side in sides):
-        raise UserError('--image-size %s is not HEIGHT,WIDTH, like 112,112' % args.image_size)
-    return int(sides[0]), int(sides[1]), 3
-
-
 def comparison_images(image_shape, path=None):
     """Return images to compare on, (n, 3, height, width) float32 of 0…255: noise, and the image at `path` resized."""
     height, width, _ = image_shape
     images = np.random.RandomState(0).randint(0, 256, (RANDOM_IMAGES, 3, height, width)).astype(np.float32)
     if not path:
         return images
-    from PIL import Image
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert('RGB').resize((width, height), Image.BILINEAR), np.float32)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError('--image %s is not readable as an image: %s' % (path, error))
-    return np.concatenate([images, pixels.transpose(2, 0, 1)[None]])
+    pixels = read_image(path, height, width)
+    return np.concatenate([images, pixels.transpose(2, 0, 1)[None].astype(np.float32)])
 
 
 # ----------------------------------------------------------------------------------------------- computing
@@ -191,28 +177,22 @@ def report_folding(folding):
 
 def main():
     args = parse_args()
-    symbol, image_shape = None, (112, 112, 3)
-    if args.network:
-        config = choose(args.network)
-        symbol, image_shape = build(config), config.image_shape
-    image_shape = image_shape_of(args, image_shape)
     folder, name = os.path.split(os.path.abspath(args.output))
-    results, folding, parameters = {}, None, None
     if args.model:
-        prefix, epoch = checkpoint.parse_model(args.model)
+        prefix, _ = checkpoint.parse_model(args.model)
         if os.path.realpath(prefix) == os.path.realpath(args.output):
             raise UserError('--output %s would overwrite the --model; name another prefix' % args.output)
-        symbol_path, parameters_path = checkpoint.files(prefix, epoch)
-        symbol = cut(load_symbol(symbol_path) if symbol is None else symbol)
-        parameters = checkpoint.load_parameters(parameters_path)
-        parameters = checkpoint.fitting(parameters, symbol, image_shape, parameters_path)
+        target = of_checkpoint(args.model, args.image_size, args.network)
+    else:
+        target = of_network(args.network, args.image_size)
+    symbol, results, folding = cut(target.symbol), {}, None
     try:
         with new_files(folder) as scratch:
             prefix = os.path.join(scratch, name)
-            if parameters is None:
+            if target.parameters is None:
                 export_symbol(symbol, prefix)
             else:
-                results, folding = export_model(args, symbol, parameters, image_shape, prefix)
+                results, folding = export_model(args, symbol, target.parameters, target.image_shape, prefix)
             rows = file_rows(scratch, os.path.dirname(args.output), results)
     except Different as error:
         sys.stderr.write('export.py: %s\n' % error)

@@ -85,15 +85,20 @@ def count_macs(symbol, image_shape):
 
 
 def planned_memory(symbol, batch, image_shape, training=True):
-    """Return the MB (2^20 bytes) that MXNet plans for feature maps and their gradients, for `batch` images.
+    """Return the MB (2^20 bytes) that MXNet plans for feature maps and their gradients, for `batch` images."""
+    return plan(symbol, {'data': (batch, 3) + tuple(image_shape[:2])}, training, without_gradient=('data',))
 
-    It is what an executor allocates besides the parameters, their gradients and the images; the same on every
-    device but for a convolution's workspace. Nothing is computed.
+
+def plan(symbol, inputs, training=True, without_gradient=()):
+    """Return the MB (2^20 bytes) that MXNet plans for a symbol whose inputs have the shapes `inputs`, {name: shape}.
+
+    It is what an executor allocates besides inputs, parameters and their gradients; the same on every device but
+    for a convolution's workspace. Nothing is computed.
     """
-    parameters, _, statistics = symbol.infer_shape(data=(batch, 3) + tuple(image_shape[:2]))
+    shapes, _, statistics = symbol.infer_shape(**inputs)
     # Left empty, no array takes real memory; simple_bind would fill gigabytes with zeros.
-    arguments = {name: mx.nd.empty(shape) for name, shape in zip(symbol.list_arguments(), parameters)}
-    gradients = {name: mx.nd.empty(array.shape) for name, array in arguments.items() if name != 'data'}
+    arguments = {name: mx.nd.empty(shape) for name, shape in zip(symbol.list_arguments(), shapes)}
+    gradients = {name: mx.nd.empty(array.shape) for name, array in arguments.items() if name not in without_gradient}
     executor = symbol.bind(mx.cpu(), arguments, gradients if training else None, 'write' if training else 'null',
                            [mx.nd.empty(shape) for shape in statistics])
     return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))

@@ -57,6 +57,14 @@ def positive(text):
     return number
 
 
+def image_size(text):
+    """Argparse type: HEIGHT,WIDTH; returns (height, width, 3)."""
+    sides = text.split(',')
+    if len(sides) != 2 or not all(side.strip().isdecimal() and 0 < int(side) < 1e5 for side in sides):
+        raise argparse.ArgumentTypeError('%r is not HEIGHT,WIDTH, like 112,112' % text)
+    return int(sides[0]), int(sides[1]), 3
+
+
 def run(main):
     """Run a tool's `main` and end the process: 0, or 2 with one sentence for what the user can put right."""
     try:

@@ -1,31 +1,134 @@
-"""List the network choices: form, embedding, parameters and multiply-adds for one image."""
-from project import Parser, run
+"""Summarise networks: one by its stages and units, several in a line each."""
+import json
+
+from project import Parser, image_size, run
+
+from tqdm import tqdm
 
 import config as host
+import structure
 import tables
-from network import build, choose, count_macs, count_parameters
+from graph import Graph
+from inference import plain
+from network import count_macs, count_parameters, planned_memory
+from published import PUBLISHED, original_form
+from targets import HELP, open_target
 
-COLUMNS = ('network', 'input', 'output', 'parameters', 'MACs/image')
+BATCH = 32  # images of the training step whose memory is planned
+UNIT_COLUMNS = ('unit', 'output', 'channels', 'K', 'groups', 'shares', 'parameters', 'MACs/image', 'plan MB/image')
+# Columns of several networks: heading, key in a summary, how it is written.
+COLUMNS = {
+    'network': ('network', str),
+    'input': ('input', lambda size: '%d×%d' % tuple(size)),
+    'output': ('output', lambda shape: '×'.join(map(str, shape))),
+    'parameters': ('parameters', '{:,}'.format),
+    'saved by sharing': ('saved_by_sharing', '{:,}'.format),
+    'MACs/image': ('macs', lambda macs: '%.3f G' % (macs / 1e9)),
+    'plan MB/image': ('plan_mb', '{:.1f}'.format),
+}
 
 
-def summary(network):
-    """Return a network choice's row of the table."""
-    config = choose(network)
-    symbol, shape = build(config), config.image_shape
-    return (network, '%d×%d' % tuple(shape[:2]), str(config.emb_size),
-            '{:,}'.format(count_parameters(symbol, shape)), '%.3f G' % (count_macs(symbol, shape) / 1e9))
+# ---------------------------------------------------------------------------------------------- summaries
+
+def summarise(target, with_units=True):
+    """Return what there is to tell about a Target, as a dict that can be written as JSON.
+
+    `macs` and `plan_mb` are for one image; `plan_mb` is what MXNet plans for feature maps and their gradients in a
+    training step of BATCH images, in MB of 2^20 bytes, a unit's is for that unit by itself.
+    """
+    units = structure.analyse(plain(Graph.of(target.symbol)), target.image_shape)
+    summary = dict(
+        network=target.label, input=list(target.image_shape[:2]), output=list(units[-1].output),
+        parameters=sum(unit.parameters for unit in units),
+        saved_by_sharing=sum(unit.unshared - unit.parameters for unit in units),
+        macs=sum(unit.macs for unit in units),
+        plan_mb=planned_memory(target.symbol, BATCH, target.image_shape) / BATCH)
+    if with_units:
+        plans = structure.planned_memories(target.symbol, target.image_shape, BATCH)
+        summary['units'] = [dict(
+            unit=unit.name, stage=unit.stage, output=list(unit.output), width=unit.width, num_group=unit.num_group,
+            sharing=unit.sharing, parameters=unit.parameters, macs=unit.macs, plan_mb=plans[unit.name] / BATCH)
+            for unit in units]
+        if target.network:
+            summary['original_form'] = against_paper(original_form(target.network))
+    return summary
 
 
-def main():
+def against_paper(network):
+    """Return the counts of a network choice in its original form, and those that were published."""
+    symbol, image_shape = open_target(network)[1:3]
+    published = PUBLISHED[network]
+    return dict(network=network, parameters=count_parameters(symbol, image_shape), macs=count_macs(symbol, image_shape),
+                published_parameters=published.parameters, published_macs=published.macs, paper_prints=published.printed)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+def unit_rows(summary):
+    """Return the table of one network: every stage with its units, the totals, and the paper's row."""
+    def row(name, shape=None, parameters='', macs='', plan='', details=('', '', '')):
+        size, channels = ('×'.join(map(str, shape[1:])), str(shape[0])) if shape else ('', '')
+        return (name, size, channels) + details + (
+            '{:,}'.format(parameters) if parameters != '' else '', '%.3f G' % (macs / 1e9) if macs != '' else '',
+            '%.1f' % plan if plan != '' else '')
+
+    rows, stages = [], {}
+    for unit in summary['units']:
+        stages.setdefault(unit['stage'], []).append(unit)
+    for stage, units in stages.items():
+        if len(units) > 1:
+            rows.append(row('%s, %d units' % (stage, len(units)), units[-1]['output'],
+                            sum(unit['parameters'] for unit in units), sum(unit['macs'] for unit in units)))
+        for unit in units:
+            details = tuple('' if unit[key] is None else str(unit[key]) for key in ('width', 'num_group', 'sharing'))
+            rows.append(row('  ' * (len(units) > 1) + unit['unit'], unit['output'], unit['parameters'], unit['macs'],
+                            unit['plan_mb'], details))
+    rows.append(row('all', summary['output'], summary['parameters'], summary['macs'], summary['plan_mb']))
+    paper = summary.get('original_form')
+    if paper:
+        printed = ' (the paper: %s)' % paper['paper_prints'] if paper['paper_prints'] else ''
+        rows.append(row(paper['network'], parameters=paper['parameters'], macs=paper['macs']))
+        rows.append(row('  as published' + printed, parameters=paper['published_parameters'],
+                        macs='' if paper['published_macs'] is None else paper['published_macs']))
+    return rows
+
+
+def parse_args(argv=None):
     parser = Parser(prog='summarize.py', description=__doc__)
-    parser.add_argument('networks', nargs='*', metavar='NETWORK', help='network choices (default: all of them)')
-    parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
-    args = parser.parse_args()
-    rows = [summary(network) for network in args.networks or host.network]
-    if args.markdown:
-        tables.show_markdown(COLUMNS, rows)
+    parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all network choices)')
+    parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
+                        help="images' size (default: the network choice's, else 112,112)")
+    parser.add_argument('--sort', choices=COLUMNS, metavar='COLUMN',
+                        help='sort several networks by this column: %s' % ', '.join(map(repr, COLUMNS)))
+    parser.add_argument('--descending', action='store_true', help='the largest first')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true', help='print JSON: a list of networks, each with its units')
+    form.add_argument('--markdown', action='store_true', help='print a Markdown table')
+    args = parser.parse_args(argv)
+    if args.descending and not args.sort:
+        parser.error('--descending wants to know by which column; name a --sort')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    targets = [open_target(text, args.image_size) for text in args.networks or host.network]
+    one = len(targets) == 1
+    summaries = [summarise(target, with_units=one or args.json)
+                 for target in tqdm(targets, unit='network', leave=False, disable=True if one else None)]
+    if args.sort:
+        summaries.sort(key=lambda summary: summary[COLUMNS[args.sort][0]], reverse=args.descending)
+    show = (lambda title, *table: tables.show_markdown(*table)) if args.markdown else tables.show
+    if args.json:
+        print(json.dumps(summaries, indent=1, ensure_ascii=False))
+    elif one:
+        show(targets[0].label, UNIT_COLUMNS, unit_rows(summaries[0]))
+        if not args.markdown:
+            print('plan: what MXNet plans for a training step of %d images; of a unit, by itself, so that units use '
+                  'again what others are done with and the whole is less than their sum' % BATCH)
     else:
-        tables.show('network choices', COLUMNS, rows)
+        show('networks', tuple(COLUMNS), [tuple(write(summary[key]) for key, write in COLUMNS.values())
+                                          for summary in summaries])
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ from rich.table import Table
 
 # Left-justified; all others are numbers.
 TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published', 'where', 'the first of them',
-                'library', 'version')
+                'library', 'version', 'unit', 'shares')
 
 
 def show(title, columns, rows, file=None):

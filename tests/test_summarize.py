@@ -1,0 +1,153 @@
+"""Networks by their stages and units: the figures of tools/summarize.py, and what it refuses."""
+import json
+
+import mxnet as mx
+import pytest
+
+import checkpoint
+import config as host
+import paper
+import structure
+import summarize
+from conftest import NETWORKS
+from face_blocks import FeatureMap, Layers
+from fcrunet import STAGES, resnext_unit
+from graph import Graph
+from inference import plain
+from network import build, choose, count_copies, plan
+
+SMALL = dict(net_multiplier=0.1, emb_size=16)
+
+
+@pytest.fixture
+def tool(capsys):
+    """Return a function that runs the program and returns what it printed."""
+    def run(*arguments):
+        summarize.main(list(arguments))
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_units_are_the_papers(chosen, network):
+    symbol = chosen(network)
+    shape = host.config.image_shape
+    units = structure.analyse(plain(Graph.of(symbol)), shape)
+    expected = paper.walk(network, host.config.emb_size, shape[0])
+    assert sum(unit.parameters for unit in units) == expected.parameters
+    assert sum(unit.unshared for unit in units) == expected.parameters + count_copies(symbol, shape)
+    assert sum(unit.macs for unit in units) == expected.macs
+    assert units[-1].output == (host.config.emb_size,)
+    by_name = {unit.name: unit for unit in units}
+    glue = {structure.STEM, structure.HEAD} | {name for name in by_name if name.endswith('_mask')}
+    assert set(by_name) - glue == set(expected.branches)
+    for name, branch in expected.branches.items():
+        (spatial,) = [layer for layer in branch if layer.startswith('C3')]
+        width, _, groups = spatial.partition('x')[2].partition('/')
+        assert (str(by_name[name].width), str(by_name[name].num_group)) == (width, groups.partition('g')[2])
+    seen = []
+    for unit in units:
+        assert all(source.name in seen for source in unit.sources if not source.name.endswith('_mask'))
+        seen.append(unit.name)
+
+
+def test_sharing_groups_are_those_of_the_paper(chosen):
+    units = structure.analyse(plain(Graph.of(chosen('cru116'))), host.config.image_shape)
+    groups = {}
+    for unit in units:
+        groups.setdefault(unit.sharing, []).append(unit.name)
+    del groups[None]
+    assert groups == {'stage2_group1': ['stage2_unit%d' % n for n in range(1, 7)],
+                      'stage3_group1': ['stage3_unit%d' % n for n in range(1, 7)],
+                      'stage3_group2': ['stage3_unit%d' % n for n in range(7, 13)],
+                      'stage3_group3': ['stage3_unit%d' % n for n in range(13, 19)]}
+
+
+@pytest.mark.parametrize('memonger', [True, False])
+def test_the_plan_of_a_unit_is_that_of_the_unit_alone(chosen, memonger):
+    symbol = chosen('cru116', memonger=memonger)
+    plans = structure.planned_memories(symbol, host.config.image_shape, 32)
+    layers = Layers(memonger=memonger)
+    alone = resnext_unit(layers, FeatureMap(mx.sym.Variable('map'), 256, (56, 56)), STAGES[116][0], 1, 'stage1_unit3')
+    if memonger:
+        for node in alone.symbol.get_internals():
+            if node.get_children() is not None and not node.name.endswith('_plus'):
+                node._set_attr(__force_mirroring__='True')
+    assert plans['stage1_unit3'] == plans['stage1_unit2'] == plan(alone.symbol, {'map': (32, 256, 56, 56)})
+
+
+def test_one_network_by_units(tool):
+    text = tool('cru56')
+    lines = {cells[1].strip(): cells for cells in (line.replace('│', '|').split('|') for line in text.splitlines())
+             if len(cells) > 5}
+    assert len(lines) == 1 + 4 + 16 + 1 + 1 + 2  # stem, stages, their units, head, all, the paper's form as built, published
+    assert lines['all'][7].strip() == '49,307,008'
+    assert lines['stage3, 6 units'][2].strip() == '14×14'
+    assert [cell.strip() for cell in lines['stage3_unit2'][2:7]] == ['14×14', '1024', '640', '640', 'stage3_group1']
+    assert lines['cru56_imagenet'][7:9] == lines['as published (the paper: 25.5 M)'][7:9]
+    assert '25,609,384' in lines['cru56_imagenet'][7] and '5.634 G' in lines['cru56_imagenet'][8]
+
+
+def test_several_are_sorted_by_any_column(tool):
+    networks = ['ires50', 'cru56', 'att56']
+    for column, (key, _) in summarize.COLUMNS.items():
+        values = [summary[key] for summary in json.loads(tool(*networks, '--sort', column, '--json'))]
+        assert values == sorted(values)
+    table = tool(*networks, '--sort', 'parameters', '--descending', '--markdown').splitlines()
+    assert [row.split('|')[1].strip() for row in table] == ['network', ':--', 'att56', 'ires50', 'cru56']
+
+
+def test_json_has_units_and_the_paper(tool):
+    (summary,) = json.loads(tool('att56', '--json'))
+    assert summary['original_form']['published_parameters'] == summary['original_form']['parameters'] == 31810728
+    assert summary['plan_mb'] == pytest.approx(1878 / 32, abs=0.1)  # README, the table of memory
+    units = {unit['unit']: unit for unit in summary['units']}
+    assert units['stage1_attention1_mask_up3_unit1']['output'] == [256, 7, 7]
+    assert sum(unit['macs'] for unit in units.values()) == summary['macs']
+
+
+def test_a_symbol_and_a_checkpoint_are_as_good_as_a_choice(tool, tmp_path, chosen):
+    symbol = chosen('cru56', **SMALL)
+    shapes, _, statistics = symbol.infer_shape(data=(1, 3, 112, 112))
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    parameters = {name: mx.nd.ones(shape).asnumpy() for name, shape in zip(names, shapes + statistics) if name != 'data'}
+    prefix = str(tmp_path / 'a model')
+    checkpoint.save(prefix, 3, mx.sym.SoftmaxOutput(symbol, name='softmax'), parameters)
+    (direct,) = json.loads(tool(prefix + '-symbol.json', '--json'))
+    (loaded,) = json.loads(tool(prefix + ',3', '--json'))
+    assert direct.pop('network') != loaded.pop('network')
+    assert direct == loaded
+    assert [unit['unit'] for unit in direct['units']][:2] == ['stem', 'stage1_unit1']
+    assert direct['parameters'] == sum(array.size for name, array in parameters.items() if 'moving' not in name)
+
+
+def test_a_network_without_units_is_told_by_its_layers(tool, tmp_path):
+    net = mx.sym.Variable('data')
+    for number, stride in enumerate((1, 2, 2)):
+        net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), stride=(stride,) * 2, num_filter=8, name='conv_%d_conv2d' % number)
+        net = mx.sym.BatchNorm(net, fix_gamma=False, name='conv_%d_batchnorm' % number)
+    net = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=10, name='classes'), name='softmax')
+    path = str(tmp_path / 'foreign.json')
+    net.save(path)
+    (summary,) = json.loads(tool(path, '--image-size', '32,32', '--json'))
+    assert [(unit['unit'], unit['stage']) for unit in summary['units']] == [
+        ('conv_0', '32×32'), ('conv_1', '16×16'), ('conv_2', '8×8'), ('classes', 'head'), ('softmax', 'head')]
+    assert summary['parameters'] == (27 + 72 + 72) * 8 + 3 * (8 + 16) + 512 * 10 + 10
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['cru57'], 'cru57 is not a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH; did you mean cru56'),
+    (['none-symbol.json'], 'cannot read none-symbol.json'),
+    (['none,1'], 'cannot read none-symbol.json'),
+    (['{file}'], 'is not a symbol JSON'),
+    (['cru56', '--image-size', '20,20'], 'image_shape'),
+    (['cru56', '--sort', 'beauty'], "invalid choice: 'beauty'"),
+    (['cru56', '--descending'], 'name a --sort'),
+])
+def test_wrong_input_is_one_sentence(tmp_path, arguments, words, monkeypatch, capsys):
+    (tmp_path / 'broken.json').write_text('{"nodes": [')
+    monkeypatch.setattr('sys.argv', ['summarize.py'] + [a.replace('{file}', str(tmp_path / 'broken.json')) for a in arguments])
+    with pytest.raises(SystemExit) as end:
+        summarize.run(summarize.main)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and words in err and len(err.splitlines()) == 1, err

@@ -1,0 +1,45 @@
+"""Pictures in and out: images to compute on, and figures, drawn without a screen, as files."""
+import argparse
+import os
+
+import numpy as np
+
+from project import UserError, new_files
+
+FORMATS = ('svg', 'png', 'pdf')
+
+
+def read_image(path, height, width):
+    """Return the image at `path`, resized, as (height, width, 3) uint8 RGB; raises UserError if it is none."""
+    from PIL import Image
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert('RGB').resize((width, height), Image.BILINEAR))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError('--image %s is not readable as an image: %s' % (path, error))
+
+
+def picture_path(text):
+    """Argparse type: the path of a picture to write, with one of FORMATS for its ending."""
+    if os.path.splitext(text)[1][1:].lower() not in FORMATS:
+        raise argparse.ArgumentTypeError('%r does not end in .%s' % (text, ', .'.join(FORMATS)))
+    return text
+
+
+def new_figure(width, height):
+    """Return an empty matplotlib figure of width × height inches."""
+    import matplotlib
+    matplotlib.use('Agg')
+    # Text stays text, in SVG and in PDF: it can be searched, and the files are a tenth as large.
+    matplotlib.rcParams.update({'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures'})
+    from matplotlib import pyplot
+    return pyplot.figure(figsize=(width, height))
+
+
+def save(figure, path, dpi=120):
+    """Write a figure into the file `path`, whole or not at all; the same figure gives the same bytes."""
+    folder, name = os.path.split(os.path.abspath(path))
+    ending = os.path.splitext(name)[1][1:].lower()
+    undated = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}, 'png': {'Software': None}}[ending]
+    with new_files(folder) as scratch:
+        figure.savefig(os.path.join(scratch, name), dpi=dpi, metadata=undated)

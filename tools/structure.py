@@ -1,0 +1,175 @@
+"""A symbol as people speak of it: stages and units, instead of a thousand operators.
+
+A node belongs to a unit by its name: `stage3_unit4_conv2` to `stage3_unit4`, as here and in insightface. What
+stands before the first unit is the stem, what stands behind the last the head. A symbol without such names has
+its layers for units, and the sizes of their maps for stages.
+"""
+import re
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from graph import Graph, Node
+from network import plan, shapes
+
+STEM, HEAD = 'stem', 'head'
+ATTENTION = re.compile(r'(stage\d+_attention\d+)_')
+IN_ATTENTION = re.compile(r'((?:trunk_)?unit\d+|mask_(?:down|up)\d+_unit\d+|mask_skip\d+|close)_')
+MASK = '_mask'  # behind an attention module's name: all that is in it and in none of its units
+UNIT = re.compile(r'(.*(?:unit|block)_?\d+)(?:_|$)')
+LAYERS = ('Convolution', 'FullyConnected')
+
+
+@dataclass(eq=False)
+class Unit:
+    """A part of a network: operators, what they have learnt, and what they cost for one image."""
+    name: str
+    stage: str = ''
+    nodes: List[Node] = field(default_factory=list)  # operators, each behind those that it reads
+    sources: List['Unit'] = field(default_factory=list)  # units whose maps it reads
+    output: Tuple[int, ...] = ()  # (channels, height, width), or (emb_size,)
+    width: Optional[int] = None  # K, the width of its spatial convolution, and the groups of that
+    num_group: Optional[int] = None
+    sharing: Optional[str] = None  # the group that it shares weights with
+    parameters: int = 0  # learnt, without those that a unit before it has as well
+    unshared: int = 0  # learnt, if no convolution shared its weight with another
+    macs: int = 0
+
+
+# ------------------------------------------------------------------------------------------ nodes to units
+
+def unit_name(node):
+    """Return the unit that a node's name puts it in, or None."""
+    module = ATTENTION.match(node.name)
+    if module:
+        inside = IN_ATTENTION.match(node.name, module.end())
+        return '%s_%s' % (module[1], inside[1]) if inside else module[1] + MASK
+    unit = UNIT.match(node.name)
+    return unit[1] if unit else None
+
+
+def owners(graph):
+    """Return {operator: name of its unit}."""
+    operators = [node for node in graph.nodes() if node.op != 'null']
+    names = {node: unit_name(node) for node in operators}
+    named = [place for place, node in enumerate(operators) if names[node]]
+    if not named:
+        return {node: node.name.rpartition('_')[0] or node.name for node in operators}
+    for place, node in enumerate(operators):
+        if names[node] is None:
+            before = [names[source] for source, _ in node.inputs if source in names]
+            if place < named[0]:
+                names[node] = STEM
+            elif place > named[-1] and len(before) < 2:
+                names[node] = HEAD
+            else:  # a sum without a name of its own ends the unit that it reads
+                names[node] = before[0] if before else STEM
+    return names
+
+
+def split(graph):
+    """Return the units of a graph, with name, nodes and sources; each stands behind those that it reads."""
+    names, units = owners(graph), {}
+    for node, name in names.items():
+        unit = units.pop(name, None) or Unit(name)
+        unit.nodes.append(node)
+        units[name] = unit  # in the place of its last node
+    for unit in units.values():
+        sources = {names[source]: None for node in unit.nodes for source, _ in node.inputs if source in names}
+        unit.sources = [units[name] for name in sources if name != unit.name]
+    return list(units.values())
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+def analyse(graph, image_shape):
+    """Return the units of a `plain` graph with their figures, for one image of `image_shape`."""
+    shape = shapes(graph.symbol(), image_shape)
+    units, first_use, users = split(graph), {}, {}
+    for unit in units:
+        for node in unit.nodes:
+            for source in learnt(node):
+                users.setdefault(source.name, {})[unit.name] = unit
+    for unit in units:
+        last = unit.nodes[-1].name + '_output'
+        unit.output = tuple(shape[last if last in shape else last + '0'][1:])
+        unit.stage = stage_of(unit)
+        for node in unit.nodes:
+            for source in learnt(node):
+                size = int(np.prod(shape[source.name]))
+                unit.unshared += size
+                if first_use.setdefault(source.name, node) is node:
+                    unit.parameters += size
+                if len(users[source.name]) > 1 and not unit.sharing:
+                    unit.sharing = re.sub(r'_?(conv\d*)?_?weight$', '', source.name)
+            if node.op in LAYERS:
+                positions = shape[node.name + '_output'][2:] if node.op == 'Convolution' else ()
+                unit.macs += int(np.prod(shape[node.inputs[1][0].name])) * int(np.prod(positions))
+            if node.op == 'Convolution' and max(node.attr('kernel')) > 1 and not unit.width:
+                unit.width, unit.num_group = node.attr('num_filter'), node.attr('num_group', 1)
+    return units
+
+
+def learnt(node):
+    """Return the variables that an operator has learnt: weights, biases, gamma, beta; not moving statistics."""
+    inputs = node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:]
+    return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
+
+
+def stage_of(unit):
+    """Return the name of the stage that a unit is in."""
+    if unit.name in (STEM, HEAD):
+        return unit.name
+    stage = re.search(r'stage_?\d+', unit.name)
+    return stage[0] if stage else '×'.join(map(str, unit.output[1:])) or HEAD
+
+
+# ------------------------------------------------------------------------------------------------- memory
+
+def planned_memories(symbol, image_shape, batch):
+    """Return {unit's name: MB that MXNet plans to train it by itself}, for `batch` images.
+
+    `symbol` is in the form in which it is trained. The units' own plans do not add up to the network's, which
+    lets one unit use again what another is done with.
+    """
+    graph, shape = Graph.of(symbol), shapes(symbol, image_shape, batch)
+    readers, memories, known = graph.readers(), {}, {}
+    for unit in split(graph):
+        part, inputs = part_of(unit, readers, shape)
+        # Most units are one another's copies: what tells them apart is a number in their names.
+        likeness = re.sub(r'(stage|unit|block|group|attention)_?\d+', r'\1', part.tojson()), tuple(inputs.values())
+        if likeness not in known:
+            known[likeness] = plan(part, inputs, without_gradient=('data',))
+        memories[unit.name] = known[likeness]
+    return memories
+
+
+def part_of(unit, readers, shape):
+    """Return a unit as a symbol of its own, and the shapes of its inputs, {name: shape}.
+
+    `readers` are those of its graph, `shape` holds the shapes of all maps.
+    """
+    copies, inputs = {}, {}
+
+    def copied(source, output):
+        if source in copies:
+            return copies[source], output
+        if source.op == 'null':
+            copies[source] = Node('null', source.name, source.attrs)
+            if source.name == 'data':
+                inputs['data'] = shape['data']
+            return copies[source], 0
+        outer = source, output
+        if outer not in copies:
+            copies[outer] = Node('null', 'map%d' % len(inputs))
+            name = source.name + '_output'
+            inputs[copies[outer].name] = shape[name if name in shape else name + str(output)]
+        return copies[outer], 0
+
+    outputs = []
+    for node in unit.nodes:
+        copies[node] = Node(node.op, node.name, node.attrs, [copied(*entry) for entry in node.inputs])
+        if any(reader not in unit.nodes for reader in readers[node]):
+            outputs.append((copies[node], 0))
+    return Graph(outputs).symbol(), inputs
