@@ -1,0 +1,169 @@
+"""The inside of a unit as papers draw it: layers from top to bottom, shortcuts at the side, shared weights in colour."""
+import collections
+
+from draw_network import GROUPS, HEIGHT, PLAIN, STEP, node_text, size_text
+from project import UserError
+from sheet import MARGIN, Sheet
+from structure import HEAD, LAYERS, MASK, STEM
+
+WIDTH = 1.4  # of a layer's box
+BARE = 0.3  # room for a shortcut without layers
+TOP = 1.05  # where a unit's input stands
+JOINS = ('+', '×')
+INPUT = None  # stands for the node that a unit's first layers read
+OWN, SHARED, TWICE = '#dbe9f6', GROUPS[0], GROUPS[2]
+LEGEND = ((OWN, 'weights of its own'), (SHARED, 'weights shared with other units'),
+          (TWICE, 'one weight, used twice in the unit'), (PLAIN, 'no convolution'))
+
+
+# ------------------------------------------------------------------------------------------- which units
+
+def is_drawable(unit):
+    """Tell whether a unit is one, and not what an attention module has besides its units."""
+    return not unit.name.endswith(MASK)
+
+
+def kinds(units):
+    """Return the first unit of every kind: those that differ in more than their widths."""
+    found = {}
+    for unit in units:
+        if unit.name in (STEM, HEAD) or not is_drawable(unit):
+            continue
+        places = {node: place for place, node in enumerate(unit.nodes)}
+        layers = tuple((node.op, node.attrs.get('kernel'), node.attrs.get('stride'), node.attrs.get('act_type'),
+                        node.attr('num_group', 1) > 1, tuple(places.get(source, -1) for source, _ in node.inputs))
+                       for node in unit.nodes)
+        found.setdefault((layers, bool(unit.sharing)), unit)
+    return list(found.values())
+
+
+def named(units, name):
+    """Return the unit called `name`; raises UserError if there is none."""
+    names = {unit.name: unit for unit in units if is_drawable(unit)}
+    if name not in names:
+        raise UserError('--detail %s: there is no such unit; say unit, for one of each kind, or name one of %s'
+                        % (name, ', '.join(names)))
+    return names[name]
+
+
+# -------------------------------------------------------------------------------------------------- layout
+
+Chain = collections.namedtuple('Chain', 'start nodes end')  # `nodes` between two that stand elsewhere
+
+
+def sources(node):
+    """Return what a node reads but for its parameters."""
+    return [source for source, _ in node.inputs if source.op != 'null' or source.name == 'data']
+
+
+def layout(unit):
+    """Return ({node: row}, [Chain, …]): the first chain is the longest, the others stand beside it."""
+    inside = set(unit.nodes)
+    edges = {node: [source if source in inside else INPUT for source in sources(node)] for node in unit.nodes}
+    rows = {INPUT: 0}
+    for node in unit.nodes:
+        rows[node] = 1 + max((rows[source] for source in edges[node]), default=0)
+    chains, placed, open_ends = [], {INPUT}, collections.deque([(unit.nodes[-1], None)])
+    while open_ends:  # pairs (last node of a chain, the node that reads it)
+        node, end = open_ends.popleft()
+        nodes = []
+        while node not in placed:
+            placed.add(node)
+            nodes.insert(0, node)
+            upwards = sorted(edges[node], key=lambda source: -rows[source])
+            open_ends.extend((source, node) for source in upwards[1:])
+            node = upwards[0] if upwards else INPUT
+        chains.append(Chain(node, nodes, end))
+    return rows, chains
+
+
+def lanes(rows, chains):
+    """Return [x, …], how far to the right of the first chain each of them stands: the shorter, the nearer."""
+    offsets, right, taken = [0.0] * len(chains), WIDTH / 2, []
+    for number in sorted(range(1, len(chains)), key=lambda n: rows[chains[n].end] - rows[chains[n].start]):
+        first, last, room = rows[chains[number].start], rows[chains[number].end], WIDTH if chains[number].nodes else 0.0
+        for lane in taken:
+            if lane['room'] >= room and all(last <= start or end <= first for start, end in lane['spans']):
+                break
+        else:
+            lane = dict(x=right + BARE + room / 2, room=room, spans=[])
+            right += BARE + room
+            taken.append(lane)
+        lane['spans'].append((first, last))
+        offsets[number] = lane['x']
+    return offsets
+
+
+# ------------------------------------------------------------------------------------------------- drawing
+
+def draw(title, drawn, units):
+    """Return the picture of the units `drawn`, side by side, a matplotlib figure; `units` are all of the network."""
+    users = collections.Counter(name for unit in units for name in set(map(weight_of, unit.nodes)))
+    sheet, left = Sheet(), MARGIN
+    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold', width=0.13 * len(title))
+    for unit in drawn:
+        left = draw_unit(sheet, left, unit, users) + 0.6
+    y = sheet.bottom + 0.3
+    for colour, text in LEGEND:
+        sheet.box(MARGIN + 0.1, y, 0.2, 0.14, colour=colour)
+        sheet.text(MARGIN + 0.28, y, text, 7, 'left', width=0.058 * len(text))
+        y += 0.2
+    return sheet.figure()
+
+
+def weight_of(node):
+    """Return the name of the weight of a convolution or fully connected layer, else None."""
+    return node.inputs[1][0].name if node.op in LAYERS else None
+
+
+def draw_unit(sheet, left, unit, users):
+    """Draw a unit whose left edge is at `left`; return its right edge.
+
+    `users` counts for every weight the units that have it.
+    """
+    rows, chains = layout(unit)
+    in_unit = collections.Counter(map(weight_of, unit.nodes))
+    place = {INPUT: (left + WIDTH / 2, TOP)}
+    offsets = lanes(rows, chains)
+    for chain, offset in zip(chains, offsets):
+        for node in chain.nodes:
+            place[node] = left + WIDTH / 2 + offset, TOP + STEP * rows[node]
+
+    heading = unit.name if not unit.sharing else '%s, in %s' % (unit.name, unit.sharing)
+    sheet.text(left, 0.7, heading, 8, 'left', weight='bold', width=0.085 * len(heading))
+    sheet.text(*place[INPUT], size_text(unit.sources[0].output) if unit.sources else 'image')
+    for node in unit.nodes:
+        text, weight = node_text(node), weight_of(node)
+        if text in JOINS:
+            sheet.circle(*place[node], text, name=node.name)
+        else:
+            colour = PLAIN if not weight else SHARED if users[weight] > 1 else TWICE if in_unit[weight] > 1 else OWN
+            sheet.box(*place[node], WIDTH, HEIGHT, text, colour, node.name)
+    for chain, offset in zip(chains, offsets):
+        draw_chain(sheet, chain, left + WIDTH / 2 + offset, place)
+    x, y = place[unit.nodes[-1]]
+    sheet.line([(x, y + half_height(unit.nodes[-1])), (x, y + STEP - 0.1)])
+    sheet.text(x, y + STEP, size_text(unit.output))
+    return left + WIDTH / 2 + max(offset + WIDTH / 2 * bool(chain.nodes) for chain, offset in zip(chains, offsets))
+
+
+def half_height(node):
+    """Return how far from its middle what stands for a node ends."""
+    return 0.08 if node is INPUT else 0.1 if node_text(node) in JOINS else HEIGHT / 2
+
+
+def draw_chain(sheet, chain, x, place):
+    """Draw the arrows of a chain that stands at `x`: from what it starts at, through its nodes, to what it ends at."""
+    start_x, start_y = place[chain.start]
+    below = start_y + half_height(chain.start)
+    line = [(start_x, below)]
+    if start_x != x:
+        line += [(start_x, below + 0.05), (x, below + 0.05)]
+    for node in chain.nodes:
+        _, y = place[node]
+        sheet.line(line + [(x, y - half_height(node))])
+        line = [(x, y + half_height(node))]
+    if chain.end is not None:
+        end_x, end_y = place[chain.end]
+        side = 0.1 if node_text(chain.end) in JOINS else WIDTH / 2
+        sheet.line(line + [(x, end_y), (end_x + side, end_y)])
