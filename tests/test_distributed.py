@@ -18,6 +18,7 @@ import face_losses
 import gpu_env
 import resume
 import train_synthetic
+import training_log
 from conftest import ROOT
 from graph import Graph, Node
 from network import build, choose
@@ -260,7 +261,7 @@ def test_killed_and_resumed_is_as_never_killed(data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'going on behind step' in done.stdout
     names = ['cru56-0001.params', 'cru56-symbol.json']
-    assert sorted(os.listdir(output)) == names + [resume.FILE]  # nothing unfinished is left
+    assert sorted(os.listdir(output)) == names + [resume.FILE, training_log.FILE]  # nothing unfinished is left
     assert filecmp.cmpfiles(output, str(tmp_path / 'whole'), names, shallow=False)[0] == names
 
 

@@ -13,6 +13,7 @@ import pytest
 import datasets
 import face_losses
 import faces
+import training_log
 import verification
 from conftest import ROOT
 from project import UserError
@@ -139,7 +140,7 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
         done = run(*QUICK + ['--data', data, '--output', output])
         assert done.returncode == 0, done.stderr
         assert 'verification' in done.stdout and os.path.join(output, 'cru56-0001.params') in done.stdout
-    assert [sorted(os.listdir(output)) for output in outputs] == [OUTPUT, OUTPUT]
+    assert [sorted(os.listdir(output)) for output in outputs] == [OUTPUT + [training_log.FILE]] * 2
     assert filecmp.cmpfiles(outputs[0], outputs[1], OUTPUT, shallow=False)[0] == OUTPUT
     symbol, arg_params, aux_params = mx.model.load_checkpoint(os.path.join(outputs[0], 'cru56'), 1)
     assert symbol.list_outputs() == ['fc1_output']

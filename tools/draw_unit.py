@@ -12,8 +12,8 @@ TOP = 1.05  # where a unit's input stands
 JOINS = ('+', '×')
 INPUT = None  # stands for the node that a unit's first layers read
 OWN, SHARED, TWICE = '#dbe9f6', GROUPS[0], GROUPS[2]
-LEGEND = ((OWN, 'weights of its own'), (SHARED, 'weights shared with other units'),
-          (TWICE, 'one weight, used twice in the unit'), (PLAIN, 'no convolution'))
+LEGEND = {OWN: 'weights of its own', SHARED: 'weights shared with other units',
+          TWICE: 'one weight, used twice in the unit'}
 
 
 # ------------------------------------------------------------------------------------------- which units
@@ -104,11 +104,23 @@ def draw(title, drawn, units):
     for unit in drawn:
         left = draw_unit(sheet, left, unit, users) + 0.6
     y = sheet.bottom + 0.3
-    for colour, text in LEGEND:
-        sheet.box(MARGIN + 0.1, y, 0.2, 0.14, colour=colour)
-        sheet.text(MARGIN + 0.28, y, text, 7, 'left', width=0.058 * len(text))
-        y += 0.2
+    used = {colour_of(node, unit, users) for unit in drawn for node in unit.nodes}
+    for colour, text in LEGEND.items():
+        if colour in used:
+            sheet.box(MARGIN + 0.1, y, 0.2, 0.14, colour=colour)
+            sheet.text(MARGIN + 0.28, y, text, 7, 'left', width=0.058 * len(text))
+            y += 0.2
     return sheet.figure()
+
+
+def colour_of(node, unit, users):
+    """Return the colour of a layer's box; `users` counts for every weight the units that have it."""
+    weight = weight_of(node)
+    if not weight:
+        return PLAIN
+    if users[weight] > 1:
+        return SHARED
+    return TWICE if sum(weight_of(other) == weight for other in unit.nodes) > 1 else OWN
 
 
 def weight_of(node):
@@ -117,12 +129,8 @@ def weight_of(node):
 
 
 def draw_unit(sheet, left, unit, users):
-    """Draw a unit whose left edge is at `left`; return its right edge.
-
-    `users` counts for every weight the units that have it.
-    """
+    """Draw a unit whose left edge is at `left`; return its right edge."""
     rows, chains = layout(unit)
-    in_unit = collections.Counter(map(weight_of, unit.nodes))
     place = {INPUT: (left + WIDTH / 2, TOP)}
     offsets = lanes(rows, chains)
     for chain, offset in zip(chains, offsets):
@@ -131,14 +139,13 @@ def draw_unit(sheet, left, unit, users):
 
     heading = unit.name if not unit.sharing else '%s, in %s' % (unit.name, unit.sharing)
     sheet.text(left, 0.7, heading, 8, 'left', weight='bold', width=0.085 * len(heading))
-    sheet.text(*place[INPUT], size_text(unit.sources[0].output) if unit.sources else 'image')
+    sheet.text(*place[INPUT], size_text(unit.input))
     for node in unit.nodes:
-        text, weight = node_text(node), weight_of(node)
+        text = node_text(node)
         if text in JOINS:
             sheet.circle(*place[node], text, name=node.name)
         else:
-            colour = PLAIN if not weight else SHARED if users[weight] > 1 else TWICE if in_unit[weight] > 1 else OWN
-            sheet.box(*place[node], WIDTH, HEIGHT, text, colour, node.name)
+            sheet.box(*place[node], WIDTH, HEIGHT, text, colour_of(node, unit, users), node.name)
     for chain, offset in zip(chains, offsets):
         draw_chain(sheet, chain, left + WIDTH / 2 + offset, place)
     x, y = place[unit.nodes[-1]]

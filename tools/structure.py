@@ -28,7 +28,8 @@ class Unit:
     stage: str = ''
     nodes: List[Node] = field(default_factory=list)  # operators, each behind those that it reads
     sources: List['Unit'] = field(default_factory=list)  # units whose maps it reads
-    output: Tuple[int, ...] = ()  # (channels, height, width), or (emb_size,)
+    input: Tuple[int, ...] = ()  # shape of the first map that it reads: (channels, height, width)
+    output: Tuple[int, ...] = ()  # shape of what it hands on: likewise, or (emb_size,)
     width: Optional[int] = None  # K, the width of its spatial convolution, and the groups of that
     num_group: Optional[int] = None
     sharing: Optional[str] = None  # the group that it shares weights with
@@ -92,8 +93,9 @@ def analyse(graph, image_shape):
             for source in learnt(node):
                 users.setdefault(source.name, {})[unit.name] = unit
     for unit in units:
-        last = unit.nodes[-1].name + '_output'
-        unit.output = tuple(shape[last if last in shape else last + '0'][1:])
+        unit.input = next((map_shape(shape, *entry) for node in unit.nodes for entry in node.inputs
+                           if entry[0] not in unit.nodes and (entry[0].op != 'null' or entry[0].name == 'data')), ())
+        unit.output = map_shape(shape, unit.nodes[-1])
         unit.stage = stage_of(unit)
         for node in unit.nodes:
             for source in learnt(node):
@@ -109,6 +111,12 @@ def analyse(graph, image_shape):
             if node.op == 'Convolution' and max(node.attr('kernel')) > 1 and not unit.width:
                 unit.width, unit.num_group = node.attr('num_filter'), node.attr('num_group', 1)
     return units
+
+
+def map_shape(shape, node, output=0):
+    """Return the shape of what an operator, or the variable `data`, hands on, without the batch."""
+    names = (node.name, node.name + '_output', '%s_output%d' % (node.name, output))
+    return tuple(next(shape[name] for name in names if name in shape)[1:])
 
 
 def learnt(node):

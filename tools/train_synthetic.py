@@ -21,6 +21,7 @@ import datasets
 import face_losses
 import resume
 import tables
+import training_log
 import verification
 from network import build, count_macs, count_parameters, suit
 
@@ -157,11 +158,13 @@ def loss_and_accuracy(probabilities, label):
     return float(-np.log(np.maximum(of_label, 1e-30)).mean()), float((probabilities.argmax(axis=1) == label).mean())
 
 
-def train(module, batches, args, batch_size, is_first, settings):
+def train(module, batches, args, batch_size, settings, log):
     """Train to the last step, showing loss, accuracy and images per second; return the smoothed loss and the speed.
 
-    `batches` knows at which step it starts; `batch_size` counts the images of all workers.
+    `batches` knows at which step it starts; `batch_size` counts the images of all workers. `log` is the first worker's
+    training_log.Writer, None for the others.
     """
+    is_first = log is not None
     smoothed, start, first_step, overflows = None, time.time(), batches.step, 0
     batch = batches.next()
     with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=not is_first) as bar:
@@ -180,6 +183,8 @@ def train(module, batches, args, batch_size, is_first, settings):
             speed = (step - first_step) * batch_size / (time.time() - start)
             bar.set_postfix_str('loss %.2f, accuracy %.2f, %.1f images/s' % (smoothed[0], smoothed[1], speed))
             bar.update()
+            if is_first:
+                log.add(step, batch_size, *now)
             if is_first and args.state_every and step % args.state_every == 0:
                 resume.save(args.output, module, step, settings)
     mx.nd.waitall()
@@ -260,7 +265,8 @@ def main(argv=None):
         if is_first:
             print('going on behind step %d' % step)
     batches = datasets.FaceBatches(records, batch_size, args.seed, kvstore.rank, workers, step)
-    loss, speed = train(module, batches, args, batch_size * workers, is_first, settings)
+    log = training_log.Writer(os.path.join(args.output, training_log.FILE), goes_on=step > 0) if is_first else None
+    loss, speed = train(module, batches, args, batch_size * workers, settings, log)
     if records.bad:
         print('worker %d left out %d records; the first: %s'
               % (kvstore.rank, len(records.bad), next(iter(records.bad.values()))))
@@ -269,6 +275,8 @@ def main(argv=None):
     accuracy = None
     if not args.no_verification:
         accuracy = verification.accuracy(embed(module, pair_images, batch_size), same)
+        log.verified('verification', args.steps, *accuracy)
+    log.close()
     return dict(
         network=args.network, multiplier=args.multiplier, loss_name=args.loss, steps=args.steps, loss=loss,
         speed=speed, verification=accuracy, parameters=count_parameters(embedding, image_shape),

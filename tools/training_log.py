@@ -1,0 +1,101 @@
+"""The log of a training run, in the words of insightface's trainer: written by ours, read from both."""
+import re
+import time
+from typing import NamedTuple
+
+from project import UserError
+
+FILE = 'train.log'
+EVERY = 10  # steps from one line to the next
+# MXNet's Speedometer, of all versions, behind whatever logging puts in front.
+SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d+)\] Batch \[(?:\d+-)?(\d+)\]\s+Speed: ([\d.]+) samples/sec(.*)')
+METRIC = re.compile(r'([\w-]+)=([-+.\deE]+|nan|inf)')
+VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d+)\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
+PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d+) ([\d.]+)')  # of train_parall.py, which has no other
+
+
+class Writer:
+    """Writes the lines of a run as they come: means over the steps since the last line."""
+
+    def __init__(self, path, goes_on):
+        """Open the log; `goes_on` after an interruption, so behind the lines that are there."""
+        try:
+            self.file = open(path, 'a' if goes_on else 'w', encoding='utf-8', buffering=1)
+        except OSError as error:
+            raise UserError('cannot write to %s: %s' % (path, error.strerror))
+        self.images, self.losses, self.accuracies, self.start = 0, [], [], time.time()
+
+    def add(self, step, images, loss, accuracy):
+        """Take note of one step; at every tenth, write the line."""
+        self.images += images
+        self.losses.append(loss)
+        self.accuracies.append(accuracy)
+        if step % EVERY == 0:
+            count, seconds = len(self.losses), time.time() - self.start
+            self.file.write('Epoch[0] Batch [%d-%d]\tSpeed: %.2f samples/sec\tacc=%f\tlossvalue=%f\n' % (
+                step - count, step, self.images / seconds, sum(self.accuracies) / count, sum(self.losses) / count))
+            self.images, self.losses, self.accuracies, self.start = 0, [], [], time.time()
+
+    def verified(self, name, step, mean, deviation):
+        """Write the result of a verification set."""
+        self.file.write('[%s][%d]Accuracy-Flip: %1.5f+-%1.5f\n' % (name, step, mean, deviation))
+
+    def close(self):
+        self.file.close()
+
+
+class Curves(NamedTuple):
+    """What a log tells, each curve as {step: value}."""
+    loss: dict
+    accuracy: dict
+    speed: dict  # images per second
+    verification: dict  # {name of the set: {step: (mean, standard deviation)}}
+
+
+def read(path):
+    """Return the Curves of a log; raises UserError for a file that has none.
+
+    Where a run was interrupted and went on in the same file, the later lines of a step hold. The log does not say how
+    many batches an epoch has; it is taken to end with the line that would have come next, which puts later epochs
+    at most one line's distance too far to the right. Steps of verifications are exact.
+    """
+    rows, curves = [], Curves({}, {}, {}, {})
+    try:
+        with open(path, encoding='utf-8', errors='replace') as file:
+            for line in file:
+                speedometer, verification = SPEEDOMETER.search(line), VERIFICATION.search(line)
+                parallel = PARALLEL_ACCURACY.search(line)
+                if speedometer:
+                    epoch, batch, speed, metrics = speedometer.groups()
+                    rows.append((int(epoch), int(batch), float(speed), dict(METRIC.findall(metrics))))
+                elif verification:
+                    name, step, mean, deviation = verification.groups()
+                    curves.verification.setdefault(name, {})[int(step)] = float(mean), float(deviation)
+                elif parallel:
+                    curves.accuracy[int(parallel[1])] = float(parallel[2])
+    except OSError as error:
+        raise UserError('cannot read %s: %s' % (path, error.strerror))
+    except ValueError:
+        raise UserError('%s has numbers that are none, in %r' % (path, line.strip()[:80]))
+    if not rows and not curves.verification:
+        raise UserError('%s has no line of a training log ("Epoch[0] Batch [20] Speed: … samples/sec"); is it the '
+                        'output of a trainer?' % path)
+    length = epoch_length(rows)
+    for epoch, batch, speed, metrics in rows:
+        step = epoch * length + batch
+        curves.speed[step] = speed
+        for name, value in metrics.items():
+            curve = curves.loss if 'loss' in name else curves.accuracy if 'acc' in name else None
+            if curve is not None:
+                curve[step] = float(value)
+    return curves
+
+
+def epoch_length(rows):
+    """Return how many batches an epoch has, at most, from the (epoch, batch, …) of the lines in it."""
+    if not rows or rows[-1][0] == 0:
+        return 0
+    last_epoch = max(row[0] for row in rows)
+    batches = sorted({row[1] for row in rows if row[0] < last_epoch}) or [0]
+    distances = [after - before for before, after in zip(batches, batches[1:])]
+    return batches[-1] + min(distances, default=0)
