@@ -34,7 +34,8 @@ def compute(target, image, names):
                                                                     % ', '.join(alike) if alike else ''))
     data = np.float32(image).transpose(2, 0, 1)[None]
     module = mx.mod.Module(mx.sym.Group([known[name] for name in names]), label_names=None)
-    module.bind([('data', data.shape)], for_training=False)
+    # For inference MXNet would fuse layers, and with some choices of outputs loses track of the parameters.
+    module.bind([('data', data.shape)], for_training=True)
     for name, (_, shape) in zip(names, module.output_shapes):
         if len(shape) != 4:
             raise UserError('--layer %s is no feature map: its shape is %s' % (name, shape))

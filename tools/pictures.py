@@ -29,11 +29,10 @@ def picture_path(text):
 def new_figure(width, height):
     """Return an empty matplotlib figure of width × height inches."""
     import matplotlib
-    matplotlib.use('Agg')
+    from matplotlib.figure import Figure
     # Text stays text, in SVG and in PDF: it can be searched, and the files are a tenth as large.
     matplotlib.rcParams.update({'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures'})
-    from matplotlib import pyplot
-    return pyplot.figure(figsize=(width, height))
+    return Figure(figsize=(width, height))
 
 
 def save(figure, path, dpi=120):
