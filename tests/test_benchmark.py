@@ -110,7 +110,7 @@ def test_building_table():
     (['cru56', '--repetitions', '0'], ['0', 'at least 1']),
     (['cru56', '--memory', '--building'], ['--memory']),
     (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
-    (['cru56', '--plot', 'x.svg'], ['x.svg', '.png']),
+    (['cru56', '--plot', 'x.jpeg'], ['x.jpeg', '.png']),
     (['cru56', '--device', 'gpu'], ['GPU']),
     (['cru56', '--plot', '/dev/null/times.png'], ['/dev/null']),
 ])

@@ -2,6 +2,7 @@
 import json
 
 import mxnet as mx
+import numpy as np
 import pytest
 
 import checkpoint
@@ -14,7 +15,7 @@ from face_blocks import FeatureMap, Layers
 from fcrunet import STAGES, resnext_unit
 from graph import Graph
 from inference import plain
-from network import build, choose, count_copies, plan
+from network import count_copies, plan
 
 SMALL = dict(net_multiplier=0.1, emb_size=16)
 
@@ -80,7 +81,8 @@ def test_one_network_by_units(tool):
     text = tool('cru56')
     lines = {cells[1].strip(): cells for cells in (line.replace('│', '|').split('|') for line in text.splitlines())
              if len(cells) > 5}
-    assert len(lines) == 1 + 4 + 16 + 1 + 1 + 2  # stem, stages, their units, head, all, the paper's form as built, published
+    # stem, stages, their units, head, all, the paper's form as built, as published
+    assert len(lines) == 1 + 4 + 16 + 1 + 1 + 2
     assert lines['all'][7].strip() == '49,307,008'
     assert lines['stage3, 6 units'][2].strip() == '14×14'
     assert [cell.strip() for cell in lines['stage3_unit2'][2:7]] == ['14×14', '1024', '640', '640', 'stage3_group1']
@@ -110,7 +112,7 @@ def test_a_symbol_and_a_checkpoint_are_as_good_as_a_choice(tool, tmp_path, chose
     symbol = chosen('cru56', **SMALL)
     shapes, _, statistics = symbol.infer_shape(data=(1, 3, 112, 112))
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
-    parameters = {name: mx.nd.ones(shape).asnumpy() for name, shape in zip(names, shapes + statistics) if name != 'data'}
+    parameters = {name: np.ones(shape) for name, shape in zip(names, shapes + statistics) if name != 'data'}
     prefix = str(tmp_path / 'a model')
     checkpoint.save(prefix, 3, mx.sym.SoftmaxOutput(symbol, name='softmax'), parameters)
     (direct,) = json.loads(tool(prefix + '-symbol.json', '--json'))
@@ -124,7 +126,8 @@ def test_a_symbol_and_a_checkpoint_are_as_good_as_a_choice(tool, tmp_path, chose
 def test_a_network_without_units_is_told_by_its_layers(tool, tmp_path):
     net = mx.sym.Variable('data')
     for number, stride in enumerate((1, 2, 2)):
-        net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), stride=(stride,) * 2, num_filter=8, name='conv_%d_conv2d' % number)
+        net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), stride=(stride,) * 2, num_filter=8,
+                                 name='conv_%d_conv2d' % number)
         net = mx.sym.BatchNorm(net, fix_gamma=False, name='conv_%d_batchnorm' % number)
     net = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=10, name='classes'), name='softmax')
     path = str(tmp_path / 'foreign.json')
@@ -146,7 +149,8 @@ def test_a_network_without_units_is_told_by_its_layers(tool, tmp_path):
 ])
 def test_wrong_input_is_one_sentence(tmp_path, arguments, words, monkeypatch, capsys):
     (tmp_path / 'broken.json').write_text('{"nodes": [')
-    monkeypatch.setattr('sys.argv', ['summarize.py'] + [a.replace('{file}', str(tmp_path / 'broken.json')) for a in arguments])
+    filled = [text.replace('{file}', str(tmp_path / 'broken.json')) for text in arguments]
+    monkeypatch.setattr('sys.argv', ['summarize.py'] + filled)
     with pytest.raises(SystemExit) as end:
         summarize.run(summarize.main)
     err = capsys.readouterr().err

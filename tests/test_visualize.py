@@ -80,7 +80,7 @@ def test_a_network_is_drawn_with_a_box_for_each_unit(draw, network):
     for module in modules:  # an area, the product, and a sum for each skip; the trunk is added in the dense reading
         dense = not network.endswith('_imagenet')
         skips = sum(name.startswith(module + '_mask_skip') for name in expected.branches)
-        signs = [name for name in svg.ids if name and name.startswith(module + '_') and re.search(r'_plus|_attend', name)]
+        signs = [name for name in svg.ids if re.match(module + r'_(plus|attend)', name or '')]
         assert svg.ids[module] == 1 and len(signs) == 1 + skips + dense
     groups = {weight.rpartition('_conv')[0] for weight in expected.uses if '_group' in weight}
     assert {name for name in svg.ids if name and '_group' in name} == groups
@@ -137,8 +137,8 @@ def test_a_unit_is_the_papers_figure():
     (unit,) = [unit for unit in units_of('cru116_imagenet') if unit.name == 'stage2_unit1']
     rows, chains = draw_unit.layout(unit)
     texts = [[draw_network.node_text(node) for node in chain.nodes] for chain in chains]
-    assert texts[0] == ['BN', 'ReLU', '1×1, 512', 'BN', 'ReLU', '1×1, 352', '3×3, 352, depthwise, /2', 'BN', 'ReLU', '1×1, 352',
-                        'BN', 'ReLU', '1×1, 512', '+']
+    assert texts[0] == ['BN', 'ReLU', '1×1, 512', 'BN', 'ReLU', '1×1, 352', '3×3, 352, depthwise, /2',
+                        'BN', 'ReLU', '1×1, 352', 'BN', 'ReLU', '1×1, 512', '+']
     assert texts[1] == ['BN', 'ReLU', '1×1, 512, /2']
     assert chains[1].start is draw_unit.INPUT and draw_network.node_text(chains[1].end) == '+'
     offsets = draw_unit.lanes(rows, chains)
@@ -186,7 +186,8 @@ def model(tmp_path_factory):
     mx.random.seed(1)
     np.random.seed(1)
     module.init_params(mx.init.Xavier())
-    module.forward(mx.io.DataBatch([mx.nd.random.uniform(0, 255, (2, 3) + tuple(config.image_shape[:2]))]), is_train=True)
+    noise = mx.nd.random.uniform(0, 255, module.data_shapes[0].shape)
+    module.forward(mx.io.DataBatch([noise]), is_train=True)
     module.backward([mx.nd.zeros(module.output_shapes[0][1])])
     mx.nd.waitall()
     arguments, statistics = module.get_params()
@@ -209,7 +210,8 @@ def test_masks_over_an_image(draw, model, face):
 
 
 def test_what_the_panels_show(model, face):
-    args = visualize.parse_args(['attention', '--model', model[0], '--image-size', model[1], '--image', face, '-o', 'x.png'])
+    args = visualize.parse_args(['attention', '--model', model[0], '--image-size', model[1], '--image', face,
+                                 '-o', 'x.png'])
     figure = args.draw(args)
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 1 + 3 and len(figure.axes) == 1 + 2 * 3  # each mask has its scale
@@ -343,7 +345,8 @@ def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():
     (['attention', '--network', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules; name a feature map'),
     (['attention', '--network', 'att56', '--image', '{file}', '-o', '{out}.png'], 'is not readable as an image'),
     (['attention', '--network', 'att56', '--image', 'none.png', '-o', '{out}.png'], 'No such file'),
-    (['attention', '--network', 'cru56', '--layer', 'stage1_unit2_pluss', '-o', '{out}.png'], 'did you mean stage1_unit2_plus'),
+    (['attention', '--network', 'cru56', '--layer', 'stage1_unit2_pluss', '-o', '{out}.png'],
+     'did you mean stage1_unit2_plus'),
     (['attention', '--network', 'cru56', '--layer', 'fc1', '-o', '{out}.png'], 'no feature map: its shape is (1, 256)'),
     (['attention', '--model', '{out},1', '-o', '{out}.png'], 'cannot read'),
     (['training', '{file}', '-o', '{out}.png'], 'has no line of a training log'),
@@ -363,7 +366,8 @@ def test_wrong_input_is_one_sentence(tmp_path, arguments, words, monkeypatch, ca
 def test_units_that_do_not_follow_one_another_are_not_drawn(tmp_path, monkeypatch, capsys):
     net = mx.sym.Convolution(mx.sym.Variable('data'), kernel=(1, 1), num_filter=3, name='unit1_conv')
     other = mx.sym.Convolution(net, kernel=(1, 1), num_filter=3, name='unit2_conv')
-    net = mx.sym.elemwise_add(mx.sym.Convolution(other, kernel=(1, 1), num_filter=3, name='unit3_conv'), net, name='unit3_plus')
+    last = mx.sym.Convolution(other, kernel=(1, 1), num_filter=3, name='unit3_conv')
+    net = mx.sym.elemwise_add(last, net, name='unit3_plus')
     path = str(tmp_path / 'net.json')
     net.save(path)
     monkeypatch.setattr('sys.argv', ['visualize.py', 'network', path, '-o', str(tmp_path / 'net.svg')])
@@ -371,6 +375,18 @@ def test_units_that_do_not_follow_one_another_are_not_drawn(tmp_path, monkeypatc
         visualize.run(visualize.main)
     assert end.value.code == 2
     assert 'unit3 reads unit2 and unit1: only networks whose units follow one another' in capsys.readouterr().err
+
+
+def test_an_attention_module_that_is_none(tmp_path, monkeypatch, capsys):
+    net = mx.sym.Convolution(mx.sym.Variable('data'), kernel=(1, 1), num_filter=3,
+                             name='stage1_attention1_mask_down1_unit1_conv1')
+    path = str(tmp_path / 'net.json')
+    net.save(path)
+    monkeypatch.setattr('sys.argv', ['visualize.py', 'network', path, '-o', str(tmp_path / 'net.svg')])
+    with pytest.raises(SystemExit) as end:
+        visualize.run(visualize.main)
+    assert end.value.code == 2
+    assert 'stage1_attention1 has the name of an attention module, and no unit1' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('command', ['network', 'attention', 'sharing', 'training'])

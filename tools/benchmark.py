@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 import config as host
+import pictures
 import tables
 from face_blocks import Settings
 from network import (build, choose, count_copies, count_macs, count_parameters, learnt_weight, planned_memory, shapes,
@@ -254,12 +255,9 @@ def time_row(row):
 
 def plot(results, path):
     """Draw the times of `results`, {mode: rows}, as bars, into the file `path`."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
     count = max(map(len, results.values()))
-    figure, panels = pyplot.subplots(1, len(results), figsize=(6.5 * len(results), 1.2 + 0.45 * count), squeeze=False)
+    figure = pictures.new_figure(6.5 * len(results), 1.2 + 0.45 * count)
+    panels = figure.subplots(1, len(results), squeeze=False)
     for (mode, rows), panel in zip(results.items(), panels[0]):
         medians = [1e3 * row['median'] for row in rows]
         errors = [[1e3 * (row['median'] - min(row['seconds'])) for row in rows],
@@ -275,7 +273,7 @@ def plot(results, path):
         panel.set_xlabel('ms per image')
         panel.spines[['top', 'right']].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 # -------------------------------------------------------------------------------------------- other tables
@@ -342,13 +340,12 @@ def parse_args(argv=None):
     parser.add_argument('--repetitions', type=whole_number(1), default=5, help='steps of each that are timed')
     parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu', help='where to compute')
     parser.add_argument('--peer', choices=('gluoncv2',), help="add this package's network of the same name, hybridised")
-    parser.add_argument('--plot', metavar='FILE.png', help='draw the times into this file')
+    parser.add_argument('--plot', type=pictures.picture_path, metavar='FILE',
+                        help='draw the times into this file: .png, .svg or .pdf')
     parser.add_argument('--markdown', action='store_true', help='print Markdown tables')
     args = parser.parse_args(argv)
     if args.plot and (args.memory or args.building or args.scaling):
         parser.error('--plot draws times; leave it out with --memory, --scaling and --building')
-    if args.plot and not args.plot.endswith('.png'):
-        parser.error('--plot wants the name of a .png file, not %r' % args.plot)
     return args
 
 
@@ -381,16 +378,15 @@ def main(argv=None):
         if args.peer:
             peer_name(choice.network)
     if args.plot:
-        folder, name = os.path.split(os.path.abspath(args.plot))
-        with new_files(folder):  # writable? better to know before minutes of timing than after
+        # Writable? Better to know before minutes of timing than after.
+        with new_files(os.path.dirname(os.path.abspath(args.plot))):
             pass
     results = {}
     for mode in (args.only,) if args.only else MODES:
         results[mode] = time_choices(choices, args, mode)
         show('%s, batch %d' % (mode, args.per_batch_size), TIME_COLUMNS, [time_row(row) for row in results[mode]])
     if args.plot:
-        with new_files(folder) as scratch:
-            plot(results, os.path.join(scratch, name))
+        plot(results, args.plot)
         print('drawn into %s' % args.plot)
 
 

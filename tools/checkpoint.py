@@ -1,4 +1,6 @@
 """Read the checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params, and check them."""
+import contextlib
+
 import mxnet as mx
 import numpy as np
 
@@ -88,7 +90,8 @@ def wanted_shapes(symbol, image_shape):
     if 'data' not in names:
         raise UserError('the network has no input called data')
     try:
-        arguments, _, statistics = symbol.infer_shape(data=images)
+        with contextlib.redirect_stdout(None):  # MXNet prints what it also raises
+            arguments, _, statistics = symbol.infer_shape(data=images)
     except mx.MXNetError as error:
         reason = next((line for line in str(error).splitlines() if 'Error in operator' in line), 'unknown')
         raise UserError('the network does not take images of %d×%d: %s' % (images[2:] + (reason.strip(),)))

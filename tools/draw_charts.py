@@ -35,7 +35,8 @@ def draw_sharing(title, units):
     panel.set_xlim(0, 1.3 * max(unshared))
     panel.invert_yaxis()
     panel.tick_params(labelsize=7)
-    panel.set_xlabel('million parameters; a shared weight counts for the first unit that has it; stem and head not shown', fontsize=8)
+    panel.set_xlabel('million parameters; a shared weight counts for the first unit that has it; stem and head not shown',
+                     fontsize=8)
     panel.set_title('%s: sharing saves %.2f M parameters, %.0f %%' % (
         title, saved / 1e6, 100 * saved / (parameters + saved)))
     panel.legend(loc='upper right', fontsize=8)
@@ -49,17 +50,18 @@ def draw_sharing(title, units):
 def draw_training(runs):
     """Return a figure of loss, accuracy, verification and speed over the steps; `runs` is {label: Curves}."""
     figure = new_figure(10, 6.5)
-    panels = dict(zip(('loss', 'accuracy', 'verification', 'images/s'), figure.subplots(2, 2).ravel()))
+    panels = dict(zip(('loss', 'accuracy', 'verification', 'images/s'), figure.subplots(2, 2, sharex=True).ravel()))
     for number, (label, curves) in enumerate(runs.items()):
         colour = 'C%d' % (number % 10)
         for name, curve in (('loss', curves.loss), ('accuracy', curves.accuracy), ('images/s', curves.speed)):
             draw_curve(panels[name], label, curve, colour)
         for place, (name, curve) in enumerate(curves.verification.items()):
-            draw_verification(panels['verification'], '%s, %s' % (label, name), curve, colour, STYLES[place % len(STYLES)])
+            draw_verification(panels['verification'], '%s, %s' % (label, name), curve, colour,
+                              STYLES[place % len(STYLES)])
     for name, panel in panels.items():
         panel.set_title(name, fontsize=10)
         panel.set_xlabel('step', fontsize=8)
-        panel.tick_params(labelsize=8)
+        panel.tick_params(labelsize=8, labelbottom=True)
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend(fontsize=7)

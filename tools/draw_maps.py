@@ -13,8 +13,8 @@ from project import UserError
 MASK = '_mask_sigmoid'  # what our networks call the node that a soft mask comes from
 CHANNELS = 11  # of a feature map that are drawn, besides their mean
 COLUMNS = 6  # of panels then
-CAPTION = 'a panel with a layer\'s name shows the mean over its channels; mean and spread (standard deviation) are over ' \
-          'all channels and positions'
+CAPTION = ("a panel with a layer's name: mean over the channels; mean and spread (standard deviation) in its title: "
+           'over all channels and positions')
 
 
 def compute(target, image, names):
@@ -65,8 +65,8 @@ def masks_of(target):
 
 def draw_masks(title, image, masks):
     """Return a figure of the image and, laid over it, the mean over the channels of each mask."""
-    columns = math.ceil(math.sqrt(1.5 * (1 + len(masks))))
-    figure, panels = grid(title, 1 + len(masks), columns)
+    count = 1 + len(masks)
+    figure, panels = grid(title, count, min(count, max(4, math.ceil(math.sqrt(1.5 * count)))))
     panels[0].imshow(image)
     panels[0].set_title('the image\n%d×%d\n' % image.shape[:2], fontsize=8)
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
@@ -101,7 +101,7 @@ def described(values):
 def grid(title, count, columns):
     """Return a figure and its `count` panels, without axes."""
     rows = math.ceil(count / columns)
-    figure = new_figure(2.5 * columns, 0.5 + 2.6 * rows)
+    figure = new_figure(2.1 * columns, 0.5 + 2.2 * rows)
     figure.set_layout_engine('constrained')
     figure.suptitle(title, fontsize=10)
     figure.supxlabel(CAPTION, fontsize=8)

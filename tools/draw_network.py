@@ -1,5 +1,4 @@
 """A network as an engineer draws it: a column for each stage, a box for each unit."""
-import collections
 import re
 
 import structure
@@ -7,7 +6,7 @@ from project import UserError
 from sheet import MARGIN, Sheet
 from structure import ATTENTION, HEAD, STEM
 
-# Fill colours: of units that keep the shape, that change it, of the mask's, of what is neither, and of sharing groups.
+# Fill colours: of units that keep the shape, that halve the map, of a mask, of layers, of what has no weights.
 UNIT, START, MASK_UNIT, PLAIN, GLUE = '#dbe9f6', '#9ecae1', '#fde0c5', '#f4f4f4', '#fafafa'
 GROUPS = ('#c7e9c0', '#dadaeb', '#fdd0a2', '#c6dbef', '#fcc5c0', '#d9f0a3')
 MODULE = '#f7f7f2'
@@ -33,33 +32,56 @@ def number_text(number):
     return '%.1f M' % (number / 1e6) if number >= 1e6 else '%.0f k' % (number / 1e3)
 
 
+SIGNS = {'elemwise_add': '+', '_Plus': '+', 'broadcast_add': '+',
+         'elemwise_mul': '×', '_Mul': '×', 'broadcast_mul': '×'}
+WORDS = dict(SIGNS, BatchNorm='BN', prelu='PReLU', relu='ReLU', FullyConnected='FC')
+SCALARS = {'_plus_scalar': '+', '_minus_scalar': '−', '_mul_scalar': '×'}
+
+
+def stride_of(node):
+    """Return the stride of a convolution or pooling."""
+    return max(node.attr('stride') or (1,))
+
+
 def node_text(node):
     """Return what an operator does, in a few words."""
-    kind = node.attr('act_type') or node.attr('pool_type') or ''
+    kind = node.attr('act_type') or node.attr('pool_type') or node.op.strip('_')
+    kernel = '×'.join(map(str, node.attr('kernel') or ()))
+    stride = ', /%d' % stride_of(node) if stride_of(node) > 1 else ''
     if node.op == 'Convolution':
-        kernel, filters, groups = node.attr('kernel'), node.attr('num_filter'), node.attr('num_group', 1)
-        text = '%s, %d' % ('×'.join(map(str, kernel)), filters)
-        if groups > 1:
-            text += ', depthwise' if groups == filters else ', %d groups' % groups
-        return text + (', /%d' % max(node.attr('stride', (1,))) if max(node.attr('stride', (1,))) > 1 else '')
+        filters, groups = node.attr('num_filter'), node.attr('num_group', 1)
+        grouping = '' if groups == 1 else ', depthwise' if groups == filters else ', %d groups' % groups
+        return '%s, %d%s%s' % (kernel, filters, grouping, stride)
     if node.op == 'Pooling':
-        if node.attr('global_pool', False):
-            return 'global %s pool' % kind
-        return '%s pool %s, /%d' % (kind, '×'.join(map(str, node.attr('kernel'))), max(node.attr('stride', (1,))))
+        return 'global %s pool' % kind if node.attr('global_pool', False) else '%s pool %s%s' % (kind, kernel, stride)
     if node.op == 'FullyConnected':
         return 'FC, %d' % node.attr('num_hidden')
-    if node.op in ('_minus_scalar', '_plus_scalar', '_mul_scalar'):
-        return '%s %g' % ({'_min': '−', '_plu': '+', '_mul': '×'}[node.op[:4]], node.attr('scalar'))
-    words = {'BatchNorm': 'BN', 'prelu': 'PReLU', 'relu': 'ReLU', 'elemwise_add': '+', '_Plus': '+', 'broadcast_mul': '×',
-             'elemwise_mul': '×', '_contrib_BilinearResize2D': 'resize', 'Dropout': 'Dropout'}
-    return words.get(kind) or kind or words.get(node.op) or node.op.strip('_')
+    if node.op in SCALARS:
+        return '%s %g' % (SCALARS[node.op], node.attr('scalar'))
+    return WORDS.get(node.op) or WORDS.get(kind, kind)
+
+
+def conv_text(node):
+    """Return what all units of a stage have in common of a convolution: not the stride."""
+    return node_text(node).replace(', /2', '')
 
 
 def unit_text(unit):
     """Return a unit's convolutions, a line each, without those of its shortcut."""
     convs = [node for node in unit.nodes if node.op == 'Convolution'
              and not any(word in node.name for word in ('shortcut', 'project', '_sc', '_se_'))]
-    return '\n'.join(node_text(conv).replace(', /2', '') for conv in convs)
+    return '\n'.join(map(conv_text, convs))
+
+
+def halves(unit):
+    """Tell whether a unit halves the map."""
+    return any(stride_of(node) == 2 for node in unit.nodes if node.op in ('Convolution', 'Pooling'))
+
+
+def short(unit):
+    """Return what is written in a unit's box."""
+    name = re.sub(r'^(.*_)?stage_?\d+_(attention\d+_)?(mask_)?', '', unit.name).replace('_', ' ')
+    return name + (', /2' if halves(unit) else '')
 
 
 # -------------------------------------------------------------------------------------------------- lanes
@@ -99,8 +121,14 @@ class Module:
     def __init__(self, name, units):
         self.name = name
         self.units = {unit.name[len(name) + 1:]: unit for unit in units}
+        self.levels = len(set(re.findall(r'mask_down(\d+)_', ' '.join(self.units))))
+        levels = range(1, self.levels + 1)
+        needed = (['unit1', 'trunk_unit1', 'mask', 'close'] + ['mask_skip%d' % level for level in levels[:-1]]
+                  + ['mask_%s%d_unit1' % (way, level) for level in levels for way in ('down', 'up')])
+        missing = [role for role in needed if role not in self.units]
+        if missing or not levels:
+            raise UserError('%s has the name of an attention module, and no %s' % (name, (missing + ['mask'])[0]))
         self.mask = self.units['mask']
-        self.levels = max(int(level) for level in re.findall(r'mask_down(\d+)_', ' '.join(self.units)))
         joins = [node.name for node in self.mask.nodes]
         self.adds_down = any(join.endswith('_plus_down') for join in joins)
         self.adds_trunk = any(join.endswith('_plus_trunk') for join in joins)
@@ -173,13 +201,6 @@ def draw_mask(lane, module, trunk_end):
     lane.box('1×1 – 1×1 – sigmoid', MASK_UNIT, module.mask.name)
 
 
-def short(unit):
-    """Return what is written in a unit's box."""
-    name = re.sub(r'^(.*_)?stage_?\d+_(attention\d+_)?(mask_)?', '', unit.name).replace('_', ' ')
-    strides = [max(node.attr('stride', (1,))) for node in unit.nodes if node.op in ('Convolution', 'Pooling')]
-    return name + (', /2' if 2 in strides else '')
-
-
 # -------------------------------------------------------------------------------------------------- stages
 
 def draw(title, units, image_shape):
@@ -194,8 +215,7 @@ def draw(title, units, image_shape):
         stages.setdefault(unit.stage, []).append(unit)
     left, lane = MARGIN, None
     for stage, of_stage in stages.items():
-        items = in_modules(of_stage)
-        lane, right = draw_stage(sheet, left, lane, stage, items, of_stage, image_shape)
+        lane, right = draw_stage(sheet, left, lane, stage, of_stage, image_shape)
         left = right + GUTTER
     totals = '%s parameters, %.2f G multiply-adds' % (number_text(sum(unit.parameters for unit in units)),
                                                     sum(unit.macs for unit in units) / 1e9)
@@ -205,43 +225,44 @@ def draw(title, units, image_shape):
     return sheet.figure()
 
 
-def draw_stage(sheet, left, before, stage, items, units, image_shape):
+def draw_stage(sheet, left, before, stage, units, image_shape):
     """Draw a column; return its lane and its right edge. `before` is the lane of the column before it."""
-    x = left + WIDTH / 2
     start = []
     if before:  # from below the last box of the column before, up through the gutter
-        (end_x, end_y), gutter = before.end[-1], left - GUTTER / 2
-        start = [(end_x, end_y), (end_x, end_y + 0.12), (gutter, end_y + 0.12), (gutter, TOP - 0.32), (x, TOP - 0.32)]
-    lane, right = Lane(sheet, x, TOP, *start), left + WIDTH
-    heading = [size_text(units[-1].output)]
+        (x, y), gutter = before.end[-1], left - GUTTER / 2
+        start = [(x, y), (x, y + 0.12), (gutter, y + 0.12), (gutter, TOP - 0.32), (left + WIDTH / 2, TOP - 0.32)]
+    lane = Lane(sheet, left + WIDTH / 2, TOP, *start)
+    heading = [size_text(units[-1].output), '%s parameters' % number_text(sum(unit.parameters for unit in units))]
     if stage in (STEM, HEAD):
+        right = left + WIDTH
         if not before:
             lane.box('image, 3×%s' % size_text(image_shape[:2]), PLAIN)
         for unit in units:
             for node in unit.nodes:
                 lane.box(node_text(node), PLAIN, unit.name if node is unit.nodes[-1] else None)
     else:
-        right = max([right] + [left + item.width() for item in items if isinstance(item, Module)])
-        groups = collections.OrderedDict()
-        for item in items:
-            if isinstance(item, Module):
-                draw_module(lane, item)
-                continue
-            if item.sharing:
-                groups.setdefault(item.sharing, [])
-                colour = GROUPS[(list(groups).index(item.sharing)) % len(GROUPS)]
-            else:
-                colour = START if short(item).endswith('/2') else UNIT
-            y = lane.box(short(item), colour, item.name)
-            if item.sharing:
-                groups[item.sharing].append((item, y, colour))
-        for group in groups.values():
-            right = max(right, draw_shared(sheet, left + WIDTH, *zip(*group)))
-        heading.append(unit_text(units[-1]))
+        right = draw_units(lane, in_modules(units))
+        heading.insert(1, unit_text(units[-1]))
     sheet.text(left, 0.9, stage, 9, 'left', weight='bold', width=0.6)
-    heading.append('%s parameters' % number_text(sum(unit.parameters for unit in units)))
     sheet.text(left, 1.02, '\n'.join(heading), 6.5, 'left', 'top', width=1.3)
     return lane, right
+
+
+def draw_units(lane, items):
+    """Draw a stage's units and Modules, and the weights they share; return the right edge."""
+    left, groups = lane.x - WIDTH / 2, {}
+    right = left + WIDTH
+    for item in items:
+        if isinstance(item, Module):
+            draw_module(lane, item)
+            right = max(right, left + item.width())
+        elif item.sharing:
+            group = groups.setdefault(item.sharing, [])
+            colour = GROUPS[list(groups).index(item.sharing) % len(GROUPS)]
+            group.append((item, lane.box(short(item), colour, item.name), colour))
+        else:
+            lane.box(short(item), START if halves(item) else UNIT, item.name)
+    return max([right] + [draw_shared(lane.sheet, left + WIDTH, *zip(*group)) for group in groups.values()])
 
 
 def draw_shared(sheet, left, units, heights, colours):
@@ -251,8 +272,10 @@ def draw_shared(sheet, left, units, heights, colours):
     x, y = left + 0.75, (heights[0] + heights[-1]) / 2
     for height in heights:
         sheet.line([(x - 0.5, y), (left, height)], arrow=False, colour='#999999', width=0.6)
-    text = '\n'.join(['one weight', 'for %d units:' % len(units)] + [node_text(node).replace(', /2', '').replace(
-        ', depthwise', ',\ndepthwise') for node in shared] + [number_text(units[-1].unshared - units[-1].parameters)])
+    lines = (['one weight', 'for %d units:' % len(units)]
+             + [conv_text(node).replace(', depthwise', ',\ndepthwise') for node in shared]
+             + [number_text(units[-1].unshared - units[-1].parameters)])
+    text = '\n'.join(lines)
     sheet.box(x, y, 1.0, 0.15 + 0.13 * (text.count('\n') + 1), text, colours[0], units[0].sharing, 6.5)
     return x + 0.5
 
@@ -273,7 +296,7 @@ def draw_legend(sheet, units, y):
 
 def in_modules(units):
     """Return `units` with a Module in the place of the units of each attention module."""
-    names = collections.OrderedDict()
+    names = {}
     for unit in units:
         match = ATTENTION.match(unit.name + '_')
         names.setdefault(match[1] if match else unit.name, []).append(unit)

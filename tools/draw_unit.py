@@ -1,7 +1,7 @@
-"""The inside of a unit as papers draw it: layers from top to bottom, shortcuts at the side, shared weights in colour."""
+"""The inside of a unit as papers draw it: layers from top to bottom, shortcuts beside them, weights in colour."""
 import collections
 
-from draw_network import GROUPS, HEIGHT, PLAIN, STEP, node_text, size_text
+from draw_network import GROUPS, HEIGHT, PLAIN, SIGNS, STEP, node_text, size_text
 from project import UserError
 from sheet import MARGIN, Sheet
 from structure import HEAD, LAYERS, MASK, STEM
@@ -9,7 +9,6 @@ from structure import HEAD, LAYERS, MASK, STEM
 WIDTH = 1.4  # of a layer's box
 BARE = 0.3  # room for a shortcut without layers
 TOP = 1.05  # where a unit's input stands
-JOINS = ('+', '×')
 INPUT = None  # stands for the node that a unit's first layers read
 OWN, SHARED, TWICE = '#dbe9f6', GROUPS[0], GROUPS[2]
 LEGEND = {OWN: 'weights of its own', SHARED: 'weights shared with other units',
@@ -97,7 +96,7 @@ def lanes(rows, chains):
 # ------------------------------------------------------------------------------------------------- drawing
 
 def draw(title, drawn, units):
-    """Return the picture of the units `drawn`, side by side, a matplotlib figure; `units` are all of the network."""
+    """Return the picture of the units `drawn`, side by side; `units` are all of the network."""
     users = collections.Counter(name for unit in units for name in set(map(weight_of, unit.nodes)))
     sheet, left = Sheet(), MARGIN
     sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold', width=0.13 * len(title))
@@ -142,7 +141,7 @@ def draw_unit(sheet, left, unit, users):
     sheet.text(*place[INPUT], size_text(unit.input))
     for node in unit.nodes:
         text = node_text(node)
-        if text in JOINS:
+        if node.op in SIGNS:
             sheet.circle(*place[node], text, name=node.name)
         else:
             sheet.box(*place[node], WIDTH, HEIGHT, text, colour_of(node, unit, users), node.name)
@@ -156,7 +155,7 @@ def draw_unit(sheet, left, unit, users):
 
 def half_height(node):
     """Return how far from its middle what stands for a node ends."""
-    return 0.08 if node is INPUT else 0.1 if node_text(node) in JOINS else HEIGHT / 2
+    return 0.08 if node is INPUT else 0.1 if node.op in SIGNS else HEIGHT / 2
 
 
 def draw_chain(sheet, chain, x, place):
@@ -172,5 +171,5 @@ def draw_chain(sheet, chain, x, place):
         line = [(x, y + half_height(node))]
     if chain.end is not None:
         end_x, end_y = place[chain.end]
-        side = 0.1 if node_text(chain.end) in JOINS else WIDTH / 2
+        side = 0.1 if chain.end.op in SIGNS else WIDTH / 2
         sheet.line(line + [(x, end_y), (end_x + side, end_y)])

@@ -35,7 +35,7 @@ def new_figure(width, height):
     return Figure(figsize=(width, height))
 
 
-def save(figure, path, dpi=120):
+def save(figure, path, dpi=100):
     """Write a figure into the file `path`, whole or not at all; the same figure gives the same bytes."""
     folder, name = os.path.split(os.path.abspath(path))
     ending = os.path.splitext(name)[1][1:].lower()

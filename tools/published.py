@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 
 
 class Published(NamedTuple):
-    """Learnt parameters, multiply-adds of convolutions and fully connected layers for one image, what the paper prints."""
+    """Learnt parameters; multiply-adds of convolutions and FCs for one image; what the paper itself prints."""
     parameters: int
     macs: Optional[float] = None
     printed: str = ''

@@ -32,10 +32,10 @@ class Sheet:
                       zorder=4)
         self._add(artist, x + (width or 0), y)
 
-    def box(self, x, y, width, height, text='', colour='white', name=None, size=7, edge=INK, style='-'):
+    def box(self, x, y, width, height, text='', colour='white', name=None, size=7):
         """Draw a box around the middle (x, y)."""
-        artist = FancyBboxPatch((x - width / 2, y - height / 2), width, height, facecolor=colour, edgecolor=edge,
-                                boxstyle='round,pad=0,rounding_size=0.05', linewidth=0.8, linestyle=style, zorder=3)
+        artist = FancyBboxPatch((x - width / 2, y - height / 2), width, height, facecolor=colour, edgecolor=INK,
+                                boxstyle='round,pad=0,rounding_size=0.05', linewidth=0.8, zorder=3)
         self._add(artist, x + width / 2, y + height / 2, name)
         if text:
             self.text(x, y, text, size)
@@ -51,13 +51,13 @@ class Sheet:
                   y + radius, name)
         self.text(x, y, text, 8)
 
-    def line(self, points, arrow=True, colour=INK, style='-', width=0.8):
+    def line(self, points, arrow=True, colour=INK, width=0.8):
         """Draw a line through `points`, by default with an arrow at its end."""
         if arrow:
             artist = FancyArrowPatch(path=Path(points), arrowstyle='-|>', mutation_scale=6, color=colour,
-                                     linewidth=width, linestyle=style, zorder=2, shrinkA=0, shrinkB=0, joinstyle='miter')
+                                     linewidth=width, zorder=2, shrinkA=0, shrinkB=0, joinstyle='miter')
         else:
-            artist = Line2D(*zip(*points), color=colour, linewidth=width, linestyle=style, zorder=2)
+            artist = Line2D(*zip(*points), color=colour, linewidth=width, zorder=2)
         self._add(artist, max(x for x, _ in points), max(y for _, y in points))
 
     def figure(self):

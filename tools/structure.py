@@ -4,6 +4,7 @@ A node belongs to a unit by its name: `stage3_unit4_conv2` to `stage3_unit4`, as
 stands before the first unit is the stem, what stands behind the last the head. A symbol without such names has
 its layers for units, and the sizes of their maps for stages.
 """
+import collections
 import re
 from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
@@ -86,43 +87,46 @@ def split(graph):
 
 def analyse(graph, image_shape):
     """Return the units of a `plain` graph with their figures, for one image of `image_shape`."""
-    shape = shapes(graph.symbol(), image_shape)
-    units, first_use, users = split(graph), {}, {}
+    shape, units, counted = shapes(graph.symbol(), image_shape), split(graph), set()
+    users = collections.Counter(name for unit in units for name in {variable.name for variable in learnt(unit)})
     for unit in units:
-        for node in unit.nodes:
-            for source in learnt(node):
-                users.setdefault(source.name, {})[unit.name] = unit
-    for unit in units:
-        unit.input = next((map_shape(shape, *entry) for node in unit.nodes for entry in node.inputs
-                           if entry[0] not in unit.nodes and (entry[0].op != 'null' or entry[0].name == 'data')), ())
-        unit.output = map_shape(shape, unit.nodes[-1])
+        inside = set(unit.nodes)
+        maps = (entry for node in unit.nodes for entry in node.inputs
+                if entry[0] not in inside and (entry[0].op != 'null' or entry[0].name == 'data'))
+        unit.input = next((whole_shape(shape, *entry)[1:] for entry in maps), ())
+        unit.output = whole_shape(shape, unit.nodes[-1])[1:]
         unit.stage = stage_of(unit)
-        for node in unit.nodes:
-            for source in learnt(node):
-                size = int(np.prod(shape[source.name]))
-                unit.unshared += size
-                if first_use.setdefault(source.name, node) is node:
-                    unit.parameters += size
-                if len(users[source.name]) > 1 and not unit.sharing:
-                    unit.sharing = re.sub(r'_?(conv\d*)?_?weight$', '', source.name)
-            if node.op in LAYERS:
-                positions = shape[node.name + '_output'][2:] if node.op == 'Convolution' else ()
-                unit.macs += int(np.prod(shape[node.inputs[1][0].name])) * int(np.prod(positions))
-            if node.op == 'Convolution' and max(node.attr('kernel')) > 1 and not unit.width:
-                unit.width, unit.num_group = node.attr('num_filter'), node.attr('num_group', 1)
+        for variable in learnt(unit):
+            size = int(np.prod(shape[variable.name]))
+            unit.unshared += size
+            unit.parameters += 0 if variable.name in counted else size
+            counted.add(variable.name)
+            if users[variable.name] > 1 and not unit.sharing:
+                unit.sharing = re.sub(r'_?(conv\d*)?_?weight$', '', variable.name)
+        unit.macs = sum(layer_macs(node, shape) for node in unit.nodes if node.op in LAYERS)
+        spatial = [node for node in unit.nodes if node.op == 'Convolution' and max(node.attr('kernel')) > 1]
+        if spatial:
+            unit.width, unit.num_group = spatial[0].attr('num_filter'), spatial[0].attr('num_group', 1)
     return units
 
 
-def map_shape(shape, node, output=0):
-    """Return the shape of what an operator, or the variable `data`, hands on, without the batch."""
-    names = (node.name, node.name + '_output', '%s_output%d' % (node.name, output))
-    return tuple(next(shape[name] for name in names if name in shape)[1:])
+def layer_macs(node, shape):
+    """Return the multiply-adds of a convolution or a fully connected layer for one image."""
+    positions = whole_shape(shape, node)[2:] if node.op == 'Convolution' else ()
+    return int(np.prod(whole_shape(shape, *node.inputs[1]))) * int(np.prod(positions))
 
 
-def learnt(node):
-    """Return the variables that an operator has learnt: weights, biases, gamma, beta; not moving statistics."""
-    inputs = node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:]
+def learnt(unit):
+    """Return the variables that a unit has learnt, as often as it uses them; not moving statistics."""
+    inputs = [entry for node in unit.nodes
+              for entry in (node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:])]
     return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
+
+
+def whole_shape(shape, node, output=0):
+    """Return the shape of a variable, or of what an operator hands on, with the batch."""
+    names = (node.name, node.name + '_output', '%s_output%d' % (node.name, output))
+    return tuple(next(shape[name] for name in names if name in shape))
 
 
 def stage_of(unit):
@@ -171,8 +175,7 @@ def part_of(unit, readers, shape):
         outer = source, output
         if outer not in copies:
             copies[outer] = Node('null', 'map%d' % len(inputs))
-            name = source.name + '_output'
-            inputs[copies[outer].name] = shape[name if name in shape else name + str(output)]
+            inputs[copies[outer].name] = whole_shape(shape, source, output)
         return copies[outer], 0
 
     outputs = []

@@ -58,8 +58,9 @@ def against_paper(network):
     """Return the counts of a network choice in its original form, and those that were published."""
     symbol, image_shape = open_target(network)[1:3]
     published = PUBLISHED[network]
-    return dict(network=network, parameters=count_parameters(symbol, image_shape), macs=count_macs(symbol, image_shape),
-                published_parameters=published.parameters, published_macs=published.macs, paper_prints=published.printed)
+    return dict(
+        network=network, parameters=count_parameters(symbol, image_shape), macs=count_macs(symbol, image_shape),
+        published_parameters=published.parameters, published_macs=published.macs, paper_prints=published.printed)
 
 
 # ------------------------------------------------------------------------------------------------- tables

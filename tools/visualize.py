@@ -2,6 +2,7 @@
 from project import Parser, UserError, image_size, run
 
 import numpy as np
+from rich.console import Console
 
 import draw_charts
 import draw_maps
@@ -110,7 +111,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    pictures.save(args.draw(args), args.output)
+    with Console(stderr=True).status('drawing into %s' % args.output):  # on a terminal only
+        pictures.save(args.draw(args), args.output)
     print('drawn into %s' % args.output)
 
 
