@@ -74,7 +74,17 @@ def test_the_plan_of_a_unit_is_that_of_the_unit_alone(chosen, memonger):
         for node in alone.symbol.get_internals():
             if node.get_children() is not None and not node.name.endswith('_plus'):
                 node._set_attr(__force_mirroring__='True')
-    assert plans['stage1_unit3'] == plans['stage1_unit2'] == plan(alone.symbol, {'map': (32, 256, 56, 56)})
+    assert plans['stage1_unit3'] == plans['stage1_unit2'] == plan(alone.symbol, {'map': ((32, 256, 56, 56), np.float32)})
+
+
+def test_a_network_of_float16(chosen, tool, tmp_path):
+    """MXNet plans four bytes for its numbers, too."""
+    summaries = []
+    for fp16 in (False, True):
+        path = str(tmp_path / 'net-symbol.json')
+        chosen('cru56', fp16=fp16).save(path)
+        summaries += json.loads(tool(path, '--json'))
+    assert summaries[0] == summaries[1]
 
 
 def test_one_network_by_units(tool):

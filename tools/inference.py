@@ -5,7 +5,7 @@ their neighbours. Parameters are dicts {name: float32 array}.
 """
 import numpy as np
 
-from graph import Graph, Node
+from graph import Node
 from project import UserError
 
 EMBEDDING = 'fc1'  # what insightface calls the node of the embedding

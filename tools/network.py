@@ -43,6 +43,12 @@ def shapes(symbol, image_shape, batch=1):
     return dict(zip(internals.list_outputs(), outputs))
 
 
+def types(symbol):
+    """Return {name: type} of all arguments and outputs of operators for images of float32."""
+    internals = symbol.get_internals()
+    return dict(zip(internals.list_outputs(), internals.infer_type(data=np.float32)[1]))
+
+
 def count_parameters(symbol, image_shape):
     """Return the number of learnt parameters: weights, biases, gamma, beta; not moving statistics."""
     shape = shapes(symbol, image_shape)
@@ -86,19 +92,25 @@ def count_macs(symbol, image_shape):
 
 def planned_memory(symbol, batch, image_shape, training=True):
     """Return the MB (2^20 bytes) that MXNet plans for feature maps and their gradients, for `batch` images."""
-    return plan(symbol, {'data': (batch, 3) + tuple(image_shape[:2])}, training, without_gradient=('data',))
+    return plan(symbol, {'data': ((batch, 3) + tuple(image_shape[:2]), np.float32)}, training, without_gradient=('data',))
 
 
 def plan(symbol, inputs, training=True, without_gradient=()):
-    """Return the MB (2^20 bytes) that MXNet plans for a symbol whose inputs have the shapes `inputs`, {name: shape}.
+    """Return the MB (2^20 bytes) that MXNet plans for a symbol with these `inputs`, {name: (shape, type)}.
 
     It is what an executor allocates besides inputs, parameters and their gradients; the same on every device but
-    for a convolution's workspace. Nothing is computed.
+    for a convolution's workspace. MXNet counts four bytes for a number of float16, too. Nothing is computed.
     """
-    shapes, _, statistics = symbol.infer_shape(**inputs)
-    # Left empty, no array takes real memory; simple_bind would fill gigabytes with zeros.
-    arguments = {name: mx.nd.empty(shape) for name, shape in zip(symbol.list_arguments(), shapes)}
-    gradients = {name: mx.nd.empty(array.shape) for name, array in arguments.items() if name not in without_gradient}
-    executor = symbol.bind(mx.cpu(), arguments, gradients if training else None, 'write' if training else 'null',
-                           [mx.nd.empty(shape) for shape in statistics])
+    shapes, _, statistics_shapes = symbol.infer_shape(**{name: shape for name, (shape, _) in inputs.items()})
+    types, _, statistics_types = symbol.infer_type(**{name: type_ for name, (_, type_) in inputs.items()})
+
+    def empty_arrays(shapes, types):  # they take no real memory; simple_bind would fill gigabytes with zeros
+        return [mx.nd.empty(shape, dtype=type_) for shape, type_ in zip(shapes, types)]
+
+    names = symbol.list_arguments()
+    gradients = dict(zip(names, empty_arrays(shapes, types)))
+    for name in without_gradient:
+        gradients.pop(name, None)
+    executor = symbol.bind(mx.cpu(), dict(zip(names, empty_arrays(shapes, types))), gradients if training else None,
+                           'write' if training else 'null', empty_arrays(statistics_shapes, statistics_types))
     return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))

@@ -12,7 +12,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from graph import Graph, Node
-from network import plan, shapes
+from network import plan, shapes, types
 
 STEM, HEAD = 'stem', 'head'
 ATTENTION = re.compile(r'(stage\d+_attention\d+)_')
@@ -93,8 +93,8 @@ def analyse(graph, image_shape):
         inside = set(unit.nodes)
         maps = (entry for node in unit.nodes for entry in node.inputs
                 if entry[0] not in inside and (entry[0].op != 'null' or entry[0].name == 'data'))
-        unit.input = next((whole_shape(shape, *entry)[1:] for entry in maps), ())
-        unit.output = whole_shape(shape, unit.nodes[-1])[1:]
+        unit.input = next((of_output(shape, *entry)[1:] for entry in maps), ())
+        unit.output = of_output(shape, unit.nodes[-1])[1:]
         unit.stage = stage_of(unit)
         for variable in learnt(unit):
             size = int(np.prod(shape[variable.name]))
@@ -112,8 +112,8 @@ def analyse(graph, image_shape):
 
 def layer_macs(node, shape):
     """Return the multiply-adds of a convolution or a fully connected layer for one image."""
-    positions = whole_shape(shape, node)[2:] if node.op == 'Convolution' else ()
-    return int(np.prod(whole_shape(shape, *node.inputs[1]))) * int(np.prod(positions))
+    positions = of_output(shape, node)[2:] if node.op == 'Convolution' else ()
+    return int(np.prod(of_output(shape, *node.inputs[1]))) * int(np.prod(positions))
 
 
 def learnt(unit):
@@ -123,10 +123,10 @@ def learnt(unit):
     return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
 
 
-def whole_shape(shape, node, output=0):
-    """Return the shape of a variable, or of what an operator hands on, with the batch."""
+def of_output(described, node, output=0):
+    """Return what `described`, {name of a variable or an output: …}, says of a variable, or of an operator's output."""
     names = (node.name, node.name + '_output', '%s_output%d' % (node.name, output))
-    return tuple(next(shape[name] for name in names if name in shape))
+    return next(described[name] for name in names if name in described)
 
 
 def stage_of(unit):
@@ -145,10 +145,11 @@ def planned_memories(symbol, image_shape, batch):
     `symbol` is in the form in which it is trained. The units' own plans do not add up to the network's, which
     lets one unit use again what another is done with.
     """
-    graph, shape = Graph.of(symbol), shapes(symbol, image_shape, batch)
+    graph, shape, type_ = Graph.of(symbol), shapes(symbol, image_shape, batch), types(symbol)
+    described = {name: (shape[name], type_[name]) for name in shape}
     readers, memories, known = graph.readers(), {}, {}
     for unit in split(graph):
-        part, inputs = part_of(unit, readers, shape)
+        part, inputs = part_of(unit, readers, described)
         # Most units are one another's copies: what tells them apart is a number in their names.
         likeness = re.sub(r'(stage|unit|block|group|attention)_?\d+', r'\1', part.tojson()), tuple(inputs.values())
         if likeness not in known:
@@ -157,10 +158,10 @@ def planned_memories(symbol, image_shape, batch):
     return memories
 
 
-def part_of(unit, readers, shape):
-    """Return a unit as a symbol of its own, and the shapes of its inputs, {name: shape}.
+def part_of(unit, readers, described):
+    """Return a unit as a symbol of its own, and its inputs, {name: (shape, type)}.
 
-    `readers` are those of its graph, `shape` holds the shapes of all maps.
+    `readers` are those of its graph, `described` holds shape and type of all its maps.
     """
     copies, inputs = {}, {}
 
@@ -170,12 +171,12 @@ def part_of(unit, readers, shape):
         if source.op == 'null':
             copies[source] = Node('null', source.name, source.attrs)
             if source.name == 'data':
-                inputs['data'] = shape['data']
+                inputs['data'] = described['data']
             return copies[source], 0
         outer = source, output
         if outer not in copies:
             copies[outer] = Node('null', 'map%d' % len(inputs))
-            inputs[copies[outer].name] = whole_shape(shape, source, output)
+            inputs[copies[outer].name] = of_output(described, source, output)
         return copies[outer], 0
 
     outputs = []
