@@ -1,6 +1,7 @@
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (about five minutes on two cores)
 # make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
+# make pictures   draws the pictures of the README (about four minutes on two cores)
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
 # make clean   removes .venv and out/
 
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: demo test bench check-gpu-install clean
+.PHONY: demo test bench pictures check-gpu-install clean
 
 demo: .venv/installed
 	$(RUN) tools/demo.py
@@ -27,6 +28,12 @@ bench: .venv/installed
 	$(RUN) tools/benchmark_deployment.py
 	$(RUN) tools/benchmark.py --memory
 	$(RUN) tools/benchmark.py --building
+
+pictures: .venv/installed
+	$(RUN) tools/visualize.py network cru116 -o docs/cru116.svg
+	$(RUN) tools/visualize.py network cru116 --detail stage2_unit1 -o docs/cru116-unit.svg
+	$(RUN) tools/train_synthetic.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
+	$(RUN) tools/visualize.py attention --model out/att56/att56,1 -o docs/att56-masks.png
 
 .venv/installed: requirements.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }

@@ -47,7 +47,8 @@ def named(units, name):
 
 # -------------------------------------------------------------------------------------------------- layout
 
-Chain = collections.namedtuple('Chain', 'start nodes end')  # `nodes` between two that stand elsewhere
+# `nodes` between two that stand elsewhere; `end` is None where nothing in the unit reads them.
+Chain = collections.namedtuple('Chain', 'start nodes end')
 
 
 def sources(node):
@@ -62,7 +63,9 @@ def layout(unit):
     rows = {INPUT: 0}
     for node in unit.nodes:
         rows[node] = 1 + max((rows[source] for source in edges[node]), default=0)
-    chains, placed, open_ends = [], {INPUT}, collections.deque([(unit.nodes[-1], None)])
+    read = {source for node in unit.nodes for source in edges[node]}
+    open_ends = collections.deque((node, None) for node in reversed(unit.nodes) if node not in read)
+    chains, placed = [], {INPUT}
     while open_ends:  # pairs (last node of a chain, the node that reads it)
         node, end = open_ends.popleft()
         nodes = []
@@ -78,9 +81,12 @@ def layout(unit):
 
 def lanes(rows, chains):
     """Return [x, …], how far to the right of the first chain each of them stands: the shorter, the nearer."""
+    below = max(rows.values()) + 1
+    spans = [(rows[chain.start], below if chain.end is None else rows[chain.end]) for chain in chains]
     offsets, right, taken = [0.0] * len(chains), WIDTH / 2, []
-    for number in sorted(range(1, len(chains)), key=lambda n: rows[chains[n].end] - rows[chains[n].start]):
-        first, last, room = rows[chains[number].start], rows[chains[number].end], WIDTH if chains[number].nodes else 0.0
+    for number in sorted(range(1, len(chains)), key=lambda number: spans[number][1] - spans[number][0]):
+        first, last = spans[number]
+        room = WIDTH if chains[number].nodes else 0.0
         for lane in taken:
             if lane['room'] >= room and all(last <= start or end <= first for start, end in lane['spans']):
                 break
