@@ -23,11 +23,19 @@ class UserError(Exception):
     """Something the user can put right; the text is the sentence to show."""
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that tells the defaults, but for "None", "False" and those that the text tells itself."""
+
+    def _get_help_string(self, action):
+        is_told = action.default is None or action.default is False or '(default' in action.help
+        return action.help if is_told else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence."""
 
     def __init__(self, **kwargs):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(formatter_class=_Help, **kwargs)
 
     def error(self, message):
         self.exit(2, '%s: %s (see --help)\n' % (self.prog, message))

@@ -16,15 +16,15 @@ from targets import HELP, open_target
 
 BATCH = 32  # images of the training step whose memory is planned
 UNIT_COLUMNS = ('unit', 'output', 'channels', 'K', 'groups', 'shares', 'parameters', 'MACs/image', 'plan MB/image')
-# Columns of several networks: heading, key in a summary, how it is written.
+# Columns of several networks, by their keys in a summary: heading, and how a value is written.
 COLUMNS = {
     'network': ('network', str),
     'input': ('input', lambda size: '%d×%d' % tuple(size)),
     'output': ('output', lambda shape: '×'.join(map(str, shape))),
     'parameters': ('parameters', '{:,}'.format),
-    'saved by sharing': ('saved_by_sharing', '{:,}'.format),
-    'MACs/image': ('macs', lambda macs: '%.3f G' % (macs / 1e9)),
-    'plan MB/image': ('plan_mb', '{:.1f}'.format),
+    'saved_by_sharing': ('saved by sharing', '{:,}'.format),
+    'macs': ('MACs/image', lambda macs: '%.3f G' % (macs / 1e9)),
+    'plan_mb': ('plan MB/image', '{:.1f}'.format),
 }
 
 
@@ -100,7 +100,7 @@ def parse_args(argv=None):
     parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
                         help="images' size (default: the network choice's, else 112,112)")
     parser.add_argument('--sort', choices=COLUMNS, metavar='COLUMN',
-                        help='sort several networks by this column: %s' % ', '.join(map(repr, COLUMNS)))
+                        help='sort several networks by this column: %s' % ', '.join(COLUMNS))
     parser.add_argument('--descending', action='store_true', help='the largest first')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print JSON: a list of networks, each with its units')
@@ -118,7 +118,7 @@ def main(argv=None):
     summaries = [summarise(target, with_units=one or args.json)
                  for target in tqdm(targets, unit='network', leave=False, disable=True if one else None)]
     if args.sort:
-        summaries.sort(key=lambda summary: summary[COLUMNS[args.sort][0]], reverse=args.descending)
+        summaries.sort(key=lambda summary: summary[args.sort], reverse=args.descending)
     show = (lambda title, *table: tables.show_markdown(*table)) if args.markdown else tables.show
     if args.json:
         print(json.dumps(summaries, indent=1, ensure_ascii=False))
@@ -128,8 +128,8 @@ def main(argv=None):
             print('plan: what MXNet plans for a training step of %d images; of a unit, by itself, so that units use '
                   'again what others are done with and the whole is less than their sum' % BATCH)
     else:
-        show('networks', tuple(COLUMNS), [tuple(write(summary[key]) for key, write in COLUMNS.values())
-                                          for summary in summaries])
+        show('networks', tuple(heading for heading, _ in COLUMNS.values()),
+             [tuple(write(summary[key]) for key, (_, write) in COLUMNS.items()) for summary in summaries])
 
 
 if __name__ == '__main__':
