@@ -20,7 +20,7 @@ import pictures
 import structure
 import training_log
 import visualize
-from conftest import NETWORKS
+from conftest import NETWORKS, ROOT
 from graph import Graph
 from inference import plain
 from network import build, choose, count_copies, count_parameters
@@ -172,6 +172,22 @@ def test_squeeze_and_excitation_has_its_own_lane():
     inner, outer = sorted((gate, shortcut), key=lambda number: spans[number][1] - spans[number][0])
     assert spans[outer][0] < spans[inner][0] and spans[inner][1] < spans[outer][1]
     assert 0 < offsets[inner] < offsets[outer]
+
+
+@pytest.mark.parametrize('name, options', [('cru116.svg', []), ('cru116-unit.svg', ['--detail', 'stage2_unit1'])])
+def test_the_readme_shows_what_is_drawn_today(draw, name, options):
+    """Else: make pictures."""
+    with open(draw(name, 'network', 'cru116', *options)) as drawn, open(os.path.join(ROOT, 'docs', name)) as shown:
+        assert shown.read() == drawn.read()
+
+
+def test_the_pictures_of_the_readme():
+    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
+        shown = re.findall(r'!\[[^\]]+\]\((docs/[^)]+)\)', file.read())
+    paths = [os.path.join(ROOT, path) for path in shown]
+    assert sorted(os.path.basename(path) for path in paths) == sorted(os.listdir(os.path.join(ROOT, 'docs')))
+    assert len(paths) == 3 and sum(map(os.path.getsize, paths)) < 300000
+    assert_picture(paths[-1], least_colours=1000)
 
 
 # ---------------------------------------------------------------------------------------- masks and maps

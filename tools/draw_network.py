@@ -272,7 +272,7 @@ def draw_shared(sheet, left, units, heights, colours):
     x, y = left + 0.75, (heights[0] + heights[-1]) / 2
     for height in heights:
         sheet.line([(x - 0.5, y), (left, height)], arrow=False, colour='#999999', width=0.6)
-    lines = (['one weight', 'for %d units:' % len(units)]
+    lines = (['shared by', '%d units:' % len(units)]
              + [conv_text(node).replace(', depthwise', ',\ndepthwise') for node in shared]
              + [number_text(units[-1].unshared - units[-1].parameters)])
     text = '\n'.join(lines)
