@@ -94,13 +94,19 @@ def test_one_network_by_units(tool):
     text = tool('cru56')
     lines = {cells[1].strip(): cells for cells in (line.replace('│', '|').split('|') for line in text.splitlines())
              if len(cells) > 5}
-    # stem, stages, their units, head, all, the paper's form as built, as published
-    assert len(lines) == 1 + 4 + 16 + 1 + 1 + 2
+    assert len(lines) == 1 + 4 + 16 + 1 + 1 + 1  # stem, stages, their units, head, all, what was published
     assert lines['all'][7].strip() == '49,307,008'
     assert lines['stage3, 6 units'][2].strip() == '14×14'
     assert [cell.strip() for cell in lines['stage3_unit2'][2:7]] == ['14×14', '1024', '640', '640', 'stage3_group1']
-    assert lines['cru56_imagenet'][7:9] == lines['as published (the paper: 25.5 M)'][7:9]
-    assert '25,609,384' in lines['cru56_imagenet'][7] and '5.634 G' in lines['cru56_imagenet'][8]
+    published = lines['published for cru56_imagenet; the paper: 25.5 M']
+    assert [cell.strip() for cell in published[7:9]] == ['25,609,384', '5.634 G']
+
+
+def test_the_original_form_is_what_was_published(tool):
+    lines = [line.split('│') for line in tool('att92_imagenet').splitlines()]
+    total, published = lines[-4], lines[-3]
+    assert total[1].strip() == 'all' and published[1].strip() == 'published for att92_imagenet'
+    assert [cell.strip() for cell in total[7:9]] == [cell.strip() for cell in published[7:9]] == ['52,466,344', '10.534 G']
 
 
 def test_several_are_sorted_by_any_column(tool):
@@ -114,7 +120,7 @@ def test_several_are_sorted_by_any_column(tool):
 
 def test_json_has_units_and_the_paper(tool):
     (summary,) = json.loads(tool('att56', '--json'))
-    assert summary['original_form']['published_parameters'] == summary['original_form']['parameters'] == 31810728
+    assert summary['published'] == dict(network='att56_imagenet', parameters=31810728, macs=6270836736, printed='')
     assert summary['plan_mb'] == pytest.approx(1878 / 32, abs=0.1)  # README, the table of memory
     units = {unit['unit']: unit for unit in summary['units']}
     assert units['stage1_attention1_mask_up3_unit1']['output'] == [256, 7, 7]

@@ -149,13 +149,23 @@ def planned_memories(symbol, image_shape, batch):
     described = {name: (shape[name], type_[name]) for name in shape}
     readers, memories, known = graph.readers(), {}, {}
     for unit in split(graph):
-        part, inputs = part_of(unit, readers, described)
-        # Most units are one another's copies: what tells them apart is a number in their names.
-        likeness = re.sub(r'(stage|unit|block|group|attention)_?\d+', r'\1', part.tojson()), tuple(inputs.values())
-        if likeness not in known:
-            known[likeness] = plan(part, inputs, without_gradient=('data',))
-        memories[unit.name] = known[likeness]
+        key = likeness(unit, readers, described)
+        if key not in known:  # most units are one another's copies
+            known[key] = plan(*part_of(unit, readers, described), without_gradient=('data',))
+        memories[unit.name] = known[key]
     return memories
+
+
+def likeness(unit, readers, described):
+    """Return what is equal for units that differ only in their names and in what they have learnt."""
+    inside, numbers, layers = set(unit.nodes), {}, []
+    for node in unit.nodes:
+        inputs = tuple((numbers.setdefault(source, len(numbers)), output,
+                        None if source in inside or source.op == 'null' else of_output(described, source, output))
+                       for source, output in node.inputs)
+        numbers[node] = len(numbers)
+        layers.append((node.op, tuple(sorted(node.attrs.items())), inputs, inside.issuperset(readers[node])))
+    return tuple(layers)
 
 
 def part_of(unit, readers, described):
@@ -163,7 +173,7 @@ def part_of(unit, readers, described):
 
     `readers` are those of its graph, `described` holds shape and type of all its maps.
     """
-    copies, inputs = {}, {}
+    inside, copies, inputs = set(unit.nodes), {}, {}
 
     def copied(source, output):
         if source in copies:
@@ -182,6 +192,6 @@ def part_of(unit, readers, described):
     outputs = []
     for node in unit.nodes:
         copies[node] = Node(node.op, node.name, node.attrs, [copied(*entry) for entry in node.inputs])
-        if any(reader not in unit.nodes for reader in readers[node]):
+        if not inside.issuperset(readers[node]):
             outputs.append((copies[node], 0))
     return Graph(outputs).symbol(), inputs

@@ -10,7 +10,7 @@ import structure
 import tables
 from graph import Graph
 from inference import plain
-from network import count_macs, count_parameters, planned_memory
+from network import planned_memory
 from published import PUBLISHED, original_form
 from targets import HELP, open_target
 
@@ -50,17 +50,9 @@ def summarise(target, with_units=True):
             sharing=unit.sharing, parameters=unit.parameters, macs=unit.macs, plan_mb=plans[unit.name] / BATCH)
             for unit in units]
         if target.network:
-            summary['original_form'] = against_paper(original_form(target.network))
+            original = original_form(target.network)
+            summary['published'] = dict(PUBLISHED[original]._asdict(), network=original)
     return summary
-
-
-def against_paper(network):
-    """Return the counts of a network choice in its original form, and those that were published."""
-    symbol, image_shape = open_target(network)[1:3]
-    published = PUBLISHED[network]
-    return dict(
-        network=network, parameters=count_parameters(symbol, image_shape), macs=count_macs(symbol, image_shape),
-        published_parameters=published.parameters, published_macs=published.macs, paper_prints=published.printed)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -85,12 +77,11 @@ def unit_rows(summary):
             rows.append(row('  ' * (len(units) > 1) + unit['unit'], unit['output'], unit['parameters'], unit['macs'],
                             unit['plan_mb'], details))
     rows.append(row('all', summary['output'], summary['parameters'], summary['macs'], summary['plan_mb']))
-    paper = summary.get('original_form')
-    if paper:
-        printed = ' (the paper: %s)' % paper['paper_prints'] if paper['paper_prints'] else ''
-        rows.append(row(paper['network'], parameters=paper['parameters'], macs=paper['macs']))
-        rows.append(row('  as published' + printed, parameters=paper['published_parameters'],
-                        macs='' if paper['published_macs'] is None else paper['published_macs']))
+    if 'published' in summary:
+        published = summary['published']
+        printed = '; the paper: %s' % published['printed'] if published['printed'] else ''
+        rows.append(row('published for %s%s' % (published['network'], printed), parameters=published['parameters'],
+                        macs='' if published['macs'] is None else published['macs']))
     return rows
 
 
