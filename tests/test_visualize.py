@@ -24,6 +24,7 @@ from conftest import NETWORKS, ROOT
 from graph import Graph
 from inference import plain
 from network import build, choose, count_copies, count_parameters
+from project import UserError
 from test_networks import NARROW
 
 SVG = '{http://www.w3.org/2000/svg}'
@@ -336,6 +337,19 @@ def test_the_log_of_insightface(tmp_path):
     figure = draw_charts.draw_training({'a': curves, 'b': curves})
     assert len(figure.axes) == 4 and len(figure.axes[0].lines) == 2
     assert len(figure.axes[2].containers) == 4  # two sets of two runs
+
+
+@pytest.mark.parametrize('line, words', [
+    ('Epoch[0] Batch [20]\tSpeed: 1.2.3 samples/sec', 'has numbers that are none'),
+    ('Epoch[0] Batch [20]\tSpeed: 12 samples/sec\tacc=1.2.3', 'has numbers that are none'),
+    ('Epoch[0] Batch [%s]\tSpeed: 12 samples/sec' % ('9' * 5000), 'has no line of a training log'),
+    ('[lfw][20]Accuracy-Flip: .+-.', 'has numbers that are none'),
+    ('\0' * 100000, 'has no line of a training log'),
+], ids=['speed', 'metric', 'step', 'verification', 'zeros'])
+def test_a_damaged_log(tmp_path, line, words):
+    (tmp_path / 'log').write_text(line)
+    with pytest.raises(UserError, match=words):
+        training_log.read(str(tmp_path / 'log'))
 
 
 def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():

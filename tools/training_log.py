@@ -8,10 +8,10 @@ from project import UserError
 FILE = 'train.log'
 EVERY = 10  # steps from one line to the next
 # MXNet's Speedometer, of all versions, behind whatever logging puts in front.
-SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d+)\] Batch \[(?:\d+-)?(\d+)\]\s+Speed: ([\d.]+) samples/sec(.*)')
-METRIC = re.compile(r'([\w-]+)=([-+.\deE]+|nan|inf)')
-VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d+)\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
-PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d+) ([\d.]+)')  # of train_parall.py, which has no other
+SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d{1,9})\] Batch \[(?:\d+-)?(\d{1,9})\]\s+Speed: ([\d.]+) samples/sec(.*)')
+METRIC = re.compile(r'([\w-]+)=([-+]?\d[\d.]*(?:e[-+]?\d{1,2})?|-?nan|-?inf)\b')
+VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d{1,9})\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
+PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_parall.py, which has no other
 
 
 class Writer:
@@ -67,7 +67,8 @@ def read(path):
                 parallel = PARALLEL_ACCURACY.search(line)
                 if speedometer:
                     epoch, batch, speed, metrics = speedometer.groups()
-                    rows.append((int(epoch), int(batch), float(speed), dict(METRIC.findall(metrics))))
+                    metrics = {name: float(value) for name, value in METRIC.findall(metrics)}
+                    rows.append((int(epoch), int(batch), float(speed), metrics))
                 elif verification:
                     name, step, mean, deviation = verification.groups()
                     curves.verification.setdefault(name, {})[int(step)] = float(mean), float(deviation)
@@ -87,15 +88,13 @@ def read(path):
         for name, value in metrics.items():
             curve = curves.loss if 'loss' in name else curves.accuracy if 'acc' in name else None
             if curve is not None:
-                curve[step] = float(value)
+                curve[step] = value
     return curves
 
 
 def epoch_length(rows):
     """Return how many batches an epoch has, at most, from the (epoch, batch, …) of the lines in it."""
-    if not rows or rows[-1][0] == 0:
-        return 0
-    last_epoch = max(row[0] for row in rows)
+    last_epoch = max((row[0] for row in rows), default=0)
     batches = sorted({row[1] for row in rows if row[0] < last_epoch}) or [0]
     distances = [after - before for before, after in zip(batches, batches[1:])]
     return batches[-1] + min(distances, default=0)
