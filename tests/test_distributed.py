@@ -222,6 +222,16 @@ def test_a_worker_that_dies_ends_the_job(tmp_path, ending, words):
     assert words.split(' ', 2)[2] in done.stderr and 'the job was stopped' in done.stderr
 
 
+def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
+    """What only the first worker does is where the others would wait for it."""
+    (tmp_path / training_log.FILE).mkdir()
+    options = SMALL + ['--steps', '3', '--data', data, '--kvstore', 'dist_sync', '--output', str(tmp_path)]
+    done = subprocess.run([sys.executable, LAUNCH, '--workers', '2', '--', sys.executable, TRAIN] + options, timeout=100,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 1
+    assert 'cannot write to' in done.stderr and 'ended with exit code 2; the job was stopped' in done.stderr
+
+
 @pytest.mark.parametrize('command, words', [
     ([LAUNCH], 'say what the workers are to run'),
     ([LAUNCH, '--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),

@@ -1,10 +1,8 @@
 """Read the checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params, and check them."""
-import contextlib
-
 import mxnet as mx
 import numpy as np
 
-from graph import load_symbol
+from graph import load_symbol, refusals
 from project import UserError
 
 
@@ -89,12 +87,8 @@ def wanted_shapes(symbol, image_shape):
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
     if 'data' not in names:
         raise UserError('the network has no input called data')
-    try:
-        with contextlib.redirect_stdout(None):  # MXNet prints what it also raises
-            arguments, _, statistics = symbol.infer_shape(data=images)
-    except mx.MXNetError as error:
-        reason = next((line for line in str(error).splitlines() if 'Error in operator' in line), 'unknown')
-        raise UserError('the network does not take images of %d×%d: %s' % (images[2:] + (reason.strip(),)))
+    with refusals('the network does not take images of %d×%d' % images[2:]):
+        arguments, _, statistics = symbol.infer_shape(data=images)
     if arguments is None:
         raise UserError('MXNet cannot tell the shapes of the parameters for images of %d×%d' % images[2:])
     return {name: shape for name, shape in zip(names, arguments + statistics)

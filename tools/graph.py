@@ -1,5 +1,6 @@
 """A symbol as nodes that can be read and rewritten: operator, name, attributes, inputs."""
 import ast
+import contextlib
 import json
 
 from project import UserError
@@ -7,6 +8,17 @@ from project import UserError
 import mxnet as mx
 
 VERSION = 10901  # of the symbol JSON that is written: MXNet 1.9.1
+
+
+@contextlib.contextmanager
+def refusals(sentence):
+    """Turn what MXNet refuses in the block into a UserError: `sentence`, and MXNet's reason."""
+    try:
+        with contextlib.redirect_stdout(None):  # MXNet prints what it also raises
+            yield
+    except mx.MXNetError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError('%s: %s' % (sentence, next((line for line in lines if 'Error in operator' in line), lines[0])))
 
 
 class Node:

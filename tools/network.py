@@ -9,6 +9,7 @@ import mxnet as mx
 import numpy as np
 
 import config as host
+from graph import refusals
 
 
 def build(config):
@@ -39,7 +40,8 @@ def suit(config, device):
 def shapes(symbol, image_shape, batch=1):
     """Return {name: shape} of all arguments and outputs of operators for `batch` images of `image_shape`, (h, w, …)."""
     internals = symbol.get_internals()
-    _, outputs, _ = internals.infer_shape(data=(batch, 3) + tuple(image_shape[:2]))
+    with refusals('the network does not take images of %d×%d' % tuple(image_shape[:2])):
+        _, outputs, _ = internals.infer_shape(data=(batch, 3) + tuple(image_shape[:2]))
     return dict(zip(internals.list_outputs(), outputs))
 
 
@@ -101,16 +103,17 @@ def plan(symbol, inputs, training=True, without_gradient=()):
     It is what an executor allocates besides inputs, parameters and their gradients; the same on every device but
     for a convolution's workspace. MXNet counts four bytes for a number of float16, too. Nothing is computed.
     """
-    shapes, _, statistics_shapes = symbol.infer_shape(**{name: shape for name, (shape, _) in inputs.items()})
-    types, _, statistics_types = symbol.infer_type(**{name: type_ for name, (_, type_) in inputs.items()})
+    with refusals('MXNet cannot plan the memory'):
+        shapes, _, statistics_shapes = symbol.infer_shape(**{name: shape for name, (shape, _) in inputs.items()})
+        types, _, statistics_types = symbol.infer_type(**{name: type_ for name, (_, type_) in inputs.items()})
 
-    def empty_arrays(shapes, types):  # they take no real memory; simple_bind would fill gigabytes with zeros
-        return [mx.nd.empty(shape, dtype=type_) for shape, type_ in zip(shapes, types)]
+        def empty_arrays(shapes, types):  # they take no real memory; simple_bind would fill gigabytes with zeros
+            return [mx.nd.empty(shape, dtype=type_) for shape, type_ in zip(shapes, types)]
 
-    names = symbol.list_arguments()
-    gradients = dict(zip(names, empty_arrays(shapes, types)))
-    for name in without_gradient:
-        gradients.pop(name, None)
-    executor = symbol.bind(mx.cpu(), dict(zip(names, empty_arrays(shapes, types))), gradients if training else None,
-                           'write' if training else 'null', empty_arrays(statistics_shapes, statistics_types))
-    return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))
+        names = symbol.list_arguments()
+        gradients = dict(zip(names, empty_arrays(shapes, types)))
+        for name in without_gradient:
+            gradients.pop(name, None)
+        executor = symbol.bind(mx.cpu(), dict(zip(names, empty_arrays(shapes, types))), gradients if training else None,
+                               'write' if training else 'null', empty_arrays(statistics_shapes, statistics_types))
+        return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))

@@ -75,14 +75,15 @@ def image_size(text):
 
 def run(main):
     """Run a tool's `main` and end the process: 0, or 2 with one sentence for what the user can put right."""
+    # To end within the handlers keeps alive what `main` had: to give up a kvstore is to wait for the other workers.
     try:
         status = main()
     except (UserError, ValueError) as error:
         sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), error))
-        status = 2
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write('%s: interrupted\n' % os.path.basename(sys.argv[0]))
-        status = 130
+        sys.exit(130)
     sys.exit(status or 0)
 
 

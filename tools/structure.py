@@ -13,6 +13,7 @@ import numpy as np
 
 from graph import Graph, Node
 from network import plan, shapes, types
+from project import UserError
 
 STEM, HEAD = 'stem', 'head'
 ATTENTION = re.compile(r'(stage\d+_attention\d+)_')
@@ -126,7 +127,10 @@ def learnt(unit):
 def of_output(described, node, output=0):
     """Return what `described`, {name of a variable or an output: …}, says of a variable, or of an operator's output."""
     names = (node.name, node.name + '_output', '%s_output%d' % (node.name, output))
-    return next(described[name] for name in names if name in described)
+    for name in names:
+        if name in described:
+            return described[name]
+    raise UserError('MXNet does not tell what %s hands on; do two layers have one name?' % node.name)
 
 
 def stage_of(unit):

@@ -1,4 +1,5 @@
 """The log of a training run, in the words of insightface's trainer: written by ours, read from both."""
+import os
 import re
 import time
 from typing import NamedTuple
@@ -20,6 +21,7 @@ class Writer:
     def __init__(self, path, goes_on):
         """Open the log; `goes_on` after an interruption, so behind the lines that are there."""
         try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             self.file = open(path, 'a' if goes_on else 'w', encoding='utf-8', buffering=1)
         except OSError as error:
             raise UserError('cannot write to %s: %s' % (path, error.strerror))

@@ -19,15 +19,20 @@ def main():
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as if it had been started by itself
     try:
         runpy.run_path(sys.argv[0], run_name='__main__')
-        status = 0
     except SystemExit as end:
-        status = end.code
-        if isinstance(status, str):
-            sys.stderr.write(status + '\n')
-            status = 1
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code + '\n')
+        end_at_once(1 if isinstance(end.code, str) else end.code)
     except BaseException:
         traceback.print_exc()
-        status = 1
+        end_at_once(1)
+
+
+def end_at_once(status):
+    """End the process unless `status` is good; called while the exception keeps the script's kvstore alive.
+
+    To give the kvstore up is to wait for the other workers, too.
+    """
     if status:
         sys.stdout.flush()
         sys.stderr.flush()
