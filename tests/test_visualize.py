@@ -289,19 +289,30 @@ def test_what_sharing_saves(draw, network):
     assert all(any(text.startswith(unit.name) for text in svg.texts) for unit in shown)
 
 
+def test_the_log_of_a_run_that_was_interrupted(tmp_path):
+    path = str(tmp_path / 'train.log')
+    for start, goes_on, loss in ((0, False, 5.0), (10, True, 3.0), (0, False, 1.0)):
+        log = training_log.Writer(path, last_step=30, goes_on=goes_on)
+        for step in range(start + 1, 22):
+            log.add(step, 32, loss, 0.5)
+        log.close()
+        losses = training_log.read(path).loss
+        assert losses == ({10: 5.0, 20: 3.0} if goes_on else {10: loss, 20: loss})
+
+
 def test_training_curves_of_several_runs(draw, tmp_path):
     for folder, accuracy in (('one', 0.5), ('two', 0.75)):
         (tmp_path / folder).mkdir()
-        log = training_log.Writer(str(tmp_path / folder / 'train.log'), goes_on=False)
-        for step in range(1, 31):
+        log = training_log.Writer(str(tmp_path / folder / 'train.log'), last_step=25)
+        for step in range(1, 26):
             log.add(step, 32, 10.0 / step, accuracy)
-        log.verified('verification', 30, accuracy, 0.1)
+        log.verified('verification', 25, accuracy, 0.1)
         log.close()
     logs = [str(tmp_path / folder / 'train.log') for folder in ('one', 'two')]
     curves = training_log.read(logs[1])
-    assert list(curves.loss) == [10, 20, 30] and curves.accuracy[30] == 0.75
+    assert list(curves.loss) == [10, 20, 25] and curves.accuracy[25] == 0.75
     assert curves.loss[10] == pytest.approx(sum(10.0 / step for step in range(1, 11)) / 10, abs=1e-6)
-    assert curves.verification == {'verification': {30: (0.75, 0.1)}} and min(curves.speed.values()) > 0
+    assert curves.verification == {'verification': {25: (0.75, 0.1)}} and min(curves.speed.values()) > 0
     svg = Svg(draw('curves.svg', 'training', *logs))
     assert sum(bool(re.fullmatch(r'axes_\d+', name or '')) for name in svg.ids) == 4
     assert svg.texts.count('one/train.log') == svg.texts.count('two/train.log') == 3  # loss, accuracy, speed

@@ -265,7 +265,8 @@ def main(argv=None):
         if is_first:
             print('going on behind step %d' % step)
     batches = datasets.FaceBatches(records, batch_size, args.seed, kvstore.rank, workers, step)
-    log = training_log.Writer(os.path.join(args.output, training_log.FILE), goes_on=step > 0) if is_first else None
+    log_path = os.path.join(args.output, training_log.FILE)
+    log = training_log.Writer(log_path, args.steps, goes_on=step > 0) if is_first else None
     loss, speed = train(module, batches, args, batch_size * workers, settings, log)
     if records.bad:
         print('worker %d left out %d records; the first: %s'

@@ -18,21 +18,22 @@ PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_pa
 class Writer:
     """Writes the lines of a run as they come: means over the steps since the last line."""
 
-    def __init__(self, path, goes_on):
-        """Open the log; `goes_on` after an interruption, so behind the lines that are there."""
+    def __init__(self, path, last_step, goes_on=False):
+        """Open the log of a run to `last_step`; one that `goes_on` after an interruption keeps the lines it has."""
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             self.file = open(path, 'a' if goes_on else 'w', encoding='utf-8', buffering=1)
         except OSError as error:
             raise UserError('cannot write to %s: %s' % (path, error.strerror))
+        self.last_step = last_step
         self.images, self.losses, self.accuracies, self.start = 0, [], [], time.time()
 
     def add(self, step, images, loss, accuracy):
-        """Take note of one step; at every tenth, write the line."""
+        """Take note of one step; at every tenth and the last, write the line."""
         self.images += images
         self.losses.append(loss)
         self.accuracies.append(accuracy)
-        if step % EVERY == 0:
+        if step % EVERY == 0 or step == self.last_step:
             count, seconds = len(self.losses), time.time() - self.start
             self.file.write('Epoch[0] Batch [%d-%d]\tSpeed: %.2f samples/sec\tacc=%f\tlossvalue=%f\n' % (
                 step - count, step, self.images / seconds, sum(self.accuracies) / count, sum(self.losses) / count))
