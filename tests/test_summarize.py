@@ -132,10 +132,11 @@ def test_a_symbol_and_a_checkpoint_are_as_good_as_a_choice(tool, tmp_path, chose
     shapes, _, statistics = symbol.infer_shape(data=(1, 3, 112, 112))
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
     parameters = {name: np.ones(shape) for name, shape in zip(names, shapes + statistics) if name != 'data'}
-    prefix = str(tmp_path / 'a model')
+    prefix = str(tmp_path / 'a model [bold] :smile:')
     checkpoint.save(prefix, 3, mx.sym.SoftmaxOutput(symbol, name='softmax'), parameters)
     (direct,) = json.loads(tool(prefix + '-symbol.json', '--json'))
     (loaded,) = json.loads(tool(prefix + ',3', '--json'))
+    assert prefix + ',3' in tool(prefix + ',3')
     assert direct.pop('network') != loaded.pop('network')
     assert direct == loaded
     assert [unit['unit'] for unit in direct['units']][:2] == ['stem', 'stage1_unit1']

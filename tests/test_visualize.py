@@ -160,6 +160,14 @@ def test_the_inside_of_one_unit(draw, name):
         assert unit.input == (256, 14, 14)  # behind the pooling
 
 
+def test_a_symbol_in_a_folder_with_an_odd_name(draw, tmp_path):
+    path = str(tmp_path / 'a $b$ $^$ <&> é.json')
+    build(choose('cru56')).save(path)
+    assert path in Svg(draw('network.svg', 'network', path)).texts
+    assert path in Svg(draw('unit.svg', 'network', path, '--detail', 'stage1_unit1')).texts
+    assert any(path in text for text in Svg(draw('sharing.svg', 'sharing', path)).texts)
+
+
 def test_squeeze_and_excitation_has_its_own_lane():
     config = choose('ires50')
     config.net_se = 1
@@ -301,22 +309,22 @@ def test_the_log_of_a_run_that_was_interrupted(tmp_path):
 
 
 def test_training_curves_of_several_runs(draw, tmp_path):
-    for folder, accuracy in (('one', 0.5), ('two', 0.75)):
+    for folder, accuracy in (('one', 0.5), ('b $^$', 0.75)):
         (tmp_path / folder).mkdir()
         log = training_log.Writer(str(tmp_path / folder / 'train.log'), last_step=25)
         for step in range(1, 26):
             log.add(step, 32, 10.0 / step, accuracy)
         log.verified('verification', 25, accuracy, 0.1)
         log.close()
-    logs = [str(tmp_path / folder / 'train.log') for folder in ('one', 'two')]
+    logs = [str(tmp_path / folder / 'train.log') for folder in ('one', 'b $^$')]
     curves = training_log.read(logs[1])
     assert list(curves.loss) == [10, 20, 25] and curves.accuracy[25] == 0.75
     assert curves.loss[10] == pytest.approx(sum(10.0 / step for step in range(1, 11)) / 10, abs=1e-6)
     assert curves.verification == {'verification': {25: (0.75, 0.1)}} and min(curves.speed.values()) > 0
     svg = Svg(draw('curves.svg', 'training', *logs))
     assert sum(bool(re.fullmatch(r'axes_\d+', name or '')) for name in svg.ids) == 4
-    assert svg.texts.count('one/train.log') == svg.texts.count('two/train.log') == 3  # loss, accuracy, speed
-    assert 'two/train.log, verification' in svg.texts
+    assert svg.texts.count('one/train.log') == svg.texts.count('b $^$/train.log') == 3  # loss, accuracy, speed
+    assert 'b $^$/train.log, verification' in svg.texts
     assert_picture(draw('curves.png', 'training', *logs))
 
 

@@ -31,7 +31,8 @@ def new_figure(width, height):
     import matplotlib
     from matplotlib.figure import Figure
     # Text stays text, in SVG and in PDF: it can be searched, and the files are a tenth as large.
-    matplotlib.rcParams.update({'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures'})
+    matplotlib.rcParams.update({'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures',
+                                'text.parse_math': False})  # a path may hold $ signs
     return Figure(figsize=(width, height))
 
 

@@ -78,6 +78,10 @@ def run(main):
     # To end within the handlers keeps alive what `main` had: to give up a kvstore is to wait for the other workers.
     try:
         status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, like head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (UserError, ValueError) as error:
         sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), error))
         sys.exit(2)

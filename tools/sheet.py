@@ -29,7 +29,7 @@ class Sheet:
     def text(self, x, y, text, size=7, align='center', upright='center', weight='normal', width=None):
         """Write `text` around the height y, or below it; `width` is how much room it takes to the right of x."""
         artist = Text(x, y, text, fontsize=size, ha=align, va=upright, color=INK, fontweight=weight, linespacing=1.25,
-                      zorder=4)
+                      zorder=4, parse_math=False)
         self._add(artist, x + (width or 0), y)
 
     def box(self, x, y, width, height, text='', colour='white', name=None, size=7):

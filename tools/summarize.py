@@ -59,11 +59,15 @@ def summarise(target, with_units=True):
 
 def unit_rows(summary):
     """Return the table of one network: every stage with its units, the totals, and the paper's row."""
-    def row(name, shape=None, parameters='', macs='', plan='', details=('', '', '')):
-        size, channels = ('×'.join(map(str, shape[1:])), str(shape[0])) if shape else ('', '')
+    def written(value, form):
+        return '' if value is None else form(value)
+
+    def row(name, output=None, parameters=None, macs=None, plan=None, details=(None, None, None)):
+        size, channels = ('×'.join(map(str, output[1:])), str(output[0])) if output else ('', '')
+        details = tuple(written(value, str) for value in details)
         return (name, size, channels) + details + (
-            '{:,}'.format(parameters) if parameters != '' else '', '%.3f G' % (macs / 1e9) if macs != '' else '',
-            '%.1f' % plan if plan != '' else '')
+            written(parameters, COLUMNS['parameters'][1]), written(macs, COLUMNS['macs'][1]),
+            written(plan, COLUMNS['plan_mb'][1]))
 
     rows, stages = [], {}
     for unit in summary['units']:
@@ -73,15 +77,14 @@ def unit_rows(summary):
             rows.append(row('%s, %d units' % (stage, len(units)), units[-1]['output'],
                             sum(unit['parameters'] for unit in units), sum(unit['macs'] for unit in units)))
         for unit in units:
-            details = tuple('' if unit[key] is None else str(unit[key]) for key in ('width', 'num_group', 'sharing'))
             rows.append(row('  ' * (len(units) > 1) + unit['unit'], unit['output'], unit['parameters'], unit['macs'],
-                            unit['plan_mb'], details))
+                            unit['plan_mb'], (unit['width'], unit['num_group'], unit['sharing'])))
     rows.append(row('all', summary['output'], summary['parameters'], summary['macs'], summary['plan_mb']))
     if 'published' in summary:
         published = summary['published']
         printed = '; the paper: %s' % published['printed'] if published['printed'] else ''
         rows.append(row('published for %s%s' % (published['network'], printed), parameters=published['parameters'],
-                        macs='' if published['macs'] is None else published['macs']))
+                        macs=published['macs']))
     return rows
 
 

@@ -14,7 +14,7 @@ def show(title, columns, rows, file=None):
         table.add_column(column, justify='left' if column in TEXT_COLUMNS else 'right', overflow='fold')
     for row in rows:
         table.add_row(*row)
-    console = Console(file=file)
+    console = Console(file=file, markup=False, emoji=False)  # a path may hold [brackets]
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to fold paths at
     console.print(table)

@@ -38,8 +38,9 @@ def open_target(text, image_shape=None):
         return Target(text, symbol, image_shape)
     if ',' in text:
         return of_checkpoint(text, image_shape)
-    alike = difflib.get_close_matches(text, host.network, n=3) or list(host.network)
-    raise UserError('%s is not %s; did you mean %s?' % (text, HELP, ', '.join(alike)))
+    alike = difflib.get_close_matches(text, host.network, n=3)
+    advice = 'did you mean %s?' % ', '.join(alike) if alike else 'the choices are %s' % ', '.join(host.network)
+    raise UserError('%s is not %s; %s' % (text, HELP, advice))
 
 
 def of_network(network, image_shape=None):
