@@ -328,7 +328,8 @@ def test_training_curves_of_several_runs(draw, tmp_path):
     assert_picture(draw('curves.png', 'training', *logs))
 
 
-# What insightface's train.py printed, under MXNet 1.9.1, for 40 batches in an epoch; and the older form of the line.
+# What insightface's train.py printed, under MXNet 1.9.1, for 40 batches in an epoch; and, by their sources, older
+# MXNet's form of the line, train_parall.py's and partial_fc's.
 HOST_LOG = '''call reset()
 INFO:root:Epoch[0] Batch [0-5]\tSpeed: 17.85 samples/sec\tacc=0.000000\tlossvalue=48.601344
 INFO:root:Epoch[0] Batch [30-35]\tSpeed: 18.33 samples/sec\tacc=0.025000\tlossvalue=41.680386
@@ -341,6 +342,7 @@ INFO:root:Epoch[0] Train-acc=0.000000
 INFO:root:Epoch[0] Time cost=26.860
 2020-01-01 Node[0] Epoch[1] Batch [5]\tSpeed: 6.69 samples/sec\tacc=0.000000\tlossvalue=nan
 Iter[1] Batch [10]\tSpeed: 7.00 samples/sec
+rank-id:0:2020-01-01 00:00:00,000-Iter:60 Rank:3.50 it/sec Total:28.00 it/sec [0][loss]:12.34 
 {fc7_acc} 50 0.125
 '''
 
@@ -349,7 +351,8 @@ def test_the_log_of_insightface(tmp_path):
     path = tmp_path / 'host.log'
     path.write_bytes(HOST_LOG.replace('Batch [0-5]', 'Batch [25-30]').encode() + b'\xff\r\n')
     curves = training_log.read(str(path))
-    assert list(curves.speed) == [30, 35, 45, 50]  # the second epoch starts at 40
+    assert sorted(curves.speed) == [30, 35, 45, 50, 60]  # the second epoch starts at 40
+    assert curves.speed[60] == 28.0 and curves.loss[60] == 12.34
     assert curves.loss[30] == 48.601344 and np.isnan(curves.loss[45]) and 50 not in curves.loss
     assert curves.accuracy == {30: 0.0, 35: 0.025, 45: 0.0, 50: 0.125}
     assert curves.verification == {'lfw': {40: (0.7, 0.18708)}, 'cfp_fp': {40: (0.6, 0.01)}}

@@ -12,6 +12,7 @@ EVERY = 10  # steps from one line to the next
 SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d{1,9})\] Batch \[(?:\d+-)?(\d{1,9})\]\s+Speed: ([\d.]+) samples/sec(.*)')
 METRIC = re.compile(r'([\w-]+)=([-+]?\d[\d.]*(?:e[-+]?\d{1,2})?|-?nan|-?inf)\b')
 VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d{1,9})\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
+PARTIAL_FC = re.compile(r'Iter:(\d{1,9}) Rank:[\d.]+ it/sec Total:([\d.]+) it/sec \[\d+\]\[loss\]:([\d.]+)')  # images
 PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_parall.py, which has no other
 
 
@@ -67,7 +68,7 @@ def read(path):
         with open(path, encoding='utf-8', errors='replace') as file:
             for line in file:
                 speedometer, verification = SPEEDOMETER.search(line), VERIFICATION.search(line)
-                parallel = PARALLEL_ACCURACY.search(line)
+                partial_fc, parallel = PARTIAL_FC.search(line), PARALLEL_ACCURACY.search(line)
                 if speedometer:
                     epoch, batch, speed, metrics = speedometer.groups()
                     metrics = {name: float(value) for name, value in METRIC.findall(metrics)}
@@ -75,13 +76,16 @@ def read(path):
                 elif verification:
                     name, step, mean, deviation = verification.groups()
                     curves.verification.setdefault(name, {})[int(step)] = float(mean), float(deviation)
+                elif partial_fc:
+                    step, speed, loss = partial_fc.groups()
+                    curves.speed[int(step)], curves.loss[int(step)] = float(speed), float(loss)
                 elif parallel:
                     curves.accuracy[int(parallel[1])] = float(parallel[2])
     except OSError as error:
         raise UserError('cannot read %s: %s' % (path, error.strerror))
     except ValueError:
         raise UserError('%s has numbers that are none, in %r' % (path, line.strip()[:80]))
-    if not rows and not curves.verification:
+    if not rows and not any(curves):
         raise UserError('%s has no line of a training log ("Epoch[0] Batch [20] Speed: … samples/sec"); is it the '
                         'output of a trainer?' % path)
     length = epoch_length(rows)
