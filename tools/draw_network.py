@@ -282,7 +282,7 @@ def draw_shared(sheet, left, units, heights, colours):
 
 def draw_legend(sheet, units, y):
     """Explain the colours that were used."""
-    entries = [(UNIT, 'unit that keeps the shape'), (START, 'unit that halves the map (/2)')]
+    entries = [(UNIT, 'unit that keeps the size'), (START, 'unit that halves the map (/2)')]
     if any(ATTENTION.match(unit.name) for unit in units):
         entries += [(MASK_UNIT, 'unit of a mask'), (GLUE, 'no weights')]
     if any(unit.sharing for unit in units):
