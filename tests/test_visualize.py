@@ -385,6 +385,19 @@ def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():
 
 # ------------------------------------------------------------------------------------------- what goes wrong
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Return a function that runs the program on what is wrong and returns the one sentence that it says."""
+    def run(*arguments):
+        monkeypatch.setattr('sys.argv', ['visualize.py'] + list(arguments))
+        with pytest.raises(SystemExit) as end:
+            visualize.run(visualize.main)
+        err = capsys.readouterr().err
+        assert end.value.code == 2 and len(err.splitlines()) == 1, err
+        return err
+    return run
+
+
 @pytest.mark.parametrize('arguments, words', [
     ([], 'say what to draw: network, attention, sharing, training'),
     (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network choice'),
@@ -404,41 +417,28 @@ def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():
     (['training', '{file}', '-o', '{out}.png'], 'has no line of a training log'),
     (['training', 'none.log', '-o', '{out}.png'], 'cannot read none.log: No such file'),
 ])
-def test_wrong_input_is_one_sentence(tmp_path, arguments, words, monkeypatch, capsys):
+def test_wrong_input_is_one_sentence(refused, tmp_path, arguments, words):
     (tmp_path / 'file').write_text('not a picture\n')
-    filled = [text.format(out=tmp_path / 'out', file=tmp_path / 'file') for text in arguments]
-    monkeypatch.setattr('sys.argv', ['visualize.py'] + filled)
-    with pytest.raises(SystemExit) as end:
-        visualize.run(visualize.main)
-    err = capsys.readouterr().err
-    assert end.value.code == 2 and words in err and len(err.splitlines()) == 1, err
+    assert words in refused(*[text.format(out=tmp_path / 'out', file=tmp_path / 'file') for text in arguments])
     assert os.listdir(str(tmp_path)) == ['file']
 
 
-def test_units_that_do_not_follow_one_another_are_not_drawn(tmp_path, monkeypatch, capsys):
+def test_units_that_do_not_follow_one_another_are_not_drawn(refused, tmp_path):
     net = mx.sym.Convolution(mx.sym.Variable('data'), kernel=(1, 1), num_filter=3, name='unit1_conv')
     other = mx.sym.Convolution(net, kernel=(1, 1), num_filter=3, name='unit2_conv')
     last = mx.sym.Convolution(other, kernel=(1, 1), num_filter=3, name='unit3_conv')
     net = mx.sym.elemwise_add(last, net, name='unit3_plus')
     path = str(tmp_path / 'net.json')
     net.save(path)
-    monkeypatch.setattr('sys.argv', ['visualize.py', 'network', path, '-o', str(tmp_path / 'net.svg')])
-    with pytest.raises(SystemExit) as end:
-        visualize.run(visualize.main)
-    assert end.value.code == 2
-    assert 'unit3 reads unit2 and unit1: only networks whose units follow one another' in capsys.readouterr().err
+    assert 'unit3 reads unit2 and unit1: only networks whose units follow one another' in refused('network', path, '-o', str(tmp_path / 'net.svg'))
 
 
-def test_an_attention_module_that_is_none(tmp_path, monkeypatch, capsys):
+def test_an_attention_module_that_is_none(refused, tmp_path):
     net = mx.sym.Convolution(mx.sym.Variable('data'), kernel=(1, 1), num_filter=3,
                              name='stage1_attention1_mask_down1_unit1_conv1')
     path = str(tmp_path / 'net.json')
     net.save(path)
-    monkeypatch.setattr('sys.argv', ['visualize.py', 'network', path, '-o', str(tmp_path / 'net.svg')])
-    with pytest.raises(SystemExit) as end:
-        visualize.run(visualize.main)
-    assert end.value.code == 2
-    assert 'stage1_attention1 has the name of an attention module, and no unit1' in capsys.readouterr().err
+    assert 'stage1_attention1 has the name of an attention module, and no unit1' in refused('network', path, '-o', str(tmp_path / 'net.svg'))
 
 
 @pytest.mark.parametrize('command', ['network', 'attention', 'sharing', 'training'])
