@@ -136,6 +136,12 @@ def test_the_symbol_alone_is_the_same_every_time(tmp_path):
     assert written[0] == written[1]
 
 
+def test_the_symbol_for_images_of_another_size(tool, tmp_path):
+    assert tool('--network', 'att56', '--image-size', '128,96', '--output', str(tmp_path / 'att56'))[0] == 0
+    symbol = mx.sym.load(str(tmp_path / 'att56-symbol.json'))
+    assert symbol.infer_shape(data=(2, 3, 128, 96))[1] == [(2, 512)]
+
+
 @pytest.mark.parametrize('options', [[], ['--fold-bn'], ['--network', 'cru56']])
 def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypatch):
     prefix, symbol, parameters = trained
