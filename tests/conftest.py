@@ -7,7 +7,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 for folder in ('tests', 'tools', 'symbols', ''):
     sys.path.insert(0, os.path.join(ROOT, folder))
 
-import project  # noqa: E402,F401  before mxnet: it sets MXNet's variables
+import project  # noqa: E402  before mxnet: it sets MXNet's variables
 import pytest  # noqa: E402
 
 import config as host  # noqa: E402
@@ -25,6 +25,17 @@ def chosen():
         config.update(changes)
         return build(config)
     return build_changed
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Return a function that runs a tool in this process; it returns (exit code, standard output, standard error)."""
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, 'argv', [module.__name__ + '.py'] + list(arguments))
+        with pytest.raises(SystemExit) as end:
+            project.run(module.main)
+        return (end.value.code,) + tuple(capsys.readouterr())
+    return run
 
 
 def nodes(symbol):

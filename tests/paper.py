@@ -181,6 +181,7 @@ def iresnet(depth, outputs, size, face):
 
 FAMILIES = {'cru': crunet, 'att': attention, 'attnext': attention_next, 'ires': iresnet}
 
+
 def walk(network, outputs, size):
     """Walk a network choice by its name; `outputs` are embedding size or classes, `size` the image's side."""
     name, _, form = network.partition('_')

@@ -211,13 +211,11 @@ def test_a_worker_that_dies_ends_the_job(tmp_path, ending, words):
     script.write_text('import os, sys, mxnet as mx\n'
                       "kvstore = mx.kv.create('dist_sync')\n"
                       "kvstore.init('weight', mx.nd.ones((2,)))\n"
-                      "if os.environ['RANK_FILE'] and kvstore.rank == 1:\n    %s\n"
+                      'if kvstore.rank == 1:\n    %s\n'
                       "kvstore.push('weight', mx.nd.ones((2,)))\n"
                       "kvstore.pull('weight', mx.nd.ones((2,)))\n"
                       'mx.nd.waitall()\n' % ending)
-    done = subprocess.run([sys.executable, LAUNCH, '--workers', '2', '--', sys.executable, str(script)], timeout=60,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
-                          env=dict(os.environ, RANK_FILE='1'))
+    done = run(LAUNCH, '--workers', '2', '--', sys.executable, str(script), timeout=60)
     assert done.returncode == 1
     assert words.split(' ', 2)[2] in done.stderr and 'the job was stopped' in done.stderr
 
@@ -226,8 +224,7 @@ def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
     """What only the first worker does is where the others would wait for it."""
     (tmp_path / training_log.FILE).mkdir()
     options = SMALL + ['--steps', '3', '--data', data, '--kvstore', 'dist_sync', '--output', str(tmp_path)]
-    done = subprocess.run([sys.executable, LAUNCH, '--workers', '2', '--', sys.executable, TRAIN] + options, timeout=100,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    done = run(LAUNCH, '--workers', '2', '--', sys.executable, TRAIN, *options, timeout=100)
     assert done.returncode == 1
     assert 'cannot write to' in done.stderr and 'ended with exit code 2; the job was stopped' in done.stderr
 

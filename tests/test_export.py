@@ -1,4 +1,5 @@
 """Export: the deployed networks against the trained ones, in the programs that people deploy them with."""
+import functools
 import json
 import os
 import subprocess
@@ -114,14 +115,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Return a function that runs the tool in this process; it returns (exit code, standard output, standard error)."""
-    def run_tool(*options):
-        monkeypatch.setattr(sys, 'argv', ['export.py'] + list(options))
-        with pytest.raises(SystemExit) as end:
-            export.run(export.main)
-        return (end.value.code,) + capsys.readouterr()
-    return run_tool
+def tool(run_tool):
+    """Return a function that runs the tool; it returns (exit code, standard output, standard error)."""
+    return functools.partial(run_tool, export)
 
 
 def test_the_symbol_alone_is_the_same_every_time(tmp_path):

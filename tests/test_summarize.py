@@ -13,8 +13,6 @@ import summarize
 from conftest import NETWORKS
 from face_blocks import FeatureMap, Layers
 from fcrunet import STAGES, resnext_unit
-from graph import Graph
-from inference import plain
 from network import count_copies, plan
 
 SMALL = dict(net_multiplier=0.1, emb_size=16)
@@ -33,7 +31,7 @@ def tool(capsys):
 def test_units_are_the_papers(chosen, network):
     symbol = chosen(network)
     shape = host.config.image_shape
-    units = structure.analyse(plain(Graph.of(symbol)), shape)
+    units = structure.analyse(symbol, shape)
     expected = paper.walk(network, host.config.emb_size, shape[0])
     assert sum(unit.parameters for unit in units) == expected.parameters
     assert sum(unit.unshared for unit in units) == expected.parameters + count_copies(symbol, shape)
@@ -53,7 +51,7 @@ def test_units_are_the_papers(chosen, network):
 
 
 def test_sharing_groups_are_those_of_the_paper(chosen):
-    units = structure.analyse(plain(Graph.of(chosen('cru116'))), host.config.image_shape)
+    units = structure.analyse(chosen('cru116'), host.config.image_shape)
     groups = {}
     for unit in units:
         groups.setdefault(unit.sharing, []).append(unit.name)
@@ -167,11 +165,7 @@ def test_a_network_without_units_is_told_by_its_layers(tool, tmp_path):
     (['cru56', '--sort', 'beauty'], "invalid choice: 'beauty'"),
     (['cru56', '--descending'], 'name a --sort'),
 ])
-def test_wrong_input_is_one_sentence(tmp_path, arguments, words, monkeypatch, capsys):
+def test_wrong_input_is_one_sentence(run_tool, tmp_path, arguments, words):
     (tmp_path / 'broken.json').write_text('{"nodes": [')
-    filled = [text.replace('{file}', str(tmp_path / 'broken.json')) for text in arguments]
-    monkeypatch.setattr('sys.argv', ['summarize.py'] + filled)
-    with pytest.raises(SystemExit) as end:
-        summarize.run(summarize.main)
-    err = capsys.readouterr().err
-    assert end.value.code == 2 and words in err and len(err.splitlines()) == 1, err
+    code, _, err = run_tool(summarize, *[text.replace('{file}', str(tmp_path / 'broken.json')) for text in arguments])
+    assert code == 2 and words in err and len(err.splitlines()) == 1, err

@@ -21,8 +21,6 @@ import structure
 import training_log
 import visualize
 from conftest import NETWORKS, ROOT
-from graph import Graph
-from inference import plain
 from network import build, choose, count_copies, count_parameters
 from project import UserError
 from test_networks import NARROW
@@ -66,7 +64,7 @@ def assert_picture(path, least_colours=30):
 
 def units_of(network):
     config = choose(network)
-    return structure.analyse(plain(Graph.of(build(config))), config.image_shape)
+    return structure.analyse(build(config), config.image_shape)
 
 
 # ------------------------------------------------------------------------------------------------ networks
@@ -144,7 +142,8 @@ def test_a_unit_is_the_papers_figure():
     assert chains[1].start is draw_unit.INPUT and draw_network.node_text(chains[1].end) == '+'
     offsets = draw_unit.lanes(rows, chains)
     assert offsets[0] == 0 and offsets[1] >= draw_unit.WIDTH  # beside it, not on it
-    users = collections.Counter({'stage2_group1_conv1_weight': 6, 'stage2_group1_conv2_weight': 6})
+    weights = filter(None, map(structure.weight_of, unit.nodes))
+    users = collections.Counter({weight: 6 for weight in weights if weight.name.startswith('stage2_group1_')})
     colours = [draw_unit.colour_of(node, unit, users) for node in unit.nodes if node.op == 'Convolution']
     assert sorted(colours) == sorted([draw_unit.TWICE] * 2 + [draw_unit.SHARED] * 2 + [draw_unit.OWN] * 2)
 
@@ -171,7 +170,7 @@ def test_a_symbol_in_a_folder_with_an_odd_name(draw, tmp_path):
 def test_squeeze_and_excitation_has_its_own_lane():
     config = choose('ires50')
     config.net_se = 1
-    (unit,) = [unit for unit in structure.analyse(plain(Graph.of(build(config))), config.image_shape)
+    (unit,) = [unit for unit in structure.analyse(build(config), config.image_shape)
                if unit.name == 'stage1_unit3']
     rows, chains = draw_unit.layout(unit)
     gate, shortcut = (number for number, chain in sorted(enumerate(chains), key=lambda pair: str(pair[1].end))
@@ -386,14 +385,11 @@ def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():
 # ------------------------------------------------------------------------------------------- what goes wrong
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(run_tool):
     """Return a function that runs the program on what is wrong and returns the one sentence that it says."""
     def run(*arguments):
-        monkeypatch.setattr('sys.argv', ['visualize.py'] + list(arguments))
-        with pytest.raises(SystemExit) as end:
-            visualize.run(visualize.main)
-        err = capsys.readouterr().err
-        assert end.value.code == 2 and len(err.splitlines()) == 1, err
+        code, _, err = run_tool(visualize, *arguments)
+        assert code == 2 and len(err.splitlines()) == 1, err
         return err
     return run
 

@@ -5,7 +5,6 @@ fast on a CPU. All choices run in one process, in turns (A B A B …), so that t
 """
 import ast
 import collections
-import json
 import math
 import multiprocessing
 import os
@@ -13,7 +12,7 @@ import re
 import statistics
 import time
 
-from project import Parser, UserError, new_files, run, whole_number
+from project import Parser, UserError, check_writable, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -23,6 +22,7 @@ import config as host
 import pictures
 import tables
 from face_blocks import Settings
+from graph import Graph
 from network import (build, choose, count_copies, count_macs, count_parameters, learnt_weight, planned_memory, shapes,
                      suit)
 
@@ -110,16 +110,15 @@ class Floor:
     """The convolutions and fully connected layers of a symbol alone: the same shapes, nothing between."""
 
     def __init__(self, symbol, shape, context, training):
-        nodes = json.loads(symbol.tojson())['nodes']
         shape_of = shapes(symbol, shape[2:], shape[0])
         layers = collections.Counter()
-        for node in nodes:
-            if learnt_weight(nodes, node):
-                source = nodes[node['inputs'][0][0]]
-                source = source['name'] + ('' if source['op'] == 'null' else '_output')
+        for node in Graph.of(symbol).nodes():
+            if learnt_weight(node):
+                source = node.inputs[0][0]
+                source = source.name + ('' if source.op == 'null' else '_output')
                 # Without the mark of memonger: run alone, the layer would be computed twice.
-                attributes = {key: value for key, value in node['attrs'].items() if not key.startswith('__')}
-                layers[node['op'], shape_of[source], tuple(sorted(attributes.items()))] += 1
+                attributes = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
+                layers[node.op, shape_of[source], tuple(sorted(attributes.items()))] += 1
         self.steps = [(count, self._alone(layer, context, training)) for layer, count in layers.items()]
 
     @staticmethod
@@ -351,7 +350,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    show = (lambda title, *table: tables.show_markdown(*table)) if args.markdown else tables.show
+    show = tables.show_as_markdown if args.markdown else tables.show
     if args.memory or args.building or args.scaling:
         choices = [parse_choice(text) for text in args.choices or host.network]
         if args.building:
@@ -378,9 +377,7 @@ def main(argv=None):
         if args.peer:
             peer_name(choice.network)
     if args.plot:
-        # Writable? Better to know before minutes of timing than after.
-        with new_files(os.path.dirname(os.path.abspath(args.plot))):
-            pass
+        check_writable(os.path.dirname(os.path.abspath(args.plot)))
     results = {}
     for mode in (args.only,) if args.only else MODES:
         results[mode] = time_choices(choices, args, mode)

@@ -7,6 +7,7 @@ import numpy as np
 import mxnet as mx
 from graph import Graph
 from inference import in_float32
+from network import initializer
 from pictures import new_figure
 from project import UserError
 
@@ -46,7 +47,7 @@ def compute(target, image, names):
     else:
         mx.random.seed(0)
         np.random.seed(0)
-        module.init_params(mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2))
+        module.init_params(initializer())
     module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=not has_weights)
     return {name: output.asnumpy()[0] for name, output in zip(names, module.get_outputs())}
 

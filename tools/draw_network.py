@@ -1,12 +1,11 @@
 """A network as an engineer draws it: a column for each stage, a box for each unit."""
 import re
 
-import structure
 from project import UserError
 from sheet import MARGIN, Sheet
-from structure import ATTENTION, HEAD, STEM
+from structure import ATTENTION, HEAD, STEM, weight_of
 
-# Fill colours: of units that keep the shape, that halve the map, of a mask, of layers, of what has no weights.
+# Fill colours: of units that keep the size, that halve the map, of a mask, of layers, of what has no weights.
 UNIT, START, MASK_UNIT, PLAIN, GLUE = '#dbe9f6', '#9ecae1', '#fde0c5', '#f4f4f4', '#fafafa'
 GROUPS = ('#c7e9c0', '#dadaeb', '#fdd0a2', '#c6dbef', '#fcc5c0', '#d9f0a3')
 MODULE = '#f7f7f2'
@@ -139,7 +138,7 @@ class Module:
 
     def width(self):
         """Return how wide the module is drawn, in inches."""
-        return 2 * WIDTH + LANE_GAP + max(0, self.levels - 1) * SKIP_LANE + 0.1
+        return 2 * WIDTH + LANE_GAP + (self.levels - 1) * SKIP_LANE + 0.1
 
 
 def draw_module(lane, module):
@@ -147,7 +146,7 @@ def draw_module(lane, module):
     sheet = lane.sheet
     lane.y += MODULE_GAP
     top = lane.y - STEP / 2
-    sheet.text(lane.x + WIDTH / 2 + 0.1, lane.y, module.name.partition('_')[2], 7, 'left', weight='bold', width=0.8)
+    sheet.text(lane.x + WIDTH / 2 + 0.1, lane.y, module.name.partition('_')[2], 7, 'left', weight='bold')
     for unit in module.some('unit'):
         lane.box(short(unit), UNIT, unit.name)
     split = lane.end[-1][0], lane.end[-1][1] + 0.1
@@ -219,8 +218,8 @@ def draw(title, units, image_shape):
         left = right + GUTTER
     totals = '%s parameters, %.2f G multiply-adds' % (number_text(sum(unit.parameters for unit in units)),
                                                     sum(unit.macs for unit in units) / 1e9)
-    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold', width=0.12 * len(title))
-    sheet.text(MARGIN, 0.55, totals, 8, 'left', width=0.065 * len(totals))
+    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold')
+    sheet.text(MARGIN, 0.55, totals, 8, 'left')
     draw_legend(sheet, units, sheet.bottom + 0.35)
     return sheet.figure()
 
@@ -243,8 +242,8 @@ def draw_stage(sheet, left, before, stage, units, image_shape):
     else:
         right = draw_units(lane, in_modules(units))
         heading.insert(1, unit_text(units[-1]))
-    sheet.text(left, 0.9, stage, 9, 'left', weight='bold', width=0.6)
-    sheet.text(left, 1.02, '\n'.join(heading), 6.5, 'left', 'top', width=1.3)
+    sheet.text(left, 0.9, stage, 9, 'left', weight='bold')
+    sheet.text(left, 1.02, '\n'.join(heading), 6.5, 'left', 'top')
     return lane, right
 
 
@@ -257,18 +256,18 @@ def draw_units(lane, items):
             draw_module(lane, item)
             right = max(right, left + item.width())
         elif item.sharing:
-            group = groups.setdefault(item.sharing, [])
-            colour = GROUPS[list(groups).index(item.sharing) % len(GROUPS)]
-            group.append((item, lane.box(short(item), colour, item.name), colour))
+            colour, group = groups.setdefault(item.sharing, (GROUPS[len(groups) % len(GROUPS)], []))
+            group.append((item, lane.box(short(item), colour, item.name)))
         else:
             lane.box(short(item), START if halves(item) else UNIT, item.name)
-    return max([right] + [draw_shared(lane.sheet, left + WIDTH, *zip(*group)) for group in groups.values()])
+    return max([right] + [draw_shared(lane.sheet, left + WIDTH, colour, *zip(*group))
+                          for colour, group in groups.values()])
 
 
-def draw_shared(sheet, left, units, heights, colours):
+def draw_shared(sheet, left, colour, units, heights):
     """Draw the weights that a sharing group has in common, tied to its units; return the right edge."""
-    shared = [node for node in units[0].nodes if node.op in structure.LAYERS
-              and node.inputs[1][0].name.startswith(units[0].sharing)]
+    shared = [node for node in units[0].nodes
+              if weight_of(node) and weight_of(node).name.startswith(units[0].sharing)]
     x, y = left + 0.75, (heights[0] + heights[-1]) / 2
     for height in heights:
         sheet.line([(x - 0.5, y), (left, height)], arrow=False, colour='#999999', width=0.6)
@@ -276,7 +275,7 @@ def draw_shared(sheet, left, units, heights, colours):
              + [conv_text(node).replace(', depthwise', ',\ndepthwise') for node in shared]
              + [number_text(units[-1].unshared - units[-1].parameters)])
     text = '\n'.join(lines)
-    sheet.box(x, y, 1.0, 0.15 + 0.13 * (text.count('\n') + 1), text, colours[0], units[0].sharing, 6.5)
+    sheet.box(x, y, 1.0, 0.15 + 0.13 * (text.count('\n') + 1), text, colour, units[0].sharing, 6.5)
     return x + 0.5
 
 
@@ -287,11 +286,9 @@ def draw_legend(sheet, units, y):
         entries += [(MASK_UNIT, 'unit of a mask'), (GLUE, 'no weights')]
     if any(unit.sharing for unit in units):
         entries.append((GROUPS[0], 'collective unit: shares weights with those of its colour'))
-    x = MARGIN + 0.1
+    x = MARGIN
     for colour, text in entries:
-        sheet.box(x, y, 0.2, 0.14, colour=colour)
-        sheet.text(x + 0.18, y, text, 7, 'left', width=0.058 * len(text))
-        x += 0.45 + 0.058 * len(text)
+        x = sheet.legend(x, y, colour, text) + 0.17
 
 
 def in_modules(units):

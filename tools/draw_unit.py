@@ -4,7 +4,7 @@ import collections
 from draw_network import GROUPS, HEIGHT, PLAIN, SIGNS, STEP, node_text, size_text
 from project import UserError
 from sheet import MARGIN, Sheet
-from structure import HEAD, LAYERS, MASK, STEM
+from structure import HEAD, MASK, STEM, is_map, weight_of
 
 WIDTH = 1.4  # of a layer's box
 BARE = 0.3  # room for a shortcut without layers
@@ -53,7 +53,7 @@ Chain = collections.namedtuple('Chain', 'start nodes end')
 
 def sources(node):
     """Return what a node reads but for its parameters."""
-    return [source for source, _ in node.inputs if source.op != 'null' or source.name == 'data']
+    return [source for source, _ in node.inputs if is_map(source)]
 
 
 def layout(unit):
@@ -103,17 +103,16 @@ def lanes(rows, chains):
 
 def draw(title, drawn, units):
     """Return the picture of the units `drawn`, side by side; `units` are all of the network."""
-    users = collections.Counter(name for unit in units for name in set(map(weight_of, unit.nodes)))
+    users = collections.Counter(weight for unit in units for weight in set(map(weight_of, unit.nodes)))
     sheet, left = Sheet(), MARGIN
-    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold', width=0.13 * len(title))
+    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold')
     for unit in drawn:
         left = draw_unit(sheet, left, unit, users) + 0.6
     y = sheet.bottom + 0.3
     used = {colour_of(node, unit, users) for unit in drawn for node in unit.nodes}
     for colour, text in LEGEND.items():
         if colour in used:
-            sheet.box(MARGIN + 0.1, y, 0.2, 0.14, colour=colour)
-            sheet.text(MARGIN + 0.28, y, text, 7, 'left', width=0.058 * len(text))
+            sheet.legend(MARGIN, y, colour, text)
             y += 0.2
     return sheet.figure()
 
@@ -125,12 +124,7 @@ def colour_of(node, unit, users):
         return PLAIN
     if users[weight] > 1:
         return SHARED
-    return TWICE if sum(weight_of(other) == weight for other in unit.nodes) > 1 else OWN
-
-
-def weight_of(node):
-    """Return the name of the weight of a convolution or fully connected layer, else None."""
-    return node.inputs[1][0].name if node.op in LAYERS else None
+    return TWICE if sum(weight_of(other) is weight for other in unit.nodes) > 1 else OWN
 
 
 def draw_unit(sheet, left, unit, users):
@@ -143,7 +137,7 @@ def draw_unit(sheet, left, unit, users):
             place[node] = left + WIDTH / 2 + offset, TOP + STEP * rows[node]
 
     heading = unit.name if not unit.sharing else '%s, in %s' % (unit.name, unit.sharing)
-    sheet.text(left, 0.7, heading, 8, 'left', weight='bold', width=0.085 * len(heading))
+    sheet.text(left, 0.7, heading, 8, 'left', weight='bold')
     sheet.text(*place[INPUT], size_text(unit.input))
     for node in unit.nodes:
         text = node_text(node)

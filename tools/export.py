@@ -19,7 +19,7 @@ import tables
 from graph import Graph
 from inference import EMBEDDING, cut, fold, in_float32, plain
 from pictures import read_image
-from targets import of_checkpoint, of_network
+from targets import of_options
 
 # How far an embedding may be off, as a share of the range of the embeddings' values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
@@ -50,8 +50,6 @@ def parse_args(argv=None):
                         help="images' size (default: the network choice's, else 112,112)")
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
-    if not args.network and not args.model:
-        parser.error('name a --network, a --model, or both')
     if not args.model and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image want weights; name a --model')
     if not args.onnx and (args.batch or args.precision != 'float32'):
@@ -182,9 +180,7 @@ def main():
         prefix, _ = checkpoint.parse_model(args.model)
         if os.path.realpath(prefix) == os.path.realpath(args.output):
             raise UserError('--output %s would overwrite the --model; name another prefix' % args.output)
-        target = of_checkpoint(args.model, args.image_size, args.network)
-    else:
-        target = of_network(args.network, args.image_size)
+    target = of_options(args.network, args.model, args.image_size)
     symbol, results, folding = cut(target.symbol), {}, None
     try:
         with new_files(folder) as scratch:

@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 
-from project import ROOT, Parser, UserError, run
+from project import ROOT, Parser, UserError, command_of, run
 
 import tables
 
@@ -132,7 +132,7 @@ def main():
     parser = Parser(prog='gpu_env.py', description=__doc__.split('\n\n')[0], usage='%(prog)s [-- COMMAND]')
     parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- COMMAND', help='what to run')
     args = parser.parse_args()
-    command = args.command[1:] if args.command[:1] == ['--'] else args.command
+    command = command_of(args.command)
     found = find_all()
     path = library_path(found)
     if command:

@@ -53,10 +53,8 @@ def plain(graph):
         if node.op == 'null':  # MXNet leaves the attributes of a layer on its variables, too
             knows_shape = all(reader is not None and reader.op in SHAPE_GIVERS for reader in readers)
             # PReLU takes a slope for each channel, or, as in Gluon, one for all; only a given shape can say so.
-            if knows_shape and node.attr('__shape__') != (1,):
-                kept = {}
-            else:
-                kept = {key: node.attrs[key] for key in node.attrs if key == '__shape__'}
+            is_given = not knows_shape or node.attr('__shape__') == (1,)
+            kept = {key: node.attrs[key] for key in node.attrs if key == '__shape__' and is_given}
         node.attrs = kept
     return graph
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from project import Parser, UserError, run, whole_number
+from project import Parser, UserError, command_of, run, whole_number
 
 # What a scheduler or server does lies in MXNet's import: it serves until the workers are through.
 SERVE = [sys.executable, '-c', 'import mxnet']
@@ -26,7 +26,7 @@ def parse_args(argv=None):
     parser.add_argument('--port', type=whole_number(1), help='port of the scheduler (default: a free one)')
     parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- COMMAND', help='what every worker runs')
     args = parser.parse_args(argv)
-    args.command = args.command[1:] if args.command[:1] == ['--'] else args.command
+    args.command = command_of(args.command)
     if len(args.command) > 1 and 'python' in os.path.basename(args.command[0]) and args.command[1].endswith('.py'):
         args.command.insert(1, RUNNER)
     if not args.command:

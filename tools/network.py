@@ -1,7 +1,6 @@
 """From a network choice to its symbol, and what can be counted on a symbol without computing it."""
 import collections
 import importlib
-import json
 import re
 
 import project  # noqa: F401  puts symbols/ on the path
@@ -9,7 +8,9 @@ import mxnet as mx
 import numpy as np
 
 import config as host
-from graph import refusals
+from graph import Graph, refusals
+
+LAYERS = ('Convolution', 'FullyConnected')
 
 
 def build(config):
@@ -51,53 +52,58 @@ def types(symbol):
     return dict(zip(internals.list_outputs(), internals.infer_type(data=np.float32)[1]))
 
 
+def initializer():
+    """Return how the weights of a network start, here as in the host."""
+    return mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2)
+
+
 def count_parameters(symbol, image_shape):
     """Return the number of learnt parameters: weights, biases, gamma, beta; not moving statistics."""
     shape = shapes(symbol, image_shape)
     return sum(int(np.prod(shape[name])) for name in symbol.list_arguments() if name != 'data')
 
 
-def learnt_weight(nodes, node):
-    """Return the variable behind the weight of `node`, one of `nodes` of a symbol's JSON, or None.
+def learnt_weight(node):
+    """Return the variable behind the weight of a node, or None.
 
     None for anything but a convolution or a fully connected layer, and for a PReLU or a resizing that is
     written as one.
     """
-    if node['op'] not in ('Convolution', 'FullyConnected'):
+    if node.op not in LAYERS:
         return None
-    weight = nodes[node['inputs'][1][0]]
-    while weight['inputs']:  # made of another one, as merged groups are
-        weight = nodes[weight['inputs'][0][0]]
-    return weight if weight['name'].endswith('_weight') else None
+    weight, _ = node.inputs[1]
+    while weight.inputs:  # made of another one, as merged groups are
+        weight, _ = weight.inputs[0]
+    return weight if weight.name.endswith('_weight') else None
+
+
+def layer_macs(node, weight, output):
+    """Return the multiply-adds of a convolution or fully connected layer from the shapes of its weight and output."""
+    positions = output[2:] if node.op == 'Convolution' else ()
+    return int(np.prod(weight)) * int(np.prod(positions))
 
 
 def count_copies(symbol, image_shape):
     """Return how many parameters more there would be if no convolution shared its weight with another."""
     shape = shapes(symbol, image_shape)
-    nodes = json.loads(symbol.tojson())['nodes']
-    uses = collections.Counter(weight['name'] for weight in (learnt_weight(nodes, node) for node in nodes) if weight)
+    weights = filter(None, map(learnt_weight, Graph.of(symbol).nodes()))
+    uses = collections.Counter(weight.name for weight in weights)
     return sum((count - 1) * int(np.prod(shape[name])) for name, count in uses.items())
 
 
 def count_macs(symbol, image_shape):
     """Return the multiply-adds of all convolutions and fully connected layers for one image."""
     shape = shapes(symbol, image_shape)
-    nodes = json.loads(symbol.tojson())['nodes']
-    total = 0
-    for node in nodes:
-        weight = learnt_weight(nodes, node)
-        if weight:
-            positions = shape[node['name'] + '_output'][2:]  # none for a fully connected layer
-            total += int(np.prod(shape[weight['name']])) * int(np.prod(positions))
-    return total
+    layers = [(node, learnt_weight(node)) for node in Graph.of(symbol).nodes()]
+    return sum(layer_macs(node, shape[weight.name], shape[node.name + '_output']) for node, weight in layers if weight)
 
 
 def planned_memory(symbol, batch, image_shape, training=True):
     """Return the MB (2^20 bytes) that MXNet plans for feature maps and their gradients, for `batch` images."""
-    return plan(symbol, {'data': ((batch, 3) + tuple(image_shape[:2]), np.float32)}, training, without_gradient=('data',))
+    return plan(symbol, {'data': ((batch, 3) + tuple(image_shape[:2]), np.float32)}, training)
 
 
-def plan(symbol, inputs, training=True, without_gradient=()):
+def plan(symbol, inputs, training=True):
     """Return the MB (2^20 bytes) that MXNet plans for a symbol with these `inputs`, {name: (shape, type)}.
 
     It is what an executor allocates besides inputs, parameters and their gradients; the same on every device but
@@ -112,8 +118,7 @@ def plan(symbol, inputs, training=True, without_gradient=()):
 
         names = symbol.list_arguments()
         gradients = dict(zip(names, empty_arrays(shapes, types)))
-        for name in without_gradient:
-            gradients.pop(name, None)
+        gradients.pop('data', None)  # nobody wants that of the images
         executor = symbol.bind(mx.cpu(), dict(zip(names, empty_arrays(shapes, types))), gradients if training else None,
                                'write' if training else 'null', empty_arrays(statistics_shapes, statistics_types))
         return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))

@@ -128,3 +128,14 @@ def new_files(folder):
         with contextlib.suppress(OSError):  # it ends at the first that is not empty
             for path in made:
                 os.rmdir(path)
+
+
+def check_writable(folder):
+    """Raise UserError where files cannot be written into `folder`: better known before long work than after it."""
+    with new_files(folder):
+        pass
+
+
+def command_of(arguments):
+    """Return the command of `-- COMMAND`, as argparse.REMAINDER leaves it."""
+    return arguments[1:] if arguments[:1] == ['--'] else arguments

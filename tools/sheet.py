@@ -10,6 +10,7 @@ from matplotlib.text import Text
 import pictures
 
 MARGIN = 0.2
+CHARACTER = 0.0083  # how wide a letter is, in inches per point: about 0.6 of its height
 INK = '#333333'
 
 
@@ -26,11 +27,14 @@ class Sheet:
         self.artists.append(artist)
         self.right, self.bottom = max(self.right, right), max(self.bottom, bottom)
 
-    def text(self, x, y, text, size=7, align='center', upright='center', weight='normal', width=None):
-        """Write `text` around the height y, or below it; `width` is how much room it takes to the right of x."""
+    def text(self, x, y, text, size=7, align='center', upright='center', weight='normal'):
+        """Write `text` around the height y, or below it; return about where it ends, if it starts at x."""
         artist = Text(x, y, text, fontsize=size, ha=align, va=upright, color=INK, fontweight=weight, linespacing=1.25,
                       zorder=4, parse_math=False)
-        self._add(artist, x + (width or 0), y)
+        length = max(map(len, text.split('\n'))) if align == 'left' else 0
+        right = x + CHARACTER * size * length
+        self._add(artist, right, y)
+        return right
 
     def box(self, x, y, width, height, text='', colour='white', name=None, size=7):
         """Draw a box around the middle (x, y)."""
@@ -39,6 +43,11 @@ class Sheet:
         self._add(artist, x + width / 2, y + height / 2, name)
         if text:
             self.text(x, y, text, size)
+
+    def legend(self, x, y, colour, text):
+        """Explain a colour; return about where the text ends."""
+        self.box(x + 0.1, y, 0.2, 0.14, colour=colour)
+        return self.text(x + 0.28, y, text, 7, 'left')
 
     def frame(self, left, top, right, bottom, colour, name=None):
         """Draw an area that lies behind what is on it."""

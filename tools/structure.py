@@ -12,7 +12,8 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from graph import Graph, Node
-from network import plan, shapes, types
+from inference import plain
+from network import LAYERS, layer_macs, plan, shapes, types
 from project import UserError
 
 STEM, HEAD = 'stem', 'head'
@@ -20,7 +21,6 @@ ATTENTION = re.compile(r'(stage\d+_attention\d+)_')
 IN_ATTENTION = re.compile(r'((?:trunk_)?unit\d+|mask_(?:down|up)\d+_unit\d+|mask_skip\d+|close)_')
 MASK = '_mask'  # behind an attention module's name: all that is in it and in none of its units
 UNIT = re.compile(r'(.*(?:unit|block)_?\d+)(?:_|$)')
-LAYERS = ('Convolution', 'FullyConnected')
 
 
 @dataclass(eq=False)
@@ -86,14 +86,15 @@ def split(graph):
 
 # ------------------------------------------------------------------------------------------------ figures
 
-def analyse(graph, image_shape):
-    """Return the units of a `plain` graph with their figures, for one image of `image_shape`."""
+def analyse(symbol, image_shape):
+    """Return the units of a symbol, in its plain form, with their figures for one image of `image_shape`."""
+    graph = plain(Graph.of(symbol))
     shape, units, counted = shapes(graph.symbol(), image_shape), split(graph), set()
     users = collections.Counter(name for unit in units for name in {variable.name for variable in learnt(unit)})
     for unit in units:
         inside = set(unit.nodes)
         maps = (entry for node in unit.nodes for entry in node.inputs
-                if entry[0] not in inside and (entry[0].op != 'null' or entry[0].name == 'data'))
+                if entry[0] not in inside and is_map(entry[0]))
         unit.input = next((of_output(shape, *entry)[1:] for entry in maps), ())
         unit.output = of_output(shape, unit.nodes[-1])[1:]
         unit.stage = stage_of(unit)
@@ -104,17 +105,17 @@ def analyse(graph, image_shape):
             counted.add(variable.name)
             if users[variable.name] > 1 and not unit.sharing:
                 unit.sharing = re.sub(r'_?(conv\d*)?_?weight$', '', variable.name)
-        unit.macs = sum(layer_macs(node, shape) for node in unit.nodes if node.op in LAYERS)
+        unit.macs = sum(layer_macs(node, of_output(shape, *node.inputs[1]), of_output(shape, node))
+                        for node in unit.nodes if node.op in LAYERS)
         spatial = [node for node in unit.nodes if node.op == 'Convolution' and max(node.attr('kernel')) > 1]
         if spatial:
             unit.width, unit.num_group = spatial[0].attr('num_filter'), spatial[0].attr('num_group', 1)
     return units
 
 
-def layer_macs(node, shape):
-    """Return the multiply-adds of a convolution or a fully connected layer for one image."""
-    positions = of_output(shape, node)[2:] if node.op == 'Convolution' else ()
-    return int(np.prod(of_output(shape, *node.inputs[1]))) * int(np.prod(positions))
+def is_map(node):
+    """Tell whether a node hands on a map: an operator or the images, not a parameter."""
+    return node.op != 'null' or node.name == 'data'
 
 
 def learnt(unit):
@@ -122,6 +123,11 @@ def learnt(unit):
     inputs = [entry for node in unit.nodes
               for entry in (node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:])]
     return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
+
+
+def weight_of(node):
+    """Return the node of the weight of a convolution or fully connected layer, None for another operator."""
+    return node.inputs[1][0] if node.op in LAYERS else None
 
 
 def of_output(described, node, output=0):
@@ -155,7 +161,7 @@ def planned_memories(symbol, image_shape, batch):
     for unit in split(graph):
         key = likeness(unit, readers, described)
         if key not in known:  # most units are one another's copies
-            known[key] = plan(*part_of(unit, readers, described), without_gradient=('data',))
+            known[key] = plan(*part_of(unit, readers, described))
         memories[unit.name] = known[key]
     return memories
 

@@ -8,8 +8,6 @@ from tqdm import tqdm
 import config as host
 import structure
 import tables
-from graph import Graph
-from inference import plain
 from network import planned_memory
 from published import PUBLISHED, original_form
 from targets import HELP, open_target
@@ -36,7 +34,7 @@ def summarise(target, with_units=True):
     `macs` and `plan_mb` are for one image; `plan_mb` is what MXNet plans for feature maps and their gradients in a
     training step of BATCH images, in MB of 2^20 bytes, a unit's is for that unit by itself.
     """
-    units = structure.analyse(plain(Graph.of(target.symbol)), target.image_shape)
+    units = structure.analyse(target.symbol, target.image_shape)
     summary = dict(
         network=target.label, input=list(target.image_shape[:2]), output=list(units[-1].output),
         parameters=sum(unit.parameters for unit in units),
@@ -113,7 +111,7 @@ def main(argv=None):
                  for target in tqdm(targets, unit='network', leave=False, disable=True if one else None)]
     if args.sort:
         summaries.sort(key=lambda summary: summary[args.sort], reverse=args.descending)
-    show = (lambda title, *table: tables.show_markdown(*table)) if args.markdown else tables.show
+    show = tables.show_as_markdown if args.markdown else tables.show
     if args.json:
         print(json.dumps(summaries, indent=1, ensure_ascii=False))
     elif one:

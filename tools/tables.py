@@ -20,8 +20,8 @@ def show(title, columns, rows, file=None):
     console.print(table)
 
 
-def show_markdown(columns, rows):
-    """Print a table of texts as Markdown."""
+def show_as_markdown(title, columns, rows):
+    """Print a table of texts as Markdown, which has no place for a title."""
     rule = [':--' if column in TEXT_COLUMNS else '--:' for column in columns]
     for row in [columns, rule] + list(rows):
         print('| %s |' % ' | '.join(row))

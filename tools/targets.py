@@ -51,6 +51,15 @@ def of_network(network, image_shape=None):
     return Target(network, build(config), tuple(config.image_shape), network)
 
 
+def of_options(network, model, image_shape):
+    """Return the Target of --network, --model, or both; raises UserError if there is neither."""
+    if model:
+        return of_checkpoint(model, image_shape, network)
+    if network:
+        return of_network(network, image_shape)
+    raise UserError('name a --network, a --model, or both')
+
+
 def of_checkpoint(model, image_shape=None, network=None):
     """Return the Target of a checkpoint, PREFIX,EPOCH.
 

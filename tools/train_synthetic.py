@@ -10,7 +10,7 @@ import os
 import random
 import time
 
-from project import Parser, UserError, new_files, positive, run, whole_number
+from project import Parser, UserError, check_writable, new_files, positive, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -23,7 +23,7 @@ import resume
 import tables
 import training_log
 import verification
-from network import build, count_macs, count_parameters, suit
+from network import build, count_macs, count_parameters, initializer, suit
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
@@ -114,7 +114,7 @@ def make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step=0
     os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
     module = mx.mod.Module(symbol, context=contexts)
     module.bind([('data', (batch_size, 3) + tuple(image_shape[:2]))], [('softmax_label', (batch_size,))])
-    module.init_params(mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2))
+    module.init_params(initializer())
     schedule = mx.lr_scheduler.MultiFactorScheduler(
         sorted({max(1, math.ceil(args.steps * share)) for share in LR_STEPS}), 0.1, base_lr=args.lr)
     # SoftmaxOutput averages over the images of a device; the gradients of devices and workers are summed.
@@ -185,8 +185,8 @@ def train(module, batches, args, batch_size, settings, log):
             bar.update()
             if is_first:
                 log.add(step, batch_size, *now)
-            if is_first and args.state_every and step % args.state_every == 0:
-                resume.save(args.output, module, step, settings)
+                if args.state_every and step % args.state_every == 0:
+                    resume.save(args.output, module, step, settings)
     mx.nd.waitall()
     return smoothed[0], speed
 
@@ -245,8 +245,7 @@ def main(argv=None):
     kvstore = create_kvstore(args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))
     is_first, workers = kvstore.rank == 0, kvstore.num_workers
     if is_first:
-        with new_files(args.output):  # writable? better to know before training than after
-            pass
+        check_writable(args.output)
     records, (pair_images, same) = open_data(args, host.config.image_shape, kvstore)
 
     settings = dict({name: getattr(args, name) for name in RUN}, workers=workers, images=len(records))

@@ -27,6 +27,9 @@ class Writer:
         except OSError as error:
             raise UserError('cannot write to %s: %s' % (path, error.strerror))
         self.last_step = last_step
+        self._start_line()
+
+    def _start_line(self):
         self.images, self.losses, self.accuracies, self.start = 0, [], [], time.time()
 
     def add(self, step, images, loss, accuracy):
@@ -38,7 +41,7 @@ class Writer:
             count, seconds = len(self.losses), time.time() - self.start
             self.file.write('Epoch[0] Batch [%d-%d]\tSpeed: %.2f samples/sec\tacc=%f\tlossvalue=%f\n' % (
                 step - count, step, self.images / seconds, sum(self.accuracies) / count, sum(self.losses) / count))
-            self.images, self.losses, self.accuracies, self.start = 0, [], [], time.time()
+            self._start_line()
 
     def verified(self, name, step, mean, deviation):
         """Write the result of a verification set."""

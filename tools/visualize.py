@@ -1,5 +1,5 @@
 """Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
-from project import Parser, UserError, image_size, run
+from project import Parser, image_size, run
 
 import numpy as np
 from rich.console import Console
@@ -12,15 +12,13 @@ import faces
 import pictures
 import structure
 import training_log
-from graph import Graph
-from inference import plain
-from targets import HELP, of_checkpoint, of_network, open_target
+from targets import HELP, of_options, open_target
 
 
 def units_of(args):
     """Return (target, its units) of the network that is named on the command line."""
     target = open_target(args.network, args.image_size)
-    return target, structure.analyse(plain(Graph.of(target.symbol)), target.image_shape)
+    return target, structure.analyse(target.symbol, target.image_shape)
 
 
 def network(args):
@@ -34,12 +32,7 @@ def network(args):
 
 def attention(args):
     """Draw masks or feature maps for an image."""
-    if args.model:
-        target = of_checkpoint(args.model, args.image_size, args.network)
-    elif args.network:
-        target = of_network(args.network, args.image_size)
-    else:
-        raise UserError('name a --network, a --model, or both')
+    target = of_options(args.network, args.model, args.image_size)
     height, width, _ = target.image_shape
     names = args.layer or draw_maps.masks_of(target)
     image = pictures.read_image(args.image, height, width) if args.image else drawn_face(height, width)

@@ -20,9 +20,11 @@ def main():
     try:
         runpy.run_path(sys.argv[0], run_name='__main__')
     except SystemExit as end:
-        if isinstance(end.code, str):
-            sys.stderr.write(end.code + '\n')
-        end_at_once(1 if isinstance(end.code, str) else end.code)
+        status = end.code
+        if isinstance(status, str):
+            sys.stderr.write(status + '\n')
+            status = 1
+        end_at_once(status)
     except BaseException:
         traceback.print_exc()
         end_at_once(1)
