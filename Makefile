@@ -35,7 +35,7 @@ pictures: .venv/installed
 	$(RUN) tools/train_synthetic.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
 	$(RUN) tools/visualize.py attention --model out/att56/att56,1 -o docs/att56-masks.png
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-common.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

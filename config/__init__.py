@@ -11,6 +11,12 @@ from easydict import EasyDict
 
 from .networks import NETWORKS
 
+
+
+class UnknownChoice(ValueError):
+    """A name that is in none of the tables; the text names the choices."""
+
+
 network = EasyDict(copy.deepcopy(NETWORKS))
 
 dataset = EasyDict(
@@ -58,12 +64,12 @@ def generate_config(_network, _dataset, _loss):
     """Fill `config`, and `default` where it has the key, with the chosen entries.
 
     Both start from their first values every time, so that no choice leaves anything behind for the next.
-    Raises ValueError, naming the choices, for a name that none of the tables has.
+    Raises UnknownChoice, naming the choices, for a name that none of the tables has.
     """
     chosen = []
     for kind, name, table in (('loss', _loss, loss), ('network', _network, network), ('dataset', _dataset, dataset)):
         if name not in table:
-            raise ValueError('there is no %s %r; choose from %s' % (kind, name, ', '.join(table)))
+            raise UnknownChoice('there is no %s %r; choose from %s' % (kind, name, ', '.join(table)))
         chosen.append(table[name])
     for target, first_values in ((config, _CONFIG), (default, _DEFAULT)):
         for key in list(target):

@@ -30,6 +30,10 @@ VECTOR = 16  # float32 numbers in a register of AVX-512
 SMALLEST_IMAGE = 32  # below it the attention modules run out of pixels to pool
 
 
+class SettingError(ValueError):
+    """A value that a setting does not have; the text names the setting, the value and the choices."""
+
+
 class Settings(NamedTuple):
     """What every network can be told, under the names of insightface's config keys.
 
@@ -92,17 +96,17 @@ def read_config(*family_keys):
 def choose(key, value, choices):
     """Return the entry of `choices` for `value`.
 
-    Raises ValueError, naming key, value and choices, if there is none. `choices` is a dict, or a sequence
+    Raises SettingError, naming key, value and choices, if there is none. `choices` is a dict, or a sequence
     of which `value` itself is returned.
     """
     # 1.0 and True equal 1 and would pass for it; the type has to fit as well.
     if not any(value == choice and isinstance(value, type(choice)) for choice in choices):
-        raise ValueError('%s=%r is not known; choose from %s' % (key, value, ', '.join(map(repr, choices))))
+        raise SettingError('%s=%r is not known; choose from %s' % (key, value, ', '.join(map(repr, choices))))
     return choices[value] if isinstance(choices, dict) else value
 
 
 def checked(settings):
-    """Return `settings` if every value is legal; else raise ValueError naming key, value and choices."""
+    """Return `settings` if every value is legal; else raise SettingError naming key, value and choices."""
     def require(key, legal, wanted):
         value = getattr(settings, key)
         try:
@@ -110,7 +114,7 @@ def checked(settings):
         except (TypeError, ValueError):
             is_legal = False
         if not is_legal:
-            raise ValueError('%s=%r is not legal; it must be %s' % (key, value, wanted))
+            raise SettingError('%s=%r is not legal; it must be %s' % (key, value, wanted))
 
     choose('net_act', settings.net_act, ACTIVATIONS)
     choose('net_prelu', settings.net_prelu, ('op', 'conv'))
@@ -147,7 +151,7 @@ class Layers:
     def __init__(self, **settings):
         unknown = sorted(set(settings) - set(Settings._fields))
         if unknown:
-            raise ValueError('%s is not a setting; choose from %s' % (', '.join(unknown), ', '.join(Settings._fields)))
+            raise SettingError('%s is not a setting; choose from %s' % (', '.join(unknown), ', '.join(Settings._fields)))
         self.settings = checked(Settings(**settings))
         self._trunk_type = 'float16' if self.settings.fp16 else 'float32'
 

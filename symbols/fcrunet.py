@@ -67,7 +67,7 @@ def crunet(num_layers, **settings):
     """Return the symbol of a CRU-Net: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is 56 or 116; `settings` are the fields of `face_blocks.Settings`, whose defaults are the
-    face form. Raises ValueError for a value that is not defined.
+    face form. Raises SettingError for a value that is not defined.
     """
     stages = choose('num_layers', num_layers, STAGES)
     layers = Layers(**settings)

@@ -47,7 +47,7 @@ def iresnet(num_layers, **settings):
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is a key of UNITS; `settings` are the fields of `face_blocks.Settings`, whose defaults are
-    the face form. Raises ValueError for a value that is not defined.
+    the face form. Raises SettingError for a value that is not defined.
     """
     stages = choose('num_layers', num_layers, UNITS)
     layers = Layers(**settings)

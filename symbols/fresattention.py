@@ -119,7 +119,7 @@ def attention_net(num_layers, num_group=1, net_mask_up='dense', **settings):
 
     `num_layers` is a key of DEPTHS; `num_group` is 1, or 32 for AttentionNeXt; `net_mask_up` is 'dense' or
     'paper' (see `soft_mask`); `settings` are the fields of `face_blocks.Settings`, whose defaults are the
-    face form. Raises ValueError for a value that is not defined.
+    face form. Raises SettingError for a value that is not defined.
     """
     depth = choose('num_layers', num_layers, DEPTHS)
     divisor = choose('num_group', num_group, WIDTH_DIVISOR)

@@ -1,7 +1,5 @@
-"""Data-parallel training: devices, processes, interruptions."""
-import argparse
+"""Training in several processes, and runs that are killed; test_trainer.py has the devices of one process."""
 import filecmp
-import json
 import os
 import signal
 import subprocess
@@ -12,23 +10,17 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-import config as host
 import datasets
-import face_losses
 import gpu_env
+import launch_local
 import resume
-import train_synthetic
 import training_log
-from conftest import ROOT
-from graph import Graph, Node
-from network import build, choose
-from project import UserError
-from test_networks import NARROW, with_global_statistics
+from conftest import ROOT, assert_trained_alike
+from network import build, choose, initializer
 
 TRAIN = os.path.join(ROOT, 'tools', 'train_synthetic.py')
 LAUNCH = os.path.join(ROOT, 'tools', 'launch_local.py')
-SMALL = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '2', '--no-verification']
-ARGS = argparse.Namespace(steps=10, lr=0.01, loss_scale=1.0, fp16=False, seed=0)
+SMALL = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '2', '--lr', '0.02', '--no-verification']
 
 
 @pytest.fixture(scope='module')
@@ -39,130 +31,34 @@ def data(tmp_path_factory):
 
 
 def run(*command, timeout=200):
-    return subprocess.run([sys.executable] + list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=timeout)
+    """Run a Python script; one that takes too long is told to end, as a launcher is that has children to end, too."""
+    process = subprocess.Popen([sys.executable] + list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               universal_newlines=True)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+        pytest.fail('still running after %d seconds: %s' % (timeout, err[-2000:]))
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-# ------------------------------------------------------------------------------------------ devices
-
-def training_symbol(network):
-    """Return a network with its loss, with BatchNorm's statistics fixed and no Dropout."""
-    config = choose(network)
-    config.update(dict(NARROW, net_output='FC'))  # EasyDict would write keywords into NARROW
-    return with_global_statistics(face_losses.classifier(build(config), 4, config))
-
-
-def make(symbol, devices, values, loss_scale=1.0):
-    """Return a module for 16 images on so many devices, with the given parameters, or its own for None."""
+def first_weights():
+    """Return what the runs of SMALL start from, by plain MXNet: {name: array}."""
+    config = choose('cru56')
+    config.update(net_multiplier=0.1, net_prelu='conv', net_resize='matrix', memonger=False)
+    module = mx.mod.Module(build(config), context=mx.cpu(), label_names=None)
+    module.bind([('data', (2, 3, 112, 112))])
     mx.random.seed(0)
-    args = argparse.Namespace(**dict(vars(ARGS), loss_scale=loss_scale))
-    module = train_synthetic.make_module(symbol, [mx.cpu(i) for i in range(devices)], 16, (64, 64, 3), args,
-                                         mx.kv.create('local'))
-    if values:
-        module.set_params(*values)
-    return module
+    module.init_params(initializer())
+    return read_arrays(dict(('arg:' + name, array) for name, array in module.get_params()[0].items()))
 
 
-def batch(seed=0):
-    random = np.random.RandomState(seed)
-    return mx.io.DataBatch([mx.nd.array(random.randint(0, 256, (16, 3, 64, 64)))],
-                           [mx.nd.array(random.randint(0, 4, 16))])
-
-
-def step(module, data, may_overflow=False):
-    """Train a step; return whether the gradients were applied.
-
-    It waits: MXNet does not know that BatchNorm's backward pass writes statistics, and a module that is dropped while
-    one still does brings the process down.
-    """
-    module.forward_backward(data)
-    applied = train_synthetic.update(module, may_overflow)
-    mx.nd.waitall()
-    return applied
-
-
-def initial(symbol):
-    """Return parameters whose PReLUs are straight: at a kink rounding decides which way a gradient goes."""
-    arg_params, aux_params = make(symbol, 1, None).get_params()
-    for name, array in arg_params.items():
-        if 'relu' in name:
-            array[:] = 1
-    return arg_params, aux_params
-
-
-@pytest.mark.parametrize('network', ['cru56', 'att56', 'attnext56', 'ires50'])
-def test_eight_devices_train_as_one(network):
-    symbol = training_symbol(network)
-    values = initial(symbol)
-    trained = []
-    for devices in (1, 8):
-        module = make(symbol, devices, values)
-        for number in range(3):
-            step(module, batch(number))
-        trained.append(module.get_params()[0])
-    for name, expected in trained[0].items():
-        change = np.abs((expected - values[0][name]).asnumpy()).max()
-        difference = np.abs((trained[1][name] - expected).asnumpy()).max()
-        scale = np.abs(expected.asnumpy()).max()
-        assert difference <= 1e-5 * scale + 1e-3 * change, (name, difference, change, scale)
-
-
-def test_shared_weights_get_the_gradients_of_all_uses_from_all_devices():
-    symbol = training_symbol('cru56')
-    values = initial(symbol)
-    graph, copies = Graph.of(symbol), {}
-    for shared, readers in list(graph.readers().items()):
-        if shared.op == 'null' and shared.name.endswith('_weight') and len(readers) > 1:
-            for number, reader in enumerate(readers):  # by way of a reshape, where groups are merged
-                own = Node('null', 'copy%d_%s' % (number, shared.name), shared.attrs)
-                reader.inputs = [(own, 0) if source is shared else (source, output) for source, output in reader.inputs]
-                copies.setdefault(shared.name, []).append(own.name)
-    assert len(copies) > 2
-    untied = dict(values[0])
-    for name, names in copies.items():
-        untied.update(dict.fromkeys(names, untied.pop(name)))
-    gradients = []
-    for symbol, parameters in ((symbol, values[0]), (graph.symbol(), untied)):
-        module = make(symbol, 8, (parameters, values[1]))
-        module.forward_backward(batch())
-        mx.nd.waitall()
-        group = module._exec_group
-        gradients.append({name: sum(array.asnumpy() for array in arrays)
-                          for name, arrays in zip(group.param_names, group.grad_arrays)})
-    for name, names in copies.items():
-        expected = sum(gradients[1][copy] for copy in names)
-        np.testing.assert_allclose(gradients[0][name], expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
-
-
-# ---------------------------------------------------------------------------------------- loss scale
-
-def test_the_loss_scale_changes_nothing_but_the_gradients():
-    symbol = training_symbol('ires50')
-    values = initial(symbol)
-    config = host.config
-    scaled = with_global_statistics(face_losses.classifier(build(config), 4, config, loss_scale=128.0))
-    trained = []
-    for symbol, loss_scale in ((symbol, 1.0), (scaled, 128.0)):
-        module = make(symbol, 2, values, loss_scale)
-        assert step(module, batch(), may_overflow=True)
-        gradient = module._exec_group.grad_arrays[0][0].asnumpy()
-        trained.append((module.get_params()[0], gradient))
-    np.testing.assert_array_equal(trained[1][1], 128 * trained[0][1])
-    for name, expected in trained[0][0].items():
-        np.testing.assert_array_equal(trained[1][0][name].asnumpy(), expected.asnumpy())
-
-
-def test_gradients_that_overflow_are_dropped():
-    symbol = training_symbol('ires50')
-    module = make(symbol, 2, None)
-    before = {name: array.asnumpy() for name, array in module.get_params()[0].items()}
-    module.forward_backward(batch())
-    module._exec_group.grad_arrays[-1][1][:] = np.inf  # the last of the arrays, on the second device
-    assert not train_synthetic.update(module, may_overflow=True)
-    mx.nd.waitall()
-    module._params_dirty = True
-    for name, array in module.get_params()[0].items():
-        np.testing.assert_array_equal(array.asnumpy(), before[name])
+def read_arrays(arrays):
+    """Return the parameters among the arrays of a checkpoint, without the moving statistics."""
+    return {name[4:]: array.asnumpy() for name, array in arrays.items() if name.startswith('arg:')}
 
 
 # ------------------------------------------------------------------------------------------ processes
@@ -173,51 +69,91 @@ sys.path.insert(0, {tools!r})
 import train_synthetic
 import mxnet as mx
 train = train_synthetic.train
-def train_and_keep(module, *rest):
-    result = train(module, *rest)
-    mx.nd.save(os.path.join({output!r}, 'rank-%d.params' % rest[0].part_index), module.get_params()[0])
+def train_and_keep(trainer, *rest):
+    result = train(trainer, *rest)
+    arrays = {{'arg:' + name: mx.nd.array(array) for name, array in trainer.parameters().items() if 'moving' not in name}}
+    mx.nd.save(os.path.join({output!r}, 'rank-%d.params' % trainer.kvstore.rank), arrays)
     return result
 train_synthetic.train = train_and_keep
-train_synthetic.run(lambda: train_synthetic.report(list(filter(None, [train_synthetic.main()]))))
+train_synthetic.run(lambda: train_synthetic.report([train_synthetic.main()]))
 '''
 
 
 def test_two_workers_train_as_one_process(data, tmp_path):
+    """With Dropout, whose masks follow from the step and the device's number in the whole job."""
     script = tmp_path / 'worker script.py'
     script.write_text(WORKER.format(tools=os.path.join(ROOT, 'tools'), output=str(tmp_path)))
     options = SMALL + ['--steps', '3', '--data', data]
-    done = run(LAUNCH, '--workers', '2', '--servers', '1', '--', sys.executable, str(script), *options,
+    done = run(LAUNCH, '--workers', '2', '--servers', '1', '--', sys.executable, '-u', str(script), *options,
                '--kvstore', 'dist_sync', '--output', str(tmp_path / 'two'))
     assert done.returncode == 0, done.stderr
     alone = run(TRAIN, *options, '--devices', '2', '--output', str(tmp_path / 'one'))
     assert alone.returncode == 0, alone.stderr
-    first, second = (mx.nd.load(str(tmp_path / ('rank-%d.params' % rank))) for rank in (0, 1))
-    expected = mx.nd.load(str(tmp_path / 'one' / 'cru56-0001.params'))
-    for name in first:
-        np.testing.assert_array_equal(first[name].asnumpy(), second[name].asnumpy())
-    for name, array in expected.items():
-        if name.startswith('arg:'):  # each device has BatchNorm statistics of its own, here as there
-            actual, scale = first[name[4:]].asnumpy(), np.abs(array.asnumpy()).max()
-            np.testing.assert_allclose(actual, array.asnumpy(), rtol=0, atol=1e-4 * scale, err_msg=name)
+    workers = [read_arrays(mx.nd.load(str(tmp_path / ('rank-%d.params' % rank)))) for rank in (0, 1)]
+    expected = read_arrays(mx.nd.load(str(tmp_path / 'one' / 'cru56-0001.params')))
+    initial = first_weights()
+    for worker in workers:
+        assert_trained_alike({name: worker[name] for name in expected}, expected, initial)
+        assert all(np.array_equal(worker[name], expected[name]) for name in expected)
+    assert np.array_equal(workers[0]['fc7_weight'], workers[1]['fc7_weight'])
+    written = read_arrays(mx.nd.load(str(tmp_path / 'two' / 'cru56-0001.params')))
+    assert set(written) == set(expected) and all(np.array_equal(written[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize('ending, words', [
-    ('os.kill(os.getpid(), 9)', 'worker 1 was ended by signal 9'),
-    ('sys.exit(3)', 'worker 1 ended with exit code 3'),
-    ('1 / 0', 'worker 1 ended with exit code 1'),
+@pytest.mark.parametrize('options, ending, words', [
+    ([], 'os.kill(os.getpid(), 9)', 'worker 1 was ended by signal 9'),
+    ([], 'sys.exit(3)', 'worker 1 ended with exit code 3'),
+    ([], '1 / 0', 'worker 1 ended with exit code 1'),
+    (['-u'], '1 / 0', 'worker 1 ended with exit code 1'),
+    (['-c'], '1 / 0', 'worker 1 ended with exit code 1'),
 ])
-def test_a_worker_that_dies_ends_the_job(tmp_path, ending, words):
-    script = tmp_path / 'dies.py'
-    script.write_text('import os, sys, mxnet as mx\n'
-                      "kvstore = mx.kv.create('dist_sync')\n"
-                      "kvstore.init('weight', mx.nd.ones((2,)))\n"
-                      'if kvstore.rank == 1:\n    %s\n'
-                      "kvstore.push('weight', mx.nd.ones((2,)))\n"
-                      "kvstore.pull('weight', mx.nd.ones((2,)))\n"
-                      'mx.nd.waitall()\n' % ending)
-    done = run(LAUNCH, '--workers', '2', '--', sys.executable, str(script), timeout=60)
+def test_a_worker_that_dies_ends_the_job(tmp_path, options, ending, words):
+    code = ('import os, sys, mxnet as mx\n'
+            "kvstore = mx.kv.create('dist_sync')\n"
+            "kvstore.init('weight', mx.nd.ones((2,)))\n"
+            'if kvstore.rank == 1:\n    %s\n'
+            "kvstore.push('weight', mx.nd.ones((2,)))\n"
+            "kvstore.pull('weight', mx.nd.ones((2,)))\n"
+            'mx.nd.waitall()\n' % ending)
+    (tmp_path / 'dies.py').write_text(code)
+    what = code if options == ['-c'] else str(tmp_path / 'dies.py')
+    done = run(LAUNCH, '--workers', '2', '--', sys.executable, *options, what, timeout=60)
     assert done.returncode == 1
     assert words.split(' ', 2)[2] in done.stderr and 'the job was stopped' in done.stderr
+
+
+@pytest.mark.parametrize('command, place', [
+    (['python', 'train.py', '-u'], 1), (['/usr/bin/python3.10', '-u', 'train.py', '--lr', '1'], 2),
+    (['python3', '-uB', '-W', 'ignore', '-Xdev', '-X', 'dev', '--check-hash-based-pycs', 'never', 'train.py'], 9),
+    (['python', '-O', '-m', 'train', '-m'], 2), (['python', '-c', 'pass'], 1), (['python', '-u'], 2),
+    (['bash', 'train.sh'], None), (['./train.py'], None), (['python-config', 'a.py'], None)])
+def test_the_runner_comes_behind_pythons_options(command, place):
+    expected = command if place is None else command[:place] + [launch_local.RUNNER] + command[place:]
+    assert launch_local.with_runner(command) == expected
+
+
+@pytest.mark.parametrize('options', [['SCRIPT'], ['-m', 'script'], ['-c', 'CODE']])
+@pytest.mark.parametrize('ending, status, words', [
+    ('pass', 0, ''), ('sys.exit(0)', 0, ''), ('sys.exit(3)', 3, ''), ('sys.exit("a sentence")', 1, 'a sentence'),
+    ('1 / 0', 1, 'ZeroDivisionError')])
+def test_the_runner_runs_as_python_does(tmp_path, options, ending, status, words):
+    """The same arguments, the same path to import from, the same output, the same exit code."""
+    code = 'import sys, other\nprint(__name__, sys.argv, sys.path[0])\n' + ending
+    (tmp_path / 'script.py').write_text(code)
+    (tmp_path / 'other.py').write_text('')
+    options = [{'SCRIPT': str(tmp_path / 'script.py'), 'CODE': code}.get(option, option) for option in options]
+    runner = launch_local.RUNNER
+    ways = [subprocess.run([sys.executable] + front + options + ['-x', 'y z'], stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path), timeout=60)
+            for front in ([], [runner])]
+    assert [way.returncode for way in ways] == [status] * 2
+    assert ways[0].stdout == ways[1].stdout != '' and all(words in way.stderr for way in ways)
+
+
+def test_the_runner_says_what_it_wants(tmp_path):
+    for arguments in ([], ['-m'], ['-c'], [str(tmp_path / 'none.py')]):
+        done = run(launch_local.RUNNER, *arguments)
+        assert done.returncode == 2 and done.stderr.startswith('worker.py: name what to run')
 
 
 def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
@@ -268,23 +204,10 @@ def test_killed_and_resumed_is_as_never_killed(data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'going on behind step' in done.stdout
     names = ['cru56-0001.params', 'cru56-symbol.json']
+    trained = read_arrays(mx.nd.load(os.path.join(output, names[0])))
+    assert_trained_alike(trained, trained, first_weights())
     assert sorted(os.listdir(output)) == names + [resume.FILE, training_log.FILE]  # nothing unfinished is left
     assert filecmp.cmpfiles(output, str(tmp_path / 'whole'), names, shallow=False)[0] == names
-
-
-@pytest.mark.parametrize('change, words', [
-    (lambda path: open(path, 'r+b').truncate(100), 'is not the state of a training run'),
-    (lambda path: open(path, 'wb').write(b'nonsense'), 'is not the state of a training run'),
-    (lambda path: np.savez(path, run=np.array(json.dumps(dict(step=1, settings={'lr': 0.2})))), 'was made with lr 0.2, not 0.1'),
-    (lambda path: np.savez(path, run=np.array(['an object'], object)), 'is not the state of a training run'),
-])
-def test_a_state_that_does_not_fit(tmp_path, change, words):
-    path = str(tmp_path / resume.FILE)
-    np.savez(path, run=np.array(json.dumps(dict(step=1, settings={'lr': 0.1}))))
-    assert resume.load(str(tmp_path), {'lr': 0.1}) == (1, {})
-    change(path)
-    with pytest.raises(UserError, match=words):
-        resume.load(str(tmp_path), {'lr': 0.1})
 
 
 # ----------------------------------------------------------------------------------- CUDA's libraries

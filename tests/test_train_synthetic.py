@@ -13,6 +13,7 @@ import pytest
 import datasets
 import face_losses
 import faces
+import resume
 import training_log
 import verification
 from conftest import ROOT
@@ -55,7 +56,7 @@ def test_data_is_in_the_hosts_format(data):
 def test_records_and_pairs_are_read_back(data):
     records = datasets.FaceRecords(data, IMAGE_SHAPE)
     assert [records[i][0] for i in range(len(records))] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
-    images, same = datasets.read_pairs(os.path.join(data, 'lfw.bin'))
+    images, same = datasets.read_pairs(os.path.join(data, 'lfw.bin'), IMAGE_SHAPE)
     assert len(images) == 20 and list(same) == [True, False] * 5
     assert all(image.shape == (112, 112, 3) and image.std() > 5 for image in images)
 
@@ -140,7 +141,7 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
         done = run(*QUICK + ['--data', data, '--output', output])
         assert done.returncode == 0, done.stderr
         assert 'verification' in done.stdout and os.path.join(output, 'cru56-0001.params') in done.stdout
-    assert [sorted(os.listdir(output)) for output in outputs] == [OUTPUT + [training_log.FILE]] * 2
+    assert [sorted(os.listdir(output)) for output in outputs] == [OUTPUT + [resume.FILE, training_log.FILE]] * 2
     assert filecmp.cmpfiles(outputs[0], outputs[1], OUTPUT, shallow=False)[0] == OUTPUT
     symbol, arg_params, aux_params = mx.model.load_checkpoint(os.path.join(outputs[0], 'cru56'), 1)
     assert symbol.list_outputs() == ['fc1_output']
@@ -195,7 +196,7 @@ def test_damaged_data(data, tmp_path, name, change, words):
         records = datasets.FaceRecords(folder, IMAGE_SHAPE)
         for position in range(len(records)):
             records[position]
-        datasets.read_pairs(os.path.join(folder, 'lfw.bin'))
+        datasets.read_pairs(os.path.join(folder, 'lfw.bin'), IMAGE_SHAPE)
     assert words in str(caught.value) and '\n' not in str(caught.value)
 
 

@@ -59,10 +59,7 @@ class Choice(collections.namedtuple('Choice', 'label network overrides')):
 
 
 def parse_choice(text):
-    """Return the Choice that `text` describes.
-
-    Raises ValueError for a network that does not exist, UserError for such a setting.
-    """
+    """Return the Choice that `text` describes; raises UserError for a network or setting that does not exist."""
     network, _, settings = text.partition(':')
     choose(network)
     overrides = {}

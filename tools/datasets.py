@@ -106,7 +106,7 @@ class FaceRecords:
     def __init__(self, folder, image_shape, on_bad='stop'):
         self.path = os.path.join(folder, 'train.rec')
         self.classes = read_property(folder)[0]
-        self.image_shape, self.on_bad, self.bad = tuple(image_shape), on_bad, {}
+        self.image_shape, self.on_bad, self.bad, self._unlisted = tuple(image_shape), on_bad, {}, 0
         index_path = os.path.join(folder, 'train.idx')
         for path in (self.path, index_path):
             if not os.path.isfile(path):
@@ -132,12 +132,20 @@ class FaceRecords:
         return None if number in self.bad else self._try(number, self._image, number)
 
     def _listed(self, first, end):
-        """Return those records from `first` to before `end` that the index has; the others count as bad."""
+        """Return those records from `first` to before `end` that the index has; the others count as bad.
+
+        Only the first of them is noted by its number: a foreign file may name billions.
+        """
         listed = sorted(number for number in self.record.idx if first <= number < end)
         if len(listed) < end - first:
             missing = next(number for number in itertools.count(first) if number not in self.record.idx)
             self._try(missing, self._read, missing)
+            self._unlisted += end - first - len(listed) - 1
         return listed
+
+    def count_bad(self):
+        """Return how many records are known to be bad."""
+        return len(self.bad) + self._unlisted
 
     def _try(self, number, function, *arguments):
         """Return what `function` returns; where it raises UserError, note that of record `number`, or let it through."""
@@ -264,8 +272,11 @@ class _PairUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError('it names %s.%s' % (module, name))
 
 
-def read_pairs(path):
-    """Return (images, same) of a verification set: 2n images (h, w, 3) uint8 RGB, n truth values."""
+def read_pairs(path, image_shape):
+    """Return (images, same) of a verification set: 2n images of `image_shape`, uint8 RGB, and n truth values.
+
+    Raises UserError for a file that is none, or has images of another size.
+    """
     try:
         with open(path, 'rb') as file:
             encoded, same = _PairUnpickler(file, encoding='bytes').load()
@@ -275,4 +286,7 @@ def read_pairs(path):
                         % (path, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__))
     if len(images) != 2 * len(same) or not images:
         raise UserError('%s has %d images for %d pairs' % (path, len(images), len(same)))
+    for image in images:
+        if image.shape != tuple(image_shape):
+            raise UserError('%s has an image of %s, the network takes %s' % (path, image.shape, tuple(image_shape)))
     return images, np.array(same, bool)

@@ -1,10 +1,12 @@
 """Start a distributed training job on this machine: a scheduler, servers and workers of MXNet's parameter server.
 
-Every worker runs COMMAND, a Python script by way of tools/worker.py. The job ends well when all workers do; as soon as
-one of its processes ends badly, all others are stopped, which left to themselves would wait for it without end.
+Every worker runs COMMAND; where that starts with python, it runs by way of tools/worker.py (a shell script has to put it
+in itself: python tools/worker.py train.py …). The job ends well when all workers do; as soon as one of its processes ends
+badly, all others are stopped, which left to themselves would wait for it without end.
 """
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,11 +29,21 @@ def parse_args(argv=None):
     parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- COMMAND', help='what every worker runs')
     args = parser.parse_args(argv)
     args.command = command_of(args.command)
-    if len(args.command) > 1 and 'python' in os.path.basename(args.command[0]) and args.command[1].endswith('.py'):
-        args.command.insert(1, RUNNER)
     if not args.command:
         parser.error('say what the workers are to run: launch_local.py --workers 2 -- python train.py …')
+    args.command = with_runner(args.command)
     return args
+
+
+def with_runner(command):
+    """Return a command that starts Python with tools/worker.py behind Python's own options, any other as it is."""
+    if not re.match(r'python[\d.]*$', os.path.basename(command[0])):
+        return command
+    place = 1
+    while place < len(command) and re.match(r'-[^-cm]|--check', command[place]):
+        takes_the_next = command[place] in ('-W', '-X', '--check-hash-based-pycs')
+        place += 2 if takes_the_next else 1
+    return command[:place] + [RUNNER] + command[place:]
 
 
 def free_port():

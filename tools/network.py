@@ -3,11 +3,13 @@ import collections
 import importlib
 import re
 
-import project  # noqa: F401  puts symbols/ on the path
+from project import UserError
+
 import mxnet as mx
 import numpy as np
 
 import config as host
+from face_blocks import SettingError
 from graph import Graph, refusals
 
 LAYERS = ('Convolution', 'FullyConnected')
@@ -16,15 +18,25 @@ LAYERS = ('Convolution', 'FullyConnected')
 def build(config):
     """Return the embedding symbol that `config`, filled in by `generate_config`, describes.
 
-    It goes the way the host goes: the builder module by its name, `get_symbol()` without arguments.
+    It goes the way the host goes: the builder module by its name, `get_symbol()` without arguments. Raises UserError
+    for a setting that nobody defined.
     """
-    return importlib.import_module(config.net_name).get_symbol()
+    try:
+        return importlib.import_module(config.net_name).get_symbol()
+    except SettingError as error:
+        raise UserError(error)
 
 
 def choose(network, dataset=None, loss='arcface'):
-    """Fill in the config for a network choice and return it; the data set is by default the one it was made for."""
+    """Fill in the config for a network choice and return it; the data set is by default the one it was made for.
+
+    Raises UserError, naming the choices, for what is none.
+    """
     made_for = 'imagenet' if network.endswith('_imagenet') else 'synthetic'
-    host.generate_config(network, dataset or made_for, loss)
+    try:
+        host.generate_config(network, dataset or made_for, loss)
+    except host.UnknownChoice as error:
+        raise UserError(error)
     return host.config
 
 

@@ -74,7 +74,10 @@ def image_size(text):
 
 
 def run(main):
-    """Run a tool's `main` and end the process: 0, or 2 with one sentence for what the user can put right."""
+    """Run a tool's `main` and end the process: 0, or 2 with one sentence for what the user can put right.
+
+    Anything else that goes wrong is an error of the program, and shown as such, with its traceback.
+    """
     # To end within the handlers keeps alive what `main` had: to give up a kvstore is to wait for the other workers.
     try:
         status = main()
@@ -82,7 +85,7 @@ def run(main):
     except BrokenPipeError:  # the reader, like head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), error))
         sys.exit(2)
     except KeyboardInterrupt:

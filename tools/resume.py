@@ -1,7 +1,7 @@
 """The state of an interrupted training run, in one file that is there whole or not at all.
 
-A NumPy archive: weights, moving statistics, the optimiser's states, and as JSON the step and the settings of the run.
-The data order, the learning rate and the Dropout masks follow from the seed and the number of the step.
+A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and the loss that it showed. The data
+order, the learning rate and the Dropout masks follow from the seed and the number of the step.
 """
 import glob
 import json
@@ -9,7 +9,6 @@ import os
 import shutil
 import zipfile
 
-import mxnet as mx
 import numpy as np
 
 from project import UserError, new_files
@@ -17,28 +16,17 @@ from project import UserError, new_files
 FILE = 'resume.npz'
 
 
-def save(folder, module, step, settings):
-    """Write the state of `module` behind `step` into `folder`, in place of the last one.
+def save(folder, state, settings, loss):
+    """Write the `state` of a Trainer into `folder`, in place of the last one.
 
-    `settings` are what the run was started with, {option: value}.
+    `settings` are what the run was started with, {option: value}; `loss` is the smoothed loss and accuracy.
     """
-    mx.nd.waitall()  # for moving statistics, too: MXNet does not know that reading them has to wait
-    arg_params, aux_params = module.get_params()
-    arrays = {'arg:' + name: array.asnumpy() for name, array in arg_params.items()}
-    arrays.update(('aux:' + name, array.asnumpy()) for name, array in aux_params.items())
-    devices = len(module._context)
-    for index, state in module._updater.states.items():
-        if index % devices == 0:  # the devices' states are equal
-            # A momentum, or for float16 weights a pair: momentum and float32 weights.
-            for part, array in enumerate(state if isinstance(state, (tuple, list)) else [state]):
-                arrays['state:%d:%d' % (index // devices, part)] = array.asnumpy()
-    arrays['run'] = np.array(json.dumps(dict(step=step, settings=settings)))
     with new_files(folder) as scratch:
-        np.savez(os.path.join(scratch, FILE), **arrays)
+        np.savez(os.path.join(scratch, FILE), run=np.array(json.dumps(dict(settings=settings, loss=loss))), **state)
 
 
 def load(folder, settings):
-    """Return (step, arrays) of the state in `folder`, or None if there is none.
+    """Return (state, loss) of the file in `folder`, or None if there is none.
 
     Removes what a killed run has left unfinished. Raises UserError for a file that is damaged, or was made by a run
     with other settings.
@@ -50,34 +38,13 @@ def load(folder, settings):
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        run = json.loads(str(arrays.pop('run')))
-        step, made_with = int(run['step']), dict(run['settings'])
+            state = {name: archive[name] for name in archive.files}
+        run = json.loads(str(state.pop('run')))
+        made_with, loss = dict(run['settings']), [float(value) for value in run['loss']]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError('%s is not the state of a training run: %s; remove it to start anew' % (path, error))
     for option, value in settings.items():
         if made_with.get(option) != value:
             raise UserError('%s was made with %s %s, not %s; repeat the options of that run, or remove it to start anew'
                             % (path, option, made_with.get(option), value))
-    return step, arrays
-
-
-def restore(module, arrays, path):
-    """Give a bound module, with its optimiser, the arrays that `load` returned; raises UserError if they do not fit."""
-    kinds = {'arg': {}, 'aux': {}, 'state': {}}
-    for key, array in arrays.items():
-        kind, _, name = key.partition(':')
-        kinds.get(kind, {})[name] = array
-    try:
-        module.set_params(*({name: mx.nd.array(array, dtype=array.dtype) for name, array in kinds[kind].items()}
-                            for kind in ('arg', 'aux')))
-        devices, states = len(module._context), {}
-        for name in sorted(kinds['state']):
-            index, array = int(name.split(':')[0]), kinds['state'][name]
-            for device in range(devices):
-                states.setdefault(index * devices + device, []).append(mx.nd.array(array, dtype=array.dtype))
-    except (RuntimeError, ValueError, AssertionError, mx.MXNetError) as error:
-        raise UserError('%s does not fit the network: %s' % (path, str(error).strip().splitlines()[0]))
-    updater = module._updater
-    updater.states = {index: parts[0] if len(parts) == 1 else tuple(parts) for index, parts in states.items()}
-    updater.states_synced = dict.fromkeys(updater.states, False)  # they move to their device when they are used
+    return state, loss

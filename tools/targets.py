@@ -44,7 +44,7 @@ def open_target(text, image_shape=None):
 
 
 def of_network(network, image_shape=None):
-    """Return a network choice as a Target; raises ValueError if there is none of that name."""
+    """Return a network choice as a Target; raises UserError if there is none of that name."""
     config = choose(network)
     if image_shape:
         config.image_shape = image_shape

@@ -1,13 +1,14 @@
 """Train a network choice on faces drawn for the purpose, through insightface's own data formats.
 
-Draws a data set (or reads one that is there already), trains with mx.mod.Module and the chosen loss,
-verifies on pairs of people that were not trained on, and saves PREFIX-symbol.json and PREFIX-0001.params,
-cut at the embedding. On several devices, and with --kvstore dist_sync in several processes (tools/launch_local.py),
-each takes its share of the images of a step.
+Draws a data set (or reads one that is there already), trains with the chosen loss, saves OUTPUT/NETWORK-symbol.json and
+OUTPUT/NETWORK-0001.params, cut at the embedding, and verifies these files on pairs of people that were not trained on.
+On several devices, and with --kvstore dist_sync in several processes (tools/launch_local.py), each takes its share of the
+images of a step.
 """
+import contextlib
 import math
 import os
-import random
+import sys
 import time
 
 from project import Parser, UserError, check_writable, new_files, positive, run, whole_number
@@ -16,6 +17,7 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
+import checkpoint
 import config as host
 import datasets
 import face_losses
@@ -23,11 +25,14 @@ import resume
 import tables
 import training_log
 import verification
-from network import build, count_macs, count_parameters, initializer, suit
+from inference import cut
+from network import build, choose, count_macs, count_parameters, initializer, suit
+from trainer import Trainer, create_kvstore, embed, wait_for_workers
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
 JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
+EPOCH = 1  # of the checkpoint
 OVERFLOWS = 20  # steps in a row whose gradients are not finite, after which the run ends
 # The options that have to be the same for a run to go on.
 RUN = ('network', 'loss', 'steps', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed')
@@ -83,8 +88,8 @@ def devices(count):
     return [mx.gpu(i) if gpus else mx.cpu(i) for i in range(count)]
 
 
-def open_data(args, image_shape, kvstore):
-    """Return the training records and the verification pairs; the first worker draws them where there are none."""
+def data_folder(args, kvstore):
+    """Return the folder of the data set; the first worker draws it where there is none."""
     folder = args.data or os.path.join(args.output, 'data')
     if kvstore.rank == 0 and not os.path.exists(os.path.join(folder, 'property')):
         if os.path.isdir(folder) and os.listdir(folder):
@@ -92,64 +97,29 @@ def open_data(args, image_shape, kvstore):
         datasets.write_synthetic(folder, args.identities, args.images, args.pairs, args.seed)
     elif kvstore.rank == 0:
         print('using the data set that is in %s' % folder)
-    kvstore._barrier()  # MXNet has no other name for it
-    return (datasets.FaceRecords(folder, image_shape, args.on_bad_record),
-            datasets.read_pairs(os.path.join(folder, 'lfw.bin')))
+    wait_for_workers(kvstore)
+    return folder
 
 
-def create_kvstore(name):
-    """Return MXNet's store of that name, which also knows this worker's number and how many there are."""
-    try:
-        return mx.kv.create(name)
-    except mx.MXNetError:
-        raise UserError('--kvstore %s: this MXNet was built without it' % name)
+def read_pairs(folder, image_shape):
+    """Return the verification pairs of a data set; raises UserError where nothing can be verified by them."""
+    path = os.path.join(folder, 'lfw.bin')
+    images, same = datasets.read_pairs(path, image_shape)
+    if len(same) < verification.FOLDS:
+        raise UserError('%s: %d pairs are not enough for %d folds' % (path, len(same), verification.FOLDS))
+    return images, same
 
 
-def make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step=0):
-    """Return a Module that is ready to train behind `step`: bound, initialised as in the host, with its SGD.
-
-    `batch_size` is that of this worker, all devices together.
-    """
-    # The workers apply the summed gradients themselves: only so can the optimiser's state be saved.
-    os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
-    module = mx.mod.Module(symbol, context=contexts)
-    module.bind([('data', (batch_size, 3) + tuple(image_shape[:2]))], [('softmax_label', (batch_size,))])
-    module.init_params(initializer())
+def make_trainer(symbol, contexts, image_shape, args, kvstore):
+    """Return the Trainer of a run, with the host's momentum and weight decay and the first values of its weights."""
     schedule = mx.lr_scheduler.MultiFactorScheduler(
         sorted({max(1, math.ceil(args.steps * share)) for share in LR_STEPS}), 0.1, base_lr=args.lr)
-    # SoftmaxOutput averages over the images of a device; the gradients of devices and workers are summed.
-    summed = len(contexts) * kvstore.num_workers * args.loss_scale
-    # By its name, Module leaves a store out where there is but one device.
-    by_name = kvstore if kvstore.type.startswith('dist') else kvstore.type
-    module.init_optimizer(kvstore=by_name, optimizer='sgd', optimizer_params=dict(
-        learning_rate=args.lr, momentum=host.default.mom, wd=host.default.wd, multi_precision=args.fp16,
-        rescale_grad=1.0 / summed, lr_scheduler=schedule, begin_num_update=step))
-    return module
-
-
-def update(module, may_overflow):
-    """Sum the gradients over devices and workers and apply them; return whether that was done.
-
-    It is what Module's own update does, but where they `may_overflow`, gradients that are not finite are dropped.
-    """
-    group, kvstore, count = module._exec_group, module._kvstore, len(module._context)
-    for place, (name, gradients) in enumerate(zip(group.param_names, group.grad_arrays)):
-        if kvstore:
-            kvstore.push(name, gradients, priority=-place)
-            kvstore.pull(name, gradients, priority=-place)
-    if may_overflow and not all_finite([gradients[0] for gradients in group.grad_arrays]):
-        return False
-    for device in range(count):
-        module._updater([place * count + device for place in range(len(group.grad_arrays))],
-                        [gradients[device] for gradients in group.grad_arrays],
-                        [weights[device] for weights in group.param_arrays])
-    return True
-
-
-def all_finite(arrays):
-    """Tell whether no number is infinite or NaN; MXNet's operator crashes with more than 200 arrays."""
-    return all(mx.nd.multi_all_finite(*arrays[start:start + 200], num_arrays=len(arrays[start:start + 200])).asscalar()
-               for start in range(0, len(arrays), 200))
+    trainer = Trainer(symbol, contexts, args.per_batch_size * len(contexts), image_shape, kvstore, args.seed,
+                      args.loss_scale, learning_rate=args.lr, momentum=host.default.mom, wd=host.default.wd,
+                      multi_precision=args.fp16, lr_scheduler=schedule)
+    mx.random.seed(args.seed)
+    trainer.initialize(initializer())
+    return trainer
 
 
 def loss_and_accuracy(probabilities, label):
@@ -158,130 +128,155 @@ def loss_and_accuracy(probabilities, label):
     return float(-np.log(np.maximum(of_label, 1e-30)).mean()), float((probabilities.argmax(axis=1) == label).mean())
 
 
-def train(module, batches, args, batch_size, settings, log):
-    """Train to the last step, showing loss, accuracy and images per second; return the smoothed loss and the speed.
+def train(trainer, batches, args, settings, log, smoothed=None):
+    """Train to the last step, showing loss, accuracy and images per second.
 
-    `batches` knows at which step it starts; `batch_size` counts the images of all workers. `log` is the first worker's
-    training_log.Writer, None for the others.
+    `batches` goes on where `trainer` is, and `smoothed` is what this has returned there; `log` is the first worker's
+    training_log.Writer, None for the others. Returns the smoothed [loss, accuracy], and the images per second, None where
+    no step was left.
     """
-    is_first = log is not None
-    smoothed, start, first_step, overflows = None, time.time(), batches.step, 0
-    batch = batches.next()
-    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=not is_first) as bar:
+    start, first_step, overflows, speed = time.time(), trainer.steps, 0, None
+    batch_size = batches.batch_size * batches.num_parts
+    batch = batches.next() if first_step < args.steps else None
+    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=log is None) as bar:
         for step in range(first_step + 1, args.steps + 1):
-            mx.random.seed(args.seed * args.steps + step)  # Dropout's masks follow from the step, too
-            module.forward_backward(batch)
-            overflows = 0 if update(module, args.loss_scale != 1) else overflows + 1
+            overflows = 0 if trainer.step(batch) else overflows + 1
             label = batch.label[0].asnumpy().astype(int)
             if step < args.steps:
                 batch = batches.next()  # read while MXNet, which does not wait for us, computes
-            now = loss_and_accuracy(module.get_outputs()[1].asnumpy(), label)
+            now = loss_and_accuracy(trainer.probabilities(), label)
             if not math.isfinite(now[0]) or overflows == OVERFLOWS:
                 raise UserError('the loss or its gradients are not finite any more; try a smaller --lr%s'
                                 % (' or --loss-scale' if args.loss_scale > 1 else ''))
-            smoothed = now if smoothed is None else [0.9 * old + 0.1 * new for old, new in zip(smoothed, now)]
+            smoothed = [0.9 * old + 0.1 * new for old, new in zip(smoothed or now, now)]
             speed = (step - first_step) * batch_size / (time.time() - start)
             bar.set_postfix_str('loss %.2f, accuracy %.2f, %.1f images/s' % (smoothed[0], smoothed[1], speed))
             bar.update()
-            if is_first:
+            if log:
                 log.add(step, batch_size, *now)
-                if args.state_every and step % args.state_every == 0:
-                    resume.save(args.output, module, step, settings)
-    mx.nd.waitall()
-    return smoothed[0], speed
+                # The last one is there for a run that is interrupted while it saves or verifies.
+                if args.state_every and (step % args.state_every == 0 or step == args.steps):
+                    resume.save(args.output, trainer.state(), settings, smoothed)
+    return smoothed, speed
 
 
-def embed(module, images, batch_size):
-    """Return the embeddings of image + mirror, (images, emb_size), as the host measures them."""
-    data = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
-    data = np.concatenate([data, data[..., ::-1]])
-    rows = []
-    for start in tqdm(range(0, len(data), batch_size), unit='batch', desc='verifying'):
-        part = data[start:start + batch_size]
-        padded = np.concatenate([part, np.zeros((batch_size - len(part),) + part.shape[1:], np.float32)])
-        module.forward(mx.io.DataBatch([mx.nd.array(padded)], [mx.nd.zeros(batch_size)]), is_train=False)
-        rows.append(module.get_outputs()[0].asnumpy()[:len(part)])
-    rows = np.concatenate(rows)
-    return rows[:len(images)] + rows[len(images):]
-
-
-def save(module, folder, name):
+def save(trainer, folder, name):
     """Save the checkpoint as the host does, cut at `fc1_output`, without the classes; return its paths."""
-    arg_params, aux_params = module.get_params()
-    embedding = module.symbol.get_internals()['fc1_output']
-    kept = {key: value for key, value in arg_params.items() if not key.startswith('fc7')}
+    embedding = cut(trainer.symbol)
+    parameters = trainer.parameters()
+    names = embedding.list_arguments() + embedding.list_auxiliary_states()
     with new_files(folder) as scratch:
-        mx.model.save_checkpoint(os.path.join(scratch, name), 1, embedding, kept, aux_params)
-    return [os.path.join(folder, name + suffix) for suffix in ('-symbol.json', '-0001.params')]
+        checkpoint.save(os.path.join(scratch, name), EPOCH, embedding,
+                        {name: parameters[name] for name in names if name != 'data'})
+    return checkpoint.files(os.path.join(folder, name), EPOCH)
+
+
+def verify(args, folder, image_shape, contexts):
+    """Return (accuracy, deviation) of the checkpoint as it is on the disk."""
+    images, same = read_pairs(folder, image_shape)
+    symbol, parameters = checkpoint.load(os.path.join(args.output, args.network), EPOCH)
+    embeddings = embed(symbol, parameters, images, args.per_batch_size * len(contexts), contexts)
+    if not np.isfinite(embeddings).all():
+        raise UserError('its embeddings are not finite; try a smaller --lr')
+    return verification.accuracy(embeddings, same)
+
+
+def try_to_verify(args, folder, image_shape, contexts, path):
+    """Return (accuracy, deviation) of the checkpoint with the parameters `path`, and None; or None, and why there is none.
+
+    Whatever comes between, the checkpoint stays, and it is said.
+    """
+    try:
+        return verify(args, folder, image_shape, contexts), None
+    except UserError as error:
+        return None, '%s is written, but not verified: %s' % (path, error)
+    except BaseException:
+        sys.stderr.write('%s is written, but not verified%s\n' % (path, '; --resume does that' if args.state_every else ''))
+        raise
 
 
 def report(results):
-    """Print what came of training, network by network, and what was written where."""
+    """Print what came of training, network by network, and what was written where; return the exit status.
+
+    `results` are rows of `main`; None, of a worker that is not the first, is passed over.
+    """
+    results = [result for result in results if result]
     if not results:  # the first worker tells
-        return
+        return 0
     tables.show('trained', ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss',
                             'verification', 'images/s'),
                 [(r['network'], '%g' % r['multiplier'], r['loss_name'], str(r['steps']),
                   '{:,}'.format(r['parameters']), '%.3f G' % (r['macs'] / 1e9), '%.2f' % r['loss'],
-                  '%.3f ± %.3f' % r['verification'] if r['verification'] else '–', '%.1f' % r['speed'])
+                  '%.3f ± %.3f' % r['verification'] if r['verification'] else '–',
+                  '%.1f' % r['speed'] if r['speed'] else '–')
                  for r in results])
     tables.show('written', ('file', 'bytes'),
                 [(path, '{:,}'.format(os.path.getsize(path))) for r in results for path in r['files']])
+    problems = [r['problem'] for r in results if r['problem']]
+    for problem in problems:
+        sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), problem))
+    return 2 if problems else 0
 
 
 def main(argv=None):
     """Train as `argv` says; return the row that `report` prints, None for a worker that is not the first."""
     args = parse_args(argv)
-    host.generate_config(args.network, 'synthetic', args.loss)
-    host.config.net_multiplier = args.multiplier
+    config = choose(args.network, 'synthetic', args.loss)
+    config.net_multiplier = args.multiplier
     contexts = devices(args.devices)
-    suit(host.config, contexts[0].device_type)
+    suit(config, contexts[0].device_type)
     if args.memonger:
-        host.config.memonger = args.memonger == 'on'
+        config.memonger = args.memonger == 'on'
     if args.fp16 and contexts[0].device_type == 'cpu':
         raise UserError('--fp16 wants a GPU: MXNet has no matrix product of float16 on a CPU')
-    host.config.fp16 = args.fp16
-    embedding = build(host.config)
+    config.fp16 = args.fp16
+    embedding, image_shape = build(config), config.image_shape
     kvstore = create_kvstore(args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))
-    is_first, workers = kvstore.rank == 0, kvstore.num_workers
+    is_first = kvstore.rank == 0
     if is_first:
         check_writable(args.output)
-    records, (pair_images, same) = open_data(args, host.config.image_shape, kvstore)
+    folder = data_folder(args, kvstore)
+    records = datasets.FaceRecords(folder, image_shape, args.on_bad_record)
+    if is_first and not args.no_verification:
+        try:
+            read_pairs(folder, image_shape)
+        except UserError as error:  # better known before training than after it
+            sys.stderr.write('%s; there will be no verification, as with --no-verification\n' % error)
 
-    settings = dict({name: getattr(args, name) for name in RUN}, workers=workers, images=len(records))
-    state = resume.load(args.output, settings) if args.resume else None
-    step, arrays = state or (0, None)
-    if step >= args.steps:
-        raise UserError('the run in %s is at its last step, %d; there is nothing to resume' % (args.output, step))
-    for seed in (mx.random.seed, np.random.seed, random.seed):
-        seed(args.seed)
-    image_shape = host.config.image_shape
-    batch_size = args.per_batch_size * args.devices
-    symbol = face_losses.classifier(embedding, records.classes, host.config, args.loss_scale)
-    module = make_module(symbol, contexts, batch_size, image_shape, args, kvstore, step)
-    if arrays:
-        resume.restore(module, arrays, os.path.join(args.output, resume.FILE))
+    settings = dict({name: getattr(args, name) for name in RUN}, workers=kvstore.num_workers, images=len(records))
+    found = resume.load(args.output, settings) if args.resume else None
+    symbol = face_losses.classifier(embedding, records.classes, config, args.loss_scale)
+    trainer = make_trainer(symbol, contexts, image_shape, args, kvstore)
+    smoothed = None
+    if found:
+        state, smoothed = found
+        trainer.load_state(state, os.path.join(args.output, resume.FILE))
         if is_first:
-            print('going on behind step %d' % step)
-    batches = datasets.FaceBatches(records, batch_size, args.seed, kvstore.rank, workers, step)
-    log_path = os.path.join(args.output, training_log.FILE)
-    log = training_log.Writer(log_path, args.steps, goes_on=step > 0) if is_first else None
-    loss, speed = train(module, batches, args, batch_size * workers, settings, log)
-    if records.bad:
-        print('worker %d left out %d records; the first: %s'
-              % (kvstore.rank, len(records.bad), next(iter(records.bad.values()))))
-    if not is_first:
-        return None
-    accuracy = None
-    if not args.no_verification:
-        accuracy = verification.accuracy(embed(module, pair_images, batch_size), same)
-        log.verified('verification', args.steps, *accuracy)
-    log.close()
+            print('going on behind step %d of %d' % (trainer.steps, args.steps))
+    batches = datasets.FaceBatches(records, args.per_batch_size * args.devices, args.seed, kvstore.rank,
+                                   kvstore.num_workers, trainer.steps)
+    with contextlib.ExitStack() as stack:
+        log = None
+        if is_first:
+            log_path = os.path.join(args.output, training_log.FILE)
+            log = stack.enter_context(training_log.Writer(log_path, args.steps, goes_on=trainer.steps > 0))
+        smoothed, speed = train(trainer, batches, args, settings, log, smoothed)
+        if records.bad:
+            print('worker %d left out %d records; the first: %s'
+                  % (kvstore.rank, records.count_bad(), next(iter(records.bad.values()))))
+        if not is_first:
+            return None
+        files = save(trainer, args.output, args.network)
+        verified, problem = None, None
+        if not args.no_verification:
+            verified, problem = try_to_verify(args, folder, image_shape, contexts, files[1])
+        if verified:
+            log.verified('verification', args.steps, *verified)
     return dict(
-        network=args.network, multiplier=args.multiplier, loss_name=args.loss, steps=args.steps, loss=loss,
-        speed=speed, verification=accuracy, parameters=count_parameters(embedding, image_shape),
-        macs=count_macs(embedding, image_shape), files=save(module, args.output, args.network))
+        network=args.network, multiplier=args.multiplier, loss_name=args.loss, steps=args.steps, loss=smoothed[0],
+        speed=speed, verification=verified, problem=problem, parameters=count_parameters(embedding, image_shape),
+        macs=count_macs(embedding, image_shape), files=files)
 
 
 if __name__ == '__main__':
-    run(lambda: report(list(filter(None, [main()]))))
+    run(lambda: report([main()]))

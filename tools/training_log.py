@@ -17,7 +17,7 @@ PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_pa
 
 
 class Writer:
-    """Writes the lines of a run as they come: means over the steps since the last line."""
+    """Writes the lines of a run as they come, means over the steps since the last line; a context manager."""
 
     def __init__(self, path, last_step, goes_on=False):
         """Open the log of a run to `last_step`; one that `goes_on` after an interruption keeps the lines it has."""
@@ -47,7 +47,10 @@ class Writer:
         """Write the result of a verification set."""
         self.file.write('[%s][%d]Accuracy-Flip: %1.5f+-%1.5f\n' % (name, step, mean, deviation))
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.file.close()
 
 

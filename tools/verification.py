@@ -1,10 +1,11 @@
 """Face verification as LFW and insightface measure it: are two images of the same person?"""
 import numpy as np
 
+FOLDS = 10
 THRESHOLDS = np.arange(0, 4, 0.01)  # squared distance of two unit vectors, 0…4
 
 
-def accuracy(embeddings, same, folds=10):
+def accuracy(embeddings, same, folds=FOLDS):
     """Return mean and standard deviation, over `folds`, of the accuracy on verification pairs.
 
     `embeddings` is (2n, size), pair i being rows 2i and 2i + 1; `same` is (n,) bool. Every fold is judged
@@ -13,6 +14,7 @@ def accuracy(embeddings, same, folds=10):
     """
     if len(same) < folds:
         raise ValueError('%d pairs are not enough for %d folds' % (len(same), folds))
+    embeddings = np.asarray(embeddings, np.float64)  # of a network that has hardly begun they can be 1e20 long
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.maximum(length, 1e-12)
     distance = np.sum((unit[0::2] - unit[1::2]) ** 2, axis=1)

@@ -1,28 +1,40 @@
-"""Run a Python script as a worker of a distributed job: where it ends badly, the process ends, at once.
+"""Run Python as a worker of a distributed job: where it ends badly, the process ends, at once.
 
     python tools/worker.py SCRIPT ARGUMENTS…
+    python tools/worker.py -m MODULE ARGUMENTS…
+    python tools/worker.py -c CODE ARGUMENTS…
 
 MXNet's own way out waits for all other workers, which wait for this one: an error in one of them would be a job that
-hangs. tools/launch_local.py runs Python scripts by it; on several machines it stands in front of the script.
+hangs. tools/launch_local.py puts it in front of what its workers run; on several machines whoever starts them does.
 """
 import os
 import runpy
 import sys
 import traceback
 
+USAGE = 'worker.py: name what to run: python tools/worker.py SCRIPT ARGUMENTS…, or -m MODULE, or -c CODE\n'
+
 
 def main():
-    if len(sys.argv) < 2 or not os.path.isfile(sys.argv[1]):
-        sys.stderr.write('worker.py: name the script to run: python tools/worker.py SCRIPT ARGUMENTS…\n')
+    kind = sys.argv[1] if sys.argv[1:2] in (['-m'], ['-c']) else None
+    if len(sys.argv) < (3 if kind else 2) or not (kind or os.path.isfile(sys.argv[1])):
+        sys.stderr.write(USAGE)
         sys.exit(2)
-    del sys.argv[0]
-    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as if it had been started by itself
+    what = sys.argv[2 if kind else 1]
+    # As if it had been started by itself.
+    sys.argv[:] = ([kind] if kind == '-c' else [what]) + sys.argv[3 if kind else 2:]
+    sys.path[0] = '' if kind == '-c' else os.getcwd() if kind else os.path.dirname(os.path.abspath(what))
     try:
-        runpy.run_path(sys.argv[0], run_name='__main__')
+        if kind == '-c':
+            exec(compile(what, '<string>', 'exec'), {'__name__': '__main__'})
+        elif kind == '-m':
+            runpy.run_module(what, run_name='__main__', alter_sys=True)
+        else:
+            runpy.run_path(what, run_name='__main__')
     except SystemExit as end:
         status = end.code
-        if isinstance(status, str):
-            sys.stderr.write(status + '\n')
+        if status is not None and not isinstance(status, int):
+            sys.stderr.write('%s\n' % (status,))
             status = 1
         end_at_once(status)
     except BaseException:
