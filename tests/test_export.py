@@ -17,7 +17,7 @@ import export
 import inference
 import onnx_graph
 from conftest import NETWORKS, ROOT
-from graph import Graph
+from graph import Graph, load_symbol
 from network import build, choose
 from project import UserError
 from test_networks import NARROW, PLAIN, bind
@@ -320,6 +320,35 @@ def set_value(name, value):
     def edit(arrays):
         arrays[name][0] = value
     return edit
+
+
+def halves(data):
+    return mx.sym.split_v2(data, 2, axis=1)
+
+
+def largest(data):
+    return mx.sym.topk(data, k=2, axis=1, ret_typ='both', name='largest')
+
+
+def thirds(data):
+    return mx.sym.SliceChannel(data, num_outputs=3, axis=1, name='thirds')
+
+
+@pytest.mark.parametrize('operator, count', [(halves, 2), (largest, 2), (thirds, 3)])
+def test_a_symbol_may_have_operators_of_several_outputs(tmp_path, operator, count):
+    path = str(tmp_path / 'model-symbol.json')
+    several = operator(mx.sym.Variable('data'))
+    symbol = mx.sym.add_n(*[several[place] for place in range(count)], name='sum')
+    symbol.save(path)
+    assert load_symbol(path).tojson() == symbol.tojson()
+    for beyond in (count, -1, 1000):
+        with open(path) as file:
+            content = json.load(file)
+        content['nodes'][-1]['inputs'][-1][1] = beyond
+        with open(path, 'w') as file:
+            json.dump(content, file)
+        with pytest.raises(UserError, match='is not a symbol JSON of MXNet'):
+            load_symbol(path)
 
 
 @pytest.mark.parametrize('change, words', [

@@ -1,5 +1,7 @@
 """Every registered network choice: its counts and structure against the papers, its contract, its numbers."""
+import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -13,7 +15,8 @@ import fcrunet
 import fresattention
 import paper
 from conftest import NETWORKS, ROOT, nodes
-from network import count_copies, count_macs, count_parameters, shapes
+from network import choose, count_copies, count_macs, count_parameters, shapes
+from project import UserError
 from published import PUBLISHED
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are quick on a CPU.
@@ -379,15 +382,19 @@ def test_iresnet_units(chosen):
 ])
 def test_undefined_values_are_named(chosen, changes, words):
     for network in SAMPLES:
-        with pytest.raises(ValueError) as caught:
+        choose(network).update(changes)
+        with pytest.raises(face_blocks.SettingError) as caught:  # a ValueError
+            importlib.import_module(host.config.net_name).get_symbol()
+        with pytest.raises(UserError, match=re.escape(str(caught.value))):
             chosen(network, **changes)
+        assert isinstance(caught.value, ValueError)
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @pytest.mark.parametrize('changes, words', [(dict(num_group=8), ['num_group', '8', '1, 32']),
                                             (dict(net_mask_up='sparse'), ['net_mask_up', "'sparse'", "'dense'"])])
 def test_undefined_values_of_attention_networks_are_named(chosen, changes, words):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         chosen('att56', **changes)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 

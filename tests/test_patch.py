@@ -15,6 +15,7 @@ from host.layouts import LAYOUTS, TEMPLATE, lay_out, lay_out_partial_fc
 
 TOOL = os.path.join(ROOT, 'patch_insightface.py')
 MODULES = ['face_blocks.py', 'fcrunet.py', 'firesnet.py', 'fresattention.py']
+TRAIN, CONFIG = ('arcface_mxnet', 'train.py'), ('arcface_mxnet', 'config.py')
 
 
 def run(*options):
@@ -194,6 +195,113 @@ def test_revert_gives_back_every_byte(checkout, change):
     assert snapshot(checkout) == before
 
 
+@pytest.mark.skipif(os.name != 'posix' or os.getuid() != 0, reason='only root can give files away')
+def test_files_keep_their_owner_and_mode(checkout):
+    """And what is new belongs to whoever installs."""
+    script = file_in(checkout, *TRAIN)
+    os.chown(script, 1234, 2345)
+    os.chmod(script, 0o750)
+    for options in ([], ['--revert']):
+        assert patcher.main([checkout] + options) == 0
+        status = os.stat(script)
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 2345, 0o750)
+        module = file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py')
+        assert options or os.stat(module).st_uid == os.getuid()
+
+
+def test_a_file_that_cannot_be_given_back_is_ones_own(checkout, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, 'Operation not permitted')
+    script = file_in(checkout, *TRAIN)
+    os.chmod(script, 0o750)
+    monkeypatch.setattr(os, 'chown', refuse)
+    real = os.stat
+
+    def of_another(path, *rest, **kwargs):
+        status = real(path, *rest, **kwargs)
+        return os.stat_result((status.st_mode,) + tuple(status)[1:4] + (4321, 4321) + tuple(status)[6:]) if path == script else status
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'stat', of_another)
+        assert patcher.main([checkout]) == 0
+    assert os.stat(script).st_mode & 0o777 == 0o750 and 'import fcrunet' in open(script).read()
+
+
+def block(path):
+    """Return the lines of the plug-in's block in a file, but for its checksums, and the line in front of it."""
+    with open(path) as file:
+        lines = file.read().splitlines()
+    start, end = [index for index, line in enumerate(lines) if line.startswith((patcher.BEGIN, patcher.END))]
+    return [line for line in lines[start + 1:end] if not re.match(r'# \w+\.py [0-9a-f]{16}$', line)], lines[start - 1]
+
+
+def test_the_blocks_hold_what_their_trainer_wants_and_no_more(checkout):
+    assert patcher.main([checkout]) == 0
+    imports = ['import fcrunet', 'import firesnet', 'import fresattention']
+    for name in ('train.py', 'train_parall.py'):
+        assert block(file_in(checkout, 'arcface_mxnet', name)) == (imports, 'import fmini')
+    lines, _ = block(file_in(checkout, 'partial_fc', 'mxnet', 'train_memory.py'))
+    assert lines == ['import os', 'import sys',
+                     "sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'symbol'))"] + imports
+    lines, before = block(file_in(checkout, *CONFIG))
+    assert before == 'network.mini4.per_batch_size = 16'
+    assert lines[:3] == ['network.cru56 = edict()', "network.cru56.net_name = 'fcrunet'", 'network.cru56.num_layers = 56']
+    assert all(line == '' or line.startswith('network.') for line in lines)
+    assert block(file_in(checkout, 'partial_fc', 'mxnet', 'default.py'))[0][0] == '_crunet_networks = {'
+    assert not os.path.exists(file_in(checkout, 'arcface_mxnet', 'symbol', 'config.py'))
+    assert os.path.exists(file_in(checkout, 'partial_fc', 'mxnet', 'config.py'))
+
+
+@pytest.mark.parametrize('text, before', [
+    ("import os\nimport fmini\nprint 'Python 2'\n", 'import fmini'),
+    ("import fmini\nimport os\nimport fmini as again\nx = 1\nprint 'Python 2'\n", 'import fmini as again'),
+    ("import fmini\nimport fminimal\nprint 'Python 2'\n", 'import fmini'),
+    ("import fmini, \\\n    os\nprint 'Python 2'\n", '    os'),
+    ("sys.path.append(os.path.join(here,\n                'symbol'))\nsys.path.append('symbol')\nprint 'Python 2'\n",
+     "sys.path.append('symbol')"),
+    ("sys.path.append(f('symbol',\n  1))\nprint 'Python 2'\n", '  1))'),
+    ("sys.path.insert(0, 'symbol')  # (\nprint 'Python 2'\n", "sys.path.insert(0, 'symbol')  # ("),
+    ("sys.path.append('symbol')\nprint('Python 3')\n", "sys.path.append('symbol')"),
+    ("if x:\n  import fmini\nelse:\n  import os\nprint('Python 3')\n", '  import os'),
+])
+def test_the_place_of_the_imports(checkout, text, before):
+    """Also in a file that only Python 2 can parse, whose lines are all there is to go by."""
+    edit(file_in(checkout, *TRAIN), lambda _: text.encode())
+    assert patcher.main([checkout]) == 0
+    assert block(file_in(checkout, *TRAIN))[1] == before
+
+
+@pytest.mark.parametrize('text, before', [
+    ("network = edict()\nnetwork.a = [1,\n  2]\nloss = 1\nprint 'Python 2'\n", '  2]'),
+    ("network = edict()\nnetwork['a'] = 'it (was'\nloss = 1\nprint 'Python 2'\n", "network['a'] = 'it (was'"),
+    ("network = edict()\nnetworks = 1\nprint 'Python 2'\n", 'network = edict()'),
+    ("network = edict()\nnetwork.a = [1,\n  2]  # end\nloss = 1\n", '  2]  # end'),
+])
+def test_the_place_of_the_choices(checkout, text, before):
+    edit(file_in(checkout, *CONFIG), lambda _: text.encode())
+    assert patcher.main([checkout]) == 0
+    assert block(file_in(checkout, *CONFIG))[1] == before
+
+
+@pytest.mark.parametrize('files, script, before', [
+    (['fother.py'], 'import os\nimport fother\nimport sys\n', 'import fother'),
+    ([], 'import os\nimport fresnet\nimport sys\n', 'import fresnet'),  # it has been the host's in every version
+    (['_hidden.py', 'notes.txt'], 'import fresnet\nimport _hidden\nimport notes\n', 'import fresnet'),
+    (['fother.py'], 'import fresnet\nimport fother.part\n', 'import fresnet'),
+])
+def test_the_hosts_modules_are_those_of_its_symbol_folder(checkout, files, script, before):
+    symbol = file_in(checkout, 'arcface_mxnet', 'symbol')
+    os.remove(os.path.join(symbol, 'fmini.py'))
+    for name in files:
+        open(os.path.join(symbol, name), 'w').close()
+    for name in ('train.py', 'train_parall.py'):
+        edit(file_in(checkout, 'arcface_mxnet', name), lambda _: script.encode())
+    shutil.rmtree(file_in(checkout, 'subcenter_arcface'))
+    assert patcher.main([checkout]) == 0
+    assert block(file_in(checkout, *TRAIN))[1] == before
+    # Its own modules, there by now, are none of the host's: a second install finds the same place.
+    assert patcher.main([checkout]) == 0 and block(file_in(checkout, *TRAIN))[1] == before
+
+
 def test_other_files_are_not_touched(checkout):
     bystander = file_in(checkout, 'arcface_mxnet', 'symbol', 'fmini.py')
     times = os.stat(bystander).st_mtime_ns
@@ -211,9 +319,6 @@ def refused(checkout, words, *options):
     assert code == 2 and len(error.splitlines()) == 1, (output, error)
     assert re.search(words, error), error
     assert before is None or snapshot(checkout) == before
-
-
-TRAIN, CONFIG = ('arcface_mxnet', 'train.py'), ('arcface_mxnet', 'config.py')
 
 
 @pytest.mark.parametrize('name, change, words', [

@@ -81,6 +81,27 @@ def test_batches_are_shuffled_mirrored_and_repeatable(data):
     assert not np.array_equal(first.label[0].asnumpy(), batches[0].next().label[0].asnumpy())
 
 
+def test_batches_hold_every_image_under_its_own_label_half_of_them_mirrored(data):
+    """As plain recordio reads them."""
+    record = mx.recordio.MXIndexedRecordIO(os.path.join(data, 'train.idx'), os.path.join(data, 'train.rec'), 'r')
+    known = {}
+    for number in range(1, 13):
+        header, content = mx.recordio.unpack(record.read_idx(number))
+        image = mx.image.imdecode(content).asnumpy().transpose(2, 0, 1).astype(np.float32)
+        known[image.tobytes()] = number, header.label, False
+        known[image[:, :, ::-1].tobytes()] = number, header.label, True
+    assert len(known) == 24
+    batches = datasets.FaceBatches(datasets.FaceRecords(data, IMAGE_SHAPE), 12, 0)
+    mirrored = []
+    for _ in range(10):
+        batch = batches.next()
+        found = [known[image.tobytes()] for image in batch.data[0].asnumpy()]
+        assert sorted(number for number, _, _ in found) == list(range(1, 13))
+        assert [label for _, label, _ in found] == list(batch.label[0].asnumpy())
+        mirrored += [is_mirrored for _, _, is_mirrored in found]
+    assert 0.35 < np.mean(mirrored) < 0.65
+
+
 def test_workers_share_the_images_of_a_step(data):
     records = datasets.FaceRecords(data, IMAGE_SHAPE)
     whole = datasets.FaceBatches(records, 4, 0)
@@ -254,15 +275,49 @@ def test_files_that_do_not_fit_each_other(data, tmp_path, name, change, number, 
     assert list(records.bad) == [number]
 
 
-def test_an_identity_without_images(tmp_path):
-    folder = str(tmp_path)
+def test_every_missing_record_counts(data, tmp_path):
+    def without(content):
+        return b''.join(line for line in content.splitlines(True) if line.split(b'\t')[0] not in (b'3', b'7', b'8', b'15'))
+
+    folder = damaged(data, str(tmp_path / 'damaged'), 'train.idx', without)
+    with pytest.raises(UserError, match='has no record 3'):
+        datasets.FaceRecords(folder, IMAGE_SHAPE)
+    records = datasets.FaceRecords(folder, IMAGE_SHAPE, 'skip')
+    assert len(records) == 9 and records.count_bad() == 4 and list(records.bad) == [3, 15]
+
+
+def write_records(folder, records):
+    """Write a data set of records (label, content) into a folder."""
     record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
-    image = datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
-    for number, (label, content) in enumerate([([3, 5], b''), (0.0, image), (1.0, image), ([1, 3], b''), ([3, 3], b'')]):
+    for number, (label, content) in enumerate(records):
         record.write_idx(number, mx.recordio.pack(mx.recordio.IRHeader(0, label, number, 0), content))
     record.close()
     with open(os.path.join(folder, 'property'), 'w') as file:
         file.write('2,112,112')
+
+
+@pytest.mark.parametrize('label', [[-1, 3], [4, 3], [float('nan'), 3], [1, float('nan')], [1, float('inf')], [1, 2, 3], [3], 3.0])
+def test_a_range_with_one_bad_end(tmp_path, label):
+    image = datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
+    for whole in (True, False):  # the range of the set, the range of an identity
+        first = [label if whole else [3, 5], [1, 3] if whole else label]
+        write_records(str(tmp_path), [(first[0], b''), (0.0, image), (1.0, image), (first[1], b''), ([1, 3], b'')])
+        with pytest.raises(UserError, match='record %d should hold a range of records' % (0 if whole else 3)):
+            datasets.FaceRecords(str(tmp_path), IMAGE_SHAPE)
+
+
+def test_a_range_of_billions_is_not_walked(tmp_path):
+    image = datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
+    write_records(str(tmp_path), [([3, 1e30], b''), (0.0, image), (1.0, image), ([1, 3], b'')])
+    with pytest.raises(UserError, match='has no record 4'):
+        datasets.FaceRecords(str(tmp_path), IMAGE_SHAPE)
+    records = datasets.FaceRecords(str(tmp_path), IMAGE_SHAPE, 'skip')
+    assert len(records) == 2 and records.count_bad() == int(np.float32(1e30)) - 4
+
+
+def test_an_identity_without_images(tmp_path):
+    folder, image = str(tmp_path), datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
+    write_records(folder, [([3, 5], b''), (0.0, image), (1.0, image), ([1, 3], b''), ([3, 3], b'')])
     with pytest.raises(UserError, match='the identity of record 4 has no images'):
         datasets.FaceRecords(folder, IMAGE_SHAPE)
     records = datasets.FaceRecords(folder, IMAGE_SHAPE, 'skip')

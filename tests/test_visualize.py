@@ -299,10 +299,9 @@ def test_what_sharing_saves(draw, network):
 def test_the_log_of_a_run_that_was_interrupted(tmp_path):
     path = str(tmp_path / 'train.log')
     for start, goes_on, loss in ((0, False, 5.0), (10, True, 3.0), (0, False, 1.0)):
-        log = training_log.Writer(path, last_step=30, goes_on=goes_on)
-        for step in range(start + 1, 22):
-            log.add(step, 32, loss, 0.5)
-        log.close()
+        with training_log.Writer(path, last_step=30, goes_on=goes_on) as log:
+            for step in range(start + 1, 22):
+                log.add(step, 32, loss, 0.5)
         losses = training_log.read(path).loss
         assert losses == ({10: 5.0, 20: 3.0} if goes_on else {10: loss, 20: loss})
 
@@ -310,11 +309,10 @@ def test_the_log_of_a_run_that_was_interrupted(tmp_path):
 def test_training_curves_of_several_runs(draw, tmp_path):
     for folder, accuracy in (('one', 0.5), ('b $^$', 0.75)):
         (tmp_path / folder).mkdir()
-        log = training_log.Writer(str(tmp_path / folder / 'train.log'), last_step=25)
-        for step in range(1, 26):
-            log.add(step, 32, 10.0 / step, accuracy)
-        log.verified('verification', 25, accuracy, 0.1)
-        log.close()
+        with training_log.Writer(str(tmp_path / folder / 'train.log'), last_step=25) as log:
+            for step in range(1, 26):
+                log.add(step, 32, 10.0 / step, accuracy)
+            log.verified('verification', 25, accuracy, 0.1)
     logs = [str(tmp_path / folder / 'train.log') for folder in ('one', 'b $^$')]
     curves = training_log.read(logs[1])
     assert list(curves.loss) == [10, 20, 25] and curves.accuracy[25] == 0.75

@@ -76,10 +76,8 @@ def main():
         choice.build('gpu')  # wrong values show now, not after minutes
     for choice in choices:
         rows = rows_of(measure(forms(choice, args.per_batch_size), args.repetitions), args.per_batch_size)
-        if args.markdown:
-            tables.show_markdown(COLUMNS, rows)
-        else:
-            tables.show('%s in inference, batch %d' % (choice.label, args.per_batch_size), COLUMNS, rows)
+        show = tables.show_as_markdown if args.markdown else tables.show
+        show('%s in inference, batch %d' % (choice.label, args.per_batch_size), COLUMNS, rows)
 
 
 if __name__ == '__main__':

@@ -214,7 +214,7 @@ class FaceRecords:
     def _range(self, number):
         """Return what a record of the whole set, or of an identity, says: its first record and the one behind its last."""
         label = np.ravel(self._read(number)[0].label)
-        if len(label) != 2 or not 0 <= label[0] <= label[1]:
+        if len(label) != 2 or not 0 <= label[0] <= label[1] < float('inf'):
             raise UserError('%s: record %d should hold a range of records; is this a data set of insightface?'
                             % (self.path, number))
         return int(label[0]), int(label[1])

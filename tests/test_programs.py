@@ -1,0 +1,148 @@
+"""Every program answers --help, and those that no other file of tests runs are run here, with every option of their output."""
+import ctypes
+import glob
+import importlib
+import os
+import subprocess
+
+import pytest
+
+import benchmark_deployment
+import check_gpu_install
+import demo
+import project
+import train_synthetic
+from conftest import ROOT
+from test_benchmark import SMALL, markdown
+
+PROGRAMS = ('benchmark', 'benchmark_deployment', 'check_gpu_install', 'demo', 'export', 'gpu_env', 'import_gluoncv2',
+            'launch_local', 'summarize', 'train_synthetic', 'visualize')  # worker passes all options on
+
+
+def test_these_are_all_programs():
+    found = []
+    for path in glob.glob(os.path.join(ROOT, 'tools', '*.py')):
+        with open(path, encoding='utf-8') as file:
+            if "__name__ == '__main__'" in file.read():
+                found.append(os.path.basename(path)[:-3])
+    assert sorted(found) == sorted(PROGRAMS + ('worker',))
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_help(run_tool, program):
+    code, out, err = run_tool(importlib.import_module(program), '--help')
+    assert code == 0 and err == '' and out.startswith('usage: %s.py' % program) and 'None' not in out
+
+
+# ------------------------------------------------------------------------------------------------- run
+
+def stops(main):
+    with pytest.raises(SystemExit) as end:
+        project.run(main)
+    return end.value.code
+
+
+def test_what_the_user_can_put_right_is_a_sentence(capsys):
+    def main():
+        raise project.UserError('a file is missing')
+    assert stops(main) == 2
+    assert capsys.readouterr().err.endswith(': a file is missing\n')
+    assert stops(lambda: None) == 0 and stops(lambda: 1) == 1
+
+    def interrupted():
+        raise KeyboardInterrupt
+    assert stops(interrupted) == 130
+
+
+@pytest.mark.parametrize('error', [ValueError, TypeError, KeyError, ZeroDivisionError, OSError])
+def test_an_error_of_the_program_is_shown_as_one(error):
+    def main():
+        raise error('operands could not be broadcast together')
+    with pytest.raises(error):
+        project.run(main)
+
+
+# -------------------------------------------------------------------------------------------- programs
+
+@pytest.mark.parametrize('options', [[], ['--markdown']])
+def test_deployment_is_timed(run_tool, options):
+    code, out, _ = run_tool(benchmark_deployment, 'cru56:' + SMALL, 'ires50:' + SMALL, '--per-batch-size', '2',
+                            '--repetitions', '1', *options)
+    assert code == 0
+    forms = ['MXNet, as the host trains it', 'MXNet, folded', 'onnxruntime', 'onnxruntime, folded',
+             'MXNet, convolutions and FCs alone']
+    if not options:
+        assert all(out.count(form) >= 2 for form in forms)
+        assert 'cru56:%s in inference, batch 2' % SMALL in ' '.join(out.split())
+        return
+    for rows in markdown(out):
+        assert [row['form'] for row in rows] == forms and rows[0]['ratio'] == '1.00×'
+        assert all(0 < float(row['ms/image']) < 1e4 for row in rows)
+
+
+def test_deployment_that_cannot_be_timed(run_tool):
+    code, out, err = run_tool(benchmark_deployment, 'cru56', 'cru57')
+    assert code == 2 and out == '' and "there is no network 'cru57'" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('least, expected', [(0.0, 0), (1.01, 1)])
+def test_the_demo(run_tool, monkeypatch, tmp_path, least, expected):
+    monkeypatch.setattr(demo, 'OUTPUT', str(tmp_path))
+    monkeypatch.setattr(demo, 'LEAST', least)
+    small = ['--multiplier', '0.1', '--steps', '2', '--lr', '0.001', '--per-batch-size', '2', '--identities', '2', '--images', '2',
+             '--pairs', '20']
+    monkeypatch.setattr(demo, 'LEARNS', demo.LEARNS + small)
+    monkeypatch.setattr(demo, 'FULL', demo.FULL + small)
+    code, out, err = run_tool(demo)
+    assert code == expected
+    assert ('tells faces apart with' in err and '1.01 at least' in err) == (expected == 1)
+    for name in ('cru56-quarter/cru56', 'cru116/cru116'):
+        assert os.path.join(str(tmp_path), name + '-0001.params') in out.replace('\n', '')
+    assert not os.path.exists(str(tmp_path / 'cru116' / 'resume.npz'))
+
+
+def test_the_demo_says_where_it_could_not_verify(run_tool, monkeypatch):
+    row = dict(network='cru56', multiplier=1, loss_name='arcface', steps=2, parameters=1, macs=1, loss=1.0, speed=None,
+               verification=None, problem='x.params is written, but not verified: why', files=[])
+    monkeypatch.setattr(train_synthetic, 'main', lambda options: dict(row))
+    monkeypatch.setattr(demo.shutil, 'rmtree', lambda *_, **__: None)
+    code, _, err = run_tool(demo)
+    assert code == 2 and 'x.params is written, but not verified: why' in err
+
+
+PYTHON = """#!/bin/sh
+# Stands in for an interpreter: makes an environment without packages, and keeps what it is called with.
+echo "$LD_LIBRARY_PATH|$@" >> '{log}'
+case "$1 $2" in
+  '-m venv') mkdir -p "$3/bin" "$3/lib/python3/site-packages/mxnet"
+             cp '{mxnet}' "$3/lib/python3/site-packages/mxnet/libmxnet.so"; cp "$0" "$3/bin/python";;
+  *gpu_env.py*) cp "$LD_LIBRARY_PATH/libcuda.so.1" '{driver}'; exit {status};;
+esac
+"""
+
+
+@pytest.mark.parametrize('status', [0, 1])
+def test_the_gpu_install_is_tried_with_a_driver_that_stands_in(run_tool, tmp_path, status):
+    """Up to the 2.5 GB of packages: a library that wants functions of a driver stands for MXNet's."""
+    files = {name: str(tmp_path / name) for name in ('log', 'mxnet', 'driver')}
+    source = tmp_path / 'mxnet.c'
+    source.write_text('int cuFooBar(void); int cuDeviceGetCount(int *); int other(void);\n'
+                      'int needs(void) { int n; return cuFooBar() + cuDeviceGetCount(&n) + other(); }\n')
+    subprocess.run(['gcc', '-shared', '-fPIC', '-o', files['mxnet'], str(source)], check=True)
+    python = tmp_path / 'python'
+    python.write_text(PYTHON.format(status=status, **files))
+    python.chmod(0o755)
+    code, _, err = run_tool(check_gpu_install, '--python', str(python))
+    assert code == (2 if status else 0) and ('this failed: ' in err) == bool(status)
+    driver, count = ctypes.CDLL(files['driver']), ctypes.c_int(7)
+    assert driver.cuDeviceGetCount(ctypes.byref(count)) == 100 and count.value == 0 and driver.cuFooBar() == 100
+    assert not hasattr(driver, 'other')
+    calls = (tmp_path / 'log').read_text().split('\n')
+    assert '-m venv' in calls[0] and 'requirements-gpu.txt' in calls[1] and 'gpu_env.py' in calls[2]
+    if not status:
+        assert 'gpu_env.py -- ' in calls[3] and "network.choose('cru56')" in '\n'.join(calls[3:])
+
+
+def test_the_gpu_install_without_an_interpreter(run_tool):
+    code, _, err = run_tool(check_gpu_install, '--python', 'no-such-python')
+    assert code == 2 and 'cannot run no-such-python: No such file or directory' in err
