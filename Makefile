@@ -3,6 +3,7 @@
 # make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
 # make pictures   draws the pictures of the README (about four minutes on two cores)
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
+# make mutants breaks the code in 400 ways and tells which of them the tests miss (about an hour on two cores)
 # make clean   removes .venv and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: demo test bench pictures check-gpu-install clean
+.PHONY: demo test bench pictures mutants check-gpu-install clean
 
 demo: .venv/installed
 	$(RUN) tools/demo.py
@@ -35,6 +36,14 @@ pictures: .venv/installed
 	$(RUN) tools/train_synthetic.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
 	$(RUN) tools/visualize.py attention --model out/att56/att56,1 -o docs/att56-masks.png
 
+mutants: .venv/installed .venv-mutants/installed
+	.venv-mutants/bin/python benchmarks/mutants.py
+
+.venv-mutants/installed: benchmarks/requirements-mutants.txt
+	"$(PYTHON)" -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-mutants.txt
+	@touch $@
+
 .venv/installed: requirements.txt requirements-common.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
@@ -46,4 +55,4 @@ check-gpu-install: .venv/installed
 	$(RUN) tools/check_gpu_install.py
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-mutants out

@@ -14,6 +14,7 @@ import datasets
 import gpu_env
 import launch_local
 import resume
+import train_synthetic
 import training_log
 from conftest import ROOT, assert_trained_alike
 from network import build, choose, initializer
@@ -75,7 +76,7 @@ def train_and_keep(trainer, *rest):
     mx.nd.save(os.path.join({output!r}, 'rank-%d.params' % trainer.kvstore.rank), arrays)
     return result
 train_synthetic.train = train_and_keep
-train_synthetic.run(lambda: train_synthetic.report([train_synthetic.main()]))
+train_synthetic.run(train_synthetic.main)
 '''
 
 
@@ -165,19 +166,19 @@ def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
     assert 'cannot write to' in done.stderr and 'ended with exit code 2; the job was stopped' in done.stderr
 
 
-@pytest.mark.parametrize('command, words', [
-    ([LAUNCH], 'say what the workers are to run'),
-    ([LAUNCH, '--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),
-    ([LAUNCH, '--', 'no-such-command'], 'cannot start no-such-command: No such file or directory'),
-    ([TRAIN, '--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
-    ([TRAIN, '--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
-    ([TRAIN, '--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
-    ([TRAIN, '--fp16'], '--fp16 wants a GPU'),
-    ([TRAIN, '--on-bad-record', 'hope'], "invalid choice: 'hope'"),
+@pytest.mark.parametrize('tool, options, words', [
+    (launch_local, [], 'say what the workers are to run'),
+    (launch_local, ['--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),
+    (launch_local, ['--', 'no-such-command'], 'cannot start no-such-command: No such file or directory'),
+    (train_synthetic, ['--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
+    (train_synthetic, ['--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
+    (train_synthetic, ['--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
+    (train_synthetic, ['--fp16'], '--fp16 wants a GPU'),
+    (train_synthetic, ['--on-bad-record', 'hope'], "invalid choice: 'hope'"),
 ])
-def test_wrong_options(command, words):
-    done = run(*command)
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_wrong_options(run_tool, tool, options, words):
+    code, _, err = run_tool(tool, *options)
+    assert code == 2 and words in err and len(err.splitlines()) == 1, err
 
 
 # -------------------------------------------------------------------------------------- interruptions

@@ -104,7 +104,7 @@ def test_the_demo(run_tool, monkeypatch, tmp_path, least, expected):
 def test_the_demo_says_where_it_could_not_verify(run_tool, monkeypatch):
     row = dict(network='cru56', multiplier=1, loss_name='arcface', steps=2, parameters=1, macs=1, loss=1.0, speed=None,
                verification=None, problem='x.params is written, but not verified: why', files=[])
-    monkeypatch.setattr(train_synthetic, 'main', lambda options: dict(row))
+    monkeypatch.setattr(train_synthetic, 'run_training', lambda options: dict(row))
     monkeypatch.setattr(demo.shutil, 'rmtree', lambda *_, **__: None)
     code, _, err = run_tool(demo)
     assert code == 2 and 'x.params is written, but not verified: why' in err

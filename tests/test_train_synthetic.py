@@ -14,6 +14,7 @@ import datasets
 import face_losses
 import faces
 import resume
+import train_synthetic
 import training_log
 import verification
 from conftest import ROOT
@@ -180,11 +181,11 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
     (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
     (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
     (['--no-such-option'], 'unrecognized arguments: --no-such-option')])
-def test_bad_options(options, words, tmp_path):
+def test_bad_options(run_tool, options, words, tmp_path):
     output = str(tmp_path / 'out')
-    done = run(*QUICK + ['--identities', '2', '--images', '1', '--pairs', '10', '--output', output] + options)
-    assert done.returncode == 2, done.stderr
-    assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    code, _, err = run_tool(train_synthetic, *QUICK, '--identities', '2', '--images', '1', '--pairs', '10', '--output', output,
+                            *options)
+    assert code == 2 and words in err and len(err.splitlines()) == 1, err
     assert not os.path.exists(output) or os.listdir(output) == []
 
 

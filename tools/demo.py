@@ -26,9 +26,9 @@ def main():
     shutil.rmtree(output, ignore_errors=True)
     data = ['--data', os.path.join(output, 'data')]
     print('1. cru56 at a quarter of its width learns faces (two to three minutes)')
-    narrow = train_synthetic.main(LEARNS + data + ['--output', os.path.join(output, 'cru56-quarter')])
+    narrow = train_synthetic.run_training(LEARNS + data + ['--output', os.path.join(output, 'cru56-quarter')])
     print('\n2. cru116 at full width takes two steps')
-    full = train_synthetic.main(FULL + data + ['--output', os.path.join(output, 'cru116')])
+    full = train_synthetic.run_training(FULL + data + ['--output', os.path.join(output, 'cru116')])
     status = train_synthetic.report([narrow, full])
     if narrow['verification'] and narrow['verification'][0] < LEAST:
         sys.stderr.write('demo.py: %s tells faces apart with %.3f, which should be %.2f at least\n'

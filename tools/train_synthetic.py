@@ -198,7 +198,7 @@ def try_to_verify(args, folder, image_shape, contexts, path):
 def report(results):
     """Print what came of training, network by network, and what was written where; return the exit status.
 
-    `results` are rows of `main`; None, of a worker that is not the first, is passed over.
+    `results` are rows of `run_training`; None, of a worker that is not the first, is passed over.
     """
     results = [result for result in results if result]
     if not results:  # the first worker tells
@@ -218,7 +218,7 @@ def report(results):
     return 2 if problems else 0
 
 
-def main(argv=None):
+def run_training(argv=None):
     """Train as `argv` says; return the row that `report` prints, None for a worker that is not the first."""
     args = parse_args(argv)
     config = choose(args.network, 'synthetic', args.loss)
@@ -278,5 +278,9 @@ def main(argv=None):
         macs=count_macs(embedding, image_shape), files=files)
 
 
+def main():
+    return report([run_training()])
+
+
 if __name__ == '__main__':
-    run(lambda: report([main()]))
+    run(main)
