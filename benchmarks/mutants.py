@@ -41,7 +41,7 @@ def parse_args():
     parser = argparse.ArgumentParser(prog='mutants.py', description=__doc__.split('\n\n')[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('modules', nargs='*', help='modules of mutants.toml to break (default: all)')
-    parser.add_argument('--sample', type=int, default=25, help='mutants of each module; 0: all, which takes a day')
+    parser.add_argument('--all', action='store_true', help='try all mutants in place of a sample, which takes days')
     parser.add_argument('--seed', type=int, default=0, help='of the sample')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='mutants that are tried at a time')
     return parser.parse_args()
@@ -77,7 +77,7 @@ def by_hand(tree, module, entry, tests, timeout):
     with open(path, encoding='utf-8') as file:
         text = file.read()
     if text.count(entry['before']) != 1:
-        sys.exit('mutants.toml: this should be in %s once: %s' % (module, entry['before']))
+        raise ValueError('mutants.toml: this should be in %s once: %s' % (module, entry['before']))
     try:
         with open(path, 'w', encoding='utf-8') as file:
             file.write(text.replace(entry['before'], entry['after']))
@@ -89,7 +89,7 @@ def by_hand(tree, module, entry, tests, timeout):
     return Mutant(module, line, entry['before'].strip(), entry['after'].strip(), code == 0)
 
 
-def prepare(tree, module, tests, timeout, args):
+def prepare(tree, module, tests, sample, timeout, args):
     """Let cosmic-ray find the mutants of a module, and mark all but a sample as skipped; return the session's path."""
     session = os.path.join(tree, module.replace('/', '-') + '.sqlite')
     config = session[:-len('sqlite')] + 'toml'
@@ -105,10 +105,7 @@ def prepare(tree, module, tests, timeout, args):
         rng = random.Random('%d %s' % (args.seed, module))
         # One of each place: a comparison alone has a dozen.
         chosen = [rng.choice(places[place]) for place in sorted(places)]
-        if args.sample:
-            chosen = rng.sample(chosen, min(args.sample, len(chosen)))
-        else:
-            chosen = [item.job_id for item in items]
+        chosen = [item.job_id for item in items] if args.all else rng.sample(chosen, min(sample, len(chosen)))
         work.set_multiple_results([item.job_id for item in items if item.job_id not in set(chosen)], skipped)
     return config, session, len(chosen)
 
@@ -143,7 +140,7 @@ def read_results(session, module):
             if result.worker_outcome in (WorkerOutcome.SKIPPED, WorkerOutcome.NO_TEST):
                 continue
             if result.test_outcome is None:
-                sys.exit('%s:%d could not be tried: %s' % (module, lines[job], result.output))
+                raise ValueError('line %d: %s' % (lines[job], result.output))
             diff = result.diff.splitlines()[2:]  # behind the file names
             before, after = (' '.join(line[1:].strip() for line in diff if line.startswith(sign)) for sign in '-+')
             found.append(Mutant(module, lines[job], before, after, not result.is_killed))
@@ -155,23 +152,27 @@ def work_off(tree, modules, table, args, progress, results):
     copy_tree(tree)
     with contextlib.suppress(queue.Empty):
         while True:
-            try_module(tree, modules.get_nowait(), table, args, progress, results)
+            module = modules.get_nowait()
+            try:
+                try_module(tree, module, table, args, progress, results)
+            except (subprocess.CalledProcessError, OSError, ValueError) as error:
+                results.append('%s could not be tried: %s' % (module, error))
 
 
 def try_module(tree, module, table, args, progress, results):
     """Try the mutants of a module; add each to `results`, and a sentence where something is wrong."""
     bar = progress.add_task(module, total=None)
-    start = time.time()
-    code, output = run_tests(tree, table['modules'][module])
+    start, tests = time.time(), table['modules'][module]['tests']
+    code, output = run_tests(tree, tests)
     if code != 0:
         results.append('the tests of %s fail as it is:\n%s' % (module, output))
         return
     timeout = 3 * (time.time() - start) + 20
     entries = [entry for entry in table['by_hand'] if entry['module'] == module]
-    config, session, count = prepare(tree, module, table['modules'][module], timeout, args)
+    config, session, count = prepare(tree, module, tests, table['modules'][module]['sample'], timeout, args)
     progress.update(bar, total=len(entries) + count)
     for entry in entries:
-        mutant = by_hand(tree, module, entry, table['modules'][module], timeout)
+        mutant = by_hand(tree, module, entry, tests, timeout)
         results.append(mutant)
         if mutant.survived:
             results.append('one written by hand survives: %s' % entry['what'])

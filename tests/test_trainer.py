@@ -480,6 +480,22 @@ def test_with_state_every_0_no_state_is_written(data, tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == ['cru56-0001.params', 'cru56-symbol.json', training_log.FILE]
 
 
+@pytest.mark.parametrize('applied, ends', [
+    ([False, False, True, False, False, True], False), ([True, False, False, False], True), ([False] * 3, True)])
+def test_overflows_in_a_row_end_the_run(data, tmp_path, monkeypatch, applied, ends):
+    steps = len(applied)
+    monkeypatch.setattr(train_synthetic, 'OVERFLOWS', 3)
+    monkeypatch.setattr(Trainer, 'step', lambda self, batch: applied.pop(0))
+    monkeypatch.setattr(Trainer, 'probabilities', lambda self: np.full((4, 4), 0.25))
+    options = ['--steps', str(steps), '--loss-scale', '2', '--data', data, '--output', str(tmp_path), '--no-verification']
+    if ends:
+        with pytest.raises(UserError, match='not finite any more; try a smaller --lr or --loss-scale'):
+            train(*options)
+        assert applied == []
+    else:
+        assert round(train(*options)['loss'], 4) == round(float(np.log(4)), 4)
+
+
 def test_the_log_is_closed_where_training_fails(data, tmp_path, monkeypatch):
     opened = []
     enter = training_log.Writer.__enter__

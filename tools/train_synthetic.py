@@ -113,7 +113,7 @@ def read_pairs(folder, image_shape):
 def make_trainer(symbol, contexts, image_shape, args, kvstore):
     """Return the Trainer of a run, with the host's momentum and weight decay and the first values of its weights."""
     schedule = mx.lr_scheduler.MultiFactorScheduler(
-        sorted({max(1, math.ceil(args.steps * share)) for share in LR_STEPS}), 0.1, base_lr=args.lr)
+        sorted({math.ceil(args.steps * share) for share in LR_STEPS}), 0.1, base_lr=args.lr)
     trainer = Trainer(symbol, contexts, args.per_batch_size * len(contexts), image_shape, kvstore, args.seed,
                       args.loss_scale, learning_rate=args.lr, momentum=host.default.mom, wd=host.default.wd,
                       multi_precision=args.fp16, lr_scheduler=schedule)
