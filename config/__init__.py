@@ -12,7 +12,6 @@ from easydict import EasyDict
 from .networks import NETWORKS
 
 
-
 class UnknownChoice(ValueError):
     """A name that is in none of the tables; the text names the choices."""
 

@@ -67,27 +67,47 @@ def read_arrays(arrays):
 WORKER = '''
 import os, sys
 sys.path.insert(0, {tools!r})
-import train_synthetic
+import datasets, train_synthetic, trainer
 import mxnet as mx
-train = train_synthetic.train
+train, read_pairs, probabilities = train_synthetic.train, datasets.read_pairs, trainer.Trainer.probabilities
 def train_and_keep(trainer, *rest):
     result = train(trainer, *rest)
     arrays = {{'arg:' + name: mx.nd.array(array) for name, array in trainer.parameters().items() if 'moving' not in name}}
     mx.nd.save(os.path.join({output!r}, 'rank-%d.params' % trainer.kvstore.rank), arrays)
     return result
-train_synthetic.train = train_and_keep
+def read_and_tell(*arguments):
+    open(os.path.join({output!r}, 'pairs-%d' % os.getpid()), 'w').close()
+    return read_pairs(*arguments)
+def stop_in_step_3(self):
+    if self.steps == 3 and self.kvstore.rank == 0 and not os.path.exists(os.path.join({output!r}, 'stopped')):
+        open(os.path.join({output!r}, 'stopped'), 'w').close()
+        sys.exit(7)
+    return probabilities(self)
+train_synthetic.train, datasets.read_pairs = train_and_keep, read_and_tell
+trainer.Trainer.probabilities = stop_in_step_3
 train_synthetic.run(train_synthetic.main)
 '''
 
 
-def test_two_workers_train_as_one_process(data, tmp_path):
-    """With Dropout, whose masks follow from the step and the device's number in the whole job."""
+def test_two_workers_train_as_one_process(tmp_path):
+    """They draw the data, are stopped in the third step, and go on.
+
+    With Dropout, whose masks follow from the step and the device's number in the whole job. Only the first looks at the
+    verification pairs.
+    """
     script = tmp_path / 'worker script.py'
     script.write_text(WORKER.format(tools=os.path.join(ROOT, 'tools'), output=str(tmp_path)))
-    options = SMALL + ['--steps', '3', '--data', data]
-    done = run(LAUNCH, '--workers', '2', '--servers', '1', '--', sys.executable, '-u', str(script), *options,
-               '--kvstore', 'dist_sync', '--output', str(tmp_path / 'two'))
-    assert done.returncode == 0, done.stderr
+    options = [option for option in SMALL if option != '--no-verification'] + [
+        '--steps', '4', '--data', str(tmp_path / 'data'), '--identities', '4', '--images', '4', '--pairs', '10', '--state-every', '2']
+    job = [LAUNCH, '--workers', '2', '--servers', '1', '--', sys.executable, '-u', str(script), *options,
+           '--kvstore', 'dist_sync', '--output', str(tmp_path / 'two')]
+    stopped = run(*job)
+    assert stopped.returncode == 1 and 'ended with exit code 7; the job was stopped' in stopped.stderr
+    for path in tmp_path.glob('pairs-*'):
+        path.unlink()
+    done = run(*job, '--resume')
+    assert done.returncode == 0 and 'going on behind step 2 of 4' in done.stdout, done.stderr
+    assert len(list(tmp_path.glob('pairs-*'))) == 1
     alone = run(TRAIN, *options, '--devices', '2', '--output', str(tmp_path / 'one'))
     assert alone.returncode == 0, alone.stderr
     workers = [read_arrays(mx.nd.load(str(tmp_path / ('rank-%d.params' % rank)))) for rank in (0, 1)]
@@ -99,6 +119,25 @@ def test_two_workers_train_as_one_process(data, tmp_path):
     assert np.array_equal(workers[0]['fc7_weight'], workers[1]['fc7_weight'])
     written = read_arrays(mx.nd.load(str(tmp_path / 'two' / 'cru56-0001.params')))
     assert set(written) == set(expected) and all(np.array_equal(written[name], expected[name]) for name in expected)
+
+
+def test_what_the_workers_started_ends_with_them(tmp_path):
+    script = tmp_path / 'starts.py'
+    script.write_text('import os, subprocess, sys, time\n'
+                      'child = subprocess.Popen(["sleep", "300"])\n'
+                      'open(os.path.join(%r, str(child.pid)), "w").close()\n'
+                      'time.sleep(2)\nsys.exit(3)\n' % str(tmp_path))
+    assert run(LAUNCH, '--workers', '2', '--', sys.executable, str(script), timeout=60).returncode == 1
+    children = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
+    assert children and not [pid for pid in children if is_running(pid)]
+
+
+def is_running(pid):
+    try:
+        with open('/proc/%d/stat' % pid) as file:
+            return file.read().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize('options, ending, words', [
@@ -123,14 +162,21 @@ def test_a_worker_that_dies_ends_the_job(tmp_path, options, ending, words):
     assert words.split(' ', 2)[2] in done.stderr and 'the job was stopped' in done.stderr
 
 
-@pytest.mark.parametrize('command, place', [
-    (['python', 'train.py', '-u'], 1), (['/usr/bin/python3.10', '-u', 'train.py', '--lr', '1'], 2),
-    (['python3', '-uB', '-W', 'ignore', '-Xdev', '-X', 'dev', '--check-hash-based-pycs', 'never', 'train.py'], 9),
-    (['python', '-O', '-m', 'train', '-m'], 2), (['python', '-c', 'pass'], 1), (['python', '-u'], 2),
-    (['bash', 'train.sh'], None), (['./train.py'], None), (['python-config', 'a.py'], None)])
-def test_the_runner_comes_behind_pythons_options(command, place):
-    expected = command if place is None else command[:place] + [launch_local.RUNNER] + command[place:]
-    assert launch_local.with_runner(command) == expected
+@pytest.mark.parametrize('command, expected', [
+    ('python train.py -u', 'python RUNNER train.py -u'),
+    ('/usr/bin/python3.10 -u train.py --lr 1', '/usr/bin/python3.10 -u RUNNER train.py --lr 1'),
+    ('python3 -uB -W ignore -Xdev -uX dev --check-hash-based-pycs never train.py',
+     'python3 -uB -W ignore -Xdev -uX dev --check-hash-based-pycs never RUNNER train.py'),
+    ('python -O -m train -m', 'python -O RUNNER -m train -m'), ('python -uOm train', 'python -uO RUNNER -m train'),
+    ('python -mtrain -c', 'python RUNNER -m train -c'), ('python -c pass', 'python RUNNER -c pass'),
+    ('python -Bcpass -m', 'python -B RUNNER -c pass -m'), ('python -Wignore::m train.py', 'python -Wignore::m RUNNER train.py'),
+    ('python -u', 'python -u RUNNER'), ('python', 'python RUNNER'), ('pypy3 train.py', 'pypy3 RUNNER train.py'),
+    ('env A=1 B=2 python3.8d -u train.py', 'env A=1 B=2 python3.8d -u RUNNER train.py'), ('env', 'env'),
+    ('env bash train.sh', 'env bash train.sh'), ('bash train.sh', 'bash train.sh'), ('./train.py', './train.py'),
+    ('python-config a.py', 'python-config a.py')])
+def test_the_runner_comes_behind_pythons_options(command, expected):
+    expected = [launch_local.RUNNER if word == 'RUNNER' else word for word in expected.split()]
+    assert launch_local.with_runner(command.split()) == expected
 
 
 @pytest.mark.parametrize('options', [['SCRIPT'], ['-m', 'script'], ['-c', 'CODE']])
@@ -139,7 +185,7 @@ def test_the_runner_comes_behind_pythons_options(command, place):
     ('1 / 0', 1, 'ZeroDivisionError')])
 def test_the_runner_runs_as_python_does(tmp_path, options, ending, status, words):
     """The same arguments, the same path to import from, the same output, the same exit code."""
-    code = 'import sys, other\nprint(__name__, sys.argv, sys.path[0])\n' + ending
+    code = 'import sys, other\ndef f(): pass\nprint(__name__, sys.argv, sys.path[0], sys.modules["__main__"].f is f)\n' + ending
     (tmp_path / 'script.py').write_text(code)
     (tmp_path / 'other.py').write_text('')
     options = [{'SCRIPT': str(tmp_path / 'script.py'), 'CODE': code}.get(option, option) for option in options]

@@ -12,6 +12,7 @@ import pytest
 import config as host
 import face_blocks
 import fcrunet
+import firesnet
 import fresattention
 import paper
 from conftest import NETWORKS, ROOT, nodes
@@ -374,7 +375,12 @@ def test_iresnet_units(chosen):
     (dict(net_se=2), ['net_se', '2']),
     (dict(fp16='yes'), ['fp16', "'yes'"]),
     (dict(emb_size=0), ['emb_size', '0']), (dict(emb_size='many'), ['emb_size', "'many'"]),
-    (dict(bn_mom=1.5), ['bn_mom', '1.5']), (dict(workspace=-1), ['workspace']),
+    (dict(bn_mom=1.5), ['bn_mom', '1.5']), (dict(bn_mom=1), ['bn_mom']), (dict(bn_mom=-0.1), ['bn_mom']),
+    (dict(emb_size=2.5), ['emb_size']), (dict(workspace=-1), ['workspace']), (dict(workspace=0.5), ['workspace']),
+    (dict(net_multiplier=100), ['net_multiplier']), (dict(net_multiplier=-1), ['net_multiplier']),
+    (dict(image_shape=(112, 31, 3)), ['image_shape']), (dict(image_shape=(112, 112, 1)), ['image_shape']),
+    (dict(image_shape=(112, 112)), ['image_shape']), (dict(image_shape=(112.5, 112, 3)), ['image_shape']),
+    (dict(net_std=-1), ['net_std']), (dict(net_std=1e6), ['net_std']), (dict(net_mean=-1e6), ['net_mean']),
     (dict(net_multiplier=0), ['net_multiplier']), (dict(net_multiplier=float('nan')), ['net_multiplier']),
     (dict(image_shape=(16, 112, 3)), ['image_shape', '32']), (dict(image_shape=112), ['image_shape']),
     (dict(num_layers=57), ['num_layers', '57', '56']),
@@ -397,6 +403,13 @@ def test_undefined_values_of_attention_networks_are_named(chosen, changes, words
     with pytest.raises(UserError) as caught:
         chosen('att56', **changes)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_without_a_config_it_is_the_face_form(chosen):
+    for network, built in (('cru56', fcrunet.crunet(56, emb_size=256, memonger=True)),
+                           ('att56', fresattention.attention_net(56, memonger=True)),
+                           ('ires50', firesnet.iresnet(50, memonger=True))):
+        assert built.tojson() == chosen(network).tojson()
 
 
 def test_unknown_setting_is_named():

@@ -327,7 +327,7 @@ def refused(checkout, words, *options):
     (CONFIG, lambda text: text.replace(b'# data', b'network["att92"] = edict()\n# data'), r'config\.py:29 already has'),
     (CONFIG, lambda text: text.replace(b'# data', b'<<<<<<< HEAD\n# data'), r'config\.py:29 has an unresolved merge'),
     (TRAIN, lambda text: text + b'>>>>>>> branch\n', r'has an unresolved merge conflict'),
-    (CONFIG, lambda text: text + '# é\n'.encode('latin-1'), r'config\.py:\d+ is not UTF-8'),
+    (CONFIG, lambda text: b'\n# \xe9\n' + text, r'config\.py:2 is not UTF-8'),
     (CONFIG, lambda text: re.sub(b'(?m)^network.*\n', b'', text), r'cannot find its network choices'),
     (TRAIN, lambda text: text.replace(b'import fmini', b'').replace(b"'symbol'", b"'s'"), r'cannot find where it imports'),
     (('arcface_mxnet', 'symbol', 'fcrunet.py'), lambda text: b'mine = 1\n', r'fcrunet\.py is not what this plug-in put'),
@@ -346,12 +346,26 @@ def test_edited_block(checkout):
     run(checkout)
     edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 40'))
     assert run(checkout, '--status')[1].startswith('modified')
-    refused(checkout, r'config\.py:\d+: the block of the plug-in was edited')
-    refused(checkout, r'config\.py:\d+: the block of the plug-in was edited', '--revert')
+    with open(file_in(checkout, *CONFIG)) as file:
+        line = 1 + [text.startswith(patcher.BEGIN) for text in file].index(True)
+    refused(checkout, r'config\.py:%d: the block of the plug-in was edited' % line)
+    refused(checkout, r'config\.py:%d: the block of the plug-in was edited' % line, '--revert')
     assert run(checkout, '--force')[0] == 0
     assert run(checkout, '--status')[0] == 0
     with open(file_in(checkout, *CONFIG) + patcher.BACKUP) as file:
         assert 'cru116.per_batch_size = 40' in file.read()
+
+
+def test_every_backup_has_a_name_of_its_own(checkout):
+    config = file_in(checkout, *CONFIG)
+    assert patcher.main([checkout]) == 0
+    for number in ('', '2', '3'):
+        edit(config, lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 4' + number.encode()))
+        assert patcher.main([checkout, '--force']) == 0
+        with open(config + patcher.BACKUP + number) as file:
+            assert 'cru116.per_batch_size = 4%s\n' % number in file.read()
+    assert sorted(name for name in os.listdir(os.path.dirname(config)) if patcher.BACKUP in name) == [
+        'config.py' + patcher.BACKUP + number for number in ('', '2', '3')]
 
 
 def test_edits_below_the_block_stay(checkout):
@@ -374,6 +388,36 @@ def test_edited_module(checkout):
     assert not os.path.exists(module)
     with open(module + patcher.BACKUP) as file:
         assert file.read().endswith('# mine\n')
+
+
+def test_what_cannot_be_read_is_named(checkout):
+    os.mkdir(file_in(checkout, 'partial_fc', 'train_memory.py'))
+    os.mkdir(file_in(checkout, 'partial_fc', 'default.py'))
+    refused(checkout, r'train_memory\.py cannot be read: Is a directory')
+
+
+def test_the_plan_is_printed(checkout):
+    lines = run(checkout)[1].splitlines()
+    assert lines[0] == 'Plan, in %s:' % checkout
+    assert '  add      recognition/arcface_mxnet/symbol/fcrunet.py' in lines
+    assert '  change   recognition/arcface_mxnet/config.py' in lines
+    assert 'Done: %d files.' % sum(line.startswith('  ') and 'recognition/' in line[:25] for line in lines) in lines
+    lines = run(checkout, '--revert')[1].splitlines()
+    assert '  remove   recognition/arcface_mxnet/symbol/fcrunet.py' in lines
+
+
+def test_a_reader_who_has_had_enough_ends_it(checkout):
+    before = snapshot(checkout)
+    process = subprocess.Popen([sys.executable, TOOL, checkout, '--dry-run'], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b'' and process.wait(30) == 1 and snapshot(checkout) == before
+
+
+def test_a_folder_that_cannot_be_synced_is_no_reason_to_stop(checkout, monkeypatch):
+    def refuse(*_):
+        raise OSError(22, 'Invalid argument')
+    monkeypatch.setattr(os, 'open', refuse)
+    assert patcher.main([checkout]) == 0 and patcher.main([checkout, '--revert']) == 0
 
 
 def test_a_module_copied_and_imported_by_hand_stays(checkout):

@@ -3,7 +3,9 @@ import ctypes
 import glob
 import importlib
 import os
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -52,6 +54,16 @@ def test_what_the_user_can_put_right_is_a_sentence(capsys):
     def interrupted():
         raise KeyboardInterrupt
     assert stops(interrupted) == 130
+    assert stops(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+
+
+def test_a_reader_who_has_had_enough_ends_it():
+    code = 'import sys; sys.path.insert(0, %r); import project\nproject.run(lambda: print("x" * 10 ** 7))'
+    process = subprocess.Popen([sys.executable, '-c', code % os.path.join(ROOT, 'tools')], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b'' and process.wait(30) == 141
 
 
 @pytest.mark.parametrize('error', [ValueError, TypeError, KeyError, ZeroDivisionError, OSError])
@@ -83,10 +95,13 @@ def test_deployment_is_timed(run_tool, options):
 def test_deployment_that_cannot_be_timed(run_tool):
     code, out, err = run_tool(benchmark_deployment, 'cru56', 'cru57')
     assert code == 2 and out == '' and "there is no network 'cru57'" in err and len(err.splitlines()) == 1
+    code, out, err = run_tool(benchmark_deployment, 'cru56:fp16=True,' + SMALL)
+    assert code == 2 and out == '' and 'MXNet does not compute this on a cpu' in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize('least, expected', [(0.0, 0), (1.01, 1)])
 def test_the_demo(run_tool, monkeypatch, tmp_path, least, expected):
+    assert demo.LEAST == 0.85
     monkeypatch.setattr(demo, 'OUTPUT', str(tmp_path))
     monkeypatch.setattr(demo, 'LEAST', least)
     small = ['--multiplier', '0.1', '--steps', '2', '--lr', '0.001', '--per-batch-size', '2', '--identities', '2', '--images', '2',

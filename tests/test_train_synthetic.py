@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 
 import mxnet as mx
 import numpy as np
@@ -143,6 +144,13 @@ def test_margin_stays_finite_where_the_angle_is_zero():
     assert all(np.isfinite(array.asnumpy()).all() for array in list(executor.grad_dict.values()) + executor.outputs)
 
 
+def test_loss_and_accuracy_are_means():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    loss, accuracy = train_synthetic.loss_and_accuracy(probabilities, np.array([0, 2, 2, 0]))
+    assert loss == pytest.approx(-np.log([0.5, 0.3, 0.5, 1.0]).mean()) and accuracy == 0.75
+    assert np.isfinite(train_synthetic.loss_and_accuracy(probabilities, np.array([0, 2, 2, 1]))[0])
+
+
 def test_verification_accuracy():
     rng = np.random.RandomState(0)
     same = np.arange(200) % 2 == 0
@@ -181,7 +189,8 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
     (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
     (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
     (['--no-such-option'], 'unrecognized arguments: --no-such-option')])
-def test_bad_options(run_tool, options, words, tmp_path):
+def test_bad_options(run_tool, options, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_synthetic, 'train', lambda *_: pytest.fail('it trained first'))
     output = str(tmp_path / 'out')
     code, _, err = run_tool(train_synthetic, *QUICK, '--identities', '2', '--images', '1', '--pairs', '10', '--output', output,
                             *options)
@@ -242,8 +251,15 @@ def test_a_bad_image_is_refused_or_left_out(data, tmp_path):
     assert [records[i] is None for i in range(12)] == [i == 4 for i in range(12)]
     assert [records[i][0] for i in range(12) if i != 4] == [whole[i][0] for i in range(12) if i != 4]
     batches = datasets.FaceBatches(records, 12, 0)
-    labels = list(batches.next().label[0].asnumpy())  # another image is in its place
-    assert len(labels) == 12 and labels.count(1) >= 2 and list(records.bad) == [5]
+    batch, order = batches.next(), [batches._order(number) for number in range(13)]
+    place = next(place for place, (position, _) in enumerate(order) if position == 4)
+    for row in (place, place + 1):  # the next one stands in its place, too
+        if row < 12:
+            label, image = whole[order[place + 1][0]]
+            assert batch.label[0].asnumpy()[row] == label
+            image = image[:, ::-1] if order[place + 1][1] else image
+            np.testing.assert_array_equal(batch.data[0].asnumpy()[row], image.transpose(2, 0, 1))
+    assert list(records.bad) == [5]
 
 
 def shorten(content):
@@ -325,11 +341,42 @@ def test_an_identity_without_images(tmp_path):
     assert list(records.bad) == [4] and [records[i][0] for i in range(2)] == [0, 1]
 
 
+def test_the_tool_leaves_bad_records_out_and_says_how_many(data, tmp_path, run_tool):
+    folder = damaged(data, str(tmp_path / 'damaged'), 'train.idx', without_line)
+    overwrite_image(folder, 5, b'no image at all' * 20)
+    options = QUICK + ['--steps', '4', '--lr', '0.01', '--data', folder, '--no-verification', '--output', str(tmp_path / 'out')]
+    code, out, err = run_tool(train_synthetic, *options)
+    assert code == 2 and 'has no record 7' in err
+    code, out, _ = run_tool(train_synthetic, *options, '--on-bad-record', 'skip')
+    assert code == 0 and 'worker 0 left out 2 records; the first: ' in out and 'has no record 7' in out
+
+
 def test_nothing_usable(data, tmp_path):
     folder = damaged(data, str(tmp_path / 'damaged'), 'property', lambda content: b'4,64,64')
     records = datasets.FaceRecords(folder, (64, 64, 3), 'skip')
     with pytest.raises(UserError, match='not one of its 12 images is usable; the first: .* is an image of'):
         datasets.FaceBatches(records, 2, 0).next()
+
+
+def test_what_a_killed_run_was_drawing_is_drawn_anew(tmp_path, run_tool):
+    unfinished = tmp_path / 'out' / 'data' / '.unfinished-x'
+    unfinished.mkdir(parents=True)
+    (unfinished / 'train.rec').write_bytes(b'x' * 100)
+    code, _, err = run_tool(train_synthetic, *QUICK, '--lr', '0.01', '--identities', '2', '--images', '2', '--no-verification',
+                            '--output', str(tmp_path / 'out'))
+    assert code == 0, err
+    assert sorted(os.listdir(str(unfinished.parent))) == ['lfw.bin', 'property', 'train.idx', 'train.rec']
+
+
+def test_sigterm_while_it_draws_leaves_nothing(tmp_path):
+    process = subprocess.Popen([sys.executable, TOOL] + QUICK + ['--identities', '200', '--output', str(tmp_path / 'out')],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not os.path.isdir(str(tmp_path / 'out' / 'data')) or os.listdir(str(tmp_path / 'out' / 'data')) == []:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert os.listdir(str(tmp_path)) == []
 
 
 def test_damaged_data_stops_the_tool(data, tmp_path):

@@ -406,7 +406,7 @@ def small_pairs(path, monkeypatch=pytest.MonkeyPatch()):
 
 
 @pytest.mark.parametrize('change, words', [
-    (no_pairs, 'is not a verification set'), (five_pairs, '5 pairs are not enough for 10 folds'),
+    (no_pairs, 'cannot read .*lfw.bin: No such file'), (five_pairs, '5 pairs are not enough for 10 folds'),
     (small_pairs, r'has an image of \(96, 96, 3\), the network takes \(112, 112, 3\)')])
 @pytest.mark.parametrize('when', ['before', 'while it trains'])
 def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkeypatch, change, words, when):
@@ -464,15 +464,114 @@ def test_resumed_is_as_never_interrupted_with_all_that_is_printed(data, tmp_path
             raise KeyboardInterrupt
         log(self, step, *rest)
 
+    monkeypatch.setattr(training_log, 'EVERY', 1)
     with monkeypatch.context() as patch:
         patch.setattr(training_log.Writer, 'add', interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(*options, '--state-every', '1', '--output', str(tmp_path / 'part'))
     part = train(*options, '--state-every', '1', '--output', str(tmp_path / 'part'), '--resume')
     assert part['loss'] == whole['loss']
+    assert sorted(training_log.read(str(tmp_path / 'part' / training_log.FILE)).loss) == [1, 2, 3, 4]
     initial = run_plain_mxnet(data, 0)[0]
     assert_trained_alike(on_disk(tmp_path / 'part')[1], on_disk(tmp_path / 'whole')[1], initial)
     assert equal(on_disk(tmp_path / 'part')[1], on_disk(tmp_path / 'whole')[1])
+
+
+def test_the_state_is_written_after_every_so_many_steps_and_the_last(data, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(resume, 'save', lambda folder, state, *_: saved.append(int(state['steps'])))
+    train('--steps', '5', '--data', data, '--output', str(tmp_path), '--no-verification', '--state-every', '2')
+    assert saved == [2, 4, 5]
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--network', 'cru116'], 'network cru56, not cru116'), (['--loss', 'cosface'], 'loss arcface, not cosface'),
+    (['--steps', '3'], 'steps 2, not 3'), (['--per-batch-size', '5'], 'per_batch_size 4, not 5'),
+    (['--devices', '2'], 'devices 1, not 2'), (['--lr', '0.03'], r'lr 0\.02, not 0\.03'),
+    (['--multiplier', '0.2'], r'multiplier 0\.1, not 0\.2'), (['--loss-scale', '2'], r'loss_scale 1\.0, not 2\.0'),
+    (['--seed', '1'], 'seed 0, not 1'), (['--on-bad-record', 'skip'], 'on_bad_record stop, not skip')])
+def test_other_options_do_not_go_on(finished, data, options, words):
+    with pytest.raises(UserError, match='was made with %s; repeat the options of that run' % words):
+        train('--steps', '2', '--data', data, '--output', finished, '--no-verification', '--resume', *options)
+
+
+@pytest.fixture(scope='module')
+def finished(data, tmp_path_factory):
+    output = str(tmp_path_factory.mktemp('finished'))
+    train('--steps', '2', '--data', data, '--output', output, '--no-verification')
+    return output
+
+
+def test_other_data_do_not_go_on(finished, tmp_path):
+    """As many images of other people."""
+    datasets.write_synthetic(str(tmp_path), identities=4, images=3, pairs=10, seed=2)
+    with pytest.raises(UserError, match=r'was made with data \d+, not \d+'):
+        train('--steps', '2', '--data', str(tmp_path), '--output', finished, '--no-verification', '--resume')
+
+
+def test_workers_that_see_other_states_do_not_go_on(finished, data, monkeypatch):
+    monkeypatch.setattr(train_synthetic, 'first_workers', lambda kvstore, number: 1)
+    with pytest.raises(UserError, match='the first worker goes on behind step 1, this one behind step 2; all have to see'):
+        train('--steps', '2', '--data', data, '--output', finished, '--no-verification', '--resume')
+
+
+def test_a_new_run_forgets_the_state_of_the_last(data, tmp_path, monkeypatch):
+    """Else a resumed one could come to what another run had trained."""
+    train('--steps', '2', '--data', data, '--output', str(tmp_path), '--no-verification')
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'probabilities', lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train('--steps', '2', '--data', data, '--output', str(tmp_path), '--no-verification')
+    assert not os.path.exists(str(tmp_path / resume.FILE))
+    assert resume.load(str(tmp_path), {}) is None
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / '.unfinished-x').mkdir()
+    (tmp_path / '.unfinished-x' / 'resume.npz').write_bytes(b'x')
+    assert resume.load(str(tmp_path), {}) is None and os.listdir(str(tmp_path)) == []
+
+
+def test_speed_counts_the_images_of_all_workers(monkeypatch):
+    class Batches:
+        batch_size, num_parts = 4, 3
+
+        def next(self):
+            return mx.io.DataBatch([], [mx.nd.zeros(4)])
+
+    class Log:
+        def add(self, step, images, loss, accuracy):
+            seen.append(images)
+
+    class Steps:
+        steps = 0
+
+        def step(self, batch):
+            now[0] += 2
+            return True
+
+        def probabilities(self):
+            return np.full((4, 2), 0.5)
+
+    seen, now = [], [0.0]
+    monkeypatch.setattr(train_synthetic.time, 'time', lambda: now[0])
+    args = train_synthetic.parse_args(['--steps', '5', '--state-every', '0'])
+    assert train_synthetic.train(Steps(), Batches(), args, {}, Log())[1] == 6 and seen == [12] * 5
+
+
+@pytest.mark.parametrize('option, expected', [('on', True), ('off', False)])
+def test_memonger_is_an_option(monkeypatch, option, expected):
+    args = train_synthetic.parse_args(['--memonger', option, '--multiplier', '0.5'])
+    config = train_synthetic.configure(args, [mx.cpu()])
+    assert config.memonger is expected and config.net_multiplier == 0.5 and config.net_prelu == 'conv'
+    assert train_synthetic.configure(train_synthetic.parse_args([]), [mx.cpu()]).memonger is False
+    assert train_synthetic.configure(train_synthetic.parse_args([]), [mx.gpu()]).memonger is True
+
+
+def test_embeddings_that_are_not_finite_are_no_verification(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_synthetic, 'embed', lambda *_: np.full((120, 4), np.inf))
+    row = train('--steps', '1', '--data', data, '--output', str(tmp_path))
+    assert row['verification'] is None and 'its embeddings are not finite' in row['problem']
 
 
 def test_with_state_every_0_no_state_is_written(data, tmp_path):

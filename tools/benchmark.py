@@ -22,7 +22,7 @@ import config as host
 import pictures
 import tables
 from face_blocks import Settings
-from graph import Graph
+from graph import Graph, refusals
 from network import (build, choose, count_copies, count_macs, count_parameters, learnt_weight, planned_memory, shapes,
                      suit)
 
@@ -86,7 +86,8 @@ class Step:
     def __init__(self, symbol, shape, context, training, data_gradient=False):
         request = {name: 'write' if training and (name != 'data' or data_gradient) else 'null'
                    for name in symbol.list_arguments()}
-        self.executor = symbol.simple_bind(context, grad_req=request, data=shape)
+        with refusals('MXNet does not compute this on a %s' % context.device_type):
+            self.executor = symbol.simple_bind(context, grad_req=request, data=shape)
         self.training = training
         random = np.random.RandomState(0)
         for name, array in self.executor.arg_dict.items():

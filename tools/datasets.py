@@ -9,6 +9,7 @@ import itertools
 import os
 import pickle
 import struct
+import zlib
 
 import mxnet as mx
 import numpy as np
@@ -122,6 +123,11 @@ class FaceRecords:
             raise UserError('%s holds no images' % self.path)
         for identity in self._listed(first, end):
             self._try(identity, self._check_identity, identity)
+
+    def checksum(self):
+        """Return a number that another data set would not have: of the index, which has the length of every record."""
+        with open(self.record.idx_path, 'rb') as file:
+            return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xffffffff)
 
     def __len__(self):
         return len(self.images)
@@ -281,6 +287,8 @@ def read_pairs(path, image_shape):
         with open(path, 'rb') as file:
             encoded, same = _PairUnpickler(file, encoding='bytes').load()
         images = [mx.image.imdecode(content).asnumpy() for content in encoded]
+    except OSError as error:
+        raise UserError('cannot read %s: %s' % (path, error.strerror))
     except Exception as error:  # whatever a foreign pickle may hold, down to bytes that are no image
         raise UserError('%s is not a verification set (pickled images and same/different list): %s'
                         % (path, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__))

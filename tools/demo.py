@@ -1,5 +1,4 @@
 """`make demo`: a narrow network learns to tell faces apart, then the full one takes two steps."""
-import argparse
 import os
 import shutil
 import sys
@@ -8,7 +7,7 @@ import sys
 # variable when it is imported.
 os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 2) // 2)))
 
-from project import ROOT, run  # noqa: E402
+from project import ROOT, Parser, run  # noqa: E402
 
 import train_synthetic  # noqa: E402
 
@@ -21,7 +20,7 @@ LEAST = 0.85  # of the verification; guessing gives 0.5
 
 
 def main():
-    argparse.ArgumentParser(prog='demo.py', description=__doc__).parse_args()
+    Parser(prog='demo.py', description=__doc__).parse_args()
     output = os.path.join(ROOT, OUTPUT)
     shutil.rmtree(output, ignore_errors=True)
     data = ['--data', os.path.join(output, 'data')]

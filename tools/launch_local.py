@@ -1,7 +1,7 @@
 """Start a distributed training job on this machine: a scheduler, servers and workers of MXNet's parameter server.
 
-Every worker runs COMMAND; where that starts with python, it runs by way of tools/worker.py (a shell script has to put it
-in itself: python tools/worker.py train.py …). The job ends well when all workers do; as soon as one of its processes ends
+Every worker runs COMMAND; where that is python, or env and python, it runs by way of tools/worker.py (a shell script has
+to put it in itself: python tools/worker.py train.py …). The job ends well when all workers do; as soon as one of its processes ends
 badly, all others are stopped, which left to themselves would wait for it without end.
 """
 import argparse
@@ -37,13 +37,26 @@ def parse_args(argv=None):
 
 def with_runner(command):
     """Return a command that starts Python with tools/worker.py behind Python's own options, any other as it is."""
-    if not re.match(r'python[\d.]*$', os.path.basename(command[0])):
+    place = 0
+    if os.path.basename(command[0]) == 'env':
+        place = next((place for place, word in enumerate(command) if place and '=' not in word), 0)
+    if not re.match(r'(python|pypy)[\d.]*[a-z]?$', os.path.basename(command[place])):
         return command
-    place = 1
-    while place < len(command) and re.match(r'-[^-cm]|--check', command[place]):
-        takes_the_next = command[place] in ('-W', '-X', '--check-hash-based-pycs')
-        place += 2 if takes_the_next else 1
-    return command[:place] + [RUNNER] + command[place:]
+    for place in range(place + 1, len(command)):
+        # Letters without a value, then perhaps one with it, which may be the next word.
+        match = re.match(r'-([a-zA-Z]*?)([cmWX])(.*)$', command[place], re.DOTALL)
+        if match and match.group(2) in 'cm':
+            flags, kind, value = match.groups()
+            return (command[:place] + ['-' + flags] * bool(flags) + [RUNNER, '-' + kind] + [value] * bool(value)
+                    + command[place + 1:])
+        if not command[place].startswith('-') and not takes_a_value(command[place - 1]):
+            return command[:place] + [RUNNER] + command[place:]
+    return command + [RUNNER]
+
+
+def takes_a_value(option):
+    """Tell whether the word behind this one, in front of a script, is the value of an option of Python's."""
+    return bool(re.match(r'-[a-zA-Z]*?[WX]$|--check-hash-based-pycs$', option))
 
 
 def free_port():

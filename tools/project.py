@@ -1,8 +1,10 @@
 """What every tool needs: the project on `sys.path`, errors in the user's words, safe output files."""
 import argparse
 import contextlib
+import glob
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -17,6 +19,9 @@ os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0)) if has
                                              else os.cpu_count()))
 # Silences one line per executor about a graph backend that is always on.
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
+
+
+UNFINISHED = '.unfinished-'  # how the folders of files that are being written are called
 
 
 class UserError(Exception):
@@ -78,6 +83,7 @@ def run(main):
 
     Anything else that goes wrong is an error of the program, and shown as such, with its traceback.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is open or half written is cleaned up then, too
     # To end within the handlers keeps alive what `main` had: to give up a kvstore is to wait for the other workers.
     try:
         status = main()
@@ -117,7 +123,7 @@ def new_files(folder):
         above = os.path.dirname(above)
     try:
         os.makedirs(folder, exist_ok=True)
-        scratch = tempfile.mkdtemp(prefix='.unfinished-', dir=folder)
+        scratch = tempfile.mkdtemp(prefix=UNFINISHED, dir=folder)
     except OSError as error:
         raise UserError('cannot write to %s: %s' % (folder, error.strerror))
     try:
@@ -131,6 +137,12 @@ def new_files(folder):
         with contextlib.suppress(OSError):  # it ends at the first that is not empty
             for path in made:
                 os.rmdir(path)
+
+
+def remove_unfinished(folder):
+    """Remove what a killed process was writing into `folder`."""
+    for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_writable(folder):

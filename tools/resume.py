@@ -3,15 +3,14 @@
 A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and the loss that it showed. The data
 order, the learning rate and the Dropout masks follow from the seed and the number of the step.
 """
-import glob
+import contextlib
 import json
 import os
-import shutil
 import zipfile
 
 import numpy as np
 
-from project import UserError, new_files
+from project import UserError, new_files, remove_unfinished
 
 FILE = 'resume.npz'
 
@@ -25,14 +24,19 @@ def save(folder, state, settings, loss):
         np.savez(os.path.join(scratch, FILE), run=np.array(json.dumps(dict(settings=settings, loss=loss))), **state)
 
 
+def forget(folder):
+    """Remove the state in `folder`, so that nobody goes on from a run that another has taken the place of."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, FILE))
+
+
 def load(folder, settings):
     """Return (state, loss) of the file in `folder`, or None if there is none.
 
     Removes what a killed run has left unfinished. Raises UserError for a file that is damaged, or was made by a run
     with other settings.
     """
-    for scratch in glob.glob(os.path.join(glob.escape(folder), '.unfinished-*')):
-        shutil.rmtree(scratch, ignore_errors=True)
+    remove_unfinished(folder)
     path = os.path.join(folder, FILE)
     if not os.path.exists(path):
         return None

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from project import Parser, UserError, check_writable, new_files, positive, run, whole_number
+from project import Parser, UserError, check_writable, new_files, positive, remove_unfinished, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -27,7 +27,7 @@ import training_log
 import verification
 from inference import cut
 from network import build, choose, count_macs, count_parameters, initializer, suit
-from trainer import Trainer, create_kvstore, embed, wait_for_workers
+from trainer import Trainer, create_kvstore, embed, first_workers, wait_for_workers
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
@@ -35,7 +35,8 @@ JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 
 EPOCH = 1  # of the checkpoint
 OVERFLOWS = 20  # steps in a row whose gradients are not finite, after which the run ends
 # The options that have to be the same for a run to go on.
-RUN = ('network', 'loss', 'steps', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed')
+RUN = ('network', 'loss', 'steps', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed',
+       'on_bad_record')
 
 
 def parse_args(argv=None):
@@ -50,7 +51,8 @@ def parse_args(argv=None):
                         help='how gradients are summed: on the CPU, on the GPUs, by NCCL, or over several processes or '
                              'machines (default: device on GPUs, else local)')
     parser.add_argument('--resume', action='store_true',
-                        help='go on from the last state in OUTPUT, if there is one; the other options have to be the same')
+                        help='go on from the last state in OUTPUT, if there is one; the options that change what is computed '
+                             'have to be the same. Without it, a state of before is removed')
     parser.add_argument('--state-every', type=whole_number(0), default=1000, metavar='STEPS',
                         help='write the state of the run, for --resume, after every so many steps; 0: never')
     parser.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
@@ -91,6 +93,8 @@ def devices(count):
 def data_folder(args, kvstore):
     """Return the folder of the data set; the first worker draws it where there is none."""
     folder = args.data or os.path.join(args.output, 'data')
+    if kvstore.rank == 0:
+        remove_unfinished(folder)
     if kvstore.rank == 0 and not os.path.exists(os.path.join(folder, 'property')):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError('%s is neither empty nor a data set (it has no "property"); name another --data' % folder)
@@ -102,7 +106,10 @@ def data_folder(args, kvstore):
 
 
 def read_pairs(folder, image_shape):
-    """Return the verification pairs of a data set; raises UserError where nothing can be verified by them."""
+    """Return the verification pairs of a data set; raises UserError where nothing can be verified by them.
+
+    They are read once to know that, and again behind the training: in between their memory is free.
+    """
     path = os.path.join(folder, 'lfw.bin')
     images, same = datasets.read_pairs(path, image_shape)
     if len(same) < verification.FOLDS:
@@ -218,21 +225,48 @@ def report(results):
     return 2 if problems else 0
 
 
-def run_training(argv=None):
-    """Train as `argv` says; return the row that `report` prints, None for a worker that is not the first."""
-    args = parse_args(argv)
+def configure(args, contexts):
+    """Fill in the config as the options say, in the form that suits the devices, and return it."""
     config = choose(args.network, 'synthetic', args.loss)
     config.net_multiplier = args.multiplier
-    contexts = devices(args.devices)
     suit(config, contexts[0].device_type)
     if args.memonger:
         config.memonger = args.memonger == 'on'
     if args.fp16 and contexts[0].device_type == 'cpu':
         raise UserError('--fp16 wants a GPU: MXNet has no matrix product of float16 on a CPU')
     config.fp16 = args.fp16
+    return config
+
+
+def go_on(trainer, args, settings):
+    """Load the state of an interrupted run into `trainer`, if there is one and --resume asks for it; return its loss.
+
+    Without --resume the first worker removes it. Raises UserError where the workers do not see the same.
+    """
+    first, loss = trainer.kvstore.rank == 0, None
+    found = resume.load(args.output, settings) if args.resume else None
+    if found:
+        state, loss = found
+        trainer.load_state(state, os.path.join(args.output, resume.FILE))
+    elif first:
+        resume.forget(args.output)
+    steps = first_workers(trainer.kvstore, trainer.steps)
+    if steps != trainer.steps:
+        raise UserError('--resume: the first worker goes on behind step %d, this one behind step %d; all have to see the '
+                        'same --output' % (steps, trainer.steps))
+    if found and first:
+        print('going on behind step %d of %d' % (steps, args.steps))
+    return loss
+
+
+def run_training(argv=None):
+    """Train as `argv` says; return the row that `report` prints, None for a worker that is not the first."""
+    args = parse_args(argv)
+    contexts = devices(args.devices)
+    config = configure(args, contexts)
     embedding, image_shape = build(config), config.image_shape
     kvstore = create_kvstore(args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))
-    is_first = kvstore.rank == 0
+    is_first, workers = kvstore.rank == 0, kvstore.num_workers
     if is_first:
         check_writable(args.output)
     folder = data_folder(args, kvstore)
@@ -243,18 +277,12 @@ def run_training(argv=None):
         except UserError as error:  # better known before training than after it
             sys.stderr.write('%s; there will be no verification, as with --no-verification\n' % error)
 
-    settings = dict({name: getattr(args, name) for name in RUN}, workers=kvstore.num_workers, images=len(records))
-    found = resume.load(args.output, settings) if args.resume else None
     symbol = face_losses.classifier(embedding, records.classes, config, args.loss_scale)
     trainer = make_trainer(symbol, contexts, image_shape, args, kvstore)
-    smoothed = None
-    if found:
-        state, smoothed = found
-        trainer.load_state(state, os.path.join(args.output, resume.FILE))
-        if is_first:
-            print('going on behind step %d of %d' % (trainer.steps, args.steps))
-    batches = datasets.FaceBatches(records, args.per_batch_size * args.devices, args.seed, kvstore.rank,
-                                   kvstore.num_workers, trainer.steps)
+    settings = dict({name: getattr(args, name) for name in RUN}, workers=workers, data=records.checksum())
+    smoothed = go_on(trainer, args, settings)
+    batches = datasets.FaceBatches(records, args.per_batch_size * args.devices, args.seed, kvstore.rank, workers,
+                                   trainer.steps)
     with contextlib.ExitStack() as stack:
         log = None
         if is_first:

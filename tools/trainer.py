@@ -1,7 +1,7 @@
 """A network in training, on one device or several, in one process or many: its weights, its steps, its state.
 
 All that this project has to know about how MXNet trains is here, in terms of executors, a kvstore and an updater.
-`mx.mod.Module` is not used for it: Module keeps a second copy of the weights, which it saves, and which goes stale without
+`mx.mod.Module` does not train: it keeps a second copy of the weights, which it saves, and which goes stale without
 a word when anybody but Module changes the first. Here the devices' arrays are the only ones there are.
 """
 import copy
@@ -28,6 +28,16 @@ def create_kvstore(name):
 def wait_for_workers(kvstore):
     """Return when all workers have come here."""
     kvstore._barrier()  # MXNet has no other name for it
+
+
+def first_workers(kvstore, number):
+    """Return the whole number, below 2^24, that the first worker called this with; all workers have to call it."""
+    if kvstore.num_workers == 1:
+        return number
+    array = mx.nd.array([number])
+    kvstore.init('a number', array)
+    kvstore.pull('a number', array)
+    return int(array.asscalar())
 
 
 def all_finite(arrays):

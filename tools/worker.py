@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import traceback
+import types
 
 USAGE = 'worker.py: name what to run: python tools/worker.py SCRIPT ARGUMENTS…, or -m MODULE, or -c CODE\n'
 
@@ -26,7 +27,8 @@ def main():
     sys.path[0] = '' if kind == '-c' else os.getcwd() if kind else os.path.dirname(os.path.abspath(what))
     try:
         if kind == '-c':
-            exec(compile(what, '<string>', 'exec'), {'__name__': '__main__'})
+            sys.modules['__main__'] = types.ModuleType('__main__')
+            exec(compile(what, '<string>', 'exec'), vars(sys.modules['__main__']))
         elif kind == '-m':
             runpy.run_module(what, run_name='__main__', alter_sys=True)
         else:
