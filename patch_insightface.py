@@ -760,15 +760,20 @@ def main(argv=None):
     return 0
 
 
-if __name__ == '__main__':
+def program(argv=None):
+    """Run `main`; return the exit status: 2, with one sentence, for what the user can put right."""
     try:
-        sys.exit(main())
+        return main(argv)
     except Refusal as refusal:
         sys.stderr.write('patch_insightface.py: %s\n' % refusal)
-        sys.exit(2)
+        return 2
     except BrokenPipeError:  # the reader of the output, head perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except OSError as problem:
         sys.stderr.write('patch_insightface.py: %s: %s\n' % (problem.filename, problem.strerror))
-        sys.exit(2)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(program())

@@ -8,6 +8,7 @@ by hand survives, or where one survives that has no reason.
 import argparse
 import collections
 import contextlib
+import hashlib
 import os
 import queue
 import random
@@ -41,6 +42,9 @@ def parse_args():
     parser = argparse.ArgumentParser(prog='mutants.py', description=__doc__.split('\n\n')[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('modules', nargs='*', help='modules of mutants.toml to break (default: all)')
+    parser.add_argument('--again', action='store_true',
+                        help='keep what was killed last time, and try those that survived, or were not tried, anew; a module '
+                             'that has changed since is begun anew')
     parser.add_argument('--all', action='store_true', help='try all mutants in place of a sample, which takes days')
     parser.add_argument('--seed', type=int, default=0, help='of the sample')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='mutants that are tried at a time')
@@ -90,12 +94,16 @@ def by_hand(tree, module, entry, tests, timeout):
 
 
 def prepare(tree, module, tests, sample, timeout, args):
-    """Let cosmic-ray find the mutants of a module, and mark all but a sample as skipped; return the session's path."""
-    session = os.path.join(tree, module.replace('/', '-') + '.sqlite')
+    """Let cosmic-ray find the mutants of a module, and mark all but a sample as skipped; return config, session, count."""
+    session = os.path.join(FOLDER, '%s-%s.sqlite' % (module.replace('/', '-'), checksum(os.path.join(tree, module))))
     config = session[:-len('sqlite')] + 'toml'
     command = ' '.join(map(shlex.quote, PYTEST + shlex.split(tests)))
     with open(config, 'w', encoding='utf-8') as file:
         file.write(CONFIG % (toml_text(module), timeout, toml_text(command)))
+    if args.again and os.path.exists(session):
+        return config, session, forget_survivors(session)
+    if os.path.exists(session):
+        os.remove(session)
     subprocess.run([cosmic_ray(), 'init', config, session], cwd=tree, check=True, stdout=subprocess.DEVNULL)
     places, skipped = collections.defaultdict(list), WorkResult(WorkerOutcome.SKIPPED)
     with use_db(session, WorkDB.Mode.open) as work:
@@ -105,9 +113,23 @@ def prepare(tree, module, tests, sample, timeout, args):
         rng = random.Random('%d %s' % (args.seed, module))
         # One of each place: a comparison alone has a dozen.
         chosen = [rng.choice(places[place]) for place in sorted(places)]
-        chosen = [item.job_id for item in items] if args.all else rng.sample(chosen, min(sample, len(chosen)))
-        work.set_multiple_results([item.job_id for item in items if item.job_id not in set(chosen)], skipped)
+        chosen = {item.job_id for item in items} if args.all else set(rng.sample(chosen, min(sample, len(chosen))))
+        work.set_multiple_results([item.job_id for item in items if item.job_id not in chosen], skipped)
     return config, session, len(chosen)
+
+
+def checksum(path):
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()[:12]
+
+
+def forget_survivors(session):
+    """Forget the results of mutants that survived, so that they are tried anew; return how many a session has in all."""
+    with contextlib.closing(sqlite3.connect(session)) as connection, connection:
+        connection.execute("delete from work_results where test_outcome = 'SURVIVED'")
+        skipped, = connection.execute("select count(*) from work_results where worker_outcome = 'SKIPPED'").fetchone()
+        items, = connection.execute('select count(*) from work_items').fetchone()
+    return items - skipped
 
 
 def toml_text(text):

@@ -1,4 +1,6 @@
 """patch_insightface.py: in with one command, out again without a trace, and nothing of the user's touched."""
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -19,7 +21,18 @@ TRAIN, CONFIG = ('arcface_mxnet', 'train.py'), ('arcface_mxnet', 'config.py')
 
 
 def run(*options):
-    """Run the tool in a process of its own; return exit status, output, error output."""
+    """Run the tool; return exit status, output, error output."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = patcher.program(list(options))
+        except SystemExit as end:  # argparse
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def run_alone(*options):
+    """The same in a process of its own."""
     done = subprocess.run([sys.executable, TOOL] + list(options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, timeout=60)
     return done.returncode, done.stdout, done.stderr
@@ -90,6 +103,17 @@ def test_every_layout(layout, tmp_path):
     assert code == 0 and 'Nothing to take out' in output
 
 
+def test_as_a_program_of_its_own(checkout):
+    before = snapshot(checkout)
+    assert run_alone(checkout, '--status')[0] == 1
+    code, out, err = run_alone(checkout)
+    assert code == 0 and err == '' and 'Done: ' in out
+    assert run_alone(checkout, '--status') == run(checkout, '--status')
+    assert run_alone(checkout, '--revert')[0] == 0 and snapshot(checkout) == before
+    code, out, err = run_alone(os.path.join(checkout, 'none'))
+    assert (code, out, len(err.splitlines())) == (2, '', 1) and 'is not a folder' in err
+
+
 def test_any_folder_of_the_checkout_will_do(checkout):
     assert run(file_in(checkout, 'arcface_mxnet', 'symbol'))[0] == 0
     assert run(checkout, '--status')[0] == 0
@@ -134,6 +158,7 @@ def test_dry_run_is_what_patch_would_apply(checkout, tmp_path):
     """The diff, applied by another program, gives the same tree."""
     if shutil.which('git') is None:
         pytest.skip('git is not installed')
+    edit(file_in(checkout, *CONFIG), lambda text: text[:text.index(b'# data sets')].rstrip(b'\n'))
     by_git = str(tmp_path / 'by git')
     shutil.copytree(checkout, by_git)
     diff = run(checkout, '--dry-run')[1]
@@ -332,6 +357,8 @@ def refused(checkout, words, *options):
     (TRAIN, lambda text: text.replace(b'import fmini', b'').replace(b"'symbol'", b"'s'"), r'cannot find where it imports'),
     (('arcface_mxnet', 'symbol', 'fcrunet.py'), lambda text: b'mine = 1\n', r'fcrunet\.py is not what this plug-in put'),
     (CONFIG, lambda text: text + patcher.BEGIN.encode() + b'\n', r'do not form one block'),
+    (CONFIG, lambda text: patcher.BEGIN.encode() + b'\n' + text + patcher.BEGIN.encode() + b'\n',
+     r'config\.py:1 has markers of the plug-in that do not form one block'),
 ])
 def test_install_stops_before_what_is_not_its_own(checkout, name, change, words):
     path = file_in(checkout, *name)
