@@ -58,7 +58,7 @@ def copy_tree(folder):
     shutil.rmtree(folder, ignore_errors=True)
     names = subprocess.check_output(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT)
     for name in set(os.fsdecode(names).split('\0')):
-        if name and os.path.exists(os.path.join(ROOT, name)):
+        if os.path.isfile(os.path.join(ROOT, name)):  # not what was deleted, nor a link to a folder
             os.makedirs(os.path.join(folder, os.path.dirname(name)), exist_ok=True)
             shutil.copy2(os.path.join(ROOT, name), os.path.join(folder, name))
 
