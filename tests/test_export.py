@@ -16,7 +16,7 @@ import config as host
 import export
 import inference
 import onnx_graph
-from conftest import NETWORKS, ROOT
+from conftest import NETWORKS, ROOT, nodes
 from graph import Graph, load_symbol
 from network import build, choose
 from project import UserError
@@ -153,6 +153,7 @@ def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypat
     expected = export.compute(symbol, parameters, data)
 
     loaded, arg_params, aux_params = mx.model.load_checkpoint(output, 3)
+    assert any(node['op'] == 'BatchNorm' for node in nodes(loaded)) == ('--fold-bn' not in options)
     assert set(arg_params) == set(loaded.list_arguments()) - {'data'}
     assert set(aux_params) == set(loaded.list_auxiliary_states())
     module = mx.mod.Module(loaded, label_names=None)
@@ -452,6 +453,8 @@ def test_one_slope_for_all_channels_stays_one():
     (lambda x: mx.sym.LRN(x, nsize=3, name='old'), 'old is a LRN, an operator that is not known here'),
     (lambda x: mx.sym.Pooling(x, kernel=(2, 2), pool_type='sum', name='pool'), 'pool, a Pooling, has pool_type=sum'),
     (lambda x: mx.sym.BatchNorm(x, axis=3, name='norm'), 'norm, a BatchNorm, has axis=3'),
+    (lambda x: mx.sym.SliceChannel(x, num_outputs=3, axis=1, squeeze_axis=True, name='slices')[0],
+     'slices, a SliceChannel, has squeeze_axis=True'),
     (lambda x: mx.sym.LeakyReLU(x, gamma=mx.sym.abs(mx.sym.Variable('g', shape=(3,)), name='size'), act_type='prelu', name='act'),
      'act, a LeakyReLU, reads size, which is computed'),
 ])
@@ -461,6 +464,12 @@ def test_operators_that_are_not_known(symbol, words):
                   for name, shape in checkpoint.wanted_shapes(symbol, (8, 8, 3)).items()}
     with pytest.raises(UserError, match=words):
         onnx_graph.convert(inference.plain(Graph.of(symbol)), parameters, (8, 8, 3))
+
+
+def test_parameters_whose_shape_nobody_knows():
+    symbol = mx.sym.broadcast_add(mx.sym.Variable('data'), mx.sym.Variable('other'), name='fc1')
+    with pytest.raises(UserError, match='cannot tell the shapes of the parameters for images of 8×9'):
+        checkpoint.wanted_shapes(symbol, (8, 9, 3))
 
 
 # ------------------------------------------------------------------------------------------- folding
@@ -494,6 +503,8 @@ FOLDS = {
                                       ['behind the image, in front of Convolution and elemwise_add']),
     'behind a layer that is read twice': (lambda x: [mx.sym.relu(norm(y), name='relu') + y for y in [conv(x)]][0],
                                           ['behind a layer that others read too, in front of relu']),
+    'behind a layer that others read first': (lambda x: [mx.sym.relu(y, name='relu') + norm(y) for y in [conv(x)]][0],
+                                              ['behind a layer that others read too, in front of elemwise_add']),
     'of a weight that is shared': (shared_weight, []),
     'two in a row': (lambda x: norm(norm(conv(x), 'first')), []),
     'along another axis': (lambda x: conv(norm(x, axis=3)), ['over axis 3 instead of the channels']),
@@ -515,4 +526,5 @@ def test_folding(case):
     assert [why for _, why in stayed] == left
     assert_same(export.compute(folded.symbol(), fewer, data), export.compute(symbol, parameters, data), 1e-5)
     assert set(fewer) == set(checkpoint.wanted_shapes(folded.symbol(), (8, 8, 3)))
+    assert not any(name.endswith('_own') for name in fewer)  # what nobody shares keeps its name
     assert all((before[name] == parameters[name]).all() for name in parameters)  # the caller's are as they were

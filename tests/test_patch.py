@@ -84,7 +84,7 @@ def test_every_layout(layout, tmp_path):
     root = str(tmp_path / 'checkout')
     trainers = lay_out(root, layout)
     before = snapshot(root)
-    assert run(root, '--status')[0] == 1
+    assert run(root, '--status') == (1, ''.join('not installed  %s\n' % os.path.relpath(t, root) for t in trainers), '')
     code, output, _ = run(root)
     assert code == 0 and 'python -u train' in output and '--network cru116 --loss arcface --dataset emore' in output
     assert run(root, '--status') == (0, ''.join('installed      %s\n' % os.path.relpath(t, root) for t in trainers), '')
@@ -212,12 +212,28 @@ def test_revert_gives_back_every_byte(checkout, change):
     with open(config, 'rb') as file:
         content = file.read()
     assert content != before[config][0] and os.stat(config).st_mode == before[config][1]
-    if b'\r\n' in before[config][0]:
-        assert content.count(b'\n') == content.count(b'\r\n')
+    assert content.count(b'\r\n') == (content.count(b'\n') if b'\r\n' in before[config][0] else 0)
     assert content.index(b'network.mini4') < content.index(b'network.cru116 = edict()')
     assert run(checkout, '--status')[0] == 0
     assert run(checkout, '--revert')[0] == 0
     assert snapshot(checkout) == before
+
+
+def test_a_file_of_one_line_without_its_end(checkout):
+    edit(file_in(checkout, *TRAIN), lambda _: b'import fmini')
+    before = snapshot(checkout)
+    assert patcher.main([checkout]) == 0 and block(file_in(checkout, *TRAIN))[1] == 'import fmini'
+    assert patcher.main([checkout, '--revert']) == 0 and snapshot(checkout) == before
+
+
+def test_a_line_that_an_editor_ended_otherwise_is_kept(checkout):
+    script = file_in(checkout, *TRAIN)
+    edit(script, lambda _: b'import os\r\nimport fmini')
+    assert patcher.main([checkout]) == 0
+    edit(script, lambda text: text.replace(b'import fmini\r\n', b'import fmini\n'))
+    assert patcher.main([checkout, '--revert']) == 0
+    with open(script, 'rb') as file:
+        assert file.read() == b'import os\r\nimport fmini\n'
 
 
 @pytest.mark.skipif(os.name != 'posix' or os.getuid() != 0, reason='only root can give files away')
@@ -284,6 +300,7 @@ def test_the_blocks_hold_what_their_trainer_wants_and_no_more(checkout):
     ("sys.path.append(os.path.join(here,\n                'symbol'))\nsys.path.append('symbol')\nprint 'Python 2'\n",
      "sys.path.append('symbol')"),
     ("sys.path.append(f('symbol',\n  1))\nprint 'Python 2'\n", '  1))'),
+    ("sys.path.append(('symbol'\nimport os\nprint 'Python 2'\n", "sys.path.append(('symbol'"),  # nobody closes it
     ("sys.path.insert(0, 'symbol')  # (\nprint 'Python 2'\n", "sys.path.insert(0, 'symbol')  # ("),
     ("sys.path.append('symbol')\nprint('Python 3')\n", "sys.path.append('symbol')"),
     ("if x:\n  import fmini\nelse:\n  import os\nprint('Python 3')\n", '  import os'),
@@ -307,6 +324,20 @@ def test_the_place_of_the_choices(checkout, text, before):
     assert block(file_in(checkout, *CONFIG))[1] == before
 
 
+def test_the_choices_are_made_as_the_config_makes_its_own(checkout):
+    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'network = edict()', b'network = EasyDict()'))
+    assert patcher.main([checkout]) == 0
+    assert block(file_in(checkout, *CONFIG))[0][0] == 'network.cru56 = EasyDict()'
+
+
+def test_the_place_in_partial_fc_is_behind_generate_config(checkout):
+    path = file_in(checkout, 'partial_fc', 'mxnet', 'default.py')
+    edit(path, lambda text: text.replace(b'def generate_config', b'def load():\n    pass\n\n\ndef generate_config')
+         + b'    assert network\n\n\ndef store():\n    pass\n')
+    assert patcher.main([checkout]) == 0
+    assert block(path)[1] == '    assert network'
+
+
 @pytest.mark.parametrize('files, script, before', [
     (['fother.py'], 'import os\nimport fother\nimport sys\n', 'import fother'),
     ([], 'import os\nimport fresnet\nimport sys\n', 'import fresnet'),  # it has been the host's in every version
@@ -325,6 +356,15 @@ def test_the_hosts_modules_are_those_of_its_symbol_folder(checkout, files, scrip
     assert block(file_in(checkout, *TRAIN))[1] == before
     # Its own modules, there by now, are none of the host's: a second install finds the same place.
     assert patcher.main([checkout]) == 0 and block(file_in(checkout, *TRAIN))[1] == before
+
+
+def test_its_own_modules_copied_by_hand_are_none_of_the_hosts(checkout):
+    module = file_in(checkout, 'arcface_mxnet', 'symbol', 'face_blocks.py')
+    shutil.copy(os.path.join(ROOT, 'symbols', 'face_blocks.py'), module)
+    edit(file_in(checkout, *TRAIN), lambda _: b'import fresnet\nimport face_blocks\n')
+    assert run(checkout, '--status')[1].startswith('outdated')
+    assert patcher.main([checkout]) == 0
+    assert block(file_in(checkout, *TRAIN))[1] == 'import fresnet'
 
 
 def test_other_files_are_not_touched(checkout):
@@ -381,6 +421,11 @@ def test_edited_block(checkout):
     assert run(checkout, '--status')[0] == 0
     with open(file_in(checkout, *CONFIG) + patcher.BACKUP) as file:
         assert 'cru116.per_batch_size = 40' in file.read()
+
+
+def test_a_block_that_would_not_compile_is_not_written(checkout, monkeypatch):
+    monkeypatch.setattr(patcher, 'network_lines', lambda *_: ['network.cru56 = (', '1'])
+    refused(checkout, r'config\.py would not compile with the block in it \(line \d+: .*\); please report this')
 
 
 def test_every_backup_has_a_name_of_its_own(checkout):
@@ -440,10 +485,15 @@ def test_a_reader_who_has_had_enough_ends_it(checkout):
     assert process.stderr.read() == b'' and process.wait(30) == 1 and snapshot(checkout) == before
 
 
-def test_a_folder_that_cannot_be_synced_is_no_reason_to_stop(checkout, monkeypatch):
-    def refuse(*_):
-        raise OSError(22, 'Invalid argument')
-    monkeypatch.setattr(os, 'open', refuse)
+@pytest.mark.parametrize('name', ['open', 'fsync'], ids=['opened', 'written'])
+def test_a_folder_that_cannot_be_synced_is_no_reason_to_stop(checkout, monkeypatch, name):
+    real = getattr(os, name)
+
+    def refuse(what, *rest):
+        if os.path.isdir('/proc/self/fd/%d' % what if name == 'fsync' else what):
+            raise OSError(22, 'Invalid argument')
+        return real(what, *rest)
+    monkeypatch.setattr(os, name, refuse)
     assert patcher.main([checkout]) == 0 and patcher.main([checkout, '--revert']) == 0
 
 

@@ -3,6 +3,7 @@ import filecmp
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -163,6 +164,15 @@ def test_verification_accuracy():
         verification.accuracy(pairs[:10], same[:5])
 
 
+def test_verification_of_pairs_that_are_nearly_opposite_and_of_nothing():
+    same = np.arange(40) % 2 == 0
+    angles = np.where(same, 2.2, 2.8)  # squared distances of 3.18 and 3.88
+    pairs = np.stack([np.tile([1, 0], (40, 1)), np.stack([np.cos(angles), np.sin(angles)], axis=1)], axis=1).reshape(80, 2)
+    assert verification.accuracy(pairs, same) == (1.0, 0.0)
+    pairs[:2] = 0  # two embeddings of length 0: a distance of 0
+    assert verification.accuracy(pairs, same) == (1.0, 0.0)
+
+
 # ----------------------------------------------------------------------------------------------- the tool
 
 def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
@@ -216,6 +226,7 @@ def damaged(data, folder, name, change):
     ('train.idx', lambda content: b'zero one two', 'is not an index'),
     ('train.idx', lambda content: b'', 'lists no records'),
     ('property', lambda content: b'4,112', 'is not readable as "classes,height,width"'),
+    ('property', lambda content: b'4,0,112', 'has a number below 1'),
     ('property', lambda content: b'2,112,112', 'has label 2.0; "property" allows 0 to 1'),
     ('lfw.bin', lambda content: content[:100], 'is not a verification set'),
     ('lfw.bin', lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)), 'is not a verification set'),
@@ -229,6 +240,53 @@ def test_damaged_data(data, tmp_path, name, change, words):
             records[position]
         datasets.read_pairs(os.path.join(folder, 'lfw.bin'), IMAGE_SHAPE)
     assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['train.rec', 'train.idx'])
+def test_a_missing_file_is_named(data, tmp_path, name):
+    folder = str(tmp_path / 'damaged')
+    shutil.copytree(data, folder)
+    os.remove(os.path.join(folder, name))
+    with pytest.raises(UserError, match='%s is missing$' % name):
+        datasets.FaceRecords(folder, IMAGE_SHAPE)
+
+
+def test_a_record_that_says_it_has_megabytes(tmp_path):
+    image = datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
+    write_records(str(tmp_path), [([3, 4], b''), (0.0, image), (1.0, image), ([1, 3], b'')])
+    with open(str(tmp_path / 'train.idx')) as index:
+        last = int(index.read().split()[-1])
+    with open(str(tmp_path / 'train.rec'), 'r+b') as file:
+        file.seek(last + 4)
+        file.write(struct.pack('<I', 1 << 28))
+    with pytest.raises(UserError, match='is truncated: it has'):
+        datasets.FaceRecords(str(tmp_path), IMAGE_SHAPE)
+
+
+def test_of_several_labels_the_first_is_the_identity(tmp_path):
+    image = datasets._encode(np.zeros(IMAGE_SHAPE, np.uint8))
+    write_records(str(tmp_path), [([3, 4], b''), ([0, 7], image), ([1, 7], image), ([1, 3], b'')])
+    records = datasets.FaceRecords(str(tmp_path), IMAGE_SHAPE)
+    assert [records[i][0] for i in range(2)] == [0, 1]
+
+
+def test_a_data_set_without_images(tmp_path):
+    write_records(str(tmp_path), [([1, 1], b'')])
+    with pytest.raises(UserError, match='train.rec holds no images$'):
+        datasets.FaceRecords(str(tmp_path), IMAGE_SHAPE)
+
+
+def test_a_verification_set_of_hundreds_of_pairs(tmp_path):
+    path, image = str(tmp_path / 'many.bin'), datasets._encode(np.zeros((8, 8, 3), np.uint8))
+    for count, fits in ((600, True), (599, False)):
+        with open(path, 'wb') as file:
+            pickle.dump(([image] * count, [True] * 300), file)
+        if fits:
+            images, same = datasets.read_pairs(path, (8, 8, 3))
+            assert len(images) == 600 and len(same) == 300
+        else:
+            with pytest.raises(UserError, match='has 599 images for 300 pairs'):
+                datasets.read_pairs(path, (8, 8, 3))
 
 
 def overwrite_image(folder, number, content):

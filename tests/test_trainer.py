@@ -196,6 +196,11 @@ def test_gradients_that_overflow_are_dropped_where_they_may(loss_scale):
     assert trainer.state()['updates'] == (2 if loss_scale == 1 else 1)
 
 
+def test_a_store_that_this_mxnet_does_not_have():
+    with pytest.raises(UserError, match='--kvstore nccl: this MXNet was built without it'):
+        trainer_module.create_kvstore('nccl')
+
+
 def test_another_mxnet_is_refused(monkeypatch):
     monkeypatch.setattr(mx, '__version__', '1.8.0')
     with pytest.raises(UserError, match=r'is written for MXNet 1\.9\.1, this is 1\.8\.0'):
