@@ -46,7 +46,7 @@ loss = EasyDict(
 _CONFIG = dict(
     bn_mom=0.9, workspace=256, emb_size=512, ckpt_embedding=True, image_shape=(112, 112, 3),
     net_se=0, net_act='prelu', net_unit=3, net_input=1, net_output='E', net_multiplier=1.0,
-    net_prelu='op', net_resize='op', net_groups='merged', fp16=False, memonger=False,
+    net_prelu='mul', net_resize='op', net_groups='merged', fp16=False, memonger=False,
     count_flops=True, ce_loss=True, max_steps=0,
     fc7_lr_mult=1.0, fc7_wd_mult=1.0, fc7_no_bias=False, data_rand_mirror=True,
 )

@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     bn_mom: float = 0.9
     workspace: int = 256  # MiB that cuDNN may use for one convolution
     net_act: str = 'prelu'
-    net_prelu: str = 'op'  # PReLU: MXNet's operator, or by convolutions ('conv', faster on a CPU)
+    net_prelu: str = 'mul'  # PReLU by products, by convolutions ('conv', faster on a CPU) or MXNet's ('op', see `act`)
     net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or by its matrices ('matrix', faster on a CPU)
     net_groups: str = 'merged'  # grouped convolutions: as they are ('op'), or 'merged' to a CPU vector's width
     net_unit: int = IMPROVED
@@ -117,7 +117,7 @@ def checked(settings):
             raise SettingError('%s=%r is not legal; it must be %s' % (key, value, wanted))
 
     choose('net_act', settings.net_act, ACTIVATIONS)
-    choose('net_prelu', settings.net_prelu, ('op', 'conv'))
+    choose('net_prelu', settings.net_prelu, ('mul', 'conv', 'op'))
     choose('net_resize', settings.net_resize, ('op', 'matrix'))
     choose('net_groups', settings.net_groups, ('op', 'merged'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
@@ -219,34 +219,53 @@ class Layers:
             data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name, **once))
 
     def act(self, data, name):
-        """Apply the activation that `net_act` names."""
-        if (self.settings.net_act, self.settings.net_prelu) == ('prelu', 'conv'):
-            return self._prelu_by_convolutions(data, name)
+        """Apply the activation that `net_act` names.
+
+        With `net_prelu` 'op', PReLU is MXNet's operator, which gives the slopes gamma times their true gradient
+        wherever its backward pass works in place (nearly everywhere on a GPU, if the source tells true), so that
+        they learn at a quarter of their speed, as in 2018. 'mul' and 'conv' give the true one (docs/prelu.md).
+        """
+        if self.settings.net_act == 'prelu' and self.settings.net_prelu != 'op':
+            return self._prelu(data, name)
         operator = mx.sym.LeakyReLU if self.settings.net_act in LEAKY_RELUS else mx.sym.Activation
         return data._replace(symbol=operator(data=data.symbol, act_type=self.settings.net_act, name=name))
 
-    def _prelu_by_convolutions(self, data, name):
-        """PReLU as x + (1 - gamma) max(-x, 0), both products being depthwise 1x1 convolutions.
-
-        The same function of the same parameter as MXNet's operator, which oneDNN does not have: on a CPU the
-        operator's backward pass was half of a training step (benchmarks/NOTES.md). Every operator here is
-        oneDNN's, so that no map changes its memory layout on the way; in inference the convolutions take
-        the ReLU and the sum in.
-        """
+    def _prelu(self, data, name):
+        """PReLU as x + (1 - gamma) max(-x, 0): the same function of the same parameter as MXNet's operator."""
         gamma = mx.sym.Variable(name + '_gamma', shape=(data.channels,), init=mx.init.Constant(0.25))
-        weight = mx.sym._internal._rminus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
-        weight = mx.sym.reshape(weight, shape=(-1, 1, 1, 1), name=name + '_kernel')
-        minus_one = mx.sym._internal._full(shape=(data.channels, 1, 1, 1), value=-1.0, dtype=self._trunk_type,
-                                           name=name + '_minus_one')
+        bend = mx.sym._internal._rminus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
+        multiply = self._bend_by_convolutions if self.settings.net_prelu == 'conv' else self._bend_by_products
+        return self.add(data, multiply(data, bend, name), name)
 
+    @staticmethod
+    def _bend_by_products(data, bend, name):
+        """Return max(-x, 0) times `bend`, (channels,), by pointwise operators; on a GPU MXNet fuses the first two.
+
+        ReLU's gradient needs its output, not its input, and the product keeps that anyway: memory is as with 'op'.
+        """
+        bend = mx.sym.reshape(bend, shape=(1, -1, 1, 1), name=name + '_factor')
+        negative = mx.sym.Activation(mx.sym.negative(data.symbol, name=name + '_minus'), act_type='relu',
+                                     name=name + '_negative')
+        return data._replace(symbol=mx.sym.broadcast_mul(negative, bend, name=name + '_bend'))
+
+    def _bend_by_convolutions(self, data, bend, name):
+        """Return the same with both products, by -1 and by `bend`, as depthwise 1x1 convolutions.
+
+        oneDNN does not have PReLU: on a CPU the operator's backward pass was half of a training step, and the products'
+        is no faster (benchmarks/NOTES.md). Every operator here is oneDNN's, so that no map changes its memory
+        layout on the way; in inference the convolutions take the ReLU and the sum in.
+        """
         def scale(symbol, weight, name):
             return mx.sym.Convolution(data=symbol, weight=weight, no_bias=True, kernel=(1, 1),
                                       num_filter=data.channels, num_group=data.channels,
                                       workspace=self.settings.workspace, name=name)
 
+        kernel = mx.sym.reshape(bend, shape=(-1, 1, 1, 1), name=name + '_kernel')
+        minus_one = mx.sym._internal._full(shape=(data.channels, 1, 1, 1), value=-1.0, dtype=self._trunk_type,
+                                           name=name + '_minus_one')
         negative = scale(data.symbol, minus_one, name + '_minus')
         negative = mx.sym.Activation(negative, act_type='relu', name=name + '_negative')
-        return data._replace(symbol=mx.sym.elemwise_add(data.symbol, scale(negative, weight, name + '_bend'), name=name))
+        return self.read(data._replace(symbol=scale(negative, kernel, name + '_bend')), name + '_bend')
 
     def norm_act(self, data, bn_name, act_name):
         """Normalise, then activate."""

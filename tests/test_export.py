@@ -23,8 +23,9 @@ from project import UserError
 from test_networks import NARROW, PLAIN, bind
 
 TOOL = os.path.join(ROOT, 'tools', 'export.py')
-# Every form that training has and deployment has not.
+# The forms that training has and deployment has not: on a CPU, and inside insightface by default.
 TRAINED = dict(NARROW, memonger=True)
+HOST = dict(TRAINED, net_prelu='mul', net_resize='op')
 
 
 def settled(symbol, shape, seed=0):
@@ -69,9 +70,10 @@ def symbol_of(network, **changes):
 
 # ------------------------------------------------------------------------------------- all networks
 
-@pytest.mark.parametrize('network', NETWORKS)
-def test_a_trained_network_is_exported_as_the_plain_one(network):
-    trained = inference.plain(Graph.of(symbol_of(network, **TRAINED)))
+@pytest.mark.parametrize('network, form', [(network, TRAINED) for network in NETWORKS]
+                         + [(network, HOST) for network in ('cru56', 'att56', 'ires50')])
+def test_a_trained_network_is_exported_as_the_plain_one(network, form):
+    trained = inference.plain(Graph.of(symbol_of(network, **form)))
     plain = Graph.of(symbol_of(network, **dict(NARROW, **PLAIN)))
     for node in plain.nodes():  # the builder marks PReLU's slopes with where they start
         node.attrs = {} if node.op == 'null' else node.attrs
@@ -222,7 +224,7 @@ def test_opencv_takes_it(tmp_path, network):
     assert_same(net.forward(), export.compute(symbol, parameters, data))
 
 
-@pytest.mark.parametrize('changes', [TRAINED, dict(NARROW, net_prelu='op', net_resize='op')], ids=['CPU', 'host'])
+@pytest.mark.parametrize('changes', [TRAINED, HOST, dict(NARROW, **PLAIN)], ids=['CPU', 'host', 'plain'])
 def test_a_checkpoint_of_float16(tool, tmp_path, changes):
     exact = settled(symbol_of('att56', **changes), (2, 3, 64, 64))
     symbol = symbol_of('att56', fp16=True, **changes)
@@ -440,6 +442,29 @@ def test_operators_of_other_networks(case):
     model = onnx_graph.convert(inference.plain(Graph.of(symbol)), parameters, (8, 8, 3))
     assert_same(run_onnx(model, data), expected)
     assert_same(run_onnx(model, data[:1]), expected[:1])
+
+
+def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0):
+    """Return what differs from PReLU as the networks write it in one place; by default in none."""
+    x, gamma = x - 127, mx.sym.Variable('slopes', shape=(3,))
+    bend = mx.sym.reshape(scalar - gamma, shape=(1, -1, 1, 1) if by == 'mul' else (-1, 1, 1, 1))
+    scale = dict(num_filter=3, num_group=3, kernel=(1, 1), no_bias=True)
+    if by == 'mul':
+        minus = mx.sym.negative(x)
+    else:
+        minus = mx.sym.Convolution(x, weight=mx.sym._internal._full(shape=(3, 1, 1, 1), value=sign), **scale)
+    negative = mx.sym.Activation(minus, act_type=act)
+    return x + (mx.sym.broadcast_mul(negative, bend) if by == 'mul' else mx.sym.Convolution(negative, weight=bend, **scale))
+
+
+@pytest.mark.parametrize('changes, expected', [
+    (dict(by='mul'), True), (dict(by='mul', scalar=2.0), False), (dict(by='mul', act='tanh'), False),
+    (dict(by='conv'), True), (dict(by='conv', scalar=2.0), False), (dict(by='conv', act='sigmoid'), False),
+    (dict(by='conv', sign=1.0), False),
+])
+def test_only_prelu_is_taken_for_one(changes, expected):
+    graph = inference.plain(Graph.of(nearly_prelu(mx.sym.Variable('data'), **changes)))
+    assert any(node.op == 'LeakyReLU' for node in graph.nodes()) == expected
 
 
 def test_one_slope_for_all_channels_stays_one():

@@ -14,15 +14,17 @@ from network import count_parameters, planned_memory, shapes
 from test_networks import FACE_NETWORKS, NARROW, PLAIN, QUICK, assert_close, bind
 
 SAMPLES = ['cru56', 'att56', 'attnext56']  # between them: groups of one channel and more, resizing, PReLU
+PRODUCTS = dict(PLAIN, net_prelu='mul')
 
 
 # ------------------------------------------------------------------------------------- rewritten operators
 
 @pytest.mark.parametrize('network', SAMPLES)
-def test_rewritten_networks_compute_the_same(chosen, network):
+@pytest.mark.parametrize('form', [QUICK, PRODUCTS], ids=['quick', 'products'])
+def test_rewritten_networks_compute_the_same(chosen, network, form):
     """Same parameters, shapes and initial values, so that a checkpoint fits both; outputs agree to 1e-5."""
     # No Dropout in this head: it would drop other units in each.
-    plain, quick = [chosen(network, **dict(NARROW, net_output='FC', **form)) for form in (PLAIN, QUICK)]
+    plain, quick = [chosen(network, **dict(NARROW, net_output='FC', **changes)) for changes in (PLAIN, form)]
     assert set(plain.list_arguments()) == set(quick.list_arguments())
     assert plain.list_auxiliary_states() == quick.list_auxiliary_states()
     shape, other = [shapes(symbol, host.config.image_shape) for symbol in (plain, quick)]
@@ -42,6 +44,7 @@ def test_rewritten_networks_compute_the_same(chosen, network):
 
 LAYERS = {
     'prelu': lambda layers, data: layers.act(data, 'relu'),
+    'prelu by products': lambda layers, data: layers.act(data, 'relu'),
     'grow': lambda layers, data: layers.resize(data, (11, 13), 'resize'),
     'shrink': lambda layers, data: layers.resize(data, (3, 1), 'resize'),
     'same': lambda layers, data: layers.resize(data, data.size, 'resize'),
@@ -57,7 +60,7 @@ def test_rewritten_layers_have_the_same_gradient(name):
     """Of one layer: in a whole network, rounding carries a value over PReLU's kink now and then, to another slope."""
     channels = {'groups of 3': 96, 'few groups': 6}.get(name, 64)
     executors, arrays = [], {}
-    for form in (PLAIN, QUICK):
+    for form in (PLAIN, PRODUCTS if name == 'prelu by products' else QUICK):
         data = face_blocks.FeatureMap(mx.sym.Variable('data'), channels, (6, 7))
         symbol = LAYERS[name](face_blocks.Layers(**form), data).symbol
         executor = symbol.simple_bind(mx.cpu(), data=(2, channels, 6, 7))
@@ -157,7 +160,7 @@ def test_the_default_batch_fits_11_gb(chosen, network):
 
 
 @pytest.mark.parametrize('network', ['cru56', 'att56', 'ires50', 'att56_imagenet'])
-@pytest.mark.parametrize('prelu', ['op', 'conv'])
+@pytest.mark.parametrize('prelu', ['mul', 'conv', 'op'])
 def test_memonger_trains_the_same(chosen, network, prelu):
     """The gradient, and weights and moving statistics after three steps, agree to float32 rounding.
 

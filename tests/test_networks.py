@@ -139,7 +139,7 @@ FACE_NETWORKS = [name for name in NETWORKS if not name.endswith('_imagenet')]
 
 @pytest.mark.parametrize('network', FACE_NETWORKS)
 def test_face_form(chosen, network):
-    symbol = chosen(network)
+    symbol = chosen(network, net_prelu='op')
     found = nodes(symbol)
     by_name = {node['name']: node for node in found}
     order = [node['name'] for node in found if node['op'] != 'null']
@@ -254,7 +254,7 @@ def test_training_lowers_the_loss(chosen, network):
 SAMPLES = ['cru56', 'att56']
 CHANGES = [
     dict(emb_size=7), dict(net_input=0), dict(net_input=2), dict(net_se=1), dict(net_unit=1), dict(net_unit=2),
-    dict(net_multiplier=0.1), dict(net_prelu='conv'), dict(net_groups='op'), dict(net_resize='op'),
+    dict(net_multiplier=0.1), dict(net_prelu='mul'), dict(net_prelu='op'), dict(net_groups='op'), dict(net_resize='op'),
     dict(memonger=True),
 ] + [dict(net_act=name) for name in face_blocks.ACTIVATIONS] + [dict(net_output=name) for name in face_blocks.HEADS]
 
@@ -303,7 +303,7 @@ def test_squeeze_excitation_is_the_papers(chosen, network):
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-@pytest.mark.parametrize('form', [PLAIN, QUICK], ids=['plain', 'quick'])
+@pytest.mark.parametrize('form', [PLAIN, QUICK, {}], ids=['plain', 'quick', 'default'])
 def test_fp16_trunk(chosen, network, form):
     symbol = chosen(network, fp16=True, **form)
     types, outputs, _ = symbol.infer_type(data='float32')
@@ -325,7 +325,7 @@ def test_heads_have_the_hosts_nodes():
         'Z': ['bn1', 'dropout0', 'fc1'], 'C': ['pool1', 'fc1']}
     assert set(expected) == set(face_blocks.HEADS)
     for output, names in expected.items():
-        order = [node['name'] for node in nodes(fcrunet.crunet(56, net_output=output)) if node['op'] != 'null']
+        order = [node['name'] for node in nodes(fcrunet.crunet(56, net_output=output, net_prelu='op')) if node['op'] != 'null']
         assert order[order.index('stage4_unit3_plus') + 1:] == names, output
 
 
@@ -370,7 +370,7 @@ def test_iresnet_units(chosen):
     (dict(net_unit='3'), ['net_unit', "'3'"]),
     (dict(net_input=3), ['net_input', '0, 1, 2']),
     (dict(net_output='GNAP'), ['net_output', "'GNAP'", "'GDC'"]),
-    (dict(net_prelu='fast'), ['net_prelu', "'op'"]), (dict(net_groups=1), ['net_groups', "'merged'"]),
+    (dict(net_prelu='fast'), ['net_prelu', "'mul', 'conv', 'op'"]), (dict(net_groups=1), ['net_groups', "'merged'"]),
     (dict(net_resize='fast'), ['net_resize', "'matrix'"]), (dict(memonger='yes'), ['memonger', "'yes'"]),
     (dict(net_se=2), ['net_se', '2']),
     (dict(fp16='yes'), ['fp16', "'yes'"]),

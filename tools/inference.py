@@ -60,14 +60,24 @@ def plain(graph):
 
 
 def undo_prelu(node):
-    """Return PReLU for x + (1 - gamma) max(-x, 0) by two convolutions, or None for another node."""
+    """Return PReLU for x + (1 - gamma) max(-x, 0) by products or by convolutions, or None for another node."""
     if node.op != 'elemwise_add':
         return None
-    gamma = node.source((1, 'Convolution'), (1, 'Reshape'), (0, '_rminus_scalar'), (0, 'null'))
-    minus = node.source((1, 'Convolution'), (0, 'Activation'), (0, 'Convolution'))
-    if not gamma or not minus or not minus.source((1, '_full')) or minus.inputs[0] != node.inputs[0]:
+    bend = 'broadcast_mul' if node.source((1, 'broadcast_mul')) else 'Convolution'
+    difference = node.source((1, bend), (1, 'Reshape'), (0, '_rminus_scalar'))
+    negative = node.source((1, bend), (0, 'Activation'))
+    if not difference or not negative or difference.attr('scalar') != 1 or negative.attrs['act_type'] != 'relu':
+        return None
+    gamma, minus = difference.source((0, 'null')), negative.source((0, 'negative')) or by_minus_one(negative)
+    if not gamma or not minus or minus.inputs[0] != node.inputs[0]:
         return None
     return Node('LeakyReLU', node.name, {'act_type': 'prelu'}, [node.inputs[0], (gamma, 0)]), 0
+
+
+def by_minus_one(node):
+    """Return the convolution in front of a node if it only changes the sign, or None."""
+    factor = node.source((0, 'Convolution'), (1, '_full'))
+    return node.source((0, 'Convolution')) if factor and factor.attr('value') == -1 else None
 
 
 def undo_resize(node):
