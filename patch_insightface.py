@@ -16,15 +16,21 @@ places, plan, run, report, top level.
 import argparse
 import ast
 import collections
+import contextlib
 import difflib
-import errno
 import hashlib
 import os
 import re
 import runpy
+import signal
 import stat
 import sys
 import warnings
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -32,7 +38,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 Host = collections.namedtuple('Host', 'folder scripts configs partial_fc')
 
-_SCRIPTS, _CONFIGS = ('train.py', 'train_parall.py'), ('sample_config.py', 'config.py')
+_SCRIPTS, _CONFIGS = ('train.py', 'train_parall.py'), ('sample_config.py', 'config.py', 'config/__init__.py')
 # Every place where insightface has had an MXNet trainer since 2019.
 HOSTS = (
     Host('recognition', _SCRIPTS, _CONFIGS, False),
@@ -179,6 +185,11 @@ class Source:
             before = before[:-1] + [before[-1][:-len(self.eol)] if before[-1].endswith(self.eol) else before[-1]]
         return before + after
 
+    def without(self, lines):
+        """Return the Source without those of its lines that are in the set `lines`."""
+        kept = [line for line, bare in zip(self.lines, self.bare) if bare not in lines]
+        return Source(self.path, ''.join(kept).encode('utf-8'))
+
     def with_block(self, lines, at):
         """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0)."""
         rest = self.without_block()
@@ -303,8 +314,16 @@ def networks_place(source):
 
     place = source.last(sets_network, r'network(\.|\[|\s*=)')
     if place is None:
-        raise Refusal('%s: cannot find its network choices (lines like network.r100 = edict())' % source.path)
+        raise Refusal('%s: cannot find its network choices (lines like network.r100 = edict()); where it takes those of '
+                      'sample_config.py, write "from sample_config import *" into it, else add the choices by hand '
+                      '(README)' % source.path)
     return place
+
+
+def takes_all_of_another(source):
+    """Tell whether a config takes its choices from sample_config.py, where they are added."""
+    return (source.outside_block(r'from\s+\.*sample_config\s+import\s*\(?\s*(\*|.*\bnetwork\b)') is not None
+            and source.outside_block(r'network\s*=') is None and source.block is None)
 
 
 def default_place(source):
@@ -371,6 +390,11 @@ class Trainer:
             return partial_fc_lines(networks), default_place(source)
         return network_lines(networks, edict_name(source)), networks_place(source)
 
+    def own_lines(self, source):
+        """Return those lines of the block that may have been written by hand instead, without what a block records."""
+        lines, _ = self.block_of(source)
+        return {line for line in lines if line and not line.startswith('#')} if not self.host.partial_fc else set()
+
     def collision(self, source):
         """Return the line outside the block that already defines what the block is to define, or None."""
         if source.path in self.scripts:
@@ -383,10 +407,11 @@ class Trainer:
 class Checkout:
     """An insightface checkout with its MXNet trainers."""
 
-    def __init__(self, path):
+    def __init__(self, root, only=None):
+        """Read the checkout in the folder `root`; `only` is the folder of the one trainer to change, if not of all."""
         self.networks = load_networks()
         self.modules = load_modules(self.networks)
-        self.root = find_root(path)
+        self.root = root
         self.trainers = []
         for host in HOSTS:
             trainer = Trainer(self, host)
@@ -400,6 +425,13 @@ class Checkout:
         for trainer in self.trainers:
             for path in trainer.scripts + trainer.configs:
                 self.sources[path] = Source(path, self.read(path))
+            trainer.configs = [path for path in trainer.configs if not takes_all_of_another(self.sources[path])]
+        chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only else []
+        self.others = [trainer for trainer in self.trainers if only and trainer.folder not in chosen]
+        self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
+        if not self.trainers:
+            raise Refusal('--only %s is no trainer of the checkout; choose from %s'
+                          % (only, ', '.join(trainer.folder for trainer in self.others)))
 
     def inside(self, path):
         """Return the real path of `path`; refuse one that a link leads out of the checkout."""
@@ -434,6 +466,24 @@ class Checkout:
         return {path for trainer in self.trainers for script in trainer.scripts
                 if trainer.collision(self.sources[script]) for path in trainer.copies()}
 
+    def gone(self):
+        """Return {path: recorded checksums} of the copied files, still there, that are no longer shipped."""
+        found = {}
+        for trainer in self.trainers:
+            shipped = set(map(os.path.basename, trainer.copies()))
+            for script in trainer.scripts:
+                block = self.sources[script].block
+                for name, checksum in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines if block else ())):
+                    path = os.path.join(trainer.symbol, name)
+                    if name not in shipped and os.path.lexists(path):
+                        found.setdefault(self.inside(path), set()).add(checksum)
+        return found
+
+    def needed_by_others(self):
+        """Return the paths of copied files that a trainer which --only leaves alone has a block for."""
+        return {path for trainer in self.others for path in trainer.copies()
+                if any(self.sources[script].block for script in trainer.scripts)}
+
     def copies(self):
         """Return {path: bytes} of all files that are copied, shared ones once."""
         return {path: content for trainer in self.trainers for path, content in trainer.copies().items()}
@@ -449,17 +499,25 @@ def find_root(path):
             raise Refusal('%s is not in an insightface checkout: neither it nor a folder above it has a folder '
                           'recognition' % real)
         folder = os.path.dirname(folder)
+    recognition = os.path.realpath(os.path.join(folder, 'recognition'))
+    if recognition != os.path.join(folder, 'recognition'):
+        raise Refusal('%s is a link, to %s; name the checkout that it leads to'
+                      % (os.path.join(folder, 'recognition'), recognition))
     return folder
 
 
-def plan_install(checkout, force):
-    """Return the changes that install, or bring up to date; refuse what would overwrite anything of the user's."""
-    changes = []
+def plan_install(checkout, force, adopt=False):
+    """Return the changes that install, or bring up to date; refuse what would overwrite anything of the user's.
+
+    All that is in the way is named at once. With `adopt`, lines written by hand that are those of the block, to the
+    letter, are no longer in the way: the block takes their place.
+    """
+    changes, problems = plan_gone(checkout, force)
     for path, content in sorted(checkout.copies().items()):
         state = checkout.copy_state(path, content)
         if state == 'foreign' and not force:
-            raise Refusal('%s is not what this plug-in put there; move it away, or use --force to replace it and keep '
-                          'a backup' % path)
+            problems.append('%s is not what this plug-in put there; move it away, or use --force to replace it and keep '
+                            'a backup' % path)
         if state != 'current':
             old = None if state == 'missing' else checkout.read(path)
             if state == 'foreign':
@@ -467,26 +525,64 @@ def plan_install(checkout, force):
             changes.append(Change(path, old, content))
     for trainer in checkout.trainers:
         for path in trainer.scripts + trainer.configs:
-            source = checkout.sources[path]
+            there = checkout.sources[path]
+            source = there.without(trainer.own_lines(there)) if adopt and there.block is None else there
             line = trainer.collision(source)
             if line and not force:
-                raise Refusal('%s:%d already has something of that name; remove the line, or use --force to add the '
-                              'plug-in all the same' % (path, line))
+                problems.append('%s:%d already has something of that name; remove the line%s, or use --force to add the '
+                                'plug-in all the same' % (path, trainer.collision(there), '' if adopt else
+                                                          ', use --adopt if it was added by hand'))
+                continue
             if source.block and not source.block.intact and not force:
-                raise Refusal('%s:%d: the block of the plug-in was edited; move the edits below the block, or use '
-                              '--force to replace it and keep a backup' % (path, source.block.start + 1))
+                problems.append('%s:%d: the block of the plug-in was edited; move the edits below the block, or use '
+                                '--force to replace it and keep a backup' % (path, source.block.start + 1))
+                continue
             new = source.with_block(*trainer.block_of(source))
             check_compiles(source, new)
-            if new != source.content:
+            if new != there.content:
                 if line or (source.block and not source.block.intact):
-                    changes.append(Change(free_backup(path), None, source.content))
-                changes.append(Change(path, source.content, new))
+                    changes.append(Change(free_backup(path), None, there.content))
+                changes.append(Change(path, there.content, new))
+    if problems:
+        raise Refusal('; '.join(problems))
     return unique(changes)
 
 
-def plan_revert(checkout, force):
+def plan_gone(checkout, force):
+    """Return the changes that remove copied files which are no longer shipped, and what is in the way, in sentences."""
+    changes, problems = [], []
+    for path, recorded in sorted(checkout.gone().items()):
+        there = checkout.read(path)
+        name = os.path.basename(path)[:-len('.py')]
+        problems += ['%s:%d imports %s, which is no longer shipped; remove the line first' % (source.path, line, name)
+                     for source in checkout.sources.values()
+                     for line in [source.outside_block(r'\s*(import\s+(.*[\s,])?%s\b|from\s+%s\s+import\b)' % (name, name))]
+                     if line]
+        if sha(there) not in recorded:
+            if not force:
+                problems.append('%s is no longer shipped, and was edited after it was copied; move it away, or use --force '
+                                'to take it out and keep a backup' % path)
+            changes.append(Change(free_backup(path), None, there))
+        changes.append(Change(path, there, None))
+    for source in checkout.sources.values():
+        for name in sorted(networks_in(source.block) - set(checkout.networks)):
+            line = source.outside_block(r'\s*network(\.%s\b|\[\s*[\'"]%s[\'"])' % (name, name))
+            if line:
+                problems.append('%s:%d names the network %s, which is no longer shipped; remove the line first'
+                                % (source.path, line, name))
+    return changes, problems
+
+
+def networks_in(block):
+    """Return the names of the network choices that a block adds to a config."""
+    found = re.findall(r"(?m)^(?:network\.(\w+) = |    '(\w+)': \{)", '\n'.join(block.lines if block else ()))
+    return {name or in_partial_fc for name, in_partial_fc in found}
+
+
+def plan_revert(checkout, force, adopt=False):
     """Return the changes that take the plug-in out. Copied files go only if they are what was copied."""
-    changes, kept = [], checkout.imported_by_hand()
+    changes, problems = plan_gone(checkout, force)
+    kept = checkout.imported_by_hand() | checkout.needed_by_others()
     for path, content in sorted(checkout.copies().items()):
         state = checkout.copy_state(path, content)
         if state == 'missing' or path in kept:
@@ -495,19 +591,22 @@ def plan_revert(checkout, force):
             if not checkout.recorded(os.path.basename(path)):
                 continue  # it was there before
             if not force:
-                raise Refusal('%s was edited after it was copied; move it away, or use --force to take it out and '
-                              'keep a backup' % path)
+                problems.append('%s was edited after it was copied; move it away, or use --force to take it out and '
+                                'keep a backup' % path)
             changes.append(Change(free_backup(path), None, checkout.read(path)))
         changes.append(Change(path, checkout.read(path), None))
-    for path, source in checkout.sources.items():
-        if source.block is None:
-            continue
-        if not source.block.intact:
-            if not force:
-                raise Refusal('%s:%d: the block of the plug-in was edited; move the edits out of it, or use --force '
-                              'to take it out and keep a backup' % (path, source.block.start + 1))
-            changes.append(Change(free_backup(path), None, source.content))
-        changes.append(Change(path, source.content, ''.join(source.without_block()).encode('utf-8')))
+    for trainer in checkout.trainers:
+        for source in map(checkout.sources.get, trainer.scripts + trainer.configs):
+            if source.block is None:
+                continue
+            if not source.block.intact:
+                if not force:
+                    problems.append('%s:%d: the block of the plug-in was edited; move the edits out of it, or use --force '
+                                    'to take it out and keep a backup' % (source.path, source.block.start + 1))
+                changes.append(Change(free_backup(source.path), None, source.content))
+            changes.append(Change(source.path, source.content, ''.join(source.without_block()).encode('utf-8')))
+    if problems:
+        raise Refusal('; '.join(problems))
     return unique(changes)
 
 
@@ -544,12 +643,13 @@ def run(changes, scratch_of):
     """Make all `changes` or none.
 
     Everything is first written beside its target, new contents and old ones; after that there are only
-    renames. A process killed among them leaves some files changed and some not, each of them whole: the next
-    install or revert finishes the work. `scratch_of` names the files that such a process can have left.
+    renames. Where one fails, or Ctrl-C comes between, what was done is taken back. A process killed among them
+    leaves some files changed and some not, each of them whole: the next install or revert finishes the work.
+    `scratch_of` names the files that such a process can have left.
     """
     for path in scratch_of:
         remove(path)
-    done, folders = [], []
+    folders = []
     try:
         for change in changes:
             folder = os.path.dirname(change.path)
@@ -561,7 +661,6 @@ def run(changes, scratch_of):
             if change.old is not None:
                 write(change.path + OLD, change.old, like=change.path)
         for change in changes:
-            done.append(change)
             if change.new is None:
                 os.remove(change.path)
             else:
@@ -569,22 +668,102 @@ def run(changes, scratch_of):
         for change in changes:
             sync_folder(os.path.dirname(change.path))
     except BaseException as error:
-        for change in reversed(done):
-            if change.old is None:
-                remove(change.path)
-            elif os.path.exists(change.path + OLD):
-                os.replace(change.path + OLD, change.path)
-        for change in changes:
-            remove(change.path + NEW)
-        for folder in folders:
-            os.rmdir(folder)
+        with undisturbed():
+            kept = roll_back(changes)
+            clean_up(changes, folders)
+        if kept:
+            raise Refusal('%s, and not all could be taken back: %s' % (why(error), '; '.join(
+                '%s is changed%s' % (path, backup and ', what it was is in %s' % backup) for path, backup in kept)))
         if isinstance(error, OSError):
-            raise Refusal('%s: %s; nothing was changed' % (error.filename or 'a file', error.strerror))
+            raise Refusal('%s; nothing was changed' % why(error))
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt('nothing was changed')
         raise
+    with undisturbed():
+        clean_up(changes)
+
+
+def why(error):
+    """Return what stopped the changes."""
+    if isinstance(error, OSError):
+        path = getattr(error, 'filename2', None) or error.filename or 'a file'  # of a rename, what it was to become
+        return '%s: %s' % (re.sub('(%s|%s)$' % (re.escape(NEW), re.escape(OLD)), '', str(path)), error.strerror)
+    return 'interrupted' if isinstance(error, KeyboardInterrupt) else repr(error)
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Let no signal end the block: it takes back, or cleans up."""
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):  # signals are the main thread's
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
     finally:
-        for change in changes:
-            remove(change.path + NEW)
-            remove(change.path + OLD)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def roll_back(changes):
+    """Give every file of `changes` its old content; return those that cannot have it, as (path, name of a copy of it)."""
+    kept = []
+    for change in reversed(changes):
+        try:
+            if is_as_before(change):
+                continue
+            if change.old is None:
+                os.remove(change.path)
+            else:
+                os.replace(change.path + OLD, change.path)
+        except OSError:
+            backup = ''
+            if change.old is not None:
+                with contextlib.suppress(OSError):
+                    name = free_backup(change.path)
+                    os.rename(change.path + OLD, name)
+                    backup = name
+            kept.append((change.path, backup))
+    return kept[::-1]
+
+
+def is_as_before(change):
+    if change.old is None:
+        return not os.path.lexists(change.path)
+    return os.path.isfile(change.path) and read(change.path) == change.old
+
+
+def clean_up(changes, folders=()):
+    """Remove what was written beside the targets, and new folders that are empty."""
+    for change in changes:
+        for suffix in (NEW, OLD):
+            with contextlib.suppress(OSError):
+                remove(change.path + suffix)
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def alone_in(root):
+    """Hold the checkout, so that no other of these programs changes it at the same time; refuse where one does."""
+    try:
+        handle = os.open(root, os.O_RDONLY)
+    except OSError:  # not every system opens folders, and not every user may list this one
+        handle = None
+    if fcntl is None or handle is None:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal('another patch_insightface.py is at work in %s; wait until it has ended' % root)
+        except OSError:
+            pass  # a file system that has no locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def write(path, content, like):
@@ -604,11 +783,8 @@ def write(path, content, like):
 
 
 def remove(path):
-    try:
+    if os.path.lexists(path):  # a folder that is mounted to be read only refuses to remove what is not there
         os.remove(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise
 
 
 def sync_folder(path):
@@ -687,7 +863,7 @@ def quoted(path):
 
 
 def status(checkout):
-    """Return {trainer: 'installed', 'outdated', 'modified' or 'not installed'}."""
+    """Return {trainer: 'installed', 'outdated', 'modified', 'by hand' or 'not installed'}."""
     result = collections.OrderedDict()
     for trainer in checkout.trainers:
         sources = [checkout.sources[path] for path in trainer.scripts + trainer.configs]
@@ -695,6 +871,8 @@ def status(checkout):
         blocks = [source.block for source in sources]
         if not any(blocks) and not set(copies) & {'current', 'outdated'}:
             state = 'not installed'
+        elif not any(blocks) and set(copies) == {'current'} and all(map(trainer.collision, sources)):
+            state = 'by hand'
         elif 'foreign' in copies or any(block and not block.intact for block in blocks):
             state = 'modified'
         elif set(copies) == {'current'} and all(
@@ -723,23 +901,37 @@ def parse_args(argv):
     parser.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
     parser.add_argument('--force', action='store_true', help='replace what was edited or is not ours, keeping a backup '
                                                              'FILE%s beside it' % BACKUP)
+    parser.add_argument('--adopt', action='store_true', help='put the marked blocks in the place of the same lines, added '
+                                                             'by hand')
+    parser.add_argument('--only', metavar='FOLDER', help='only the trainer in this folder')
     args = parser.parse_args(argv)
-    if args.status and (args.dry_run or args.force):
-        parser.error('--status changes nothing; leave out --dry-run and --force')
+    if args.status and (args.dry_run or args.force or args.adopt):
+        parser.error('--status changes nothing; leave out --dry-run, --force and --adopt')
+    if args.revert and args.adopt:
+        parser.error('--revert takes out what --adopt takes over; name one of them')
     return args
 
 
 def main(argv=None):
     """Do what the command line says; return the exit status."""
     args = parse_args(argv)
-    checkout = Checkout(args.path)
+    root = find_root(args.path)
+    if args.status or args.dry_run:
+        return work(args, root)
+    with alone_in(root):
+        return work(args, root)
+
+
+def work(args, root):
+    """Do what `args` say to the checkout in the folder `root`; return the exit status."""
+    checkout = Checkout(root, args.only)
     if args.status:
         states = status(checkout)
         for trainer, state in states.items():
             print('%-14s %s' % (state, os.path.relpath(trainer.folder, checkout.root)))
         return 0 if set(states.values()) == {'installed'} else 1
 
-    changes = (plan_revert if args.revert else plan_install)(checkout, args.force)
+    changes = (plan_revert if args.revert else plan_install)(checkout, args.force, args.adopt)
     if args.dry_run:
         print_diff(changes, checkout.root)
         if not changes:
@@ -767,6 +959,9 @@ def program(argv=None):
     except Refusal as refusal:
         sys.stderr.write('patch_insightface.py: %s\n' % refusal)
         return 2
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write('patch_insightface.py: %s\n' % '; '.join(('interrupted',) + interrupt.args))
+        return 130
     except BrokenPipeError:  # the reader of the output, head perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -775,5 +970,10 @@ def program(argv=None):
         return 2
 
 
+def end(*_):
+    raise KeyboardInterrupt  # SIGTERM ends as Ctrl-C does
+
+
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, end)
     sys.exit(program())

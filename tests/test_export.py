@@ -444,15 +444,17 @@ def test_operators_of_other_networks(case):
     assert_same(run_onnx(model, data[:1]), expected[:1])
 
 
-def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0):
+def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0, of_another=False):
     """Return what differs from PReLU as the networks write it in one place; by default in none."""
-    x, gamma = x - 127, mx.sym.Variable('slopes', shape=(3,))
+    gamma = mx.sym.Variable('slopes', shape=(3,))
+    x, another = x - 127, x - 126
+    y = another if of_another else x
     bend = mx.sym.reshape(scalar - gamma, shape=(1, -1, 1, 1) if by == 'mul' else (-1, 1, 1, 1))
     scale = dict(num_filter=3, num_group=3, kernel=(1, 1), no_bias=True)
     if by == 'mul':
-        minus = mx.sym.negative(x)
+        minus = mx.sym.negative(y)
     else:
-        minus = mx.sym.Convolution(x, weight=mx.sym._internal._full(shape=(3, 1, 1, 1), value=sign), **scale)
+        minus = mx.sym.Convolution(y, weight=mx.sym._internal._full(shape=(3, 1, 1, 1), value=sign), **scale)
     negative = mx.sym.Activation(minus, act_type=act)
     return x + (mx.sym.broadcast_mul(negative, bend) if by == 'mul' else mx.sym.Convolution(negative, weight=bend, **scale))
 
@@ -460,7 +462,7 @@ def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0):
 @pytest.mark.parametrize('changes, expected', [
     (dict(by='mul'), True), (dict(by='mul', scalar=2.0), False), (dict(by='mul', act='tanh'), False),
     (dict(by='conv'), True), (dict(by='conv', scalar=2.0), False), (dict(by='conv', act='sigmoid'), False),
-    (dict(by='conv', sign=1.0), False),
+    (dict(by='conv', sign=1.0), False), (dict(by='mul', of_another=True), False), (dict(by='conv', of_another=True), False),
 ])
 def test_only_prelu_is_taken_for_one(changes, expected):
     graph = inference.plain(Graph.of(nearly_prelu(mx.sym.Variable('data'), **changes)))
@@ -530,6 +532,7 @@ FOLDS = {
                                           ['behind a layer that others read too, in front of relu']),
     'behind a layer that others read first': (lambda x: [mx.sym.relu(y, name='relu') + norm(y) for y in [conv(x)]][0],
                                               ['behind a layer that others read too, in front of elemwise_add']),
+    'with the gamma that MXNet does not read by default': (lambda x: mx.sym.BatchNorm(conv(x), name='norm'), []),
     'of a weight that is shared': (shared_weight, []),
     'two in a row': (lambda x: norm(norm(conv(x), 'first')), []),
     'along another axis': (lambda x: conv(norm(x, axis=3)), ['over axis 3 instead of the channels']),

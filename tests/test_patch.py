@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -18,6 +19,22 @@ from host.layouts import LAYOUTS, TEMPLATE, lay_out, lay_out_partial_fc
 TOOL = os.path.join(ROOT, 'patch_insightface.py')
 MODULES = ['face_blocks.py', 'fcrunet.py', 'firesnet.py', 'fresattention.py']
 TRAIN, CONFIG = ('arcface_mxnet', 'train.py'), ('arcface_mxnet', 'config.py')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def parsed_once():
+    """Read the builder modules once: the programs of these tests do it some thousand times."""
+    networks, real = patcher.load_networks(), patcher.load_modules
+    modules = real(networks)
+    patcher.load_modules = lambda wanted: dict(modules) if wanted == networks else real(wanted)
+    yield
+    patcher.load_modules = real
+
+
+@pytest.fixture(autouse=True)
+def in_no_haste(monkeypatch):
+    """Do not wait for the disk after every file, in this process: it is most of the time, and nobody pulls the plug."""
+    monkeypatch.setattr(os, 'fsync', lambda handle: None)
 
 
 def run(*options):
@@ -428,6 +445,137 @@ def test_a_block_that_would_not_compile_is_not_written(checkout, monkeypatch):
     refused(checkout, r'config\.py would not compile with the block in it \(line \d+: .*\); please report this')
 
 
+OLD_NETWORKS = {'cru56': {'net_name': 'fcrunet', 'num_layers': 56}, 'oldnet': {'net_name': 'foldnet', 'num_layers': 1}}
+OLD_MODULES = {'fcrunet.py': b'old = 1\n', 'foldnet.py': b'old = 2\n'}
+
+
+@pytest.fixture
+def older(checkout, monkeypatch):
+    """The checkout with an install of a version that had a network and a module more."""
+    with monkeypatch.context() as before:
+        before.setattr(patcher, 'load_networks', lambda: OLD_NETWORKS)
+        before.setattr(patcher, 'load_modules', lambda networks: OLD_MODULES)
+        assert patcher.main([checkout]) == 0
+    return checkout
+
+
+@pytest.mark.parametrize('options', [[], ['--revert']], ids=['update', 'revert'])
+def test_what_is_no_longer_shipped_goes(older, options):
+    assert os.path.exists(file_in(older, 'arcface_mxnet', 'symbol', 'foldnet.py'))
+    assert run(older, *options)[0] == 0
+    assert not os.path.exists(file_in(older, 'arcface_mxnet', 'symbol', 'foldnet.py'))
+    with open(file_in(older, *CONFIG)) as file:
+        assert 'oldnet' not in file.read()
+    assert run(older, '--revert')[0] == 0
+    left = [path for path in snapshot(older) if 'crunet' in path or 'fcru' in path or 'foldnet' in path]
+    assert left == []
+
+
+@pytest.mark.parametrize('name, line, words', [
+    (CONFIG, "network.oldnet.per_batch_size = 40", r'config\.py:\d+ names the network oldnet, which is no longer shipped'),
+    (CONFIG, "network['oldnet'].per_batch_size = 40", r'config\.py:\d+ names the network oldnet, which is no longer shipped'),
+    (TRAIN, 'import foldnet', r'train\.py:\d+ imports foldnet, which is no longer shipped'),
+    (('arcface_mxnet', 'symbol', 'foldnet.py'), 'mine = 1', r'foldnet\.py is no longer shipped, and was edited'),
+])
+def test_what_needs_what_is_no_longer_shipped_is_named_first(older, name, line, words):
+    edit(file_in(older, *name), lambda text: text + line.encode() + b'\n')
+    refused(older, words)
+
+
+def test_all_collisions_are_named_at_once(checkout):
+    edit(file_in(checkout, *TRAIN), lambda text: text + b'import fcrunet\n')
+    edit(file_in(checkout, *CONFIG), lambda text: text + b'network.cru116 = edict()\n')
+    with open(file_in(checkout, 'arcface_mxnet', 'symbol', 'firesnet.py'), 'w') as file:
+        file.write('mine = 1\n')
+    refused(checkout, r'firesnet\.py is not what .*train\.py:\d+ already has .*config\.py:\d+ already has|'
+                      r'firesnet\.py is not what .*config\.py:\d+ already has .*train\.py:\d+ already has')
+
+
+@pytest.fixture
+def by_hand(checkout):
+    """The checkout with everything in one trainer as the README's section "by hand" has it."""
+    networks = patcher.load_networks()
+    for name, content in patcher.load_modules(networks).items():
+        with open(file_in(checkout, 'arcface_mxnet', 'symbol', name), 'wb') as file:
+            file.write(content)
+    lines = [line for line in patcher.network_lines(networks, 'edict')]
+    for name in ('config.py', 'sample_config.py'):
+        edit(file_in(checkout, 'arcface_mxnet', name),
+             lambda text: text.replace(b'# data sets', '\n'.join(lines).encode() + b'\n# data sets'))
+    for name in ('train.py', 'train_parall.py'):
+        edit(file_in(checkout, 'arcface_mxnet', name), lambda text: text.replace(
+            b'import fmini', b'import fmini\nimport fcrunet\nimport fresattention\nimport firesnet'))
+    return checkout
+
+
+def test_what_was_put_in_by_hand_is_adopted(by_hand):
+    states = dict(reversed(line.split(None, 2)[-1:] + [line[:14].strip()]) for line in run(by_hand, '--status')[1].splitlines())
+    assert 'by hand' in states
+    refused(by_hand, r'train\.py:\d+ already has something of that name; remove the line, use --adopt')
+    assert run(by_hand, '--adopt')[0] == 0 and run(by_hand, '--status')[0] == 0
+    for name in (CONFIG, TRAIN):
+        with open(file_in(by_hand, *name)) as file:
+            text = file.read()
+        assert text.count('network.cru116 = edict()') + text.count('import fcrunet') == 1
+    assert run(by_hand, '--revert')[0] == 0
+    with open(file_in(by_hand, *CONFIG)) as file:
+        assert 'cru116' not in file.read()
+
+
+def test_what_was_changed_by_hand_is_not_adopted(by_hand):
+    edit(file_in(by_hand, *CONFIG), lambda text: text.replace(b'network.cru116 = edict()', b'network.cru116 = edict(x=1)'))
+    refused(by_hand, r'config\.py:\d+ already has something of that name; remove the line, or', '--adopt')
+
+
+def test_a_config_that_takes_its_choices_from_the_sample_stays(checkout):
+    config = file_in(checkout, *CONFIG)
+    edit(config, lambda _: b'from sample_config import *\nconfig.max_steps = 10\n')
+    before = snapshot(checkout)
+    assert run(checkout)[0] == 0 and run(checkout, '--status')[0] == 0
+    with open(config, 'rb') as file:
+        assert file.read() == before[config][0]
+    code = "from config import network; print('cru116' in network)"
+    done = subprocess.run([sys.executable, '-c', code], cwd=os.path.dirname(config), stdout=subprocess.PIPE,
+                          universal_newlines=True, check=True)
+    assert done.stdout == 'True\n'
+    assert run(checkout, '--revert')[0] == 0
+    shutil.rmtree(os.path.join(os.path.dirname(config), '__pycache__'), ignore_errors=True)
+    assert snapshot(checkout) == before
+
+
+@pytest.mark.parametrize('text, words', [
+    (b'from choices import network\n', r'config/__init__\.py: cannot find its network choices .*add the choices by hand'),
+    (None, None),
+])
+def test_a_config_package(checkout, text, words):
+    config, package = file_in(checkout, *CONFIG), file_in(checkout, 'arcface_mxnet', 'config', '__init__.py')
+    with open(config, 'rb') as file:
+        content = file.read()
+    os.remove(config)
+    os.mkdir(os.path.dirname(package))
+    with open(package, 'wb') as file:
+        file.write(text or content)
+    if words:
+        refused(checkout, words)
+    else:
+        assert run(checkout)[0] == 0 and block(package)[0][0] == 'network.cru56 = edict()'
+
+
+def test_only_one_trainer(tmp_path):
+    root = str(tmp_path / 'checkout')
+    first, *others = lay_out(root, 'C')
+    assert others
+    before = snapshot(root)
+    assert run(root, '--only', os.path.relpath(first, root))[0] == 0
+    assert run(root, '--status', '--only', first)[0] == 0
+    assert {path for path, content in snapshot(root).items() if before.get(path) != content} and all(
+        path.startswith(first + os.sep) for path, content in snapshot(root).items() if before.get(path) != content)
+    assert run(root)[0] == 0
+    assert run(root, '--revert', '--only', first)[0] == 0 and run(root, '--status', '--only', others[0])[0] == 0
+    assert run(root, '--revert')[0] == 0 and snapshot(root) == before
+    refused(root, '--only .*nothere is no trainer of the checkout; choose from .*arcface_mxnet', '--only', 'nothere')
+
+
 def test_every_backup_has_a_name_of_its_own(checkout):
     config = file_in(checkout, *CONFIG)
     assert patcher.main([checkout]) == 0
@@ -517,6 +665,10 @@ def test_a_foreign_module_of_that_name_is_left_by_revert(checkout):
 def test_links(checkout, tmp_path):
     link = str(tmp_path / 'link')
     os.symlink(checkout, link)
+    half = str(tmp_path / 'half')
+    os.mkdir(half)
+    os.symlink(file_in(checkout), os.path.join(half, 'recognition'))
+    refused(half, r'half/recognition is a link, to .*; name the checkout that it leads to')
     assert run(link)[0] == 0 and run(checkout, '--status')[0] == 0 and run(link, '--revert')[0] == 0
     config = file_in(checkout, *CONFIG)
     outside = str(tmp_path / 'my config.py')
@@ -584,6 +736,166 @@ def test_a_failure_at_any_write_changes_nothing(checkout, monkeypatch, name, opt
         assert name == 'fsync'  # of a folder, after everything is written, it may fail without harm
         patcher.main([checkout] + ([] if options else ['--revert']))
     assert failures >= 8
+
+
+def targets(checkout, options):
+    """Return the paths that install or revert changes."""
+    plan = patcher.plan_revert if options else patcher.plan_install
+    return [change.path for change in plan(patcher.Checkout(checkout), False)]
+
+
+@pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
+def test_where_one_target_cannot_be_replaced_nothing_changes(checkout, monkeypatch, options):
+    """Immutable, mounted by itself, in a sticky folder of another user: it fails going forward, and would going back."""
+    if options:
+        patcher.main([checkout])
+    before = snapshot(checkout)
+    for target in targets(checkout, options):
+        with monkeypatch.context() as patched:
+            for name in ('replace', 'remove', 'rename'):
+                def refuse(path, *rest, real=getattr(os, name)):
+                    if target in (path,) + rest:
+                        raise OSError(16, 'Device or resource busy', target)
+                    return real(path, *rest)
+                patched.setattr(os, name, refuse)
+            refused(checkout, re.escape('%s: Device or resource busy; nothing was changed' % target), *options)
+    assert snapshot(checkout) == before
+
+
+def test_what_cannot_be_taken_back_is_named_and_kept(checkout, monkeypatch):
+    before, script = snapshot(checkout), file_in(checkout, *TRAIN)
+    paths = targets(checkout, [])
+    last = paths[-1]
+    assert script in paths and script != last
+    real = os.replace
+
+    def refuse(source, target):
+        if target == last or (target == script and source.endswith(patcher.OLD)):
+            raise OSError(16, 'Device or resource busy', target)
+        return real(source, target)
+    monkeypatch.setattr(os, 'replace', refuse)
+    code, _, error = run(checkout)
+    backup = script + patcher.BACKUP
+    assert code == 2 and '%s: Device or resource busy, and not all could be taken back: %s is changed, what it was is in %s' % (
+        last, script, backup) in error
+    after = snapshot(checkout)
+    assert after.pop(backup)[0] == before[script][0] and after.pop(script)[0] != before.pop(script)[0]
+    assert after == before
+
+
+@pytest.mark.parametrize('options, name', [([], 'fsync'), ([], 'replace'), (['--revert'], 'fsync'), (['--revert'], 'remove')])
+def test_ctrl_c_at_any_time_changes_nothing(checkout, monkeypatch, name, options):
+    if options:
+        patcher.main([checkout])
+    before, stopped = snapshot(checkout), 0
+    for number in range(1, 40, 4):
+        with monkeypatch.context() as patched:
+            real, calls = getattr(os, name), []
+
+            def interrupted(*args):
+                calls.append(args)
+                if len(calls) == number:
+                    raise KeyboardInterrupt
+                return real(*args)
+            patched.setattr(os, name, interrupted)
+            code, _, error = run(checkout, *options)
+        if snapshot(checkout) == before:
+            assert (code, error.splitlines()) in ((130, ['patch_insightface.py: interrupted; nothing was changed']),
+                                                  (130, ['patch_insightface.py: interrupted'])), number
+            stopped += 1
+        else:
+            patcher.main([checkout] + ([] if options else ['--revert']))
+            assert snapshot(checkout) == before
+    assert stopped >= 2
+
+
+TERMINATED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import patch_insightface as patcher
+signal.signal(signal.SIGTERM, patcher.end)
+real, left = os.replace, [{after}]
+def terminated(*args):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(*args)
+os.replace = terminated
+sys.exit(patcher.program([{checkout!r}]))
+"""
+
+
+@pytest.mark.parametrize('after', [1, 4, 9])
+def test_sigterm_ends_as_ctrl_c_does(checkout, after):
+    before = snapshot(checkout)
+    done = subprocess.run([sys.executable, '-c', TERMINATED.format(root=ROOT, after=after, checkout=checkout)],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    assert (done.returncode, done.stderr) == (130, 'patch_insightface.py: interrupted; nothing was changed\n')
+    assert snapshot(checkout) == before
+
+
+def has(*command):
+    return shutil.which(command[0]) and subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.skipif(not has('unshare', '-m', 'true'), reason='no mount namespaces here')
+@pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
+@pytest.mark.parametrize('mount', ['mount --bind "$1" "$1"', 'mount --bind "$2" "$2" && mount -o remount,ro,bind "$2"'],
+                         ids=['a file that is mounted', 'a folder that is mounted to be read only'])
+def test_mounts(checkout, options, mount):
+    if options:
+        patcher.main([checkout])
+    before, config = snapshot(checkout), file_in(checkout, *CONFIG)
+    command = 'set -e; %s; shift 2; exec "$@"' % mount
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', command, 'sh', config, file_in(checkout, 'subcenter_arcface'),
+                           sys.executable, TOOL, checkout] + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)
+    assert done.returncode == 2 and done.stderr.endswith('; nothing was changed\n'), done.stderr
+    assert snapshot(checkout) == before
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.getuid() != 0, reason='only root can be another user')
+def test_a_sticky_folder_of_another(checkout):
+    with tempfile.TemporaryDirectory() as above:
+        os.chmod(above, 0o755)
+        root = os.path.join(above, 'checkout')
+        shutil.copytree(checkout, root)
+        for at, _, files in os.walk(root):
+            for path in [at] + [os.path.join(at, name) for name in files]:
+                os.chown(path, 12345, 12345)
+        folder = os.path.join(root, 'recognition', 'arcface_mxnet')
+        for path in (folder, os.path.join(folder, 'config.py')):
+            os.chown(path, 0, 0)
+        os.chmod(folder, 0o1777)
+        before = snapshot(root)
+        os.seteuid(12345)
+        try:
+            code, _, error = run(root)
+        finally:
+            os.seteuid(0)
+        assert code == 2 and 'config.py: Operation not permitted; nothing was changed' in error, error
+        assert snapshot(root) == before
+
+
+def test_one_at_a_time(checkout):
+    before = snapshot(checkout)
+    with patcher.alone_in(os.path.realpath(checkout)):
+        code, _, error = run_alone(checkout)
+        assert code == 2 and 'another patch_insightface.py is at work in' in error and snapshot(checkout) == before
+        assert run_alone(checkout, '--status')[0] == 1
+    assert run_alone(checkout)[0] == 0
+
+
+def test_install_and_revert_at_once_leave_one_or_the_other(checkout):
+    before = snapshot(checkout)
+    assert patcher.main([checkout]) == 0
+    installed = snapshot(checkout)
+    for _ in range(6):
+        processes = [subprocess.Popen([sys.executable, TOOL, checkout] + options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                     for options in ([], ['--revert'], [], ['--revert'])]
+        codes = [process.wait(60) for process in processes]
+        assert 0 in codes and set(codes) <= {0, 2}
+        assert snapshot(checkout) in (before, installed)
 
 
 KILLED = """
