@@ -3,7 +3,7 @@
 # make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
 # make pictures   draws the pictures of the README (about four minutes on two cores)
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
-# make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour or two on two cores)
+# make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour on two cores)
 # make clean   removes .venv and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \

@@ -1,4 +1,6 @@
 """Read the checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params, and check them."""
+import os
+
 import mxnet as mx
 import numpy as np
 
@@ -20,12 +22,29 @@ def files(prefix, epoch):
 
 
 def save(prefix, epoch, symbol, parameters):
-    """Write `parameters`, {name: array}, as a checkpoint of `symbol`, in the way of MXNet's Module."""
+    """Write `parameters`, {name: array}, as a checkpoint of `symbol`, in the way of MXNet's Module, and read it back.
+
+    Raises UserError where the disk does not take it: MXNet itself passes over a last write that fails.
+    """
+    symbol_path, parameters_path = files(prefix, epoch)
+    save_symbol(symbol_path, symbol)
     statistics = set(symbol.list_auxiliary_states())
-    arrays = {name: mx.nd.array(values) for name, values in parameters.items()}
-    mx.model.save_checkpoint(prefix, epoch, symbol,
-                             {name: array for name, array in arrays.items() if name not in statistics},
-                             {name: array for name, array in arrays.items() if name in statistics})
+    arrays = {('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values) for name, values in parameters.items()}
+    try:
+        mx.nd.save(parameters_path, arrays)
+        written = load_arrays(parameters_path)
+        is_whole = set(written) == set(arrays) and all(
+            np.array_equal(written[name].asnumpy(), array.asnumpy(), equal_nan=True) for name, array in arrays.items())
+    except (mx.MXNetError, UserError):
+        is_whole = False
+    if not is_whole:
+        raise UserError('%s could not be written whole; is the disk full?' % os.path.basename(parameters_path))
+
+
+def save_symbol(path, symbol):
+    """Write the JSON of a symbol; raises OSError where the disk does not take it, which MXNet passes over."""
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(symbol.tojson())
 
 
 def load_arrays(path):

@@ -8,7 +8,7 @@ import collections
 import os
 import sys
 
-from project import Parser, UserError, image_size, new_files, run, whole_number
+from project import Parser, UserError, file_prefix, image_size, new_files, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import checkpoint
 import tables
-from graph import Graph
+from graph import Graph, load_symbol
 from inference import EMBEDDING, cut, fold, in_float32, plain
 from pictures import read_image
 from targets import of_options
@@ -38,7 +38,7 @@ def parse_args(argv=None):
     parser.add_argument('--network', help='network choice; with --model, the network that the checkpoint has to be of')
     parser.add_argument('--model', metavar='PREFIX,EPOCH',
                         help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params')
-    parser.add_argument('--output', required=True, metavar='PREFIX',
+    parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX',
                         help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx')
     parser.add_argument('--fold-bn', action='store_true',
                         help='take every BatchNorm that can go exactly into the layer beside it')
@@ -104,7 +104,9 @@ def compare(actual, expected, tolerance, path):
 
 def export_symbol(symbol, prefix):
     """Write the symbol of a network choice."""
-    plain(Graph.of(symbol)).symbol().save(prefix + '-symbol.json')
+    path = prefix + '-symbol.json'
+    checkpoint.save_symbol(path, plain(Graph.of(symbol)).symbol())
+    load_symbol(path)  # what is on the disk is a symbol
 
 
 def export_model(args, symbol, parameters, image_shape, prefix):

@@ -127,7 +127,7 @@ def main():
     parser = Parser(prog='import_gluoncv2.py', description=__doc__.split('\n\n')[0])
     parser.add_argument('params', help='.params file, as gluoncv2 saves or publishes it')
     parser.add_argument('--network', required=True, help='network choice: %s' % ', '.join(originals))
-    parser.add_argument('--output', required=True, metavar='PREFIX', help='prefix of the two files to write')
+    parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX', help='prefix of the two files to write')
     parser.add_argument('--face', action='store_true', help='start the face form from every weight that fits')
     args = parser.parse_args()
     if args.network not in originals:

@@ -1,6 +1,7 @@
 """What every tool needs: the project on `sys.path`, errors in the user's words, safe output files."""
 import argparse
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -21,6 +22,11 @@ os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0)) if has
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
 
+if os.path.dirname(os.path.abspath(getattr(sys.modules['__main__'], '__file__', ''))) == os.path.join(ROOT, 'tools'):
+    # Until `run` takes it, Ctrl-C ends a program at once: it has done nothing yet but import, which takes seconds.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a disk that takes no more
 UNFINISHED = '.unfinished-'  # how the folders of files that are being written are called
 
 
@@ -70,6 +76,25 @@ def positive(text):
     return number
 
 
+def file_prefix(text):
+    """Argparse type: where files are to be written, folder and first part of their names."""
+    if os.path.basename(text) in ('', os.curdir, os.pardir):
+        raise argparse.ArgumentTypeError('%r is a folder; add how the names of the files begin, like %s'
+                                         % (text, os.path.join(text or os.curdir, 'cru116')))
+    longest = 255 - len('-symbol.json')
+    if len(os.fsencode(os.path.basename(text))) > longest:
+        raise argparse.ArgumentTypeError('%r is longer than the %d bytes that the name of a file has room for'
+                                         % (os.path.basename(text), longest))
+    return text
+
+
+def folder_name(text):
+    """Argparse type: the path of a folder."""
+    if not text:
+        raise argparse.ArgumentTypeError('the name of the folder is empty; for this one write .')
+    return text
+
+
 def image_size(text):
     """Argparse type: HEIGHT,WIDTH; returns (height, width, 3)."""
     sides = text.split(',')
@@ -84,20 +109,36 @@ def run(main):
     Anything else that goes wrong is an error of the program, and shown as such, with its traceback.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is open or half written is cleaned up then, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # a terminal that has no × or ± shows ? in its place
+            stream.reconfigure(errors='replace')
+    name = os.path.basename(sys.argv[0])
     # To end within the handlers keeps alive what `main` had: to give up a kvstore is to wait for the other workers.
     try:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, like head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         sys.exit(141)
     except UserError as error:
-        sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), error))
+        sys.stderr.write('%s: %s\n' % (name, error))
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        close_output()
+        sys.stderr.write('%s: cannot write %s: %s\n' % (name, error.filename or 'what is to be written', error.strerror))
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write('%s: interrupted\n' % os.path.basename(sys.argv[0]))
+        sys.stderr.write('%s: interrupted\n' % name)
         sys.exit(130)
     sys.exit(status or 0)
+
+
+def close_output():
+    """Let nothing more be written to standard output, where it cannot be."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def sync(path):
@@ -130,8 +171,10 @@ def new_files(folder):
         yield scratch
         for name in sorted(os.listdir(scratch)):
             sync(os.path.join(scratch, name))
+        for name in sorted(os.listdir(scratch)):
             os.replace(os.path.join(scratch, name), os.path.join(folder, name))
-        sync(folder)
+        with contextlib.suppress(OSError):  # not every system can
+            sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # it ends at the first that is not empty
