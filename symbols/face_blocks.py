@@ -222,8 +222,8 @@ class Layers:
         """Apply the activation that `net_act` names.
 
         With `net_prelu` 'op', PReLU is MXNet's operator, which gives the slopes gamma times their true gradient
-        wherever its backward pass works in place (nearly everywhere on a GPU, if the source tells true), so that
-        they learn at a quarter of their speed, as in 2018. 'mul' and 'conv' give the true one (docs/prelu.md).
+        wherever its backward pass works in place (nearly everywhere on a GPU, if the source tells true): from their
+        0.25 they learn at a quarter of their speed. 'mul' and 'conv' give the true one (docs/prelu.md).
         """
         if self.settings.net_act == 'prelu' and self.settings.net_prelu != 'op':
             return self._prelu(data, name)
@@ -241,7 +241,7 @@ class Layers:
     def _bend_by_products(data, bend, name):
         """Return max(-x, 0) times `bend`, (channels,), by pointwise operators; on a GPU MXNet fuses the first two.
 
-        ReLU's gradient needs its output, not its input, and the product keeps that anyway: memory is as with 'op'.
+        ReLU's gradient needs its output, not its input, and the product keeps that anyway.
         """
         bend = mx.sym.reshape(bend, shape=(1, -1, 1, 1), name=name + '_factor')
         negative = mx.sym.Activation(mx.sym.negative(data.symbol, name=name + '_minus'), act_type='relu',
@@ -251,8 +251,8 @@ class Layers:
     def _bend_by_convolutions(self, data, bend, name):
         """Return the same with both products, by -1 and by `bend`, as depthwise 1x1 convolutions.
 
-        oneDNN does not have PReLU: on a CPU the operator's backward pass was half of a training step, and the products'
-        is no faster (benchmarks/NOTES.md). Every operator here is oneDNN's, so that no map changes its memory
+        oneDNN does not have PReLU: on a CPU the operator's backward pass was half of a training step, and by products
+        the step is no faster (benchmarks/NOTES.md). Every operator here is oneDNN's, so that no map changes its memory
         layout on the way; in inference the convolutions take the ReLU and the sum in.
         """
         def scale(symbol, weight, name):

@@ -269,11 +269,18 @@ class FaceBatches:
         return self._pass[1][place], self._pass[2][place]
 
 
+# What a pickle of bytes, truth values and NumPy arrays of them names: how protocol 2 stores bytes, and how NumPy, before
+# its version 2 and since, stores arrays and numbers. None of them runs anything else.
+SAFE = {('_codecs', 'encode'), ('numpy', 'ndarray'), ('numpy', 'dtype')} | {
+    (package + '.multiarray', name) for package in ('numpy.core', 'numpy._core') for name in ('_reconstruct', 'scalar')}
+
+
 class _PairUnpickler(pickle.Unpickler):
-    """Reads plain lists of bytes and truth values; a pickle could name any function to be called."""
+    """Reads lists and arrays of bytes and truth values; a pickle could name any function to be called."""
 
     def find_class(self, module, name):
-        if (module, name) == ('_codecs', 'encode'):  # how protocol 2 stores bytes
+        if (module, name) in SAFE:
+            module = module.replace('numpy._core', np.core.__name__)
             return super().find_class(module, name)
         raise pickle.UnpicklingError('it names %s.%s' % (module, name))
 
@@ -286,7 +293,8 @@ def read_pairs(path, image_shape):
     try:
         with open(path, 'rb') as file:
             encoded, same = _PairUnpickler(file, encoding='bytes').load()
-        images = [mx.image.imdecode(content).asnumpy() for content in encoded]
+        images = [mx.image.imdecode(np.asarray(content, np.uint8).tobytes() if isinstance(content, np.ndarray)
+                                    else bytes(content)).asnumpy() for content in encoded]
     except OSError as error:
         raise UserError('cannot read %s: %s' % (path, error.strerror))
     except Exception as error:  # whatever a foreign pickle may hold, down to bytes that are no image

@@ -12,6 +12,7 @@ from project import ROOT, Parser, run  # noqa: E402
 import train_synthetic  # noqa: E402
 
 OUTPUT = os.path.join('out', 'demo')
+OWN = ('data', 'cru56-quarter', 'cru116')  # the folders in it that the demo makes
 LEARNS = ['--network', 'cru56', '--multiplier', '0.25', '--steps', '135', '--devices', '2', '--per-batch-size', '16',
           '--images', '40', '--pairs', '200']
 FULL = ['--network', 'cru116', '--steps', '2', '--devices', '2', '--per-batch-size', '2', '--no-verification',
@@ -22,12 +23,13 @@ LEAST = 0.85  # of the verification; guessing gives 0.5
 def main():
     Parser(prog='demo.py', description=__doc__).parse_args()
     output = os.path.join(ROOT, OUTPUT)
-    shutil.rmtree(output, ignore_errors=True)
-    data = ['--data', os.path.join(output, 'data')]
+    for folder in OWN:  # and nothing else that may be there by now
+        shutil.rmtree(os.path.join(output, folder), ignore_errors=True)
+    data = ['--draw', '--data', os.path.join(output, OWN[0])]
     print('1. cru56 at a quarter of its width learns faces (two to three minutes)')
-    narrow = train_synthetic.run_training(LEARNS + data + ['--output', os.path.join(output, 'cru56-quarter')])
+    narrow = train_synthetic.run_training(LEARNS + data + ['--output', os.path.join(output, OWN[1])])
     print('\n2. cru116 at full width takes two steps')
-    full = train_synthetic.run_training(FULL + data + ['--output', os.path.join(output, 'cru116')])
+    full = train_synthetic.run_training(FULL + data + ['--output', os.path.join(output, OWN[2])])
     status = train_synthetic.report([narrow, full])
     if narrow['verification'] and narrow['verification'][0] < LEAST:
         sys.stderr.write('demo.py: %s tells faces apart with %.3f, which should be %.2f at least\n'

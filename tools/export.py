@@ -8,7 +8,7 @@ import collections
 import os
 import sys
 
-from project import Parser, UserError, file_prefix, image_size, new_files, run, whole_number
+from project import Parser, UserError, file_prefix, image_size, new_files, positive, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -24,6 +24,7 @@ from targets import of_options
 # How far an embedding may be off, as a share of the range of the embeddings' values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
 RANDOM_IMAGES = 3
+FOLDED = '-folded'  # behind the prefix of files without BatchNorms
 
 # What `fold` did: BatchNorms that there were, those left with the reason, numbers stored before and after.
 Folding = collections.namedtuple('Folding', 'norms left before after')
@@ -36,18 +37,21 @@ class Different(Exception):
 def parse_args(argv=None):
     parser = Parser(prog='export.py', description=__doc__)
     parser.add_argument('--network', help='network choice; with --model, the network that the checkpoint has to be of')
+    parser.add_argument('--multiplier', type=positive, default=1.0,
+                        help='width of the network choice against the paper (net_multiplier)')
     parser.add_argument('--model', metavar='PREFIX,EPOCH',
                         help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params')
     parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX',
                         help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx')
     parser.add_argument('--fold-bn', action='store_true',
-                        help='take every BatchNorm that can go exactly into the layer beside it')
+                        help='take every BatchNorm that can go exactly into the layer beside it; the files are called '
+                             'PREFIX%s-… and are for inference, not to be trained further' % FOLDED)
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
     parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
     parser.add_argument('--batch', type=whole_number(1), metavar='N',
                         help='images that the ONNX file takes at a time (default: any number)')
     parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
-                        help="images' size (default: the network choice's, else 112,112)")
+                        help="images' size (default: the network choice's, else what the checkpoint tells)")
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
     if not args.model and (args.fold_bn or args.onnx or args.image):
@@ -178,11 +182,12 @@ def report_folding(folding):
 def main():
     args = parse_args()
     folder, name = os.path.split(os.path.abspath(args.output))
+    name += FOLDED * (args.fold_bn and not name.endswith(FOLDED))
     if args.model:
         prefix, _ = checkpoint.parse_model(args.model)
-        if os.path.realpath(prefix) == os.path.realpath(args.output):
+        if os.path.realpath(prefix) == os.path.realpath(os.path.join(folder, name)):
             raise UserError('--output %s would overwrite the --model; name another prefix' % args.output)
-    target = of_options(args.network, args.model, args.image_size)
+    target = of_options(args.network, args.model, args.image_size, args.multiplier)
     symbol, results, folding = cut(target.symbol), {}, None
     try:
         with new_files(folder) as scratch:
@@ -200,6 +205,8 @@ def main():
         print('Differences are from the network as it was trained, as a share of the range of its values.')
     if folding:
         report_folding(folding)
+        print('Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take the '
+              '--model itself, or an export without --fold-bn.')
 
 
 if __name__ == '__main__':

@@ -2,11 +2,13 @@
 import ast
 import contextlib
 import json
+import re
 
 from project import UserError
 
 import mxnet as mx
 
+DIVISORS = ('num_group', 'stride', 'dilate', 'num_outputs')  # attributes that MXNet divides by
 VERSION = 10901  # of the symbol JSON that is written: MXNet 1.9.1
 
 
@@ -137,7 +139,7 @@ def load_symbol(path):
 
 
 def _check_pointers(content):
-    """Raise ValueError where a node of a symbol JSON points at no output of a node before it.
+    """Raise ValueError where a node of a symbol JSON points at no output of a node before it, or is to divide by 0.
 
     MXNet does not look, and crashes.
     """
@@ -151,6 +153,9 @@ def _check_pointers(content):
 
     for number, node in enumerate(nodes):
         check(node['inputs'], number)
+        for key in DIVISORS:
+            if re.search(r'(?<![\d.])0(?![\d.])', str(node.get('attrs', {}).get(key, ''))):
+                raise ValueError('%s of a node is 0' % key)
     check(content['heads'], len(nodes))
 
 

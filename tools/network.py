@@ -43,8 +43,8 @@ def choose(network, dataset=None, loss='arcface'):
 def suit(config, device):
     """Set the forms of the layers that suit `device`, 'cpu' or 'gpu'; what is computed stays the same.
 
-    On a CPU memory is no reason to compute anything twice, and PReLU and bilinear resizing are slow as
-    MXNet's own operators (benchmarks/NOTES.md).
+    On a CPU memory is no reason to compute anything twice, and PReLU and bilinear resizing are slow otherwise
+    (benchmarks/NOTES.md).
     """
     if device == 'cpu':
         config.update(net_prelu='conv', net_resize='matrix', memonger=False)

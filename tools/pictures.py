@@ -14,6 +14,8 @@ def read_image(path, height, width):
     from PIL import Image
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(('I', 'F')):  # 16 or 32 bits a channel: converted as it is, all would be white
+                raise UserError('--image %s has more than 8 bits a channel; save it with 8' % path)
             return np.asarray(image.convert('RGB').resize((width, height), Image.BILINEAR))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError('--image %s is not readable as an image: %s' % (path, error))

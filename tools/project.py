@@ -52,27 +52,31 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, '%s: %s (see --help)\n' % (self.prog, message))
 
 
-def whole_number(least):
-    """Return an argparse type: a whole number not below `least`."""
+def whole_number(least, most=None):
+    """Return an argparse type: a whole number not below `least`, nor above `most` if that is given."""
     def parse(text):
         try:
             number = int(text)
         except ValueError:
             number = None
-        if number is None or number < least:
-            raise argparse.ArgumentTypeError('%r is not a whole number of at least %d' % (text, least))
+        if number is None or number < least or most is not None and number > most:
+            raise argparse.ArgumentTypeError('%r is not a whole number of at least %d%s' % (
+                text, least, '' if most is None else ' and at most %d' % most))
         return number
     return parse
 
 
+LARGEST = 3.4e38  # of float32
+
+
 def positive(text):
-    """Argparse type: a finite number above 0."""
+    """Argparse type: a number above 0 that float32 can hold."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number < float('inf'):
-        raise argparse.ArgumentTypeError('%r is not a number above 0' % text)
+    if not 0 < number < LARGEST:
+        raise argparse.ArgumentTypeError('%r is not a number above 0 and below %g' % (text, LARGEST))
     return number
 
 
@@ -186,6 +190,14 @@ def remove_unfinished(folder):
     """Remove what a killed process was writing into `folder`."""
     for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def memory():
+    """Return the bytes of memory that this machine has, None where the system does not tell."""
+    try:
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def check_writable(folder):

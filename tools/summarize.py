@@ -1,7 +1,7 @@
 """Summarise networks: one by its stages and units, several in a line each."""
 import json
 
-from project import Parser, image_size, run
+from project import Parser, image_size, positive, run
 
 from tqdm import tqdm
 
@@ -47,8 +47,8 @@ def summarise(target, with_units=True):
             unit=unit.name, stage=unit.stage, output=list(unit.output), width=unit.width, num_group=unit.num_group,
             sharing=unit.sharing, parameters=unit.parameters, macs=unit.macs, plan_mb=plans[unit.name] / BATCH)
             for unit in units]
-        if target.network:
-            original = original_form(target.network)
+        original = target.network and original_form(target.network)
+        if original in PUBLISHED:  # not one of a network that somebody added
             summary['published'] = dict(PUBLISHED[original]._asdict(), network=original)
     return summary
 
@@ -91,6 +91,8 @@ def parse_args(argv=None):
     parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all network choices)')
     parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
                         help="images' size (default: the network choice's, else 112,112)")
+    parser.add_argument('--multiplier', type=positive, default=1.0,
+                        help='width of the network choice against the paper (net_multiplier)')
     parser.add_argument('--sort', choices=COLUMNS, metavar='COLUMN',
                         help='sort several networks by this column: %s' % ', '.join(COLUMNS))
     parser.add_argument('--descending', action='store_true', help='the largest first')
@@ -105,7 +107,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    targets = [open_target(text, args.image_size) for text in args.networks or host.network]
+    targets = [open_target(text, args.image_size, args.multiplier) for text in args.networks or host.network]
     one = len(targets) == 1
     summaries = [summarise(target, with_units=one or args.json)
                  for target in tqdm(targets, unit='network', leave=False, disable=True if one else None)]

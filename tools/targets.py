@@ -1,4 +1,5 @@
 """What a tool is asked to look at: a network choice, a symbol JSON, or a checkpoint."""
+import contextlib
 import difflib
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -13,6 +14,7 @@ from network import build, choose
 from project import UserError
 
 DEFAULT_SHAPE = (112, 112, 3)
+COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
 HELP = 'a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH'
 
 
@@ -25,13 +27,13 @@ class Target(NamedTuple):
     parameters: Optional[Dict[str, np.ndarray]] = None  # if it is a checkpoint
 
 
-def open_target(text, image_shape=None):
+def open_target(text, image_shape=None, multiplier=1.0):
     """Return the Target that `text` names, for images of `image_shape`, by default those that it was made for.
 
-    Raises UserError for what is none, or does not take such images.
+    `multiplier` is the width of a network choice. Raises UserError for what is none, or does not take such images.
     """
     if text in host.network:
-        return of_network(text, image_shape)
+        return of_network(text, image_shape, multiplier)
     if text.endswith('.json'):
         image_shape, symbol = image_shape or DEFAULT_SHAPE, at_embedding(load_symbol(text))
         checkpoint.wanted_shapes(symbol, image_shape)
@@ -43,36 +45,66 @@ def open_target(text, image_shape=None):
     raise UserError('%s is not %s; %s' % (text, HELP, advice))
 
 
-def of_network(network, image_shape=None):
-    """Return a network choice as a Target; raises UserError if there is none of that name."""
+def of_network(network, image_shape=None, multiplier=1.0):
+    """Return a network choice, `multiplier` times as wide, as a Target; raises UserError if there is none of that name."""
     config = choose(network)
+    config.net_multiplier *= multiplier
     if image_shape:
         config.image_shape = image_shape
-    return Target(network, build(config), tuple(config.image_shape), network)
+    label = network if multiplier == 1 else '%s, %g of its width' % (network, multiplier)
+    return Target(label, build(config), tuple(config.image_shape), network)
 
 
-def of_options(network, model, image_shape):
+def of_options(network, model, image_shape, multiplier=1.0):
     """Return the Target of --network, --model, or both; raises UserError if there is neither."""
     if model:
-        return of_checkpoint(model, image_shape, network)
+        return of_checkpoint(model, image_shape, network, multiplier)
     if network:
-        return of_network(network, image_shape)
+        return of_network(network, image_shape, multiplier)
     raise UserError('name a --network, a --model, or both')
 
 
-def of_checkpoint(model, image_shape=None, network=None):
+def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0):
     """Return the Target of a checkpoint, PREFIX,EPOCH.
 
-    `network` is the choice that it has to be of; without it, the symbol is read too. Raises UserError.
+    `network` is the choice that it has to be of, `multiplier` times as wide; without it, the symbol is read too, and the
+    images' size is that of COMMON_SHAPES which the parameters fit. Raises UserError.
     """
     symbol_path, parameters_path = checkpoint.files(*checkpoint.parse_model(model))
     if network:
-        _, symbol, image_shape, *_ = of_network(network, image_shape)
+        _, symbol, image_shape, *_ = of_network(network, image_shape, multiplier)
     else:
-        symbol, image_shape = at_embedding(load_symbol(symbol_path)), image_shape or DEFAULT_SHAPE
+        symbol = at_embedding(load_symbol(symbol_path))
     parameters = checkpoint.load_parameters(parameters_path)
+    if network:
+        check_width(parameters, checkpoint.wanted_shapes(symbol, image_shape), multiplier, network, parameters_path)
+    image_shape = image_shape or found_shape(symbol, parameters, symbol_path)
     parameters = checkpoint.fitting(parameters, symbol, image_shape, parameters_path)
     return Target(model, symbol, image_shape, network, parameters)
+
+
+def check_width(parameters, wanted, multiplier, network, path):
+    """Raise UserError, naming the width, where a checkpoint is of that network but of another width."""
+    stem = 'conv0_weight'
+    if stem in parameters and stem in wanted and parameters[stem].ndim == 4 and set(wanted) <= set(parameters):
+        filters, asked_for = parameters[stem].shape[0], wanted[stem][0]
+        if filters != asked_for:
+            raise UserError('%s is of another width: its first layer has %d filters, %s has %d; add --multiplier %g'
+                            % (path, filters, network, asked_for, multiplier * filters / asked_for))
+
+
+def found_shape(symbol, parameters, path):
+    """Return the one of COMMON_SHAPES that the shapes of a checkpoint's parameters fit; raises UserError for both."""
+    fitting = []
+    for shape in COMMON_SHAPES:
+        with contextlib.suppress(UserError):
+            wanted = checkpoint.wanted_shapes(symbol, shape)
+            if all(name in parameters and parameters[name].shape == wanted[name] for name in wanted):
+                fitting.append(shape)
+    if len(fitting) > 1:
+        raise UserError('%s takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for faces as a '
+                        'rule' % path)
+    return fitting[0] if fitting else DEFAULT_SHAPE  # where nothing fits, what does not will be named
 
 
 def at_embedding(symbol):

@@ -11,7 +11,8 @@ import os
 import sys
 import time
 
-from project import Parser, UserError, check_writable, new_files, positive, remove_unfinished, run, whole_number
+from project import (Parser, UserError, check_writable, folder_name, memory, new_files, positive, remove_unfinished, run,
+                     whole_number)
 
 import mxnet as mx
 import numpy as np
@@ -26,16 +27,17 @@ import tables
 import training_log
 import verification
 from inference import cut
-from network import build, choose, count_macs, count_parameters, initializer, suit
+from network import build, choose, count_macs, count_parameters, initializer, planned_memory, suit
 from trainer import Trainer, create_kvstore, embed, first_workers, wait_for_workers
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
 JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
 EPOCH = 1  # of the checkpoint
+CONTEXT = 256 << 20  # bytes that MXNet takes for a CPU context beside what it computes with: 200 MB, measured
 OVERFLOWS = 20  # steps in a row whose gradients are not finite, after which the run ends
-# The options that have to be the same for a run to go on.
-RUN = ('network', 'loss', 'steps', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed',
+# The options that have to be the same for a run to go on; of --steps there may be more.
+RUN = ('network', 'loss', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed',
        'on_bad_record')
 
 
@@ -52,7 +54,8 @@ def parse_args(argv=None):
                              'machines (default: device on GPUs, else local)')
     parser.add_argument('--resume', action='store_true',
                         help='go on from the last state in OUTPUT, if there is one; the options that change what is computed '
-                             'have to be the same. Without it, a state of before is removed')
+                             'have to be the same, but for --steps, of which there may be more (the learning rate then '
+                             'falls later). Without it, a state of before is removed')
     parser.add_argument('--state-every', type=whole_number(0), default=1000, metavar='STEPS',
                         help='write the state of the run, for --resume, after every so many steps; 0: never')
     parser.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
@@ -70,10 +73,11 @@ def parse_args(argv=None):
     parser.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
     parser.add_argument('--images', type=whole_number(1), default=20, help='images of each')
     parser.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')
-    parser.add_argument('--data', help='folder of the data set, drawn if it is not there (default: OUTPUT/data)')
-    parser.add_argument('--output', default='out/synthetic', help='folder for the checkpoint')
+    parser.add_argument('--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it is not there)')
+    parser.add_argument('--draw', action='store_true', help='draw the data set into --data if it is not there')
+    parser.add_argument('--output', type=folder_name, default='out/synthetic', help='folder for the checkpoint')
     parser.add_argument('--no-verification', action='store_true', help='do not verify after training')
-    parser.add_argument('--seed', type=whole_number(0), default=0, help='same seed, same result')
+    parser.add_argument('--seed', type=whole_number(0, 2 ** 32 - 1), default=0, help='same seed, same result')
     args = parser.parse_args(argv)
     args.loss_scale = args.loss_scale or (128.0 if args.fp16 else 1.0)
     if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
@@ -98,6 +102,8 @@ def data_folder(args, kvstore):
     if kvstore.rank == 0 and not os.path.exists(os.path.join(folder, 'property')):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError('%s is neither empty nor a data set (it has no "property"); name another --data' % folder)
+        if args.data and not args.draw:
+            raise UserError('there is no data set in %s; name another --data, or add --draw to have one drawn there' % folder)
         datasets.write_synthetic(folder, args.identities, args.images, args.pairs, args.seed)
     elif kvstore.rank == 0:
         print('using the data set that is in %s' % folder)
@@ -115,6 +121,25 @@ def read_pairs(folder, image_shape):
     if len(same) < verification.FOLDS:
         raise UserError('%s: %d pairs are not enough for %d folds' % (path, len(same), verification.FOLDS))
     return images, same
+
+
+def check_memory(embedding, classes, image_shape, args, contexts):
+    """Refuse a step that plainly has no room in this machine's memory, before the system ends what it likes.
+
+    For every CPU context: what it takes by itself; what MXNet plans for an image, times the images; weights, also of the
+    classes, with gradient and momentum. A GPU says by itself what does not fit.
+    """
+    there = memory()
+    if contexts[0].device_type == 'gpu' or not there:
+        return
+    size = host.config.emb_size
+    weights = CONTEXT + 12 * (count_parameters(embedding, image_shape) + classes * size)
+    maps = planned_memory(embedding, 1, image_shape) * 2 ** 20 + 12 * classes
+    wanted = len(contexts) * (weights + args.per_batch_size * maps)
+    if wanted > there:
+        raise UserError('%d devices with %d images each and %d classes want about %.3g GB, and this machine has %.3g; take '
+                        'fewer --devices or a smaller --per-batch-size'
+                        % (len(contexts), args.per_batch_size, classes, wanted / 2 ** 30, there / 2 ** 30))
 
 
 def make_trainer(symbol, contexts, image_shape, args, kvstore):
@@ -142,17 +167,18 @@ def train(trainer, batches, args, settings, log, smoothed=None):
     training_log.Writer, None for the others. Returns the smoothed [loss, accuracy], and the images per second, None where
     no step was left.
     """
-    start, first_step, overflows, speed = time.time(), trainer.steps, 0, None
+    start, first_step, overflows, left_out, speed = time.time(), trainer.steps, 0, 0, None
     batch_size = batches.batch_size * batches.num_parts
     batch = batches.next() if first_step < args.steps else None
-    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=log is None) as bar:
+    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=True if log is None else None) as bar:
         for step in range(first_step + 1, args.steps + 1):
             overflows = 0 if trainer.step(batch) else overflows + 1
+            left_out += overflows > 0
             label = batch.label[0].asnumpy().astype(int)
             if step < args.steps:
                 batch = batches.next()  # read while MXNet, which does not wait for us, computes
             now = loss_and_accuracy(trainer.probabilities(), label)
-            if not math.isfinite(now[0]) or overflows == OVERFLOWS:
+            if not math.isfinite(now[0]) or overflows == OVERFLOWS or step == args.steps and left_out == step:
                 raise UserError('the loss or its gradients are not finite any more; try a smaller --lr%s'
                                 % (' or --loss-scale' if args.loss_scale > 1 else ''))
             smoothed = [0.9 * old + 0.1 * new for old, new in zip(smoothed or now, now)]
@@ -164,6 +190,8 @@ def train(trainer, batches, args, settings, log, smoothed=None):
                 # The last one is there for a run that is interrupted while it saves or verifies.
                 if args.state_every and (step % args.state_every == 0 or step == args.steps):
                     resume.save(args.output, trainer.state(), settings, smoothed)
+    if log and left_out:
+        print('%d of %d steps were left out: their gradients were not finite' % (left_out, args.steps - first_step))
     return smoothed, speed
 
 
@@ -254,6 +282,9 @@ def go_on(trainer, args, settings):
     if steps != trainer.steps:
         raise UserError('--resume: the first worker goes on behind step %d, this one behind step %d; all have to see the '
                         'same --output' % (steps, trainer.steps))
+    if steps > args.steps:
+        raise UserError('--resume: %s is of step %d, behind the last of --steps %d; ask for more'
+                        % (os.path.join(args.output, resume.FILE), steps, args.steps))
     if found and first:
         print('going on behind step %d of %d' % (steps, args.steps))
     return loss
@@ -277,6 +308,7 @@ def run_training(argv=None):
         except UserError as error:  # better known before training than after it
             sys.stderr.write('%s; there will be no verification, as with --no-verification\n' % error)
 
+    check_memory(embedding, records.classes, image_shape, args, contexts)
     symbol = face_losses.classifier(embedding, records.classes, config, args.loss_scale)
     trainer = make_trainer(symbol, contexts, image_shape, args, kvstore)
     settings = dict({name: getattr(args, name) for name in RUN}, workers=workers, data=records.checksum())

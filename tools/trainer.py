@@ -207,7 +207,7 @@ def embed(symbol, parameters, images, batch_size, contexts):
                       {name: array for name, array in arrays.items() if name in statistics})
     views = [image for pair in zip(images, (image[:, ::-1] for image in images)) for image in pair]
     rows = []
-    for start in tqdm(range(0, len(views), batch_size), unit='batch', desc='verifying'):
+    for start in tqdm(range(0, len(views), batch_size), unit='batch', desc='verifying', disable=None):
         part = np.stack(views[start:start + batch_size]).transpose(0, 3, 1, 2).astype(np.float32)
         padded = np.concatenate([part, np.zeros((batch_size - len(part),) + part.shape[1:], np.float32)])
         module.forward(mx.io.DataBatch([mx.nd.array(padded)]), is_train=False)

@@ -1,5 +1,5 @@
 """Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
-from project import Parser, image_size, run
+from project import Parser, image_size, positive, run
 
 import numpy as np
 from rich.console import Console
@@ -17,7 +17,7 @@ from targets import HELP, of_options, open_target
 
 def units_of(args):
     """Return (target, its units) of the network that is named on the command line."""
-    target = open_target(args.network, args.image_size)
+    target = open_target(args.network, args.image_size, args.multiplier)
     return target, structure.analyse(target.symbol, target.image_shape)
 
 
@@ -32,7 +32,7 @@ def network(args):
 
 def attention(args):
     """Draw masks or feature maps for an image."""
-    target = of_options(args.network, args.model, args.image_size)
+    target = of_options(args.network, args.model, args.image_size, args.multiplier)
     height, width, _ = target.image_shape
     names = args.layer or draw_maps.masks_of(target)
     image = pictures.read_image(args.image, height, width) if args.image else drawn_face(height, width)
@@ -74,25 +74,27 @@ def parse_args(argv=None):
                            help='the picture: .svg and .pdf are drawn in vectors, .png in dots')
         return added
 
-    def add_image_size(parser):
+    def add_sizes(parser):
+        parser.add_argument('--multiplier', type=positive, default=1.0,
+                            help='width of the network choice against the paper (net_multiplier)')
         parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
-                            help="images' size (default: the network choice's, else 112,112)")
+                            help="images' size (default: the network choice's, a checkpoint's where it tells, else 112,112)")
 
     parser_ = command(network, 'a network: stages as columns, units as boxes')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
     parser_.add_argument('--detail', metavar='UNIT',
                          help='instead, the layers inside this unit, like stage2_unit1; unit: inside one of every kind')
-    add_image_size(parser_)
+    add_sizes(parser_)
     parser_ = command(attention, 'the soft masks of all attention modules over an image, or any feature map')
     parser_.add_argument('--network', help='network choice; with --model, the one that the checkpoint has to be of')
     parser_.add_argument('--model', metavar='PREFIX,EPOCH', help='checkpoint; without it the weights are random')
     parser_.add_argument('--image', metavar='FILE', help='an aligned face, resized if need be (default: a drawn one)')
     parser_.add_argument('--layer', metavar='NAME', action='append',
                          help='draw the map of this layer instead, like stage2_unit1_plus; may be repeated')
-    add_image_size(parser_)
+    add_sizes(parser_)
     parser_ = command(sharing, 'how many parameters sharing saves, unit by unit')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
-    add_image_size(parser_)
+    add_sizes(parser_)
     parser_ = command(training, 'loss, accuracy, verification and speed of training runs, over each other')
     parser_.add_argument('logs', nargs='+', metavar='LOG',
                          help="train.log of tools/train_synthetic.py, or what insightface's train.py printed")
