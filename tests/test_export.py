@@ -16,6 +16,7 @@ import config as host
 import export
 import inference
 import onnx_graph
+import targets
 from conftest import NETWORKS, ROOT, nodes
 from graph import Graph, load_symbol
 from network import build, choose
@@ -150,7 +151,9 @@ def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypat
     output = str(tmp_path / 'new folder' / 'cru56')
     code, out, err = tool('--model', prefix + ',3', '--output', output, *options)
     assert code == 0, err
-    assert sorted(os.listdir(os.path.dirname(output))) == ['cru56-0003.params', 'cru56-symbol.json']
+    output += '-folded' * ('--fold-bn' in options)
+    assert sorted(os.listdir(os.path.dirname(output))) == [os.path.basename(output) + end for end in ('-0003.params', '-symbol.json')]
+    assert ('Not to be trained further' in out) == ('--fold-bn' in options)
     data = images(2, 112)
     expected = export.compute(symbol, parameters, data)
 
@@ -176,7 +179,7 @@ def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, toleranc
     prefix, symbol, parameters = trained
     code, out, err = tool('--model', prefix + ',3', '--onnx', '--output', str(tmp_path / 'cru56'), *options)
     assert code == 0, err
-    path = str(tmp_path / 'cru56.onnx')
+    path = str(tmp_path / ('cru56%s.onnx' % ('-folded' * ('--fold-bn' in options))))
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [('', 13)]
@@ -239,10 +242,38 @@ def test_a_checkpoint_of_float16(tool, tmp_path, changes):
                           '--output', str(tmp_path / 'net'))
     assert code == 0, err
     assert 'conv0_weight' in halves
-    session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'), providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(str(tmp_path / 'net-folded.onnx'), providers=['CPUExecutionProvider'])
     data = images(2, 64)
     expected = export.compute(symbol_of('att56', **changes), exact, data)
     assert_same(session.run(None, {'data': data})[0], expected, 5e-3)  # the weights were rounded
+
+
+def test_a_checkpoint_of_another_width(trained, tool, tmp_path):
+    code, out, err = tool('--model', trained[0] + ',3', '--network', 'cru56', '--multiplier', '0.25', '--output', str(tmp_path / 'net'))
+    assert code == 2 and 'add --multiplier' not in err  # it has an embedding of its own
+    assert 'pre_fc1_weight in shape' in err, err
+
+
+@pytest.mark.parametrize('network, expected', [('att56', (112, 112)), ('att56_imagenet', (224, 224)), ('ires50_imagenet', None)])
+def test_the_size_of_the_images_is_what_the_parameters_fit(tmp_path, network, expected):
+    symbol = symbol_of(network, net_multiplier=0.05, emb_size=8)
+    prefix, shape = str(tmp_path / 'model'), host.config.image_shape
+    checkpoint.save(prefix, 1, symbol, {name: np.ones(sizes, np.float32)
+                                        for name, sizes in checkpoint.wanted_shapes(symbol, shape).items()})
+    if expected:
+        assert targets.of_checkpoint(prefix + ',1').image_shape == expected + (3,)
+    else:
+        with pytest.raises(UserError, match='takes images of any size: name theirs with --image-size'):
+            targets.of_checkpoint(prefix + ',1')
+    assert targets.of_checkpoint(prefix + ',1', shape).image_shape == shape
+
+
+def test_an_image_of_16_bits_is_refused(tmp_path):
+    from PIL import Image
+    path = str(tmp_path / 'deep.png')
+    Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(path)
+    with pytest.raises(UserError, match='has more than 8 bits a channel; save it with 8'):
+        export.comparison_images((112, 112, 3), path)
 
 
 def test_an_image_is_compared_too(trained, tool, tmp_path):
@@ -258,7 +289,7 @@ def test_an_image_is_compared_too(trained, tool, tmp_path):
 def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
     monkeypatch.setitem(export.TOLERANCES, 'float32', 1e-12)
     code, out, err = tool('--model', trained[0] + ',3', '--fold-bn', '--onnx', '--output', str(tmp_path / 'out' / 'net'))
-    assert code == 1 and 'net-0003.params differs from the network' in err and len(err.splitlines()) == 1
+    assert code == 1 and 'net-folded-0003.params differs from the network' in err and len(err.splitlines()) == 1
     assert os.listdir(str(tmp_path)) == []
 
 
@@ -276,7 +307,13 @@ def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
     (['--model', '{model},3', '--image-size', '112'], "'112' is not HEIGHT,WIDTH"),
     (['--model', '{model},3', '--image-size', '224,224'], 'pre_fc1_weight in shape'),
     (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),
-    (['--model', '{model},3', '--network', 'cru56'], 'conv0_weight in shape (16, 3, 3, 3) where the network wants (64, 3'),
+    (['--model', '{model},3', '--network', 'cru56'], 'is of another width: its first layer has 16 filters, cru56 has 64; '
+                                                     'add --multiplier 0.25'),
+    (['--model', '{model},3', '--network', 'cru56', '--multiplier', '0.125'], 'has 8; add --multiplier 0.25'),
+    (['--output', ''], "'' is a folder; add how the names of the files begin"),
+    (['--output', 'folder/'], "'folder/' is a folder; add how the names of the files begin, like folder/cru116"),
+    (['--output', '..'], "'..' is a folder; add how the names of the files begin"),
+    (['--output', 'a' * 250], 'is longer than the 243 bytes that the name of a file has room for'),
     (['--model', '{model},3', '--network', 'att56'], 'is it a checkpoint of another network'),
     (['--model', '{model},3', '--output', '{model}'], 'would overwrite the --model'),
 ])
@@ -368,6 +405,8 @@ def test_a_symbol_may_have_operators_of_several_outputs(tmp_path, operator, coun
     (change_symbol(lambda content: node(content, 'conv0').update(op='Nonsense')), 'is not a symbol that this MXNet knows'),
     (change_symbol(lambda content: node(content, 'relu0')['inputs'][0].__setitem__(1, 5)), 'is not a symbol JSON of MXNet'),
     (change_symbol(lambda content: content['nodes'][9]['inputs'].append([999999, 0, 0])), 'is not a symbol JSON of MXNet'),
+    (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='0')), 'is not a symbol JSON of MXNet'),
+    (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(stride='(0, 1)')), 'is not a symbol JSON of MXNet'),
     (change_symbol(lambda content: node(content, 'fc1').update(name='embedding')), 'there is no fc1_output'),
     (change_symbol(lambda content: node(content, 'data').update(name='image')), 'the network has no input called data'),
 ])
@@ -444,13 +483,13 @@ def test_operators_of_other_networks(case):
     assert_same(run_onnx(model, data[:1]), expected[:1])
 
 
-def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0, of_another=False):
+def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0, of_another=False, shape=None, kernel=(1, 1)):
     """Return what differs from PReLU as the networks write it in one place; by default in none."""
     gamma = mx.sym.Variable('slopes', shape=(3,))
     x, another = x - 127, x - 126
     y = another if of_another else x
-    bend = mx.sym.reshape(scalar - gamma, shape=(1, -1, 1, 1) if by == 'mul' else (-1, 1, 1, 1))
-    scale = dict(num_filter=3, num_group=3, kernel=(1, 1), no_bias=True)
+    bend = mx.sym.reshape(scalar - gamma, shape=shape or ((1, -1, 1, 1) if by == 'mul' else (-1, 1, 1, 1)))
+    scale = dict(num_filter=3, num_group=3, kernel=kernel, no_bias=True)
     if by == 'mul':
         minus = mx.sym.negative(y)
     else:
@@ -463,6 +502,7 @@ def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0, of_another=False):
     (dict(by='mul'), True), (dict(by='mul', scalar=2.0), False), (dict(by='mul', act='tanh'), False),
     (dict(by='conv'), True), (dict(by='conv', scalar=2.0), False), (dict(by='conv', act='sigmoid'), False),
     (dict(by='conv', sign=1.0), False), (dict(by='mul', of_another=True), False), (dict(by='conv', of_another=True), False),
+    (dict(by='mul', shape=(1, 1, 1, -1)), False), (dict(by='conv', kernel=(3, 3)), False),
 ])
 def test_only_prelu_is_taken_for_one(changes, expected):
     graph = inference.plain(Graph.of(nearly_prelu(mx.sym.Variable('data'), **changes)))

@@ -59,11 +59,18 @@ def plain(graph):
     return graph
 
 
+# The shape of the slopes' factors, one for each channel, in a product and as the kernels of a depthwise convolution.
+FACTORS = {'broadcast_mul': (1, -1, 1, 1), 'Convolution': (-1, 1, 1, 1)}
+
+
 def undo_prelu(node):
     """Return PReLU for x + (1 - gamma) max(-x, 0) by products or by convolutions, or None for another node."""
     if node.op != 'elemwise_add':
         return None
     bend = 'broadcast_mul' if node.source((1, 'broadcast_mul')) else 'Convolution'
+    by_convolution, factor = node.source((1, 'Convolution')), node.source((1, bend), (1, 'Reshape'))
+    if by_convolution and not is_depthwise(by_convolution) or not factor or factor.attr('shape') != FACTORS[bend]:
+        return None
     difference = node.source((1, bend), (1, 'Reshape'), (0, '_rminus_scalar'))
     negative = node.source((1, bend), (0, 'Activation'))
     if not difference or not negative or difference.attr('scalar') != 1 or negative.attrs['act_type'] != 'relu':
@@ -76,8 +83,13 @@ def undo_prelu(node):
 
 def by_minus_one(node):
     """Return the convolution in front of a node if it only changes the sign, or None."""
-    factor = node.source((0, 'Convolution'), (1, '_full'))
-    return node.source((0, 'Convolution')) if factor and factor.attr('value') == -1 else None
+    layer, factor = node.source((0, 'Convolution')), node.source((0, 'Convolution'), (1, '_full'))
+    return layer if factor and factor.attr('value') == -1 and is_depthwise(layer) else None
+
+
+def is_depthwise(layer):
+    """Tell whether a convolution multiplies every channel by a number of its own."""
+    return layer.attr('kernel') == (1, 1) and layer.attr('num_group') == layer.attr('num_filter') and layer.attr('no_bias')
 
 
 def undo_resize(node):
