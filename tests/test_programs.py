@@ -3,9 +3,12 @@ import ctypes
 import glob
 import importlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -55,6 +58,86 @@ def test_what_the_user_can_put_right_is_a_sentence(capsys):
         raise KeyboardInterrupt
     assert stops(interrupted) == 130
     assert stops(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+
+
+def run_program(name, *options, **variables):
+    return subprocess.run([sys.executable, os.path.join(ROOT, 'tools', name + '.py')] + list(options), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=dict(os.environ, **variables), timeout=120)
+
+
+@pytest.mark.parametrize('program, options', [('summarize', ['cru56']), ('export', ['--network', 'cru56', '--output', '{folder}/net']),
+                                              ('benchmark', ['cru56', '--building'])])
+def test_output_that_nobody_takes_is_a_sentence(tmp_path, program, options):
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, os.path.join(ROOT, 'tools', program + '.py')]
+                              + [option.replace('{folder}', str(tmp_path)) for option in options],
+                              stdout=full, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.decode() == '%s.py: cannot write what is to be written: No space left on device\n' % program
+
+
+def test_a_terminal_without_our_letters(tmp_path):
+    done = run_program('export', '--network', 'cru56', '--output', str(tmp_path / 'näme'), PYTHONIOENCODING='ascii')
+    assert done.returncode == 0 and b'n?me-symbol.json' in done.stdout, done.stderr
+    assert b'\r' not in done.stderr + done.stdout
+
+
+def test_bars_stay_out_of_logs(tmp_path):
+    done = run_program('train_synthetic', '--multiplier', '0.05', '--steps', '2', '--per-batch-size', '2', '--identities', '2',
+                       '--images', '2', '--pairs', '10', '--output', str(tmp_path))
+    assert done.returncode == 0 and b'\r' not in done.stderr and b'it/s' not in done.stderr, done.stderr
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback():
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, 'tools', 'summarize.py'), 'att452'], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    with open('/proc/%d/maps' % process.pid) as maps:
+        while 'libmxnet' not in maps.read() and process.poll() is None:
+            time.sleep(0.01)
+            maps.seek(0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert out == b'' and b'Traceback' not in err and process.returncode in (-signal.SIGINT, 130)
+
+
+def small_disk(*command):
+    """Run a command with a disk of its own at `$1`, which the command sees as {disk}; skip where that is not possible."""
+    if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip('no mount namespaces here')
+    return subprocess.run(['unshare', '-m', 'sh', '-c', *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=300)
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=$3 tmpfs "$1" || exit 99
+disk=$1 kept=$2; shift 3
+"$@"
+status=$?
+cp -r "$disk/." "$kept"
+exit $status
+"""
+
+
+@pytest.mark.parametrize('size, program, options', [
+    ('16k', 'export', ['--network', 'cru56', '--output', '{disk}/net']),
+    ('8k', 'visualize', ['network', 'cru56', '-o', '{disk}/net.svg']),
+    ('400k', 'train_synthetic', ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '2', '--images', '2',
+                                 '--no-verification', '--state-every', '0', '--output', '{disk}']),
+    ('1200k', 'train_synthetic', ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '2', '--images',
+                                  '2', '--pairs', '10', '--no-verification', '--output', '{disk}']),
+    ('40k', 'train_synthetic', ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '40', '--output', '{disk}']),
+])
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_broken(tmp_path, size, program, options):
+    disk, kept = tmp_path / 'disk', tmp_path / 'kept'
+    disk.mkdir()
+    kept.mkdir()
+    done = small_disk(FULL_DISK, 'sh', str(disk), str(kept), size, sys.executable, os.path.join(ROOT, 'tools', program + '.py'),
+                      *[option.replace('{disk}', str(disk)) for option in options])
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert 'Traceback' not in done.stderr and re.search('No space left on device|is the disk full', done.stderr), done.stderr
+    left = [path.name for path in kept.rglob('*') if path.is_file()]
+    assert not [name for name in left if name.endswith(('.params', '.svg', 'symbol.json'))], left
+    assert not any('unfinished' in str(path) for path in kept.rglob('*')), left
 
 
 def test_a_reader_who_has_had_enough_ends_it():

@@ -197,6 +197,10 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
     (['--lr', '-1'], "argument --lr: '-1' is not a number above 0"),
     (['--multiplier', '1000'], 'net_multiplier=1000.0 is not legal'),
     (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
+    (['--data', os.path.join(ROOT, 'tests', 'misspelt')], 'name another --data, or add --draw to have one drawn there'),
+    (['--data', ''], 'the name of the folder is empty'), (['--output', ''], 'the name of the folder is empty'),
+    (['--seed', '4294967296'], "'4294967296' is not a whole number of at least 0 and at most 4294967295"),
+    (['--lr', '1e300'], "'1e300' is not a number above 0 and below 3.4e+38"),
     (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
     (['--no-such-option'], 'unrecognized arguments: --no-such-option')])
 def test_bad_options(run_tool, options, words, tmp_path, monkeypatch):
@@ -206,6 +210,40 @@ def test_bad_options(run_tool, options, words, tmp_path, monkeypatch):
                             *options)
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
     assert not os.path.exists(output) or os.listdir(output) == []
+
+
+@pytest.mark.parametrize('options, classes', [(['--per-batch-size', '100000000'], None), (['--devices', '99'], None),
+                                              ([], 400000000)])
+def test_what_has_no_room_in_memory_is_refused(data, tmp_path, run_tool, monkeypatch, options, classes):
+    monkeypatch.setattr(train_synthetic, 'make_trainer', lambda *_: pytest.fail('it went on'))
+    folder = damaged(data, str(tmp_path / 'damaged'), 'property', lambda content: b'%d,112,112' % classes if classes else content)
+    code, _, err = run_tool(train_synthetic, *QUICK, '--no-verification', '--data', folder, '--output', str(tmp_path / 'out'), *options)
+    assert code == 2 and 'and this machine has' in err and len(err.splitlines()) == 1, err
+
+
+def test_a_mistyped_folder_stays_as_it_is(tmp_path, run_tool):
+    for folder in (tmp_path / 'misspelt', tmp_path / 'empty'):
+        if folder.name == 'empty':
+            folder.mkdir()
+        code, _, err = run_tool(train_synthetic, *QUICK, '--data', str(folder), '--output', str(tmp_path / 'out'))
+        assert code == 2 and 'there is no data set in %s' % folder in err
+        assert not folder.exists() or os.listdir(str(folder)) == []
+    code, _, err = run_tool(train_synthetic, *QUICK, '--identities', '2', '--images', '2', '--pairs', '10', '--no-verification',
+                            '--draw', '--data', str(folder), '--output', str(tmp_path / 'out'))
+    assert code == 0 and 'property' in os.listdir(str(folder)), err
+
+
+def test_pairs_as_numpy_arrays_are_read(data, tmp_path):
+    with open(os.path.join(data, 'lfw.bin'), 'rb') as file:
+        encoded, same = pickle.load(file, encoding='bytes')
+    path = str(tmp_path / 'arrays.bin')
+    expected = datasets.read_pairs(os.path.join(data, 'lfw.bin'), IMAGE_SHAPE)
+    for images in ([np.frombuffer(content, np.uint8) for content in encoded], np.array([*encoded, None], object)[:-1]):
+        for protocol in (2, 4):
+            with open(path, 'wb') as file:
+                pickle.dump((images, np.array(same)), file, protocol)
+            found = datasets.read_pairs(path, IMAGE_SHAPE)
+            assert all((one == other).all() for one, other in zip(found[0], expected[0])) and (found[1] == expected[1]).all()
 
 
 def damaged(data, folder, name, change):

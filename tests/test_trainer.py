@@ -491,7 +491,7 @@ def test_the_state_is_written_after_every_so_many_steps_and_the_last(data, tmp_p
 
 @pytest.mark.parametrize('options, words', [
     (['--network', 'cru116'], 'network cru56, not cru116'), (['--loss', 'cosface'], 'loss arcface, not cosface'),
-    (['--steps', '3'], 'steps 2, not 3'), (['--per-batch-size', '5'], 'per_batch_size 4, not 5'),
+    (['--per-batch-size', '5'], 'per_batch_size 4, not 5'),
     (['--devices', '2'], 'devices 1, not 2'), (['--lr', '0.03'], r'lr 0\.02, not 0\.03'),
     (['--multiplier', '0.2'], r'multiplier 0\.1, not 0\.2'), (['--loss-scale', '2'], r'loss_scale 1\.0, not 2\.0'),
     (['--seed', '1'], 'seed 0, not 1'), (['--on-bad-record', 'skip'], 'on_bad_record stop, not skip')])
@@ -505,6 +505,31 @@ def finished(data, tmp_path_factory):
     output = str(tmp_path_factory.mktemp('finished'))
     train('--steps', '2', '--data', data, '--output', output, '--no-verification')
     return output
+
+
+def test_a_finished_run_goes_on_to_more_steps_and_not_to_fewer(data, tmp_path, capsys):
+    output = str(tmp_path)
+    train('--steps', '3', '--data', data, '--output', output, '--no-verification')
+    before = on_disk(output)[1]
+    train('--steps', '5', '--data', data, '--output', output, '--no-verification', '--resume')
+    assert 'going on behind step 3 of 5' in capsys.readouterr().out
+    after = on_disk(output)[1]
+    assert all((after[name] != before[name]).any() for name in after if name.endswith('_weight'))
+    with pytest.raises(UserError, match='is of step 5, behind the last of --steps 4; ask for more'):
+        train('--steps', '4', '--data', data, '--output', output, '--no-verification', '--resume')
+
+
+def test_steps_that_are_left_out_are_told(data, tmp_path, monkeypatch, capsys):
+    applied, real = iter([True, False, True]), trainer_module.all_finite
+    monkeypatch.setattr(trainer_module, 'all_finite', lambda arrays: real(arrays) and next(applied))
+    train('--steps', '3', '--loss-scale', '2', '--data', data, '--output', str(tmp_path), '--no-verification')
+    assert '1 of 3 steps were left out: their gradients were not finite' in capsys.readouterr().out
+
+
+def test_a_run_that_left_out_every_step_has_failed(data, tmp_path):
+    with pytest.raises(UserError, match='not finite any more; try a smaller --lr or --loss-scale'):
+        train('--steps', '2', '--loss-scale', '1e38', '--data', data, '--output', str(tmp_path), '--no-verification')
+    assert not os.path.exists(str(tmp_path / 'cru56-0001.params'))
 
 
 def test_other_data_do_not_go_on(finished, tmp_path):

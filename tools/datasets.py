@@ -71,14 +71,18 @@ def _write_pairs(path, pairs, seed, bar):
 def write_synthetic(folder, identities, images, pairs, seed):
     """Draw a data set of `identities` x `images` faces and `pairs` verification pairs into `folder`.
 
-    Either all of its files appear there or none.
+    Either all of its files appear there or none. Raises UserError where the disk does not take them.
     """
-    with new_files(folder) as scratch, tqdm(total=identities * images + 2 * pairs, unit='faces',
-                                            desc='drawing faces') as bar:
-        _write_train(scratch, identities, images, seed, bar)
-        _write_pairs(os.path.join(scratch, 'lfw.bin'), pairs, seed, bar)
+    with new_files(folder) as scratch, tqdm(total=identities * images + 2 * pairs, unit='faces', desc='drawing faces',
+                                            disable=None) as bar:
         with open(os.path.join(scratch, 'property'), 'w') as file:
             file.write('%d,%d,%d\n' % (identities, faces.SIZE, faces.SIZE))
+        try:
+            _write_train(scratch, identities, images, seed, bar)
+            FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))  # MXNet passes over a last write that fails
+        except (mx.MXNetError, UserError):
+            raise UserError('the data set could not be written whole to %s; is the disk full?' % folder)
+        _write_pairs(os.path.join(scratch, 'lfw.bin'), pairs, seed, bar)
 
 
 # ----------------------------------------------------------------------------------------------- reading

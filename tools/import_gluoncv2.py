@@ -7,7 +7,7 @@ initialises the rest (insightface: --pretrained PREFIX --pretrained-epoch 0).
 import os
 import re
 
-from project import Parser, UserError, new_files, run
+from project import Parser, UserError, file_prefix, new_files, run
 
 import checkpoint
 import config as host

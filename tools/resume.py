@@ -4,8 +4,10 @@ A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the r
 order, the learning rate and the Dropout masks follow from the seed and the number of the step.
 """
 import contextlib
+import errno
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -21,6 +23,9 @@ def save(folder, state, settings, loss):
     `settings` are what the run was started with, {option: value}; `loss` is the smoothed loss and accuracy.
     """
     with new_files(folder) as scratch:
+        # Better known before: NumPy's archive, broken off, complains once more when it is thrown away.
+        if shutil.disk_usage(scratch).free < sum(array.nbytes for array in state.values()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(folder, FILE))
         np.savez(os.path.join(scratch, FILE), run=np.array(json.dumps(dict(settings=settings, loss=loss))), **state)
 
 
