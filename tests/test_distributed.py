@@ -198,9 +198,12 @@ def test_the_runner_runs_as_python_does(tmp_path, options, ending, status, words
 
 
 def test_the_runner_says_what_it_wants(tmp_path):
-    for arguments in ([], ['-m'], ['-c'], [str(tmp_path / 'none.py')]):
+    for arguments in ([], ['-m'], ['-c']):
         done = run(launch_local.RUNNER, *arguments)
         assert done.returncode == 2 and done.stderr.startswith('worker.py: name what to run')
+    path = str(tmp_path / 'none.py')
+    done = run(launch_local.RUNNER, path)
+    assert (done.returncode, done.stderr) == (2, 'worker.py: there is no file %s to run\n' % path)
 
 
 def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):

@@ -88,6 +88,14 @@ def test_bars_stay_out_of_logs(tmp_path):
     assert done.returncode == 0 and b'\r' not in done.stderr and b'it/s' not in done.stderr, done.stderr
 
 
+def test_a_python_without_mxnet_is_told():
+    for program in ('summarize', 'train_synthetic', 'export', 'visualize', 'demo'):
+        done = subprocess.run([sys.executable, '-S', os.path.join(ROOT, 'tools', program + '.py')], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith('%s.py: this Python has no mxnet; run "make demo" once, then' % program)
+
+
 def test_ctrl_c_during_the_imports_is_no_traceback():
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, 'tools', 'summarize.py'), 'att452'], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)

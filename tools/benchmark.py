@@ -198,6 +198,9 @@ def one_step(choice, batch, device, training):
     symbol, (height, width, _) = choice.build(device)
     Step(symbol, (batch, 3, height, width), mx.Context(device), training)()
     mx.nd.waitall()
+    if not os.path.exists('/proc/self/status'):  # on macOS
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     with open('/proc/self/status') as status:  # getrusage would tell the parent's peak where that is higher
         return int(re.search(r'VmHWM:\s+(\d+) kB', status.read()).group(1)) / 1024
 

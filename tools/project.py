@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import errno
 import glob
+import importlib.util
 import os
 import shutil
 import signal
@@ -22,9 +23,24 @@ os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0)) if has
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
 
-if os.path.dirname(os.path.abspath(getattr(sys.modules['__main__'], '__file__', ''))) == os.path.join(ROOT, 'tools'):
+WITHOUT_MXNET = ('check_gpu_install.py', 'gpu_env.py', 'launch_local.py')  # programs that need nothing but Python
+
+
+def _prepare(folder, program):
+    """See to what comes before a program's `main`, where the process is one of the programs in tools/."""
+    if folder != os.path.join(ROOT, 'tools'):
+        return
     # Until `run` takes it, Ctrl-C ends a program at once: it has done nothing yet but import, which takes seconds.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    missing = [name for name in ('mxnet', 'numpy', 'tqdm') if importlib.util.find_spec(name) is None]
+    if missing and program not in WITHOUT_MXNET:
+        sys.stderr.write('%s: this Python has no %s; run "make demo" once, then ". .venv/bin/activate", or take '
+                         '.venv/bin/python in the place of python\n' % (program, missing[0]))
+        sys.exit(2)
+
+
+_prepare(*os.path.split(os.path.abspath(getattr(sys.modules['__main__'], '__file__', ''))))
+
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a disk that takes no more
 UNFINISHED = '.unfinished-'  # how the folders of files that are being written are called

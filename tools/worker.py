@@ -18,8 +18,11 @@ USAGE = 'worker.py: name what to run: python tools/worker.py SCRIPT ARGUMENTS…
 
 def main():
     kind = sys.argv[1] if sys.argv[1:2] in (['-m'], ['-c']) else None
-    if len(sys.argv) < (3 if kind else 2) or not (kind or os.path.isfile(sys.argv[1])):
+    if len(sys.argv) < (3 if kind else 2):
         sys.stderr.write(USAGE)
+        sys.exit(2)
+    if not kind and not os.path.isfile(sys.argv[1]):
+        sys.stderr.write('worker.py: there is no file %s to run\n' % sys.argv[1])
         sys.exit(2)
     what = sys.argv[2 if kind else 1]
     # As if it had been started by itself.
