@@ -471,13 +471,20 @@ class Checkout:
         found = {}
         for trainer in self.trainers:
             shipped = set(map(os.path.basename, trainer.copies()))
-            for script in trainer.scripts:
-                block = self.sources[script].block
-                for name, checksum in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines if block else ())):
-                    path = os.path.join(trainer.symbol, name)
-                    if name not in shipped and os.path.lexists(path):
-                        found.setdefault(self.inside(path), set()).add(checksum)
+            for name, checksum in self.records(trainer):
+                path = os.path.join(trainer.symbol, name)
+                if name not in shipped and os.path.lexists(path):
+                    found.setdefault(self.inside(path), set()).add(checksum)
+        for trainer in self.others:  # whose blocks import it still
+            for name, _ in self.records(trainer):
+                found.pop(os.path.realpath(os.path.join(trainer.symbol, name)), None)
         return found
+
+    def records(self, trainer):
+        """Return the (name, checksum) of the copied files that the blocks in a trainer's scripts record."""
+        blocks = [self.sources[script].block for script in trainer.scripts]
+        return [pair for block in blocks if block
+                for pair in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines))]
 
     def needed_by_others(self):
         """Return the paths of copied files that a trainer which --only leaves alone has a block for."""
@@ -528,6 +535,11 @@ def plan_install(checkout, force, adopt=False):
             there = checkout.sources[path]
             source = there.without(trainer.own_lines(there)) if adopt and there.block is None else there
             line = trainer.collision(source)
+            rest = source.outside_block(names_networks(checkout.networks)) if source is not there else None
+            if rest:  # behind it stands what it is about, once that is in the block
+                problems.append('%s:%d sets one of the networks otherwise than the block does; take the line out, and write it '
+                                'below the block afterwards' % (path, there.bare.index(source.bare[rest - 1]) + 1))
+                continue
             if line and not force:
                 problems.append('%s:%d already has something of that name; remove the line%s, or use --force to add the '
                                 'plug-in all the same' % (path, trainer.collision(there), '' if adopt else
@@ -566,11 +578,17 @@ def plan_gone(checkout, force):
         changes.append(Change(path, there, None))
     for source in checkout.sources.values():
         for name in sorted(networks_in(source.block) - set(checkout.networks)):
-            line = source.outside_block(r'\s*network(\.%s\b|\[\s*[\'"]%s[\'"])' % (name, name))
+            line = source.outside_block(names_networks([name]))
             if line:
                 problems.append('%s:%d names the network %s, which is no longer shipped; remove the line first'
                                 % (source.path, line, name))
     return changes, problems
+
+
+def names_networks(networks):
+    """Return the pattern of a line that sets, or adds to, one of these networks."""
+    names = '|'.join(map(re.escape, networks))
+    return r'\s*network(\.(%s)\b|\[\s*[\'"](%s)[\'"])' % (names, names)
 
 
 def networks_in(block):
@@ -814,9 +832,8 @@ def remove_empty_symbol_folders(checkout):
 
 def print_leftovers(checkout):
     """Point out lines of the user's that need what was taken out: the config would not load with them."""
-    names = '|'.join(map(re.escape, checkout.networks))
     for path, source in checkout.sources.items():
-        line = source.outside_block(r'\s*network(\.(%s)\b|\[\s*[\'"](%s)[\'"])' % (names, names))
+        line = source.outside_block(names_networks(checkout.networks))
         if source.block and line:
             print('Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
                   % (os.path.relpath(path, checkout.root), line))

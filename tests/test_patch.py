@@ -524,7 +524,30 @@ def test_what_was_put_in_by_hand_is_adopted(by_hand):
 
 def test_what_was_changed_by_hand_is_not_adopted(by_hand):
     edit(file_in(by_hand, *CONFIG), lambda text: text.replace(b'network.cru116 = edict()', b'network.cru116 = edict(x=1)'))
-    refused(by_hand, r'config\.py:\d+ already has something of that name; remove the line, or', '--adopt')
+    refused(by_hand, r'config\.py:\d+ sets one of the networks otherwise than the block does', '--adopt')
+
+
+@pytest.mark.parametrize('line', ['network.cru116.per_batch_size = 40', "network['att92'].memonger = False"])
+def test_what_is_set_otherwise_by_hand_is_not_adopted(by_hand, line):
+    """The block would come behind it, and it would fail."""
+    edit(file_in(by_hand, *CONFIG), lambda text: text.replace(b'# data sets', line.encode() + b'\n# data sets'))
+    with open(file_in(by_hand, *CONFIG)) as file:
+        number = 1 + file.read().splitlines().index(line)
+    refused(by_hand, r'config\.py:%d sets one of the networks otherwise than the block does; take the line out' % number, '--adopt')
+
+
+def test_only_one_trainer_is_updated_and_the_other_keeps_what_it_needs(tmp_path, monkeypatch):
+    root = str(tmp_path / 'checkout')
+    shared = [trainer for trainer in lay_out(root, 'B') if not os.path.isdir(os.path.join(trainer, 'symbol'))]
+    if len(shared) < 2:
+        pytest.skip('no two trainers of this layout share a symbol folder')
+    with monkeypatch.context() as before:
+        before.setattr(patcher, 'load_networks', lambda: OLD_NETWORKS)
+        before.setattr(patcher, 'load_modules', lambda networks: OLD_MODULES)
+        assert patcher.main([root]) == 0
+    module = os.path.join(os.path.dirname(shared[0]), 'symbol', 'foldnet.py')
+    assert patcher.main([root, '--only', shared[0]]) == 0 and os.path.exists(module)
+    assert patcher.main([root]) == 0 and not os.path.exists(module)
 
 
 def test_a_config_that_takes_its_choices_from_the_sample_stays(checkout):
