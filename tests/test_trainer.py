@@ -436,6 +436,8 @@ def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkey
     before = on_disk(output)[1]
     row = train('--steps', '2', '--data', folder, '--output', output, '--resume')
     assert row['verification'] and row['speed'] is None and train_synthetic.report([row]) == 0
+    assert 'after 2 steps the moving statistics, by which a network is verified, are not settled' in capsys.readouterr().out
+    assert train_synthetic.report([dict(row, steps=train_synthetic.SETTLED)]) == 0 and 'not settled' not in capsys.readouterr().out
     assert equal(on_disk(output)[1], before)
 
 

@@ -371,6 +371,11 @@ def test_a_damaged_log(tmp_path, line, words):
         training_log.read(str(tmp_path / 'log'))
 
 
+def test_epochs_of_one_line_each_are_not_placed_short(tmp_path):
+    (tmp_path / 'log').write_text(''.join('Epoch[%d] Batch [20]\tSpeed: 12 samples/sec\tacc=0.1\n' % epoch for epoch in range(3)))
+    assert sorted(training_log.read(str(tmp_path / 'log')).accuracy) == [20, 60, 100]
+
+
 def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():
     rng = np.random.RandomState(0)
     loss = {step: 10 + rng.normal() for step in range(1, 2001)}

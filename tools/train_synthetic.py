@@ -34,6 +34,7 @@ LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divi
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
 JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
 EPOCH = 1  # of the checkpoint
+SETTLED = 50  # steps after which what moving statistics began with has less than a hundredth of a say, at a momentum of 0.9
 CONTEXT = 256 << 20  # bytes that MXNet takes for a CPU context beside what it computes with: 200 MB, measured
 OVERFLOWS = 20  # steps in a row whose gradients are not finite, after which the run ends
 # The options that have to be the same for a run to go on; of --steps there may be more.
@@ -247,6 +248,10 @@ def report(results):
                  for r in results])
     tables.show('written', ('file', 'bytes'),
                 [(path, '{:,}'.format(os.path.getsize(path))) for r in results for path in r['files']])
+    for r in results:
+        if r['verification'] and r['steps'] < SETTLED:
+            print('%s: after %d steps the moving statistics, by which a network is verified, are not settled; the verification '
+                  'says little before %d' % (r['network'], r['steps'], SETTLED))
     problems = [r['problem'] for r in results if r['problem']]
     for problem in problems:
         sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), problem))

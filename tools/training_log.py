@@ -110,4 +110,4 @@ def epoch_length(rows):
     last_epoch = max((row[0] for row in rows), default=0)
     batches = sorted({row[1] for row in rows if row[0] < last_epoch}) or [0]
     distances = [after - before for before, after in zip(batches, batches[1:])]
-    return batches[-1] + min(distances, default=0)
+    return batches[-1] + min(distances, default=batches[-1])  # with one line in an epoch, as far again
