@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-import conftest  # noqa: F401  it puts the project on the path of this file, run as a program, too
+import conftest  # it puts the project on the path of this file, run as a program, too
 import face_blocks
 from network import build, choose, suit
 
@@ -136,6 +136,14 @@ def test_mxnets_operator_is_told_apart(network, measured):
     """In float64 MXNet computes it by itself, with oneDNN or without: then no slope's gradient is the true one."""
     found, = [found for path, found in measured[network].items() if path.startswith('op')]
     assert all(0.6 < share < 0.9 for share in found)  # slopes of 0.2 to 0.3 times the gradient
+
+
+def test_the_page_shows_what_it_says():
+    with open(os.path.join(conftest.ROOT, 'docs', 'prelu.md'), encoding='utf-8') as file:
+        text = file.read()
+    code = text.split('```python\n')[1].split('```')[0]
+    done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    assert done.stdout == '-9.0\n-4.5\n' and 'prints -9 and -4.5' in text
 
 
 def main():
