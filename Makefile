@@ -1,6 +1,6 @@
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (ten to fifteen minutes on two cores)
-# make bench   times cru116 and att92 and plans the memory of all networks (about ten minutes on two cores)
+# make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
 # make pictures   draws the pictures of the README (about four minutes on two cores)
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour on two cores)
