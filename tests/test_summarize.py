@@ -169,3 +169,11 @@ def test_wrong_input_is_one_sentence(run_tool, tmp_path, arguments, words):
     (tmp_path / 'broken.json').write_text('{"nodes": [')
     code, _, err = run_tool(summarize, *[text.replace('{file}', str(tmp_path / 'broken.json')) for text in arguments])
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
+
+
+def test_a_network_that_somebody_added_has_no_published_row(run_tool, monkeypatch):
+    monkeypatch.setitem(host.network, 'mine', type(host.network.cru56)(host.network.cru56))
+    code, out, err = run_tool(summarize, 'mine', '--multiplier', '0.1')
+    assert code == 0 and 'stage4' in out and 'published' not in out, err
+    code, out, _ = run_tool(summarize, 'cru56', '--multiplier', '0.1', '--json')
+    assert code == 0 and json.loads(out)[0]['network'] == 'cru56, 0.1 of its width'
