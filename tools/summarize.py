@@ -48,7 +48,7 @@ def summarise(target, with_units=True):
             sharing=unit.sharing, parameters=unit.parameters, macs=unit.macs, plan_mb=plans[unit.name] / BATCH)
             for unit in units]
         original = target.network and original_form(target.network)
-        if original in PUBLISHED:  # not one of a network that somebody added
+        if original in PUBLISHED and target.label == target.network:  # not of one that somebody added, nor of another width
             summary['published'] = dict(PUBLISHED[original]._asdict(), network=original)
     return summary
 
