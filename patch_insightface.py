@@ -426,8 +426,8 @@ class Checkout:
             for path in trainer.scripts + trainer.configs:
                 self.sources[path] = Source(path, self.read(path))
             trainer.configs = [path for path in trainer.configs if not takes_all_of_another(self.sources[path])]
-        chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only else []
-        self.others = [trainer for trainer in self.trainers if only and trainer.folder not in chosen]
+        chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only is not None else []
+        self.others = [trainer for trainer in self.trainers if only is not None and trainer.folder not in chosen]
         self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
         if not self.trainers:
             raise Refusal('--only %s is no trainer of the checkout; choose from %s'
@@ -463,7 +463,7 @@ class Checkout:
 
     def imported_by_hand(self):
         """Return the paths of copied files that a script imports outside the block: they belong to the user."""
-        return {path for trainer in self.trainers for script in trainer.scripts
+        return {path for trainer in self.trainers + self.others for script in trainer.scripts
                 if trainer.collision(self.sources[script]) for path in trainer.copies()}
 
     def gone(self):
@@ -552,7 +552,7 @@ def plan_install(checkout, force, adopt=False):
             new = source.with_block(*trainer.block_of(source))
             check_compiles(source, new)
             if new != there.content:
-                if line or (source.block and not source.block.intact):
+                if line or source.content != there.content or (source.block and not source.block.intact):
                     changes.append(Change(free_backup(path), None, there.content))
                 changes.append(Change(path, there.content, new))
     if problems:
@@ -919,7 +919,7 @@ def parse_args(argv):
     parser.add_argument('--force', action='store_true', help='replace what was edited or is not ours, keeping a backup '
                                                              'FILE%s beside it' % BACKUP)
     parser.add_argument('--adopt', action='store_true', help='put the marked blocks in the place of the same lines, added '
-                                                             'by hand')
+                                                             'by hand, keeping a backup')
     parser.add_argument('--only', metavar='FOLDER', help='only the trainer in this folder')
     args = parser.parse_args(argv)
     if args.status and (args.dry_run or args.force or args.adopt):

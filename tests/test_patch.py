@@ -512,7 +512,11 @@ def test_what_was_put_in_by_hand_is_adopted(by_hand):
     states = dict(reversed(line.split(None, 2)[-1:] + [line[:14].strip()]) for line in run(by_hand, '--status')[1].splitlines())
     assert 'by hand' in states
     refused(by_hand, r'train\.py:\d+ already has something of that name; remove the line, use --adopt')
+    with open(file_in(by_hand, *TRAIN), 'rb') as file:
+        before = file.read()
     assert run(by_hand, '--adopt')[0] == 0 and run(by_hand, '--status')[0] == 0
+    with open(file_in(by_hand, *TRAIN) + patcher.BACKUP, 'rb') as file:
+        assert file.read() == before
     for name in (CONFIG, TRAIN):
         with open(file_in(by_hand, *name)) as file:
             text = file.read()
@@ -534,6 +538,17 @@ def test_what_is_set_otherwise_by_hand_is_not_adopted(by_hand, line):
     with open(file_in(by_hand, *CONFIG)) as file:
         number = 1 + file.read().splitlines().index(line)
     refused(by_hand, r'config\.py:%d sets one of the networks otherwise than the block does; take the line out' % number, '--adopt')
+
+
+def test_revert_of_one_trainer_leaves_what_another_imports_by_hand(tmp_path):
+    root = str(tmp_path / 'checkout')
+    first, other = lay_out(root, 'B')
+    assert run(root)[0] == 0
+    edit(os.path.join(other, 'train_parall.py'),
+         lambda text: b''.join(line for line in text.splitlines(True) if b'plug-in' not in line))
+    assert run(root, '--revert', '--only', first)[0] == 0
+    assert set(MODULES) <= set(os.listdir(os.path.join(root, 'recognition', 'symbol')))
+    refused(root, '--only  is no trainer of the checkout', '--only', '')
 
 
 def test_only_one_trainer_is_updated_and_the_other_keeps_what_it_needs(tmp_path, monkeypatch):
