@@ -398,8 +398,7 @@ class Trainer:
     def collision(self, source):
         """Return the line outside the block that already defines what the block is to define, or None."""
         if source.path in self.scripts:
-            names = '|'.join(sorted({row['net_name'] for row in self.checkout.networks.values()}))
-            return source.outside_block(r'\s*(import\s+(.*[\s,])?(%s)\b|from\s+(%s)\s+import\b)' % (names, names))
+            return source.outside_block(imports_one_of(sorted({row['net_name'] for row in self.checkout.networks.values()})))
         names = '|'.join(map(re.escape, self.checkout.networks))
         return source.outside_block(r'\s*network(\.(%s)|\[\s*[\'"](%s)[\'"]\s*\])\s*=[^=]' % (names, names))
 
@@ -448,9 +447,8 @@ class Checkout:
 
     def recorded(self, name):
         """Return the checksums under which blocks of the checkout record the copied file `name`."""
-        pattern = re.compile(r'# %s ([0-9a-f]{16})$' % re.escape(name))
-        return {match.group(1) for source in self.sources.values() if source.block
-                for match in map(pattern.match, source.block.lines) if match}
+        return {checksum for trainer in self.trainers + self.others for recorded, checksum in self.records(trainer)
+                if recorded == name}
 
     def copy_state(self, path, content):
         """Tell whether a copied file is 'missing', 'current', 'outdated' (ours, of before) or 'foreign'."""
@@ -566,10 +564,10 @@ def plan_gone(checkout, force):
     for path, recorded in sorted(checkout.gone().items()):
         there = checkout.read(path)
         name = os.path.basename(path)[:-len('.py')]
-        problems += ['%s:%d imports %s, which is no longer shipped; remove the line first' % (source.path, line, name)
-                     for source in checkout.sources.values()
-                     for line in [source.outside_block(r'\s*(import\s+(.*[\s,])?%s\b|from\s+%s\s+import\b)' % (name, name))]
-                     if line]
+        for source in checkout.sources.values():
+            line = source.outside_block(imports_one_of([name]))
+            if line:
+                problems.append('%s:%d imports %s, which is no longer shipped; remove the line first' % (source.path, line, name))
         if sha(there) not in recorded:
             if not force:
                 problems.append('%s is no longer shipped, and was edited after it was copied; move it away, or use --force '
@@ -585,6 +583,12 @@ def plan_gone(checkout, force):
     return changes, problems
 
 
+def imports_one_of(modules):
+    """Return the pattern of a line that imports one of these modules."""
+    names = '|'.join(map(re.escape, modules))
+    return r'\s*(import\s+(.*[\s,])?(%s)\b|from\s+(%s)\s+import\b)' % (names, names)
+
+
 def names_networks(networks):
     """Return the pattern of a line that sets, or adds to, one of these networks."""
     names = '|'.join(map(re.escape, networks))
@@ -597,7 +601,7 @@ def networks_in(block):
     return {name or in_partial_fc for name, in_partial_fc in found}
 
 
-def plan_revert(checkout, force, adopt=False):
+def plan_revert(checkout, force):
     """Return the changes that take the plug-in out. Copied files go only if they are what was copied."""
     changes, problems = plan_gone(checkout, force)
     kept = checkout.imported_by_hand() | checkout.needed_by_others()
@@ -948,7 +952,10 @@ def work(args, root):
             print('%-14s %s' % (state, os.path.relpath(trainer.folder, checkout.root)))
         return 0 if set(states.values()) == {'installed'} else 1
 
-    changes = (plan_revert if args.revert else plan_install)(checkout, args.force, args.adopt)
+    if args.revert:
+        changes = plan_revert(checkout, args.force)
+    else:
+        changes = plan_install(checkout, args.force, args.adopt)
     if args.dry_run:
         print_diff(changes, checkout.root)
         if not changes:

@@ -8,7 +8,7 @@ import collections
 import os
 import sys
 
-from project import Parser, UserError, file_prefix, image_size, new_files, positive, run, whole_number
+from project import Parser, UserError, file_prefix, new_files, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -19,7 +19,7 @@ import tables
 from graph import Graph, load_symbol
 from inference import EMBEDDING, cut, fold, in_float32, plain
 from pictures import read_image
-from targets import of_options
+from targets import add_sizes, of_options
 
 # How far an embedding may be off, as a share of the range of the embeddings' values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
@@ -37,8 +37,6 @@ class Different(Exception):
 def parse_args(argv=None):
     parser = Parser(prog='export.py', description=__doc__)
     parser.add_argument('--network', help='network choice; with --model, the network that the checkpoint has to be of')
-    parser.add_argument('--multiplier', type=positive, default=1.0,
-                        help='width of the network choice against the paper (net_multiplier)')
     parser.add_argument('--model', metavar='PREFIX,EPOCH',
                         help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params')
     parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX',
@@ -50,8 +48,7 @@ def parse_args(argv=None):
     parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
     parser.add_argument('--batch', type=whole_number(1), metavar='N',
                         help='images that the ONNX file takes at a time (default: any number)')
-    parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
-                        help="images' size (default: the network choice's, else what the checkpoint tells)")
+    add_sizes(parser)
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
     if not args.model and (args.fold_bn or args.onnx or args.image):

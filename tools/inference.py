@@ -68,12 +68,12 @@ def undo_prelu(node):
     if node.op != 'elemwise_add':
         return None
     bend = 'broadcast_mul' if node.source((1, 'broadcast_mul')) else 'Convolution'
-    by_convolution, factor = node.source((1, 'Convolution')), node.source((1, bend), (1, 'Reshape'))
-    if by_convolution and not is_depthwise(by_convolution) or not factor or factor.attr('shape') != FACTORS[bend]:
+    product = node.source((1, bend))
+    factor, negative = product and product.source((1, 'Reshape')), product and product.source((0, 'Activation'))
+    difference = factor and factor.source((0, '_rminus_scalar'))
+    if not difference or not negative or bend == 'Convolution' and not is_depthwise(product):
         return None
-    difference = node.source((1, bend), (1, 'Reshape'), (0, '_rminus_scalar'))
-    negative = node.source((1, bend), (0, 'Activation'))
-    if not difference or not negative or difference.attr('scalar') != 1 or negative.attrs['act_type'] != 'relu':
+    if factor.attr('shape') != FACTORS[bend] or difference.attr('scalar') != 1 or negative.attrs['act_type'] != 'relu':
         return None
     gamma, minus = difference.source((0, 'null')), negative.source((0, 'negative')) or by_minus_one(negative)
     if not gamma or not minus or minus.inputs[0] != node.inputs[0]:

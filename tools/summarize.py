@@ -1,7 +1,7 @@
 """Summarise networks: one by its stages and units, several in a line each."""
 import json
 
-from project import Parser, image_size, positive, run
+from project import Parser, run
 
 from tqdm import tqdm
 
@@ -10,7 +10,7 @@ import structure
 import tables
 from network import planned_memory
 from published import PUBLISHED, original_form
-from targets import HELP, open_target
+from targets import HELP, add_sizes, open_target
 
 BATCH = 32  # images of the training step whose memory is planned
 UNIT_COLUMNS = ('unit', 'output', 'channels', 'K', 'groups', 'shares', 'parameters', 'MACs/image', 'plan MB/image')
@@ -48,7 +48,7 @@ def summarise(target, with_units=True):
             sharing=unit.sharing, parameters=unit.parameters, macs=unit.macs, plan_mb=plans[unit.name] / BATCH)
             for unit in units]
         original = target.network and original_form(target.network)
-        if original in PUBLISHED and target.label == target.network:  # not of one that somebody added, nor of another width
+        if original in PUBLISHED:  # not one of a network that somebody added
             summary['published'] = dict(PUBLISHED[original]._asdict(), network=original)
     return summary
 
@@ -89,10 +89,7 @@ def unit_rows(summary):
 def parse_args(argv=None):
     parser = Parser(prog='summarize.py', description=__doc__)
     parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all network choices)')
-    parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
-                        help="images' size (default: the network choice's, else 112,112)")
-    parser.add_argument('--multiplier', type=positive, default=1.0,
-                        help='width of the network choice against the paper (net_multiplier)')
+    add_sizes(parser)
     parser.add_argument('--sort', choices=COLUMNS, metavar='COLUMN',
                         help='sort several networks by this column: %s' % ', '.join(COLUMNS))
     parser.add_argument('--descending', action='store_true', help='the largest first')

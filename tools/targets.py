@@ -11,11 +11,19 @@ import config as host
 from graph import load_symbol
 from inference import EMBEDDING, cut
 from network import build, choose
-from project import UserError
+from project import UserError, image_size, positive
 
 DEFAULT_SHAPE = (112, 112, 3)
 COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
 HELP = 'a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH'
+
+
+def add_sizes(parser):
+    """Add the options that say how large the images and how wide the network are."""
+    parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
+                        help="images' size (default: the network choice's, a checkpoint's where it tells, else 112,112)")
+    parser.add_argument('--multiplier', type=positive, default=1.0,
+                        help='width of the network choice against the paper (net_multiplier)')
 
 
 class Target(NamedTuple):
@@ -23,7 +31,7 @@ class Target(NamedTuple):
     label: str
     symbol: mx.sym.Symbol
     image_shape: Tuple[int, int, int]  # height, width, channels
-    network: Optional[str] = None  # the choice, if it is one
+    network: Optional[str] = None  # the choice, if it is one, as wide as it was made
     parameters: Optional[Dict[str, np.ndarray]] = None  # if it is a checkpoint
 
 
@@ -51,8 +59,10 @@ def of_network(network, image_shape=None, multiplier=1.0):
     config.net_multiplier *= multiplier
     if image_shape:
         config.image_shape = image_shape
-    label = network if multiplier == 1 else '%s, %g of its width' % (network, multiplier)
-    return Target(label, build(config), tuple(config.image_shape), network)
+    symbol, image_shape = build(config), tuple(config.image_shape)
+    if multiplier != 1:
+        return Target('%s, %g of its width' % (network, multiplier), symbol, image_shape)
+    return Target(network, symbol, image_shape, network)
 
 
 def of_options(network, model, image_shape, multiplier=1.0):
@@ -73,12 +83,12 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0):
     symbol_path, parameters_path = checkpoint.files(*checkpoint.parse_model(model))
     if network:
         _, symbol, image_shape, *_ = of_network(network, image_shape, multiplier)
+        parameters = checkpoint.load_parameters(parameters_path)
+        check_width(parameters, checkpoint.wanted_shapes(symbol, image_shape), multiplier, network, parameters_path)
     else:
         symbol = at_embedding(load_symbol(symbol_path))
-    parameters = checkpoint.load_parameters(parameters_path)
-    if network:
-        check_width(parameters, checkpoint.wanted_shapes(symbol, image_shape), multiplier, network, parameters_path)
-    image_shape = image_shape or found_shape(symbol, parameters, symbol_path)
+        parameters = checkpoint.load_parameters(parameters_path)
+        image_shape = image_shape or found_shape(symbol, parameters, symbol_path)
     parameters = checkpoint.fitting(parameters, symbol, image_shape, parameters_path)
     return Target(model, symbol, image_shape, network, parameters)
 

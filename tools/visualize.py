@@ -1,5 +1,5 @@
 """Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
-from project import Parser, image_size, positive, run
+from project import Parser, run
 
 import numpy as np
 from rich.console import Console
@@ -12,7 +12,7 @@ import faces
 import pictures
 import structure
 import training_log
-from targets import HELP, of_options, open_target
+from targets import HELP, add_sizes, of_options, open_target
 
 
 def units_of(args):
@@ -73,12 +73,6 @@ def parse_args(argv=None):
         added.add_argument('-o', '--output', required=True, type=pictures.picture_path, metavar='FILE',
                            help='the picture: .svg and .pdf are drawn in vectors, .png in dots')
         return added
-
-    def add_sizes(parser):
-        parser.add_argument('--multiplier', type=positive, default=1.0,
-                            help='width of the network choice against the paper (net_multiplier)')
-        parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
-                            help="images' size (default: the network choice's, a checkpoint's where it tells, else 112,112)")
 
     parser_ = command(network, 'a network: stages as columns, units as boxes')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
