@@ -671,9 +671,16 @@ def run(changes, scratch_of):
     """
     for path in scratch_of:
         remove(path)
+    with signals_wait() as let_them_in:
+        make(changes, let_them_in)
+
+
+def make(changes, let_them_in):
+    """Make all `changes` or none; `let_them_in` is called between them and raises for a signal that has come."""
     folders = []
     try:
         for change in changes:
+            let_them_in()
             folder = os.path.dirname(change.path)
             if not os.path.isdir(folder):
                 os.makedirs(folder)
@@ -683,6 +690,7 @@ def run(changes, scratch_of):
             if change.old is not None:
                 write(change.path + OLD, change.old, like=change.path)
         for change in changes:
+            let_them_in()
             if change.new is None:
                 os.remove(change.path)
             else:
@@ -690,9 +698,8 @@ def run(changes, scratch_of):
         for change in changes:
             sync_folder(os.path.dirname(change.path))
     except BaseException as error:
-        with undisturbed():
-            kept = roll_back(changes)
-            clean_up(changes, folders)
+        kept = roll_back(changes)
+        clean_up(changes, folders)
         if kept:
             raise Refusal('%s, and not all could be taken back: %s' % (why(error), '; '.join(
                 '%s is changed%s' % (path, backup and ', what it was is in %s' % backup) for path, backup in kept)))
@@ -701,8 +708,30 @@ def run(changes, scratch_of):
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt('nothing was changed')
         raise
-    with undisturbed():
-        clean_up(changes)
+    clean_up(changes)
+
+
+@contextlib.contextmanager
+def signals_wait():
+    """Let SIGINT, SIGTERM and SIGHUP wait in the block: none comes between what belongs together, however many there are.
+
+    Gives a function that raises KeyboardInterrupt where one has come. One that comes behind its last call does nothing
+    more: what it would have stopped is done.
+    """
+    came, before = [], {}
+
+    def let_them_in():
+        if came:
+            raise KeyboardInterrupt
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            with contextlib.suppress(ValueError):  # signals are the main thread's
+                before[number] = signal.signal(number, lambda *_: came.append(True))
+    try:
+        yield let_them_in
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def why(error):
@@ -711,20 +740,6 @@ def why(error):
         path = getattr(error, 'filename2', None) or error.filename or 'a file'  # of a rename, what it was to become
         return '%s: %s' % (re.sub('(%s|%s)$' % (re.escape(NEW), re.escape(OLD)), '', str(path)), error.strerror)
     return 'interrupted' if isinstance(error, KeyboardInterrupt) else repr(error)
-
-
-@contextlib.contextmanager
-def undisturbed():
-    """Let no signal end the block: it takes back, or cleans up."""
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # signals are the main thread's
-            before[number] = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def roll_back(changes):

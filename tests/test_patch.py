@@ -856,7 +856,10 @@ real, left = os.replace, [{after}]
 def terminated(*args):
     left[0] -= 1
     if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signals})
+        for number in {signals}:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signals})  # all at once
     return real(*args)
 os.replace = terminated
 sys.exit(patcher.program([{checkout!r}]))
@@ -864,9 +867,10 @@ sys.exit(patcher.program([{checkout!r}]))
 
 
 @pytest.mark.parametrize('after', [1, 4, 9])
-def test_sigterm_ends_as_ctrl_c_does(checkout, after):
+@pytest.mark.parametrize('signals', [[15], [1], [2, 15], [15, 1, 2]])
+def test_sigterm_ends_as_ctrl_c_does(checkout, after, signals):
     before = snapshot(checkout)
-    done = subprocess.run([sys.executable, '-c', TERMINATED.format(root=ROOT, after=after, checkout=checkout)],
+    done = subprocess.run([sys.executable, '-c', TERMINATED.format(root=ROOT, after=after, checkout=checkout, signals=signals)],
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
     assert (done.returncode, done.stderr) == (130, 'patch_insightface.py: interrupted; nothing was changed\n')
     assert snapshot(checkout) == before
