@@ -852,6 +852,8 @@ import os, signal, sys
 sys.path.insert(0, {root!r})
 import patch_insightface as patcher
 signal.signal(signal.SIGTERM, patcher.end)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup, or a shell's &, may have it ignored, and SIGHUP
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 real, left = os.replace, [{after}]
 def terminated(*args):
     left[0] -= 1
