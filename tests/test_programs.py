@@ -98,7 +98,7 @@ def test_a_python_without_mxnet_is_told():
 
 def test_ctrl_c_during_the_imports_is_no_traceback():
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, 'tools', 'summarize.py'), 'att452'], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     with open('/proc/%d/maps' % process.pid) as maps:
         while 'libmxnet' not in maps.read() and process.poll() is None:
             time.sleep(0.01)
@@ -106,6 +106,13 @@ def test_ctrl_c_during_the_imports_is_no_traceback():
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert out == b'' and b'Traceback' not in err and process.returncode in (-signal.SIGINT, 130)
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    code = 'import signal, sys; sys.path.insert(0, %r); import project; project.run(lambda: print(signal.getsignal(2)))'
+    done = subprocess.run([sys.executable, '-c', code % os.path.join(ROOT, 'tools')], stdout=subprocess.PIPE,
+                          universal_newlines=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    assert (done.returncode, done.stdout) == (0, '%s\n' % signal.SIG_IGN)
 
 
 def small_disk(*command):

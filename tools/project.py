@@ -31,7 +31,8 @@ def _prepare(folder, program):
     if folder != os.path.join(ROOT, 'tools'):
         return
     # Until `run` takes it, Ctrl-C ends a program at once: it has done nothing yet but import, which takes seconds.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell has it for what runs behind it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     missing = [name for name in ('mxnet', 'numpy', 'tqdm') if importlib.util.find_spec(name) is None]
     if missing and program not in WITHOUT_MXNET:
         sys.stderr.write('%s: this Python has no %s; run "make demo" once, then ". .venv/bin/activate", or take '
@@ -129,7 +130,8 @@ def run(main):
     Anything else that goes wrong is an error of the program, and shown as such, with its traceback.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is open or half written is cleaned up then, too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # a terminal that has no × or ± shows ? in its place
             stream.reconfigure(errors='replace')
