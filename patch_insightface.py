@@ -19,6 +19,7 @@ import collections
 import contextlib
 import difflib
 import hashlib
+import io
 import os
 import re
 import runpy
@@ -186,9 +187,14 @@ class Source:
         return before + after
 
     def without(self, lines):
-        """Return the Source without those of its lines that are in the set `lines`."""
-        kept = [line for line, bare in zip(self.lines, self.bare) if bare not in lines]
-        return Source(self.path, ''.join(kept).encode('utf-8'))
+        """Return the Source without those statements at its top that are, to the letter, in the set `lines`, and how
+        many of the lines that stay stand in front of the last of them (None where it has none of them)."""
+        if self.tree is None:
+            out = {index for index, line in enumerate(self.bare) if line in lines}
+        else:  # a line of a longer statement, or inside a string, is no statement
+            out = {start for _, start, end in self.statements() if end == start + 1 and self.bare[start] in lines}
+        kept = [line for index, line in enumerate(self.lines) if index not in out]
+        return Source(self.path, ''.join(kept).encode('utf-8')), (max(out) + 1 - len(out) if out else None)
 
     def with_block(self, lines, at):
         """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0)."""
@@ -267,11 +273,12 @@ def parse(text):
 
 def walk_outside_functions(node):
     """Yield `node` and what is in it, but not what functions and classes hold: that is not run on import."""
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef, getattr(ast, 'AsyncFunctionDef', ast.FunctionDef))):
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from walk_outside_functions(child)
+    left = [node]  # and no recursion: a sum of a thousand terms is a thousand nodes deep
+    while left:
+        node = left.pop()
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef, getattr(ast, 'AsyncFunctionDef', ast.FunctionDef))):
+            yield node
+            left.extend(ast.iter_child_nodes(node))
 
 
 def imports_place(source, host_modules):
@@ -320,9 +327,10 @@ def networks_place(source):
     return place
 
 
-def takes_all_of_another(source):
-    """Tell whether a config takes its choices from sample_config.py, where they are added."""
-    return (source.outside_block(r'from\s+\.*sample_config\s+import\s*\(?\s*(\*|.*\bnetwork\b)') is not None
+def takes_all_of_another(source, folder):
+    """Tell whether a config takes its choices from the sample_config.py in the trainer's `folder`, where they are added."""
+    from_there = r'from\s+sample_config\s+import\s*\(?\s*(\*|.*\bnetwork\b)'
+    return (os.path.isfile(os.path.join(folder, 'sample_config.py')) and source.outside_block(from_there) is not None
             and source.outside_block(r'network\s*=') is None and source.block is None)
 
 
@@ -403,6 +411,12 @@ class Trainer:
         return source.outside_block(r'\s*network(\.(%s)|\[\s*[\'"](%s)[\'"]\s*\])\s*=[^=]' % (names, names))
 
 
+    def uses_ours(self, lines):
+        """Return the place of the first of these lines of a config that names one of our networks, or None."""
+        pattern = names_networks(self.checkout.networks).replace(r'\s*', r'[^#]*\b', 1)
+        return next((place for place, line in enumerate(lines) if re.match(pattern, line)), None)
+
+
 class Checkout:
     """An insightface checkout with its MXNet trainers."""
 
@@ -424,7 +438,8 @@ class Checkout:
         for trainer in self.trainers:
             for path in trainer.scripts + trainer.configs:
                 self.sources[path] = Source(path, self.read(path))
-            trainer.configs = [path for path in trainer.configs if not takes_all_of_another(self.sources[path])]
+            trainer.configs = [path for path in trainer.configs
+                               if not takes_all_of_another(self.sources[path], trainer.folder)]
         chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only is not None else []
         self.others = [trainer for trainer in self.trainers if only is not None and trainer.folder not in chosen]
         self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
@@ -489,6 +504,17 @@ class Checkout:
         return {path for trainer in self.others for path in trainer.copies()
                 if any(self.sources[script].block for script in trainer.scripts)}
 
+    def bring_along(self):
+        """Let --only take in the trainers that have a block and share copied files with those that it names.
+
+        Their blocks record what was copied, so an update has to reach them together.
+        """
+        changed = set(self.copies())
+        along = [trainer for trainer in self.others if changed & set(trainer.copies())
+                 and any(self.sources[script].block for script in trainer.scripts)]
+        self.trainers += along
+        self.others = [trainer for trainer in self.others if trainer not in along]
+
     def copies(self):
         """Return {path: bytes} of all files that are copied, shared ones once."""
         return {path: content for trainer in self.trainers for path, content in trainer.copies().items()}
@@ -517,6 +543,7 @@ def plan_install(checkout, force, adopt=False):
     All that is in the way is named at once. With `adopt`, lines written by hand that are those of the block, to the
     letter, are no longer in the way: the block takes their place.
     """
+    checkout.bring_along()
     changes, problems = plan_gone(checkout, force)
     for path, content in sorted(checkout.copies().items()):
         state = checkout.copy_state(path, content)
@@ -530,32 +557,46 @@ def plan_install(checkout, force, adopt=False):
             changes.append(Change(path, old, content))
     for trainer in checkout.trainers:
         for path in trainer.scripts + trainer.configs:
-            there = checkout.sources[path]
-            source = there.without(trainer.own_lines(there)) if adopt and there.block is None else there
-            line = trainer.collision(source)
-            rest = source.outside_block(names_networks(checkout.networks)) if source is not there else None
-            if rest:  # behind it stands what it is about, once that is in the block
-                problems.append('%s:%d sets one of the networks otherwise than the block does; take the line out, and write it '
-                                'below the block afterwards' % (path, there.bare.index(source.bare[rest - 1]) + 1))
-                continue
-            if line and not force:
-                problems.append('%s:%d already has something of that name; remove the line%s, or use --force to add the '
-                                'plug-in all the same' % (path, trainer.collision(there), '' if adopt else
-                                                          ', use --adopt if it was added by hand'))
-                continue
-            if source.block and not source.block.intact and not force:
-                problems.append('%s:%d: the block of the plug-in was edited; move the edits below the block, or use '
-                                '--force to replace it and keep a backup' % (path, source.block.start + 1))
-                continue
-            new = source.with_block(*trainer.block_of(source))
-            check_compiles(source, new)
-            if new != there.content:
-                if line or source.content != there.content or (source.block and not source.block.intact):
-                    changes.append(Change(free_backup(path), None, there.content))
-                changes.append(Change(path, there.content, new))
+            try:
+                changes += plan_block(checkout, trainer, checkout.sources[path], force, adopt)
+            except InTheWay as problem:
+                problems.append(str(problem))
     if problems:
         raise Refusal('; '.join(problems))
     return unique(changes)
+
+
+class InTheWay(Exception):
+    """What has to go from a file before the plug-in can come: a sentence."""
+
+
+def plan_block(checkout, trainer, there, force, adopt):
+    """Return the changes that give one script or config of a trainer its block; raises InTheWay."""
+    lines, place = trainer.block_of(there)
+    source, at = there.without(trainer.own_lines(there)) if adopt and there.block is None else (there, None)
+    if at is not None:
+        place = at  # what uses these lines stands behind them
+        used = trainer.uses_ours(source.bare[:at])
+        if used is not None:
+            raise InTheWay('%s:%d sets or uses one of the networks between the lines that were added by hand; take the line '
+                           'out, and write it below the block afterwards'
+                           % (source.path, there.bare.index(source.bare[used]) + 1))
+    line = trainer.collision(source)
+    if line and not force:
+        raise InTheWay('%s:%d already has something of that name; remove the line%s, or use --force to add the plug-in all '
+                       'the same' % (source.path, trainer.collision(there), '' if adopt else
+                                     ', use --adopt if it was added by hand'))
+    is_edited = source.block is not None and not source.block.intact
+    if is_edited and not force:
+        raise InTheWay('%s:%d: the block of the plug-in was edited; move the edits below the block, or use --force to '
+                       'replace it and keep a backup' % (source.path, source.block.start + 1))
+    new = source.with_block(lines, place)
+    check_compiles(there, new)
+    if new == there.content:
+        return []
+    keeps_backup = line or at is not None or is_edited
+    return [Change(free_backup(source.path), None, there.content)] * bool(keeps_backup) + [
+        Change(source.path, there.content, new)]
 
 
 def plan_gone(checkout, force):
@@ -648,36 +689,44 @@ def free_backup(path):
 
 def check_compiles(source, new):
     """Refuse a result that this Python cannot compile although it could compile what was there before."""
-    if source.tree is None:
-        return
+    problem = compile_error(new, source.path)
+    if problem is not None and compile_error(source.content, source.path) is None:
+        raise Refusal('%s would not compile with the block in it (line %s: %s); please report this'
+                      % (source.path, getattr(problem, 'lineno', '?'), problem))
+
+
+def compile_error(content, path):
+    """Return what keeps this Python from compiling a file's bytes, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            compile(new, source.path, 'exec', dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        raise Refusal('%s would not compile with the block in it (line %s: %s); please report this'
-                      % (source.path, getattr(error, 'lineno', '?'), error))
+            compile(content, path, 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return error
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------- run
 
-def run(changes, scratch_of):
+def run(changes, folders):
     """Make all `changes` or none.
 
     Everything is first written beside its target, new contents and old ones; after that there are only
     renames. Where one fails, or Ctrl-C comes between, what was done is taken back. A process killed among them
     leaves some files changed and some not, each of them whole: the next install or revert finishes the work.
-    `scratch_of` names the files that such a process can have left.
+    `folders` are those where such a process can have left its scratch files.
     """
-    for path in scratch_of:
-        remove(path)
+    for folder in folders:
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if name.endswith((NEW, OLD)):
+                os.remove(os.path.join(folder, name))
     with signals_wait() as let_them_in:
         make(changes, let_them_in)
 
 
 def make(changes, let_them_in):
     """Make all `changes` or none; `let_them_in` is called between them and raises for a signal that has come."""
-    folders = []
+    folders, begun = [], []
     try:
         for change in changes:
             let_them_in()
@@ -691,6 +740,9 @@ def make(changes, let_them_in):
                 write(change.path + OLD, change.old, like=change.path)
         for change in changes:
             let_them_in()
+            if not is_as_before(change):
+                raise Refusal('%s was changed by somebody else in the meantime; nothing was changed, try again' % change.path)
+            begun.append(change)
             if change.new is None:
                 os.remove(change.path)
             else:
@@ -698,7 +750,7 @@ def make(changes, let_them_in):
         for change in changes:
             sync_folder(os.path.dirname(change.path))
     except BaseException as error:
-        kept = roll_back(changes)
+        kept = roll_back(begun)
         clean_up(changes, folders)
         if kept:
             raise Refusal('%s, and not all could be taken back: %s' % (why(error), '; '.join(
@@ -739,6 +791,8 @@ def why(error):
     if isinstance(error, OSError):
         path = getattr(error, 'filename2', None) or error.filename or 'a file'  # of a rename, what it was to become
         return '%s: %s' % (re.sub('(%s|%s)$' % (re.escape(NEW), re.escape(OLD)), '', str(path)), error.strerror)
+    if isinstance(error, Refusal):
+        return str(error).split('; nothing was changed')[0]
     return 'interrupted' if isinstance(error, KeyboardInterrupt) else repr(error)
 
 
@@ -814,8 +868,8 @@ def write(path, content, like):
         if hasattr(os, 'chown') and (status.st_uid, status.st_gid) != (os.stat(path).st_uid, os.stat(path).st_gid):
             try:
                 os.chown(path, status.st_uid, status.st_gid)
-            except PermissionError:
-                pass  # someone else's file in one's own folder: it will be one's own
+            except OSError:
+                pass  # someone else's file in one's own folder, or of nobody that a container knows: it will be one's own
         os.chmod(path, stat.S_IMODE(status.st_mode))
 
 
@@ -853,7 +907,9 @@ def print_leftovers(checkout):
     """Point out lines of the user's that need what was taken out: the config would not load with them."""
     for path, source in checkout.sources.items():
         line = source.outside_block(names_networks(checkout.networks))
-        if source.block and line:
+        took_ours = source.block or any(path not in trainer.configs and os.path.dirname(path) == trainer.folder
+                                        for trainer in checkout.trainers)  # from sample_config
+        if took_ours and line:
             print('Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
                   % (os.path.relpath(path, checkout.root), line))
 
@@ -939,7 +995,8 @@ def parse_args(argv):
                                                              'FILE%s beside it' % BACKUP)
     parser.add_argument('--adopt', action='store_true', help='put the marked blocks in the place of the same lines, added '
                                                              'by hand, keeping a backup')
-    parser.add_argument('--only', metavar='FOLDER', help='only the trainer in this folder')
+    parser.add_argument('--only', metavar='FOLDER', help='only the trainer in this folder (an install also reaches those that have the '
+                                                       'networks and share its symbol folder)')
     args = parser.parse_args(argv)
     if args.status and (args.dry_run or args.force or args.adopt):
         parser.error('--status changes nothing; leave out --dry-run, --force and --adopt')
@@ -979,8 +1036,7 @@ def work(args, root):
     if changes:
         print_changes('Plan, in %s:' % checkout.root, changes, checkout.root)
         sys.stdout.flush()  # a reader who has gone ends it here, before the first write
-    every_file = list(checkout.copies()) + list(checkout.sources)
-    run(changes, [path + suffix for path in every_file for suffix in (NEW, OLD)])
+    run(changes, sorted({os.path.dirname(path) for path in list(checkout.copies()) + list(checkout.sources)}))
     if args.revert:
         remove_empty_symbol_folders(checkout)
         print('Taken out: %d files.' % len(changes) if changes else 'Nothing to take out of %s.' % checkout.root)
@@ -993,8 +1049,11 @@ def work(args, root):
 
 def program(argv=None):
     """Run `main`; return the exit status: 2, with one sentence, for what the user can put right."""
+    write_anything()
     try:
-        return main(argv)
+        status = main(argv)
+        sys.stdout.flush()
+        return status
     except Refusal as refusal:
         sys.stderr.write('patch_insightface.py: %s\n' % refusal)
         return 2
@@ -1002,11 +1061,31 @@ def program(argv=None):
         sys.stderr.write('patch_insightface.py: %s\n' % '; '.join(('interrupted',) + interrupt.args))
         return 130
     except BrokenPipeError:  # the reader of the output, head perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         return 1
     except OSError as problem:
-        sys.stderr.write('patch_insightface.py: %s: %s\n' % (problem.filename, problem.strerror))
+        if problem.filename is None:  # nothing else here writes where it has no name for
+            close_output()
+        sys.stderr.write('patch_insightface.py: %s: %s\n' % (problem.filename or 'what this program prints cannot be written '
+                                                             '(--status tells what it has done)', problem.strerror))
         return 2
+
+
+def write_anything():
+    """Let what the terminal has no letters for become ?, and what nobody is there to read go nowhere."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by >&-
+            setattr(sys, name, open(os.devnull, 'w'))
+        elif hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='replace')
+        elif hasattr(stream, 'buffer'):  # Python 3.6
+            setattr(sys, name, io.TextIOWrapper(stream.buffer, stream.encoding, 'replace', line_buffering=name == 'stderr'))
+
+
+def close_output():
+    """Let what is still to be printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end(*_):

@@ -267,9 +267,10 @@ def test_files_keep_their_owner_and_mode(checkout):
         assert options or os.stat(module).st_uid == os.getuid()
 
 
-def test_a_file_that_cannot_be_given_back_is_ones_own(checkout, monkeypatch):
+@pytest.mark.parametrize('problem', [PermissionError(1, 'Operation not permitted'), OSError(22, 'Invalid argument')])
+def test_a_file_that_cannot_be_given_back_is_ones_own(checkout, monkeypatch, problem):
     def refuse(*_):
-        raise PermissionError(1, 'Operation not permitted')
+        raise problem
     script = file_in(checkout, *TRAIN)
     os.chmod(script, 0o750)
     monkeypatch.setattr(os, 'chown', refuse)
@@ -528,16 +529,39 @@ def test_what_was_put_in_by_hand_is_adopted(by_hand):
 
 def test_what_was_changed_by_hand_is_not_adopted(by_hand):
     edit(file_in(by_hand, *CONFIG), lambda text: text.replace(b'network.cru116 = edict()', b'network.cru116 = edict(x=1)'))
-    refused(by_hand, r'config\.py:\d+ sets one of the networks otherwise than the block does', '--adopt')
+    refused(by_hand, r'config\.py:\d+ sets or uses one of the networks between the lines that were added by hand', '--adopt')
 
 
-@pytest.mark.parametrize('line', ['network.cru116.per_batch_size = 40', "network['att92'].memonger = False"])
-def test_what_is_set_otherwise_by_hand_is_not_adopted(by_hand, line):
-    """The block would come behind it, and it would fail."""
-    edit(file_in(by_hand, *CONFIG), lambda text: text.replace(b'# data sets', line.encode() + b'\n# data sets'))
-    with open(file_in(by_hand, *CONFIG)) as file:
+LATER = [('network.cru116.per_batch_size = 40', "print(network.cru116.per_batch_size)", '40'),
+         ("network['att92'].memonger = False", 'print(network.att92.memonger)', 'False'),
+         ('network.mine = network.cru116', 'print(network.mine.num_layers)', '116')]
+
+
+@pytest.mark.parametrize('line, code, printed', LATER)
+def test_what_uses_the_networks_behind_the_adopted_lines_stays_behind_them(by_hand, line, code, printed):
+    config = file_in(by_hand, *CONFIG)
+    edit(config, lambda text: text.replace(b'# data sets', line.encode() + b'\n# data sets'))
+    assert run(by_hand, '--adopt')[0] == 0 and run(by_hand, '--status')[0] == 0
+    done = subprocess.run([sys.executable, '-c', 'from config import network; ' + code], cwd=os.path.dirname(config),
+                          stdout=subprocess.PIPE, universal_newlines=True)
+    assert done.stdout == printed + '\n'
+
+
+@pytest.mark.parametrize('line', [line for line, _, _ in LATER])
+def test_what_uses_the_networks_between_the_adopted_lines_stops_it(by_hand, line):
+    config = file_in(by_hand, *CONFIG)
+    edit(config, lambda text: text.replace(b'network.ires50 = edict()', line.encode() + b'\nnetwork.ires50 = edict()'))
+    with open(config) as file:
         number = 1 + file.read().splitlines().index(line)
-    refused(by_hand, r'config\.py:%d sets one of the networks otherwise than the block does; take the line out' % number, '--adopt')
+    refused(by_hand, r'config\.py:%d sets or uses one of the networks between the lines' % number, '--adopt')
+
+
+def test_lines_of_a_text_are_not_adopted(by_hand):
+    text = b"NOTE = '''\nimport fcrunet\nimport firesnet\n'''\n"
+    edit(file_in(by_hand, *TRAIN), lambda content: content + text)
+    run(by_hand, '--adopt', '--force')
+    with open(file_in(by_hand, *TRAIN), 'rb') as file:
+        assert text in file.read()
 
 
 def test_revert_of_one_trainer_leaves_what_another_imports_by_hand(tmp_path):
@@ -551,18 +575,24 @@ def test_revert_of_one_trainer_leaves_what_another_imports_by_hand(tmp_path):
     refused(root, '--only  is no trainer of the checkout', '--only', '')
 
 
-def test_only_one_trainer_is_updated_and_the_other_keeps_what_it_needs(tmp_path, monkeypatch):
+def test_an_update_of_one_trainer_reaches_the_one_that_shares_its_modules(tmp_path, monkeypatch):
+    """Their blocks record the same files: another version of the program would else find them edited."""
     root = str(tmp_path / 'checkout')
-    shared = [trainer for trainer in lay_out(root, 'B') if not os.path.isdir(os.path.join(trainer, 'symbol'))]
-    if len(shared) < 2:
-        pytest.skip('no two trainers of this layout share a symbol folder')
-    with monkeypatch.context() as before:
-        before.setattr(patcher, 'load_networks', lambda: OLD_NETWORKS)
-        before.setattr(patcher, 'load_modules', lambda networks: OLD_MODULES)
-        assert patcher.main([root]) == 0
-    module = os.path.join(os.path.dirname(shared[0]), 'symbol', 'foldnet.py')
-    assert patcher.main([root, '--only', shared[0]]) == 0 and os.path.exists(module)
-    assert patcher.main([root]) == 0 and not os.path.exists(module)
+    first, other = lay_out(root, 'B')
+    before = snapshot(root)
+    module = os.path.join(root, 'recognition', 'symbol', 'foldnet.py')
+    with monkeypatch.context() as older:
+        older.setattr(patcher, 'load_networks', lambda: OLD_NETWORKS)
+        older.setattr(patcher, 'load_modules', lambda networks: OLD_MODULES)
+        assert patcher.main([root]) == 0 and os.path.exists(module)
+    assert patcher.main([root, '--only', first]) == 0 and not os.path.exists(module)
+    assert run(root, '--status')[0] == 0
+    assert run(root, '--revert', '--only', first)[0] == 0 and run(root, '--status', '--only', other)[0] == 0
+    with monkeypatch.context() as older:
+        older.setattr(patcher, 'load_networks', lambda: OLD_NETWORKS)
+        older.setattr(patcher, 'load_modules', lambda networks: OLD_MODULES)
+        assert run(root, '--revert')[0] == 0
+    assert snapshot(root) == before
 
 
 def test_a_config_that_takes_its_choices_from_the_sample_stays(checkout):
@@ -579,6 +609,21 @@ def test_a_config_that_takes_its_choices_from_the_sample_stays(checkout):
     assert run(checkout, '--revert')[0] == 0
     shutil.rmtree(os.path.join(os.path.dirname(config), '__pycache__'), ignore_errors=True)
     assert snapshot(checkout) == before
+
+
+@pytest.mark.parametrize('text', [b'from sample_config import *\n', b'from .sample_config import network\n'])
+def test_a_config_that_takes_its_choices_from_elsewhere_is_not_called_installed(checkout, text):
+    trainer = file_in(checkout, 'arcface_mxnet')
+    edit(os.path.join(trainer, 'config.py'), lambda _: text)
+    os.rename(os.path.join(trainer, 'sample_config.py'), os.path.join(trainer, 'symbol', 'sample_config.py'))
+    refused(checkout, r'config\.py: cannot find its network choices')
+
+
+def test_revert_names_what_a_config_that_takes_the_samples_choices_needs(checkout):
+    edit(file_in(checkout, *CONFIG), lambda _: b'from sample_config import *\nnetwork.cru116.per_batch_size = 40\n')
+    assert run(checkout)[0] == 0
+    code, output, _ = run(checkout, '--revert')
+    assert code == 0 and re.search(r'Note: .*arcface_mxnet/config\.py:2 still names one of the networks', output)
 
 
 @pytest.mark.parametrize('text, words', [
@@ -652,6 +697,41 @@ def test_what_cannot_be_read_is_named(checkout):
     os.mkdir(file_in(checkout, 'partial_fc', 'train_memory.py'))
     os.mkdir(file_in(checkout, 'partial_fc', 'default.py'))
     refused(checkout, r'train_memory\.py cannot be read: Is a directory')
+
+
+@pytest.mark.parametrize('terms', [900, 1500, 3000])
+def test_a_statement_of_any_depth(checkout, terms):
+    before = snapshot(checkout)
+    edit(file_in(checkout, *CONFIG), lambda text: text + b'total = ' + b' + '.join([b'1'] * terms) + b'\n')
+    edit(file_in(checkout, *TRAIN), lambda text: text.replace(b'import fmini', b'import fmini\nx = ' + b'-' * 90 + b'1'))
+    with_it = snapshot(checkout)
+    assert with_it != before and run(checkout)[0] == 0 and run(checkout, '--status')[0] == 0
+    assert run(checkout, '--revert')[0] == 0 and snapshot(checkout) == with_it
+
+
+OUTPUTS = [('> /dev/full', 2, r'what this program prints cannot be written .*: No space left on device$'), ('>&-', 0, '$'),
+           ('2>&-', 0, '$'), ('>&- 2>&-', 0, '$')]
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
+@pytest.mark.parametrize('how, code, words', OUTPUTS, ids=[how for how, _, _ in OUTPUTS])
+@pytest.mark.parametrize('options', ['', '--status', '--dry-run', '--revert'])
+def test_output_that_cannot_be_written(checkout, how, code, words, options):
+    before = snapshot(checkout)
+    done = subprocess.run('"%s" "%s" "%s" %s %s' % (sys.executable, TOOL, checkout, options, how), shell=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == (1 if options == '--status' and not code else code)
+    assert re.match(r'(patch_insightface\.py: )?' + words, done.stderr)
+    if code:
+        assert snapshot(checkout) == before  # the plan could not be shown
+
+
+def test_output_of_few_letters(checkout):
+    edit(file_in(checkout, *CONFIG), lambda text: text + '# größer\n'.encode())
+    for options in ([], ['--status'], ['--revert', '--dry-run'], ['--revert']):
+        done = subprocess.run([sys.executable, TOOL, checkout] + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=dict(os.environ, PYTHONIOENCODING='ascii'))
+        assert (done.returncode, done.stderr) == (0, b''), options
 
 
 def test_the_plan_is_printed(checkout):
@@ -800,6 +880,23 @@ def test_where_one_target_cannot_be_replaced_nothing_changes(checkout, monkeypat
     assert snapshot(checkout) == before
 
 
+@pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
+def test_an_edit_in_the_meantime_is_not_overwritten(checkout, monkeypatch, options):
+    if options:
+        patcher.main([checkout])
+    before, script = snapshot(checkout), file_in(checkout, *TRAIN)
+    real = os.fsync
+    with monkeypatch.context() as patched:
+        def editing(handle):
+            patched.setattr(os, 'fsync', real)
+            edit(script, lambda text: text + b'# saved by an editor\n')
+        patched.setattr(os, 'fsync', editing)
+        refused_edit = run(checkout, *options)
+    assert refused_edit[0] == 2 and 'train.py was changed by somebody else in the meantime; nothing was changed' in refused_edit[2]
+    edit(script, lambda text: text.replace(b'# saved by an editor\n', b''))
+    assert snapshot(checkout) == before
+
+
 def test_what_cannot_be_taken_back_is_named_and_kept(checkout, monkeypatch):
     before, script = snapshot(checkout), file_in(checkout, *TRAIN)
     paths = targets(checkout, [])
@@ -898,6 +995,23 @@ def test_mounts(checkout, options, mount):
     assert snapshot(checkout) == before
 
 
+@pytest.fixture
+def immutable(checkout):
+    """A script of the checkout that nobody can change."""
+    path = file_in(checkout, *TRAIN)
+    if not has('chattr', '+i', path):
+        pytest.skip('chattr +i does not work here')
+    yield path
+    subprocess.run(['chattr', '-i', path], check=True)
+
+
+def test_an_immutable_file(checkout, immutable):
+    before = snapshot(checkout)
+    code, _, error = run(checkout)
+    assert code == 2 and 'train.py: Operation not permitted; nothing was changed' in error
+    assert snapshot(checkout) == before
+
+
 @pytest.mark.skipif(os.name != 'posix' or os.getuid() != 0, reason='only root can be another user')
 def test_a_sticky_folder_of_another(checkout):
     with tempfile.TemporaryDirectory() as above:
@@ -979,6 +1093,16 @@ def test_killed_at_any_point_a_later_run_ends_well(checkout, options):
             break
         after += 5
     assert killed >= 10
+
+
+@pytest.mark.parametrize('after', [0, 1, 3, 8, 9, 10])
+def test_killed_while_what_is_no_longer_shipped_goes(older, after):
+    """A module that is gone, and recorded no more, leaves nothing behind either."""
+    code = KILLED.format(root=ROOT, after=after, arguments=[older]).replace(', os.fsync, os.remove', ', os.remove').replace(
+        ', dying(os.fsync)', '')
+    assert subprocess.run([sys.executable, '-c', code], stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert run(older)[0] == 0 and run(older, '--status')[0] == 0
+    assert not [path for path in snapshot(older) if '.crunet-' in path or 'foldnet' in path]
 
 
 # ------------------------------------------------------------------------------------------ any config at all
