@@ -2,16 +2,22 @@
 # make test    runs the tests (ten to fifteen minutes on two cores)
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
 # make pictures   draws the pictures of the README (about four minutes on two cores)
+# make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
+# make test-host INSIGHTFACE=/path/to/checkout   trains in a copy of that checkout, with its own train.py (three minutes)
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour on two cores)
-# make clean   removes .venv and out/
+# make clean   removes the environments and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
+# insightface's trainers want numpy 1.22 and scipy 1.7.3, which Python 3.11 does not have.
+HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
+	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
+	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: demo test bench pictures mutants check-gpu-install clean
+.PHONY: demo test bench pictures mutants host-env test-host check-gpu-install clean
 
 demo: .venv/installed
 	$(RUN) tools/demo.py
@@ -51,9 +57,21 @@ mutants: .venv/installed .venv-mutants/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+host-env: .venv-host/installed
+
+test-host: .venv-host/installed
+	@test -d "$(INSIGHTFACE)/recognition" || { echo "name a checkout: make test-host INSIGHTFACE=/path/to/insightface" >&2; exit 2; }
+	INSIGHTFACE="$(abspath $(INSIGHTFACE))" .venv-host/bin/python -m pytest tests/test_in_host.py -k INSIGHTFACE
+
+.venv-host/installed: requirements-host.txt
+	@test -n "$(HOST_PYTHON)" || { echo "insightface's trainers need Python 3.8, 3.9 or 3.10 with its venv module: install one or name it, make HOST_PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
+	"$(HOST_PYTHON)" -m venv .venv-host
+	.venv-host/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-host.txt
+	@touch $@
+
 # Not part of the tests: it fetches about 2.5 GB.
 check-gpu-install: .venv/installed
 	$(RUN) tools/check_gpu_install.py
 
 clean:
-	rm -rf .venv .venv-mutants out
+	rm -rf .venv .venv-host .venv-mutants out

@@ -194,13 +194,19 @@ def measure(steps, repetitions):
 
 
 def one_step(choice, batch, device, training):
-    """Return the peak resident MB of this process after one step; for a process of its own."""
+    """Return the peak resident MB of this process after one step, None where the system does not tell it.
+
+    For a process of its own.
+    """
     symbol, (height, width, _) = choice.build(device)
     Step(symbol, (batch, 3, height, width), mx.Context(device), training)()
     mx.nd.waitall()
-    if not os.path.exists('/proc/self/status'):  # on macOS
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    if not os.path.exists('/proc/self/status'):
+        try:
+            import resource
+        except ImportError:  # on Windows
+            return None
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20  # macOS counts bytes
     with open('/proc/self/status') as status:  # getrusage would tell the parent's peak where that is higher
         return int(re.search(r'VmHWM:\s+(\d+) kB', status.read()).group(1)) / 1024
 
@@ -250,7 +256,7 @@ def time_row(row):
     spread = '%.0f…%.0f' % (1e3 * min(row['seconds']), 1e3 * max(row['seconds']))
     return (row['label'], '%.1f' % (1e3 * row['median']), spread, '%.2f' % (1 / row['median']), '%.0f' % row['gflops'],
             '%.2f×' % row['over'], '%.1f' % row['plan'] if row['choice'] else '–',
-            '%.0f' % row['rss'] if row['choice'] else '–', '%.2f×' % row['ratio'])
+            '%.0f' % row['rss'] if row['choice'] and row['rss'] else '–', '%.2f×' % row['ratio'])
 
 
 def plot(results, path):

@@ -31,6 +31,8 @@ def parse_args(argv=None):
     args.command = command_of(args.command)
     if not args.command:
         parser.error('say what the workers are to run: launch_local.py --workers 2 -- python train.py …')
+    if not hasattr(os, 'killpg'):
+        parser.error('MXNet has no parameter server on this system; use Linux or macOS')
     args.command = with_runner(args.command)
     return args
 

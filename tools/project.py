@@ -165,7 +165,7 @@ def close_output():
 
 def sync(path):
     """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)  # Windows wants to be able to write it
     try:
         os.fsync(descriptor)
     finally:
