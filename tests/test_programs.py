@@ -73,7 +73,7 @@ def test_output_that_nobody_takes_is_a_sentence(tmp_path, program, options):
                               + [option.replace('{folder}', str(tmp_path)) for option in options],
                               stdout=full, stderr=subprocess.PIPE, timeout=120)
     assert done.returncode == 2
-    assert done.stderr.decode() == '%s.py: cannot write what is to be written: No space left on device\n' % program
+    assert done.stderr.decode() == '%s.py: what this program prints cannot be written: No space left on device\n' % program
 
 
 def test_a_terminal_without_our_letters(tmp_path):

@@ -23,8 +23,8 @@ import pictures
 import tables
 from face_blocks import Settings
 from graph import Graph, refusals
-from network import (build, choose, count_copies, count_macs, count_parameters, learnt_weight, planned_memory, shapes,
-                     suit)
+from network import (build, check_room, choose, count_copies, count_macs, count_parameters, learnt_weight,
+                     planned_memory, shapes, suit)
 
 # The form that the papers' figures and MXNet's operators suggest.
 PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op', memonger=False)
@@ -380,7 +380,10 @@ def main(argv=None):
         raise UserError('each choice has to be named once: %s' % ' '.join(texts))
     choices = [parse_choice(text) for text in texts]
     for choice in choices:
-        choice.build(args.device)  # wrong values show now, not after minutes
+        symbol, image_shape = choice.build(args.device)  # wrong values show now, not after minutes
+        if args.device == 'cpu':
+            check_room(args.per_batch_size * planned_memory(symbol, 1, image_shape, args.only != 'inference') * 2 ** 20,
+                       'take a smaller --per-batch-size: %s with %d images wants' % (choice.label, args.per_batch_size))
         if args.peer:
             peer_name(choice.network)
     if args.plot:

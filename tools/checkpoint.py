@@ -4,6 +4,7 @@ import os
 import mxnet as mx
 import numpy as np
 
+import params_file
 from graph import load_symbol, refusals
 from project import UserError
 
@@ -11,7 +12,7 @@ from project import UserError
 def parse_model(text):
     """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError for anything else."""
     prefix, _, epoch = text.rpartition(',')
-    if not prefix or not epoch.strip().isdecimal():
+    if not prefix or not epoch.strip().isdecimal() or len(epoch) > 9:
         raise UserError('--model %s is not PREFIX,EPOCH, like models/r100-arcface-emore/model,36' % text)
     return prefix, int(epoch)
 
@@ -34,7 +35,7 @@ def save(prefix, epoch, symbol, parameters):
         mx.nd.save(parameters_path, arrays)
         written = load_arrays(parameters_path)
         is_whole = set(written) == set(arrays) and all(
-            np.array_equal(written[name].asnumpy(), array.asnumpy(), equal_nan=True) for name, array in arrays.items())
+            np.array_equal(written[name], array.asnumpy(), equal_nan=True) for name, array in arrays.items())
     except (mx.MXNetError, UserError):
         is_whole = False
     if not is_whole:
@@ -48,11 +49,13 @@ def save_symbol(path, symbol):
 
 
 def load_arrays(path):
-    """Return what is in a .params file, {name: NDArray}; raises UserError if it is none, or has no names."""
+    """Return what is in a .params file, {name: array}; raises UserError if it is none, or has no names."""
     try:
-        arrays = mx.nd.load(path)
-    except (mx.MXNetError, OSError, ValueError):
-        raise UserError('%s is not readable as an MXNet .params file; is it there, and whole?' % path)
+        arrays = params_file.read(path)
+    except OSError as error:
+        raise UserError('cannot read %s: %s' % (path, error.strerror))
+    except ValueError as error:
+        raise UserError('%s is not readable as an MXNet .params file: %s; is it whole?' % (path, error))
     if not isinstance(arrays, dict):
         raise UserError('%s holds no names' % path)
     return arrays
@@ -61,11 +64,10 @@ def load_arrays(path):
 def load_parameters(path):
     """Return the parameters and moving statistics of a checkpoint as {name: float32 array}; raises UserError."""
     parameters = {}
-    for key, array in load_arrays(path).items():
+    for key, values in load_arrays(path).items():
         kind, _, name = key.partition(':')
         if kind not in ('arg', 'aux'):
             raise UserError('%s is no checkpoint of a Module: %s has neither arg: nor aux: in front' % (path, key))
-        values = array.asnumpy()
         if values.dtype.kind != 'f':
             raise UserError('%s holds %s as %s, which is no number with a fraction' % (path, name, values.dtype))
         parameters[name] = values.astype(np.float32, copy=False)

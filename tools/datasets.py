@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import pickle
+import re
 import struct
 import zlib
 
@@ -118,7 +119,7 @@ class FaceRecords:
                 raise UserError('%s is missing' % path)
         try:
             self.record = mx.recordio.MXIndexedRecordIO(index_path, self.path, 'r')
-        except (ValueError, mx.MXNetError) as error:
+        except (ValueError, IndexError, mx.MXNetError) as error:
             raise UserError('%s is not an index of lines "record<TAB>offset": %s' % (index_path, error))
         self._try(max(self.record.idx, default=0), self._check_end)
         first, end = self._range(0)
@@ -194,6 +195,8 @@ class FaceRecords:
         if not self.record.idx:
             raise UserError('%s lists no records' % self.record.idx_path)
         number, offset = max(self.record.idx.items(), key=lambda entry: entry[1])
+        if not 0 <= min(self.record.idx.values()) <= offset < 2 ** 62:
+            raise UserError('%s names offsets that no file has' % self.record.idx_path)
         with open(self.path, 'rb') as file:
             file.seek(offset)
             start = file.read(8)
@@ -273,20 +276,78 @@ class FaceBatches:
         return self._pass[1][place], self._pass[2][place]
 
 
-# What a pickle of bytes, truth values and NumPy arrays of them names: how protocol 2 stores bytes, and how NumPy, before
-# its version 2 and since, stores arrays and numbers. None of them runs anything else.
-SAFE = {('_codecs', 'encode'), ('numpy', 'ndarray'), ('numpy', 'dtype')} | {
-    (package + '.multiarray', name) for package in ('numpy.core', 'numpy._core') for name in ('_reconstruct', 'scalar')}
+class _ArrayRead:
+    """Stands for a NumPy array in a pickle: keeps what is said of it. To let NumPy make it would trust its addresses."""
+
+    def __init__(self, *_):
+        self.state = None
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def value(self):
+        """Return the array: of bytes, texts of bytes or numbers, or as a list of what it holds."""
+        _, shape, of_type, is_fortran, content = self.state
+        if isinstance(content, list):
+            return content
+        return np.frombuffer(bytes(content), of_type.value()).reshape(shape, order='F' if is_fortran else 'C')
+
+
+class _TypeRead:
+    """Stands for a NumPy type in a pickle."""
+
+    def __init__(self, code, *_):
+        self.code, self.order = code, '|'
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+    def value(self):
+        if not re.match(r'(b1|[uif][1248]|S\d{1,9})$', str(self.code)):
+            raise pickle.UnpicklingError('it holds an array of %s' % self.code)
+        return np.dtype(self.order + self.code)
+
+
+def _scalar_read(of_type, content):
+    return np.frombuffer(content, of_type.value())[0]
+
+
+def _bytes_read(text, encoding):
+    """Return the bytes that Python 3 writes as text in pickles of protocol 2."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError('it names an encoding, %r' % encoding)
+    return text.encode('latin1')
+
+
+# What a pickle of bytes, truth values and NumPy arrays of them names, and what takes its place here: NumPy writes the
+# first form of its names since version 2, the second before. Nothing of what is named is called.
+READERS = {('_codecs', 'encode'): _bytes_read, ('numpy', 'ndarray'): _ArrayRead, ('numpy', 'dtype'): _TypeRead}
+for _package in ('numpy._core', 'numpy.core'):
+    READERS[_package + '.multiarray', '_reconstruct'] = _ArrayRead
+    READERS[_package + '.multiarray', 'scalar'] = _scalar_read
 
 
 class _PairUnpickler(pickle.Unpickler):
     """Reads lists and arrays of bytes and truth values; a pickle could name any function to be called."""
 
     def find_class(self, module, name):
-        if (module, name) in SAFE:
-            module = module.replace('numpy._core', np.core.__name__)
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError('it names %s.%s' % (module, name))
+        if (module, name) not in READERS:
+            raise pickle.UnpicklingError('it names %s.%s' % (module, name))
+        return READERS[module, name]
+
+
+def _as_list(read):
+    """Return what was read of a pickle as a list: it has to be one, or an array."""
+    if not isinstance(read, (list, tuple, _ArrayRead)):
+        raise ValueError('it holds a %s in the place of a list' % type(read).__name__)
+    values = list(read.value() if isinstance(read, _ArrayRead) else read)
+    return [value.value() if isinstance(value, _ArrayRead) else value for value in values]
+
+
+def _truth(value):
+    if not isinstance(value, (bool, int, np.bool_, np.integer)):
+        raise ValueError('%r is neither true nor false' % (value,))
+    return bool(value)
 
 
 def read_pairs(path, image_shape):
@@ -296,9 +357,10 @@ def read_pairs(path, image_shape):
     """
     try:
         with open(path, 'rb') as file:
-            encoded, same = _PairUnpickler(file, encoding='bytes').load()
-        images = [mx.image.imdecode(np.asarray(content, np.uint8).tobytes() if isinstance(content, np.ndarray)
-                                    else bytes(content)).asnumpy() for content in encoded]
+            encoded, same = map(_as_list, _PairUnpickler(file, encoding='bytes').load())
+        same = list(map(_truth, same))
+        images = [mx.image.imdecode(content.tobytes() if isinstance(content, np.ndarray) else bytes(content)).asnumpy()
+                  for content in encoded]
     except OSError as error:
         raise UserError('cannot read %s: %s' % (path, error.strerror))
     except Exception as error:  # whatever a foreign pickle may hold, down to bytes that are no image

@@ -1,5 +1,6 @@
 """Charts: what sharing saves in a network, and the curves of training runs."""
 import os
+import re
 
 import numpy as np
 
@@ -100,4 +101,4 @@ def labels(paths):
         found = ['/'.join(part[-depth:]) for part in parts]
         if len(set(found)) == len(set(map(tuple, parts))):
             break
-    return found
+    return [re.sub('^_', './_', label) for label in found]  # matplotlib leaves labels that begin with _ out of the legend

@@ -7,7 +7,7 @@ import numpy as np
 import mxnet as mx
 from graph import Graph
 from inference import in_float32
-from network import initializer
+from network import check_room, initializer, planned_memory
 from pictures import new_figure
 from project import UserError
 
@@ -33,6 +33,8 @@ def compute(target, image, names):
             alike = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             raise UserError('--layer %s: %s has no such layer%s' % (name, target.label, '; did you mean %s?'
                                                                     % ', '.join(alike) if alike else ''))
+    check_room(planned_memory(symbol, 1, image.shape) * 2 ** 20,  # it is bound as for training
+               'take a smaller --image-size: %s wants for one image' % target.label)
     data = np.float32(image).transpose(2, 0, 1)[None]
     module = mx.mod.Module(mx.sym.Group([known[name] for name in names]), label_names=None)
     # For inference MXNet would fuse layers, and with some choices of outputs loses track of the parameters.

@@ -8,7 +8,7 @@ import collections
 import os
 import sys
 
-from project import Parser, UserError, file_prefix, new_files, run, whole_number
+from project import Parser, UserError, file_prefix, keep_inputs, new_files, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -46,7 +46,7 @@ def parse_args(argv=None):
                              'PREFIX%s-… and are for inference, not to be trained further' % FOLDED)
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
     parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
-    parser.add_argument('--batch', type=whole_number(1), metavar='N',
+    parser.add_argument('--batch', type=whole_number(1, 4096), metavar='N',
                         help='images that the ONNX file takes at a time (default: any number)')
     add_sizes(parser)
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
@@ -184,6 +184,8 @@ def main():
         prefix, _ = checkpoint.parse_model(args.model)
         if os.path.realpath(prefix) == os.path.realpath(os.path.join(folder, name)):
             raise UserError('--output %s would overwrite the --model; name another prefix' % args.output)
+    prefix = os.path.join(folder, name)
+    keep_inputs([prefix + '.onnx', prefix + '-symbol.json'], [args.image])
     target = of_options(args.network, args.model, args.image_size, args.multiplier)
     symbol, results, folding = cut(target.symbol), {}, None
     try:

@@ -141,8 +141,8 @@ def main():
             sys.stderr.write('gpu_env.py: %s not found; python tools/gpu_env.py tells what brings them\n' % ', '.join(missing))
         try:
             os.execvpe(command[0], command, dict(os.environ, LD_LIBRARY_PATH=path))
-        except OSError as error:
-            raise UserError('cannot run %s: %s' % (command[0], error.strerror))
+        except (OSError, ValueError) as error:  # a name that is empty is no OSError
+            raise UserError('cannot run %r: %s' % (command[0], getattr(error, 'strerror', error)))
     missing = show(found)
     sys.stderr.write(what_mxnet_sees(path) + '\n')
     print('export LD_LIBRARY_PATH=%s' % shlex.quote(path))

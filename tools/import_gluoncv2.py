@@ -7,7 +7,9 @@ initialises the rest (insightface: --pretrained PREFIX --pretrained-epoch 0).
 import os
 import re
 
-from project import Parser, UserError, file_prefix, new_files, run
+from project import Parser, UserError, file_prefix, keep_inputs, new_files, run
+
+import numpy as np
 
 import checkpoint
 import config as host
@@ -86,7 +88,7 @@ def copies(name, theirs):
 
 
 def load(path):
-    """Return {name: NDArray} of a .params file that a gluoncv2 network saved."""
+    """Return {name: array} of a .params file that a gluoncv2 network saved."""
     loaded = checkpoint.load_arrays(path)
     if not all('.' in name for name in loaded):
         raise UserError('%s is not a .params file of gluoncv2, whose names look like features.0.conv.conv.weight' % path)
@@ -112,7 +114,7 @@ def convert(symbol, loaded, image_shape):
             misfits[name] = '%s has shape %s instead of %s' % (theirs, array.shape, shape)
             continue
         for other in copies(name, theirs):
-            if other in loaded and (loaded[other].asnumpy() != array.asnumpy()).any():
+            if other in loaded and not np.array_equal(loaded[other], array):
                 raise UserError('%s and %s should be one shared weight, but differ' % (theirs, other))
         known.update([theirs] + copies(name, theirs))
         converted[name] = array + (GLUON_BN_EPS - BN_EPS) if name.endswith('_moving_var') else array
@@ -134,6 +136,7 @@ def main():
         raise UserError('--network %s has no counterpart in gluoncv2; choose from %s'
                         % (args.network, ', '.join(originals)))
 
+    keep_inputs(checkpoint.files(args.output, 0), [args.params])
     config = choose(args.network[:-len('_imagenet')] if args.face else args.network)
     if not args.face:
         config.net_mean, config.net_std = IMAGENET_MEAN, IMAGENET_STD

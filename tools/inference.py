@@ -18,6 +18,8 @@ SHAPE_GIVERS = ('Convolution', 'FullyConnected', 'BatchNorm', 'LeakyReLU')
 def cut(symbol):
     """Return the part of a symbol that computes the embedding; raises UserError if it has none."""
     name = EMBEDDING + '_output'
+    if symbol.get_internals().list_outputs().count(name) > 1:
+        raise UserError('two nodes of the network are called %s' % EMBEDDING)
     if name not in symbol.get_internals().list_outputs():
         raise UserError('there is no %s in the network, where it would be cut; its outputs are %s'
                         % (name, ', '.join(symbol.list_outputs())))

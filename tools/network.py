@@ -1,9 +1,10 @@
 """From a network choice to its symbol, and what can be counted on a symbol without computing it."""
 import collections
 import importlib
+import math
 import re
 
-from project import UserError
+from project import UserError, memory
 
 import mxnet as mx
 import numpy as np
@@ -110,6 +111,16 @@ def count_macs(symbol, image_shape):
     return sum(layer_macs(node, shape[weight.name], shape[node.name + '_output']) for node, weight in layers if weight)
 
 
+def check_room(wanted, sentence):
+    """Raise UserError, with a sentence that says who wants it, where this machine has not so many bytes of memory.
+
+    Better than what the system does then: it ends what it likes.
+    """
+    there = memory()
+    if there and wanted > there:
+        raise UserError('%s about %.3g GB, and this machine has %.3g' % (sentence, wanted / 2 ** 30, there / 2 ** 30))
+
+
 def planned_memory(symbol, batch, image_shape, training=True):
     """Return the MB (2^20 bytes) that MXNet plans for feature maps and their gradients, for `batch` images."""
     return plan(symbol, {'data': ((batch, 3) + tuple(image_shape[:2]), np.float32)}, training)
@@ -123,6 +134,8 @@ def plan(symbol, inputs, training=True):
     """
     with refusals('MXNet cannot plan the memory'):
         shapes, _, statistics_shapes = symbol.infer_shape(**{name: shape for name, (shape, _) in inputs.items()})
+        if max(map(math.prod, shapes + statistics_shapes)) >= 2 ** 31:
+            raise UserError('for images that large a layer has more than 2^31 weights, which MXNet does not take')
         types, _, statistics_types = symbol.infer_type(**{name: type_ for name, (_, type_) in inputs.items()})
 
         def empty_arrays(shapes, types):  # they take no real memory; simple_bind would fill gigabytes with zeros

@@ -1,12 +1,14 @@
 """Pictures in and out: images to compute on, and figures, drawn without a screen, as files."""
 import argparse
 import os
+import re
 
 import numpy as np
 
-from project import UserError, new_files
+from project import UserError, check_name, new_files
 
 FORMATS = ('svg', 'png', 'pdf')
+CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # letters that no SVG may hold, and a file's name can
 
 
 def read_image(path, height, width):
@@ -25,6 +27,7 @@ def picture_path(text):
     """Argparse type: the path of a picture to write, with one of FORMATS for its ending."""
     if os.path.splitext(text)[1][1:].lower() not in FORMATS:
         raise argparse.ArgumentTypeError('%r does not end in .%s' % (text, ', .'.join(FORMATS)))
+    check_name(os.path.basename(text))
     return text
 
 
@@ -43,5 +46,7 @@ def save(figure, path, dpi=100):
     folder, name = os.path.split(os.path.abspath(path))
     ending = os.path.splitext(name)[1][1:].lower()
     undated = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}, 'png': {'Software': None}}[ending]
+    for text in figure.findobj(lambda artist: hasattr(artist, 'set_text')):
+        text.set_text(CONTROL.sub('?', text.get_text()))
     with new_files(folder) as scratch:
         figure.savefig(os.path.join(scratch, name), dpi=dpi, metadata=undated)

@@ -9,6 +9,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 for _folder in (os.path.join(ROOT, 'symbols'), ROOT):
@@ -68,6 +75,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, '%s: %s (see --help)\n' % (self.prog, message))
 
+    def _print_message(self, message, file=None):
+        """Print, and let it be known where that cannot be: argparse keeps that to itself."""
+        if message:
+            (file or sys.stderr).write(message)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse what no file can be called: MXNet takes names in UTF-8 only."""
+        for text in list(sys.argv[1:] if args is None else args) + [os.getcwd()]:
+            if any('\udc80' <= letter <= '\udcff' for letter in text):
+                self.error('%r is not in the letters of this system\'s setting (%s); set LC_ALL=C.UTF-8, or rename it in UTF-8'
+                           % (os.fsencode(text), sys.getfilesystemencoding()))
+        return super().parse_known_args(args, namespace)
+
 
 def whole_number(least, most=None):
     """Return an argparse type: a whole number not below `least`, nor above `most` if that is given."""
@@ -83,18 +103,28 @@ def whole_number(least, most=None):
     return parse
 
 
-LARGEST = 3.4e38  # of float32
+def number(least, most):
+    """Return an argparse type: a number of at least `least` and at most `most`."""
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float('nan')
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError('%r is not a number of at least %g and at most %g' % (text, least, most))
+        return value
+    return parse
 
 
-def positive(text):
-    """Argparse type: a number above 0 that float32 can hold."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < LARGEST:
-        raise argparse.ArgumentTypeError('%r is not a number above 0 and below %g' % (text, LARGEST))
-    return number
+LONGEST_NAME = 255  # bytes of a file's name
+LARGEST_SIDE = 4096  # of an image, in pixels
+
+
+def check_name(name, behind=''):
+    """Raise ArgumentTypeError where a file cannot be called `name`, with `behind` behind it."""
+    longest = LONGEST_NAME - len(behind)
+    if len(os.fsencode(name)) > longest:
+        raise argparse.ArgumentTypeError('%r is longer than the %d bytes that the name of a file has room for' % (name, longest))
 
 
 def file_prefix(text):
@@ -102,10 +132,7 @@ def file_prefix(text):
     if os.path.basename(text) in ('', os.curdir, os.pardir):
         raise argparse.ArgumentTypeError('%r is a folder; add how the names of the files begin, like %s'
                                          % (text, os.path.join(text or os.curdir, 'cru116')))
-    longest = 255 - len('-symbol.json')
-    if len(os.fsencode(os.path.basename(text))) > longest:
-        raise argparse.ArgumentTypeError('%r is longer than the %d bytes that the name of a file has room for'
-                                         % (os.path.basename(text), longest))
+    check_name(os.path.basename(text), behind='-folded-symbol.json')
     return text
 
 
@@ -119,48 +146,110 @@ def folder_name(text):
 def image_size(text):
     """Argparse type: HEIGHT,WIDTH; returns (height, width, 3)."""
     sides = text.split(',')
-    if len(sides) != 2 or not all(side.strip().isdecimal() and 0 < int(side) < 1e5 for side in sides):
-        raise argparse.ArgumentTypeError('%r is not HEIGHT,WIDTH, like 112,112' % text)
+    if len(sides) != 2 or not all(side.strip().isdecimal() and len(side) < 9 and 0 < int(side) <= LARGEST_SIDE
+                                  for side in sides):
+        raise argparse.ArgumentTypeError('%r is not HEIGHT,WIDTH, like 112,112, of at most %d' % (text, LARGEST_SIDE))
     return int(sides[0]), int(sides[1]), 3
 
 
 def run(main):
     """Run a tool's `main` and end the process: 0, or 2 with one sentence for what the user can put right.
 
-    Anything else that goes wrong is an error of the program, and shown as such, with its traceback.
+    That is what `main` raises as UserError, and what the system says of a file. Anything else that goes wrong is an error
+    of the program, and shown as such, with its traceback.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is open or half written is cleaned up then, too
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # a terminal that has no × or ± shows ? in its place
-            stream.reconfigure(errors='replace')
-    name = os.path.basename(sys.argv[0])
+    take_signals()
+    open_streams()
     # To end within the handlers keeps alive what `main` had: to give up a kvstore is to wait for the other workers.
     try:
         status = main()
         sys.stdout.flush()
+    except SystemExit:  # --help, a wrong option, SIGTERM
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            refuse(described(error))
+        raise
     except BrokenPipeError:  # the reader, like head, has had enough
         close_output()
         sys.exit(141)
     except UserError as error:
-        sys.stderr.write('%s: %s\n' % (name, error))
-        sys.exit(2)
+        refuse(error)
+    except MemoryError:
+        refuse('there is not memory enough; take smaller numbers')
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno is None:  # it is not the system's
             raise
-        close_output()
-        sys.stderr.write('%s: cannot write %s: %s\n' % (name, error.filename or 'what is to be written', error.strerror))
-        sys.exit(2)
+        refuse(described(error))
     except KeyboardInterrupt:
-        sys.stderr.write('%s: interrupted\n' % name)
+        tell('interrupted')
         sys.exit(130)
     sys.exit(status or 0)
 
 
+def tell(sentence):
+    """Print a sentence to standard error, if that takes it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), sentence))
+        sys.stderr.flush()
+
+
+def refuse(sentence):
+    """End the process with a sentence and exit code 2."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # perhaps what it is about
+        close_output()
+    tell(sentence)
+    sys.exit(2)
+
+
+def described(error):
+    """Return an OSError as a sentence; where it names no file, it is of what is printed."""
+    return '%s: %s' % (error.filename or 'what this program prints cannot be written', error.strerror or error)
+
+
+IMPATIENT = 5  # seconds after which a second signal is one of somebody who does not want to wait
+
+
+def take_signals():
+    """Let SIGTERM and Ctrl-C end `main` by an exception, so that what is open or half written is cleaned up."""
+    began = []
+
+    def end(signal_number, _):
+        if not began:
+            began.append(time.time())
+            raise KeyboardInterrupt if signal_number == signal.SIGINT else SystemExit(143)
+        if time.time() - began[0] > IMPATIENT:  # one right behind the other changes nothing
+            os._exit(128 + signal_number)
+
+    def again(swallowed):
+        """Send a signal anew whose exception came while Python was removing an object, where it ends nothing."""
+        if not isinstance(swallowed.exc_value, (KeyboardInterrupt, SystemExit)):
+            return sys.__unraisablehook__(swallowed)
+        began.clear()
+        number = signal.SIGINT if isinstance(swallowed.exc_value, KeyboardInterrupt) else signal.SIGTERM
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(signal_number) != signal.SIG_IGN:  # as a shell has it for what runs behind it
+            signal.signal(signal_number, end)
+    sys.unraisablehook = again
+
+
+def open_streams():
+    """Let what a terminal has no letters for, like × or ±, be shown as ?, and what nobody is there to read go nowhere."""
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # closed, as by >&-
+            setattr(sys, name, open(os.devnull, 'w'))
+        elif hasattr(getattr(sys, name), 'reconfigure'):
+            getattr(sys, name).reconfigure(errors='replace')
+
+
 def close_output():
     """Let nothing more be written to standard output, where it cannot be."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):  # it has no file, in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def sync(path):
@@ -176,8 +265,9 @@ def sync(path):
 def new_files(folder):
     """Give a folder to write files into; when the block ends well they move into `folder`, else none does.
 
-    The scratch folder lies inside `folder`, so a move is a rename. Raises UserError, before the block is
-    entered, where `folder` cannot be written.
+    The scratch folder lies inside `folder`, so a move is a rename. Raises UserError where `folder` cannot be written,
+    before the block is entered, where the disk is full, or where one of the files cannot take its place: then all that
+    were there before are there again.
     """
     made = []  # folders that are not there yet, the innermost first
     above = os.path.abspath(folder)
@@ -186,17 +276,24 @@ def new_files(folder):
         above = os.path.dirname(above)
     try:
         os.makedirs(folder, exist_ok=True)
+        remove_unfinished(folder)
         scratch = tempfile.mkdtemp(prefix=UNFINISHED, dir=folder)
     except OSError as error:
         raise UserError('cannot write to %s: %s' % (folder, error.strerror))
     try:
-        yield scratch
-        for name in sorted(os.listdir(scratch)):
-            sync(os.path.join(scratch, name))
-        for name in sorted(os.listdir(scratch)):
-            os.replace(os.path.join(scratch, name), os.path.join(folder, name))
-        with contextlib.suppress(OSError):  # not every system can
-            sync(folder)
+        with held(scratch):
+            try:
+                yield scratch
+                names = sorted(os.listdir(scratch))
+                for name in names:
+                    sync(os.path.join(scratch, name))
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                raise UserError('cannot write to %s: %s' % (folder, error.strerror))
+            move_all(names, scratch, folder)
+            with contextlib.suppress(OSError):  # not every system can
+                sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # it ends at the first that is not empty
@@ -204,10 +301,82 @@ def new_files(folder):
                 os.rmdir(path)
 
 
+def move_all(names, scratch, folder):
+    """Move the files `names` from `scratch` into `folder`, all or none; raises UserError."""
+    old = os.path.join(scratch, 'old')
+    os.mkdir(old)
+    moved = []
+    try:
+        for name in names:
+            target = os.path.join(folder, name)
+            if os.path.lexists(target):
+                try:
+                    os.link(target, os.path.join(old, name), follow_symlinks=False)
+                except (OSError, NotImplementedError):  # not every file system can
+                    shutil.copy2(target, os.path.join(old, name), follow_symlinks=False)
+        for name in names:
+            moved.append(name)
+            os.replace(os.path.join(scratch, name), os.path.join(folder, name))
+    except BaseException as error:
+        for name in reversed(moved):
+            with contextlib.suppress(OSError):
+                if os.path.lexists(os.path.join(old, name)):
+                    os.replace(os.path.join(old, name), os.path.join(folder, name))
+                elif not os.path.lexists(os.path.join(scratch, name)):  # it did move
+                    os.remove(os.path.join(folder, name))
+        if isinstance(error, OSError):
+            raise UserError('cannot write %s: %s; nothing was changed'
+                            % (error.filename2 or error.filename or folder, error.strerror))
+        raise
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Hold a folder, so that other processes see that somebody is at work in it; where the system cannot, do nothing."""
+    handle = None
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def is_held(folder):
+    """Tell whether a process that lives holds a folder; where the system cannot tell, whether it is younger than a day."""
+    if fcntl is None:
+        return time.time() - os.path.getmtime(folder) < 24 * 3600
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def remove_unfinished(folder):
-    """Remove what a killed process was writing into `folder`."""
+    """Remove what killed processes were writing into `folder`; return whether one that lives is writing into it."""
+    is_written = False
     for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
-        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # gone by now, or somebody else's
+            if is_held(scratch):
+                is_written = True
+            else:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return is_written
+
+
+def keep_inputs(outputs, inputs):
+    """Raise UserError where one of the files `outputs`, to be written, is one of the files `inputs` that were named."""
+    for path in filter(os.path.exists, outputs):
+        for source in filter(os.path.exists, filter(None, inputs)):
+            if os.path.samefile(path, source):
+                raise UserError('%s is read, and would be overwritten; name another file to write' % source)
 
 
 def memory():

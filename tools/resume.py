@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import shutil
-import zipfile
 
 import numpy as np
 
@@ -50,7 +49,7 @@ def load(folder, settings):
             state = {name: archive[name] for name in archive.files}
         run = json.loads(str(state.pop('run')))
         made_with, loss = dict(run['settings']), [float(value) for value in run['loss']]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged archive may lead zipfile and NumPy to
         raise UserError('%s is not the state of a training run: %s; remove it to start anew' % (path, error))
     for option, value in settings.items():
         if made_with.get(option) != value:

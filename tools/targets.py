@@ -11,10 +11,11 @@ import config as host
 from graph import load_symbol
 from inference import EMBEDDING, cut
 from network import build, choose
-from project import UserError, image_size, positive
+from project import UserError, image_size, number
 
 DEFAULT_SHAPE = (112, 112, 3)
 COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
+MULTIPLIER = number(1e-6, 1e6)  # of the width of a network
 HELP = 'a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH'
 
 
@@ -22,7 +23,7 @@ def add_sizes(parser):
     """Add the options that say how large the images and how wide the network are."""
     parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
                         help="images' size (default: the network choice's, a checkpoint's where it tells, else 112,112)")
-    parser.add_argument('--multiplier', type=positive, default=1.0,
+    parser.add_argument('--multiplier', type=MULTIPLIER, default=1.0,
                         help='width of the network choice against the paper (net_multiplier)')
 
 

@@ -11,8 +11,7 @@ import os
 import sys
 import time
 
-from project import (Parser, UserError, check_writable, folder_name, memory, new_files, positive, remove_unfinished, run,
-                     whole_number)
+from project import Parser, UserError, check_writable, folder_name, new_files, number, remove_unfinished, run, whole_number
 
 import mxnet as mx
 import numpy as np
@@ -27,7 +26,8 @@ import tables
 import training_log
 import verification
 from inference import cut
-from network import build, choose, count_macs, count_parameters, initializer, planned_memory, suit
+from network import build, check_room, choose, count_macs, count_parameters, initializer, planned_memory, suit
+from targets import MULTIPLIER
 from trainer import Trainer, create_kvstore, embed, first_workers, wait_for_workers
 
 LR_STEPS = (0.7, 0.9)  # shares of the run after which the learning rate is divided by 10
@@ -48,7 +48,7 @@ def parse_args(argv=None):
     parser.add_argument('--loss', default='arcface', help='loss: %s' % ', '.join(host.loss))
     parser.add_argument('--steps', type=whole_number(1), default=100, help='training steps')
     parser.add_argument('--per-batch-size', type=whole_number(1), default=32, help='images per device and step')
-    parser.add_argument('--devices', type=whole_number(1), default=1,
+    parser.add_argument('--devices', type=whole_number(1, 1024), default=1,
                         help='devices to train on: GPUs where there are any, else CPU contexts')
     parser.add_argument('--kvstore', choices=KVSTORES,
                         help='how gradients are summed: on the CPU, on the GPUs, by NCCL, or over several processes or '
@@ -60,13 +60,13 @@ def parse_args(argv=None):
     parser.add_argument('--state-every', type=whole_number(0), default=1000, metavar='STEPS',
                         help='write the state of the run, for --resume, after every so many steps; 0: never')
     parser.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
-    parser.add_argument('--loss-scale', type=positive,
+    parser.add_argument('--loss-scale', type=number(1e-6, 1e38),
                         help='factor on the gradients until they are applied (default: 128 with --fp16, else 1)')
     parser.add_argument('--on-bad-record', choices=('stop', 'skip'), default='stop',
                         help='what to do about a record of the data set that cannot be read')
-    parser.add_argument('--lr', type=positive, default=0.1,
+    parser.add_argument('--lr', type=number(1e-30, 1000), default=0.1,
                         help='learning rate; divided by 10 after 70%% and 90%% of the steps')
-    parser.add_argument('--multiplier', type=positive, default=1.0,
+    parser.add_argument('--multiplier', type=MULTIPLIER, default=1.0,
                         help='width of the network against the paper (net_multiplier)')
     parser.add_argument('--memonger', choices=('on', 'off'),
                         help='compute feature maps again in the backward pass instead of keeping them, for a quarter '
@@ -98,8 +98,8 @@ def devices(count):
 def data_folder(args, kvstore):
     """Return the folder of the data set; the first worker draws it where there is none."""
     folder = args.data or os.path.join(args.output, 'data')
-    if kvstore.rank == 0:
-        remove_unfinished(folder)
+    if kvstore.rank == 0 and remove_unfinished(folder):
+        raise UserError('another run is writing into %s; wait until it has ended, or name another --data' % folder)
     if kvstore.rank == 0 and not os.path.exists(os.path.join(folder, 'property')):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError('%s is neither empty nor a data set (it has no "property"); name another --data' % folder)
@@ -130,17 +130,14 @@ def check_memory(embedding, classes, image_shape, args, contexts):
     For every CPU context: what it takes by itself; what MXNet plans for an image, times the images; weights, also of the
     classes, with gradient and momentum. A GPU says by itself what does not fit.
     """
-    there = memory()
-    if contexts[0].device_type == 'gpu' or not there:
+    if contexts[0].device_type == 'gpu':
         return
     size = host.config.emb_size
     weights = CONTEXT + 12 * (count_parameters(embedding, image_shape) + classes * size)
     maps = planned_memory(embedding, 1, image_shape) * 2 ** 20 + 12 * classes
-    wanted = len(contexts) * (weights + args.per_batch_size * maps)
-    if wanted > there:
-        raise UserError('%d devices with %d images each and %d classes want about %.3g GB, and this machine has %.3g; take '
-                        'fewer --devices or a smaller --per-batch-size'
-                        % (len(contexts), args.per_batch_size, classes, wanted / 2 ** 30, there / 2 ** 30))
+    check_room(len(contexts) * (weights + args.per_batch_size * maps),
+               'take fewer --devices or a smaller --per-batch-size: %d devices with %d images each and %d classes want'
+               % (len(contexts), args.per_batch_size, classes))
 
 
 def make_trainer(symbol, contexts, image_shape, args, kvstore):
@@ -200,6 +197,9 @@ def save(trainer, folder, name):
     """Save the checkpoint as the host does, cut at `fc1_output`, without the classes; return its paths."""
     embedding = cut(trainer.symbol)
     parameters = trainer.parameters()
+    for parameter, values in parameters.items():
+        if not np.isfinite(values).all():
+            raise UserError('%s is not finite after the last step; try a smaller --lr' % parameter)
     names = embedding.list_arguments() + embedding.list_auxiliary_states()
     with new_files(folder) as scratch:
         checkpoint.save(os.path.join(scratch, name), EPOCH, embedding,

@@ -1,5 +1,5 @@
 """Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
-from project import Parser, run
+from project import Parser, keep_inputs, run
 
 import numpy as np
 from rich.console import Console
@@ -100,6 +100,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    keep_inputs([args.output], [getattr(args, 'image', None)] + getattr(args, 'logs', []))
     with Console(stderr=True).status('drawing into %s' % args.output):  # on a terminal only
         pictures.save(args.draw(args), args.output)
     print('drawn into %s' % args.output)
