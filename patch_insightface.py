@@ -13,6 +13,11 @@ checkout is run, and either all files change or none.
 Needs nothing but Python 3.6 or newer and the files beside it. Sections: the hosts, what to put in, finding the
 places, plan, run, report, top level.
 """
+import signal
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports, Ctrl-C ends it without more ado
+
 import argparse
 import ast
 import collections
@@ -23,7 +28,6 @@ import io
 import os
 import re
 import runpy
-import signal
 import stat
 import sys
 import warnings
@@ -67,7 +71,11 @@ def sha(content):
 
 def load_networks():
     """Return the table of network choices."""
-    return runpy.run_path(os.path.join(HERE, 'config', 'networks.py'))['NETWORKS']
+    path = os.path.join(HERE, 'config', 'networks.py')
+    try:
+        return runpy.run_path(path)['NETWORKS']
+    except Exception as error:  # it is a program, and somebody may be at work on it
+        raise Refusal('%s has no table of networks: %s' % (path, error))
 
 
 def load_modules(networks):
@@ -80,11 +88,18 @@ def load_modules(networks):
             continue
         content = read(path)
         modules[name + '.py'] = content
-        for node in ast.walk(ast.parse(content)):
+        tree = parse(content.decode('utf-8', 'replace'))
+        if tree is None:
+            raise Refusal('%s is not a Python module' % path)
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 wanted.append(node.module)
             elif isinstance(node, ast.Import):
                 wanted.extend(alias.name for alias in node.names)
+    for name, row in networks.items():
+        if row['net_name'] + '.py' not in modules:
+            raise Refusal('the network %s wants %s, which is not there' % (
+                name, os.path.join(HERE, 'symbols', row['net_name'] + '.py')))
     return modules
 
 
@@ -188,19 +203,33 @@ class Source:
 
     def without(self, lines):
         """Return the Source without those statements at its top that are, to the letter, in the set `lines`, and how
-        many of the lines that stay stand in front of the last of them (None where it has none of them)."""
+        many of the lines that stay stand in front of the first and of the last of them (None where it has none)."""
         if self.tree is None:
             out = {index for index, line in enumerate(self.bare) if line in lines}
         else:  # a line of a longer statement, or inside a string, is no statement
             out = {start for _, start, end in self.statements() if end == start + 1 and self.bare[start] in lines}
         kept = [line for index, line in enumerate(self.lines) if index not in out]
-        return Source(self.path, ''.join(kept).encode('utf-8')), (max(out) + 1 - len(out) if out else None)
+        return Source(self.path, ''.join(kept).encode('utf-8')), ((min(out), max(out) + 1 - len(out)) if out else None)
 
     def with_block(self, lines, at):
-        """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0)."""
-        rest = self.without_block()
+        """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0).
+
+        Where a statement is open there, as a text of several lines can be, it comes behind that.
+        """
         if self.block is not None:
-            at = self.block.start
+            return self._with_block_at(lines, self.block.start)
+        new = self._with_block_at(lines, at)
+        if self.tree is None:
+            return new
+        block = parse('\n'.join(lines))
+        for place in [at] + [start for _, start, _ in self.statements() if start > at] + [len(self.lines)]:
+            tree = parse(self._with_block_at(lines, place).decode('utf-8'))
+            if tree and block and len(tree.body) == len(self.tree.body) + len(block.body):
+                return self._with_block_at(lines, place)
+        return new
+
+    def _with_block_at(self, lines, at):
+        rest = self.without_block()
         marked = [BEGIN + ' python patch_insightface.py CHECKOUT --revert takes it out'] + lines
         marked.append(END + ' ' + sha('\n'.join(lines).encode()))
         added = [line + self.eol for line in marked]
@@ -216,8 +245,10 @@ class Source:
         Only the first line of a statement is sure under all Python versions; it ends with the last line
         before the next statement that is neither blank nor comment.
         """
+        firsts = [min([node.lineno] + [decorator.lineno for decorator in getattr(node, 'decorator_list', ())])
+                  for node in self.tree.body]
         for index, node in enumerate(self.tree.body):
-            later = [other.lineno for other in self.tree.body[index:] if other.lineno > node.lineno]
+            later = [first for first in firsts[index:] if first > node.lineno]
             end = later[0] - 1 if later else len(self.bare)
             while end > node.lineno and re.match(r'\s*(#|$)', self.bare[end - 1]):
                 end -= 1
@@ -243,9 +274,18 @@ class Source:
                 if start not in inside and any(matches_node(part) for part in walk_outside_functions(node)):
                     found = end
             return found
+        texts = self._lines_of_texts()
         for index, line in enumerate(self.bare):
-            if index not in inside and re.match(pattern, line):
+            if index not in inside and index not in texts and re.match(pattern, line):
                 found = self._end_of_line(index)
+        return found
+
+    def _lines_of_texts(self):
+        """Return the numbers, from 0, of the lines that begin inside a text of several lines."""
+        found, text = set(), '\n'.join(self.bare)
+        for match in re.finditer(r"#[^\n]*|('{3}|\"{3}).*?\1|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"", text, re.DOTALL):
+            first = text.count('\n', 0, match.start())
+            found.update(range(first + 1, first + match.group().count('\n') + 1))
         return found
 
     def _end_of_line(self, index):
@@ -267,7 +307,7 @@ def parse(text):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # what it thinks of the host's escape sequences is not our business
             return ast.parse(text.lstrip('\ufeff'))
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
@@ -345,12 +385,16 @@ def default_place(source):
 
 
 def edict_name(source):
-    """Return what the config calls EasyDict."""
-    for line in source.bare:
-        match = re.match(r'network\s*=\s*(\w+)\(\s*\)', line)
-        if match:
-            return match.group(1)
-    return 'edict'
+    """Return what the config calls EasyDict, by how it makes `network`; 'edict' where it does not make it itself."""
+    calls = [match.group(1) for match in (re.match(r'\s*network\s*(?::[^=]*)?=\s*([\w.]+\(|[^\s\w])', line) for line in source.bare)
+             if match]
+    if not calls:
+        return 'edict'
+    name = calls[-1].rstrip('(')
+    if name in ('dict', 'collections.OrderedDict', 'OrderedDict') or not re.match(r'[\w.]+$', name):
+        raise Refusal('%s: its network choices are no EasyDict (network = edict()), whose entries have names; add the choices '
+                      'by hand (README)' % source.path)
+    return name
 
 
 # ------------------------------------------------------------------------------------------------------ plan
@@ -411,10 +455,17 @@ class Trainer:
         return source.outside_block(r'\s*network(\.(%s)|\[\s*[\'"](%s)[\'"]\s*\])\s*=[^=]' % (names, names))
 
 
-    def uses_ours(self, lines):
-        """Return the place of the first of these lines of a config that names one of our networks, or None."""
-        pattern = names_networks(self.checkout.networks).replace(r'\s*', r'[^#]*\b', 1)
-        return next((place for place, line in enumerate(lines) if re.match(pattern, line)), None)
+    def uses_ours(self, source, first, last):
+        """Return the place of the first line that would stand in front of the block and needs it, or None.
+
+        `first` and `last` tell how many lines stand in front of the first and of the last line that the block takes the
+        place of. In a config, what sets a network in front of the first would be undone by the block.
+        """
+        if source.path in self.scripts:
+            begin, pattern = first, r'[^#]*\b(%s)\b' % '|'.join({row['net_name'] for row in self.checkout.networks.values()})
+        else:
+            begin, pattern = 0, names_networks(self.checkout.networks).replace(r'\s*', r'[^#]*\b', 1)
+        return next((place for place in range(begin, last) if re.match(pattern, source.bare[place])), None)
 
 
 class Checkout:
@@ -460,10 +511,11 @@ class Checkout:
         except OSError as error:
             raise Refusal('%s cannot be read: %s' % (path, error.strerror))
 
-    def recorded(self, name):
-        """Return the checksums under which blocks of the checkout record the copied file `name`."""
+    def recorded(self, path):
+        """Return the checksums under which blocks of the checkout record the copied file at `path`."""
+        folder, name = os.path.split(path)
         return {checksum for trainer in self.trainers + self.others for recorded, checksum in self.records(trainer)
-                if recorded == name}
+                if recorded == name and folder in (trainer.symbol, trainer.folder)}
 
     def copy_state(self, path, content):
         """Tell whether a copied file is 'missing', 'current', 'outdated' (ours, of before) or 'foreign'."""
@@ -472,7 +524,7 @@ class Checkout:
         there = self.read(self.inside(path))
         if there == content:
             return 'current'
-        return 'outdated' if sha(there) in self.recorded(os.path.basename(path)) else 'foreign'
+        return 'outdated' if sha(there) in self.recorded(path) else 'foreign'
 
     def imported_by_hand(self):
         """Return the paths of copied files that a script imports outside the block: they belong to the user."""
@@ -495,9 +547,18 @@ class Checkout:
 
     def records(self, trainer):
         """Return the (name, checksum) of the copied files that the blocks in a trainer's scripts record."""
-        blocks = [self.sources[script].block for script in trainer.scripts]
+        blocks = [self.sources[script].block for script in trainer.scripts] + self.unfinished(trainer)
         return [pair for block in blocks if block
                 for pair in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines))]
+
+    def unfinished(self, trainer):
+        """Return the blocks in what a killed process has left beside a trainer's scripts: what they record may be there."""
+        paths = [script + suffix for script in trainer.scripts for suffix in (NEW, OLD)]
+        blocks = []
+        for path in filter(os.path.isfile, paths):
+            with contextlib.suppress(Refusal):  # of which no more than the beginning may be there
+                blocks.append(Source(path, self.read(path)).block)
+        return blocks
 
     def needed_by_others(self):
         """Return the paths of copied files that a trainer which --only leaves alone has a block for."""
@@ -573,10 +634,10 @@ class InTheWay(Exception):
 def plan_block(checkout, trainer, there, force, adopt):
     """Return the changes that give one script or config of a trainer its block; raises InTheWay."""
     lines, place = trainer.block_of(there)
-    source, at = there.without(trainer.own_lines(there)) if adopt and there.block is None else (there, None)
-    if at is not None:
-        place = at  # what uses these lines stands behind them
-        used = trainer.uses_ours(source.bare[:at])
+    source, span = there.without(trainer.own_lines(there)) if adopt and there.block is None else (there, None)
+    if span:
+        place = span[1]  # what uses these lines stands behind them
+        used = trainer.uses_ours(source, *span)
         if used is not None:
             raise InTheWay('%s:%d sets or uses one of the networks between the lines that were added by hand; take the line '
                            'out, and write it below the block afterwards'
@@ -594,7 +655,7 @@ def plan_block(checkout, trainer, there, force, adopt):
     check_compiles(there, new)
     if new == there.content:
         return []
-    keeps_backup = line or at is not None or is_edited
+    keeps_backup = line or span or is_edited
     return [Change(free_backup(source.path), None, there.content)] * bool(keeps_backup) + [
         Change(source.path, there.content, new)]
 
@@ -648,11 +709,11 @@ def plan_revert(checkout, force):
     kept = checkout.imported_by_hand() | checkout.needed_by_others()
     for path, content in sorted(checkout.copies().items()):
         state = checkout.copy_state(path, content)
-        if state == 'missing' or path in kept:
+        if state == 'missing' or path in kept or os.path.islink(path):
             continue
+        if not checkout.recorded(path):
+            continue  # it was there before, or somebody put it there by hand
         if state == 'foreign':
-            if not checkout.recorded(os.path.basename(path)):
-                continue  # it was there before
             if not force:
                 problems.append('%s was edited after it was copied; move it away, or use --force to take it out and '
                                 'keep a backup' % path)
@@ -735,7 +796,7 @@ def make(changes, let_them_in):
                 os.makedirs(folder)
                 folders.append(folder)
             if change.new is not None:
-                write(change.path + NEW, change.new, like=change.path)
+                write(change.path + NEW, change.new, like=change.path.split(BACKUP)[0])  # a backup is like what it is of
             if change.old is not None:
                 write(change.path + OLD, change.old, like=change.path)
         for change in changes:
@@ -751,14 +812,15 @@ def make(changes, let_them_in):
             sync_folder(os.path.dirname(change.path))
     except BaseException as error:
         kept = roll_back(begun)
-        clean_up(changes, folders)
+        left = clean_up(changes, folders)
+        nothing = 'nothing was changed' + ('; remove these: %s' % ', '.join(left) if left else '')
         if kept:
             raise Refusal('%s, and not all could be taken back: %s' % (why(error), '; '.join(
                 '%s is changed%s' % (path, backup and ', what it was is in %s' % backup) for path, backup in kept)))
         if isinstance(error, OSError):
-            raise Refusal('%s; nothing was changed' % why(error))
+            raise Refusal('%s; %s' % (why(error), nothing))
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt('nothing was changed')
+            raise KeyboardInterrupt(nothing)
         raise
     clean_up(changes)
 
@@ -797,12 +859,17 @@ def why(error):
 
 
 def roll_back(changes):
-    """Give every file of `changes` its old content; return those that cannot have it, as (path, name of a copy of it)."""
+    """Give every file of `changes` its old content; return those that cannot have it, as (path, name of a copy of it).
+
+    One that somebody else has changed by now keeps what it has.
+    """
     kept = []
     for change in reversed(changes):
         try:
             if is_as_before(change):
                 continue
+            if not is_as_after(change):
+                raise OSError('changed by somebody else')
             if change.old is None:
                 os.remove(change.path)
             else:
@@ -824,15 +891,24 @@ def is_as_before(change):
     return os.path.isfile(change.path) and read(change.path) == change.old
 
 
+def is_as_after(change):
+    if change.new is None:
+        return not os.path.lexists(change.path)
+    return os.path.isfile(change.path) and read(change.path) == change.new
+
+
 def clean_up(changes, folders=()):
-    """Remove what was written beside the targets, and new folders that are empty."""
-    for change in changes:
-        for suffix in (NEW, OLD):
-            with contextlib.suppress(OSError):
-                remove(change.path + suffix)
+    """Remove what was written beside the targets, and new folders that are empty; return what could not be removed."""
+    left = []
+    for path in [change.path + suffix for change in changes for suffix in (NEW, OLD)]:
+        try:
+            remove(path)
+        except OSError:
+            left.append(path)
     for folder in reversed(folders):
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+    return left
 
 
 @contextlib.contextmanager
@@ -858,19 +934,24 @@ def alone_in(root):
 
 
 def write(path, content, like):
-    """Write a file and have it on disk, with mode and owner of the file `like` if there is one."""
-    with open(path, 'wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    if os.path.exists(like):
-        status = os.stat(like)
-        if hasattr(os, 'chown') and (status.st_uid, status.st_gid) != (os.stat(path).st_uid, os.stat(path).st_gid):
-            try:
-                os.chown(path, status.st_uid, status.st_gid)
-            except OSError:
-                pass  # someone else's file in one's own folder, or of nobody that a container knows: it will be one's own
-        os.chmod(path, stat.S_IMODE(status.st_mode))
+    """Write a file and have it on disk, with mode and owner of the file `like`, or as its folder has them."""
+    try:
+        with open(path, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+    is_new = not os.path.exists(like)
+    status = os.stat(os.path.dirname(like) if is_new else like)
+    mode = stat.S_IMODE(status.st_mode) & (0o666 if is_new else 0o7777)
+    if hasattr(os, 'chown') and (status.st_uid, status.st_gid) != (os.stat(path).st_uid, os.stat(path).st_gid):
+        try:
+            os.chown(path, status.st_uid, status.st_gid)
+        except OSError:
+            pass  # someone else's file in one's own folder, or of nobody that a container knows: it will be one's own
+    os.chmod(path, mode)
 
 
 def remove(path):
@@ -904,7 +985,10 @@ def remove_empty_symbol_folders(checkout):
 # ---------------------------------------------------------------------------------------------------- report
 
 def print_leftovers(checkout):
-    """Point out lines of the user's that need what was taken out: the config would not load with them."""
+    """Point out lines of the user's that need what was taken out, and copies that nobody says were put there by this."""
+    for path, content in sorted(checkout.copies().items()):
+        if os.path.isfile(path) and path not in checkout.needed_by_others() and read(path) == content:
+            print('Note: %s stays: no block says that it was put there by this program.' % os.path.relpath(path, checkout.root))
     for path, source in checkout.sources.items():
         line = source.outside_block(names_networks(checkout.networks))
         took_ours = source.block or any(path not in trainer.configs and os.path.dirname(path) == trainer.folder
@@ -944,7 +1028,7 @@ def print_next_step(checkout):
         if trainer.host.partial_fc:
             print('  horovodrun -np 8 -H localhost:8 python -u %s --network cru116 --loss arcface --dataset emore' % script)
             continue
-        if not os.path.exists(os.path.join(trainer.folder, 'config.py')):
+        if not any(os.path.exists(os.path.join(trainer.folder, name)) for name in _CONFIGS[1:]):
             print('  cp sample_config.py config.py    # and set the path of your data set in it')
         print("  CUDA_VISIBLE_DEVICES='0,1,2,3,4,5,6,7' python -u %s --network cru116 --loss arcface --dataset emore"
               % script)
@@ -961,10 +1045,8 @@ def status(checkout):
         sources = [checkout.sources[path] for path in trainer.scripts + trainer.configs]
         copies = [checkout.copy_state(path, content) for path, content in trainer.copies().items()]
         blocks = [source.block for source in sources]
-        if not any(blocks) and not set(copies) & {'current', 'outdated'}:
-            state = 'not installed'
-        elif not any(blocks) and set(copies) == {'current'} and all(map(trainer.collision, sources)):
-            state = 'by hand'
+        if not any(blocks):  # copied files by themselves do nothing
+            state = 'by hand' if any(map(trainer.collision, sources)) else 'not installed'
         elif 'foreign' in copies or any(block and not block.intact for block in blocks):
             state = 'modified'
         elif set(copies) == {'current'} and all(
@@ -1094,4 +1176,6 @@ def end(*_):
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(program())

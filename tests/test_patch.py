@@ -322,6 +322,10 @@ def test_the_blocks_hold_what_their_trainer_wants_and_no_more(checkout):
     ("sys.path.insert(0, 'symbol')  # (\nprint 'Python 2'\n", "sys.path.insert(0, 'symbol')  # ("),
     ("sys.path.append('symbol')\nprint('Python 3')\n", "sys.path.append('symbol')"),
     ("if x:\n  import fmini\nelse:\n  import os\nprint('Python 3')\n", '  import os'),
+    ("import fmini; y = '''\nabc\n'''; z = 1\nprint('Python 3')\n", "'''; z = 1"),
+    ("import fmini\n'''\nimport fmini\n'''\nprint 'Python 2'\n", 'import fmini'),
+    ("import fmini\n@decorated\ndef f():\n  pass\n", 'import fmini'),
+    ("import fmini\n@decorated\n@(\n  again)\nclass F: pass\n", 'import fmini'),
 ])
 def test_the_place_of_the_imports(checkout, text, before):
     """Also in a file that only Python 2 can parse, whose lines are all there is to go by."""
@@ -335,6 +339,10 @@ def test_the_place_of_the_imports(checkout, text, before):
     ("network = edict()\nnetwork['a'] = 'it (was'\nloss = 1\nprint 'Python 2'\n", "network['a'] = 'it (was'"),
     ("network = edict()\nnetworks = 1\nprint 'Python 2'\n", 'network = edict()'),
     ("network = edict()\nnetwork.a = [1,\n  2]  # end\nloss = 1\n", '  2]  # end'),
+    ("network = edict()\nnetwork.a = edict(); y = '''\nabc\n'''; z = 3\n", "'''; z = 3"),
+    ("network = edict()\n'''\nnetwork.old = edict()\n'''\nloss = 1\nprint 'Python 2'\n", 'network = edict()'),
+    ("network = edict()\nx = 'it\\'s'  # don't\ny = \"\"\"\nnetwork.old = 1\n\"\"\"\nprint 'Python 2'\n", 'network = edict()'),
+    ("network = edict()\n\"\"\"\na text\n\"\"\"\nloss = 1\n", 'network = edict()'),
 ])
 def test_the_place_of_the_choices(checkout, text, before):
     edit(file_in(checkout, *CONFIG), lambda _: text.encode())
@@ -342,10 +350,59 @@ def test_the_place_of_the_choices(checkout, text, before):
     assert block(file_in(checkout, *CONFIG))[1] == before
 
 
-def test_the_choices_are_made_as_the_config_makes_its_own(checkout):
-    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'network = edict()', b'network = EasyDict()'))
+@pytest.mark.parametrize('line, name', [('network = EasyDict()', 'EasyDict'), ('network = easydict.EasyDict()', 'easydict.EasyDict'),
+                                        ('network = EasyDict({})', 'EasyDict'), ('network: EasyDict = EasyDict()', 'EasyDict'),
+                                        ('if True:\n    network = EasyDict()', 'EasyDict')])
+def test_the_choices_are_made_as_the_config_makes_its_own(checkout, line, name):
+    config = file_in(checkout, *CONFIG)
+    imports = b'import easydict\nfrom easydict import EasyDict\n'
+    edit(config, lambda text: imports + text.replace(b'network = edict()', line.encode()).replace(
+        b'from easydict import EasyDict as edict', b'edict = dict'))
     assert patcher.main([checkout]) == 0
-    assert block(file_in(checkout, *CONFIG))[0][0] == 'network.cru56 = EasyDict()'
+    assert block(config)[0][0] == 'network.cru56 = %s()' % name
+
+
+@pytest.mark.parametrize('value', ['{}', 'dict()', 'OrderedDict()', '[]'])
+def test_choices_that_have_no_names_are_refused(checkout, value):
+    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'network = edict()', b'network = ' + value.encode()))
+    refused(checkout, r'config\.py: its network choices are no EasyDict')
+
+
+@pytest.mark.parametrize('text', ['x = %s1%s' % ('(' * 150, ')' * 150), 'x = %s1' % ('-' * 7000)])
+def test_what_this_python_cannot_parse_is_gone_by_its_lines(checkout, text):
+    edit(file_in(checkout, *CONFIG), lambda content: content + text.encode() + b'\n')
+    before = snapshot(checkout)
+    assert run(checkout)[0] == 0 and run(checkout, '--revert')[0] == 0 and snapshot(checkout) == before
+
+
+@pytest.fixture
+def project_of_ones_own(tmp_path):
+    """A copy of this project, which somebody works on."""
+    project = str(tmp_path / 'project')
+    os.mkdir(project)
+    shutil.copy(TOOL, project)
+    for folder in ('symbols', 'config'):
+        shutil.copytree(os.path.join(ROOT, folder), os.path.join(project, folder))
+    return project
+
+
+@pytest.mark.parametrize('name, content, words', [
+    ('symbols/fcrunet.py', None, r'the network cru56 wants .*fcrunet\.py, which is not there'),
+    ('symbols/fcrunet.py', 'def x(:\n', r'fcrunet\.py is not a Python module'),
+    ('config/networks.py', 'NETWORKS = {', r'networks\.py has no table of networks: '),
+    ('config/networks.py', 'NETWORK = {}', r'networks\.py has no table of networks: '),
+])
+def test_a_fault_in_ones_own_project_is_a_sentence(checkout, project_of_ones_own, name, content, words):
+    path = os.path.join(project_of_ones_own, name)
+    os.remove(path)
+    if content:
+        with open(path, 'w') as file:
+            file.write(content)
+    before = snapshot(checkout)
+    done = subprocess.run([sys.executable, os.path.join(project_of_ones_own, 'patch_insightface.py'), checkout],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and re.search(words, done.stderr), done.stderr
+    assert snapshot(checkout) == before
 
 
 def test_the_place_in_partial_fc_is_behind_generate_config(checkout):
@@ -380,7 +437,7 @@ def test_its_own_modules_copied_by_hand_are_none_of_the_hosts(checkout):
     module = file_in(checkout, 'arcface_mxnet', 'symbol', 'face_blocks.py')
     shutil.copy(os.path.join(ROOT, 'symbols', 'face_blocks.py'), module)
     edit(file_in(checkout, *TRAIN), lambda _: b'import fresnet\nimport face_blocks\n')
-    assert run(checkout, '--status')[1].startswith('outdated')
+    assert run(checkout, '--status')[1].startswith('not installed')  # by itself it does nothing
     assert patcher.main([checkout]) == 0
     assert block(file_in(checkout, *TRAIN))[1] == 'import fresnet'
 
@@ -525,6 +582,58 @@ def test_what_was_put_in_by_hand_is_adopted(by_hand):
     assert run(by_hand, '--revert')[0] == 0
     with open(file_in(by_hand, *CONFIG)) as file:
         assert 'cru116' not in file.read()
+
+
+def test_as_the_readme_has_it_is_by_hand(checkout):
+    """Only train.py and config.py, and one network."""
+    trainer = file_in(checkout, 'arcface_mxnet')
+    for name, content in patcher.load_modules(patcher.load_networks()).items():
+        with open(os.path.join(trainer, 'symbol', name), 'wb') as file:
+            file.write(content)
+    edit(file_in(checkout, *TRAIN), lambda text: text.replace(b'import fmini', b'import fmini\nimport fcrunet'))
+    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'# data sets', b'network.cru116 = edict()\n# data sets'))
+    assert run(checkout, '--status')[1].splitlines()[0].split(None, 2) == ['by', 'hand', 'recognition/arcface_mxnet']
+
+
+def test_a_trainer_that_only_shares_the_modules_is_not_installed(tmp_path):
+    root = str(tmp_path / 'checkout')
+    first, other = lay_out(root, 'B')
+    assert run(root, '--only', first)[0] == 0
+    assert run(root, '--status')[1].splitlines() == ['installed      ' + os.path.relpath(first, root),
+                                                     'not installed  ' + os.path.relpath(other, root)]
+
+
+def test_what_stands_between_adopted_imports_and_needs_them_stops_it(by_hand):
+    edit(file_in(by_hand, *TRAIN), lambda text: text.replace(b'import fresattention', b'NETS = [fcrunet]\nimport fresattention'))
+    with open(file_in(by_hand, *TRAIN)) as file:
+        number = 1 + file.read().splitlines().index('NETS = [fcrunet]')
+    refused(by_hand, r'train\.py:%d sets or uses one of the networks between the lines' % number, '--adopt')
+
+
+@pytest.mark.parametrize('as_link', [False, True])
+def test_revert_leaves_what_it_did_not_put_there(checkout, tmp_path, as_link):
+    symbol = file_in(checkout, 'arcface_mxnet', 'symbol')
+    shutil.copy(os.path.join(ROOT, 'symbols', 'fcrunet.py'), file_in(checkout, 'mine.py') if as_link else symbol)
+    if as_link:
+        os.symlink(os.path.join('..', '..', 'mine.py'), os.path.join(symbol, 'fcrunet.py'))
+    before = snapshot(checkout)
+    code, output, _ = run(checkout, '--revert')
+    assert code == 0 and snapshot(checkout) == before
+    assert 'Note: recognition/arcface_mxnet/symbol/fcrunet.py stays: no block says' in output
+    if as_link:
+        assert run(checkout)[0] == 0 and run(checkout, '--revert')[0] == 0 and snapshot(checkout) == before
+        assert os.path.islink(os.path.join(symbol, 'fcrunet.py'))
+
+
+def test_revert_of_one_trainer_leaves_an_older_module_that_another_needs(tmp_path, monkeypatch):
+    root = str(tmp_path / 'checkout')
+    first, _ = lay_out(root, 'B')
+    with monkeypatch.context() as older:
+        older.setattr(patcher, 'load_networks', lambda: OLD_NETWORKS)
+        older.setattr(patcher, 'load_modules', lambda networks: OLD_MODULES)
+        assert patcher.main([root]) == 0
+    assert run(root, '--revert', '--only', first)[0] == 0
+    assert os.path.exists(os.path.join(root, 'recognition', 'symbol', 'foldnet.py'))
 
 
 def test_what_was_changed_by_hand_is_not_adopted(by_hand):
@@ -895,6 +1004,78 @@ def test_an_edit_in_the_meantime_is_not_overwritten(checkout, monkeypatch, optio
     assert refused_edit[0] == 2 and 'train.py was changed by somebody else in the meantime; nothing was changed' in refused_edit[2]
     edit(script, lambda text: text.replace(b'# saved by an editor\n', b''))
     assert snapshot(checkout) == before
+
+
+def test_an_edit_before_the_roll_back_is_not_overwritten(checkout, monkeypatch):
+    script, before = file_in(checkout, *TRAIN), snapshot(checkout)
+    paths = targets(checkout, [])
+    real = os.replace
+
+    def refuse(source, target):
+        if target == paths[-1] and not source.endswith(patcher.OLD):
+            edit(script, lambda text: text + b'# saved by an editor\n')
+            raise OSError(1, 'Operation not permitted', target)
+        real(source, target)
+    monkeypatch.setattr(os, 'replace', refuse)
+    code, _, error = run(checkout)
+    assert code == 2 and 'not all could be taken back: %s is changed, what it was is in %s' % (script, script + patcher.BACKUP) in error
+    with open(script, 'rb') as file:
+        assert file.read().endswith(b'# saved by an editor\n')
+    with open(script + patcher.BACKUP, 'rb') as file:
+        assert file.read() == before[script][0]
+
+
+def test_scratch_files_that_cannot_be_removed_are_named(checkout, monkeypatch):
+    real = os.remove
+
+    def refuse(path):
+        if path.endswith('train.py' + patcher.NEW):
+            raise OSError(1, 'Operation not permitted', path)
+        real(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'remove', refuse)
+        patched.setattr(os, 'replace', lambda source, target: refuse('train.py' + patcher.NEW))
+        code, _, error = run(checkout)
+    assert code == 2 and 'nothing was changed; remove these: %s' % (file_in(checkout, *TRAIN) + patcher.NEW) in error
+    before = snapshot(checkout)
+    assert run(checkout)[0] == 0 and run(checkout, '--revert')[0] == 0
+    assert set(before) - set(snapshot(checkout)) == {path for path in before if path.endswith(patcher.NEW)}
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.getuid() != 0, reason='only root can give files away')
+def test_new_files_are_as_their_folder_is(checkout):
+    config, symbol = file_in(checkout, *CONFIG), file_in(checkout, 'arcface_mxnet', 'symbol')
+    for path in (config, symbol, os.path.dirname(symbol)):
+        os.chown(path, 4321, 4321)
+    os.chmod(config, 0o600)
+    edit(config, lambda text: text.replace(b'# data', b'network.cru116 = edict()\n# data'))
+    umask = os.umask(0o077)
+    try:
+        assert run(checkout, '--force')[0] == 0
+    finally:
+        os.umask(umask)
+    status = os.stat(config + patcher.BACKUP)
+    assert (status.st_mode & 0o777, status.st_uid) == (0o600, 4321)
+    status = os.stat(os.path.join(symbol, 'fcrunet.py'))
+    assert (status.st_mode & 0o777, status.st_uid) == (0o644, 4321)
+
+
+EARLY = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == 'difflib':
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = [{tool!r}, {checkout!r}]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_path({tool!r}, run_name='__main__')
+"""
+
+
+def test_ctrl_c_while_it_imports(checkout):
+    done = subprocess.run([sys.executable, '-c', EARLY.format(tool=TOOL, checkout=checkout)], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b'')
 
 
 def test_what_cannot_be_taken_back_is_named_and_kept(checkout, monkeypatch):
