@@ -98,7 +98,8 @@ def test_two_workers_train_as_one_process(tmp_path):
     script = tmp_path / 'worker script.py'
     script.write_text(WORKER.format(tools=os.path.join(ROOT, 'tools'), output=str(tmp_path)))
     options = [option for option in SMALL if option != '--no-verification'] + [
-        '--steps', '4', '--draw', '--data', str(tmp_path / 'data'), '--identities', '4', '--images', '4', '--pairs', '10', '--state-every', '2']
+        '--steps', '4', '--draw', '--data', str(tmp_path / 'data'), '--identities', '4', '--images', '4', '--pairs', '10', '--state-every', '2',
+        '--lr', '0.001']
     job = [LAUNCH, '--workers', '2', '--servers', '1', '--', sys.executable, '-u', str(script), *options,
            '--kvstore', 'dist_sync', '--output', str(tmp_path / 'two')]
     stopped = run(*job)

@@ -69,7 +69,7 @@ def test_export_and_summary(run_there, tmp_path):
 def test_training_and_what_comes_of_it(run_there, tmp_path):
     output = str(tmp_path / 'run')
     options = ['--network', 'cru56', '--multiplier', '0.25', '--per-batch-size', '2', '--identities', '2', '--images', '2',
-               '--pairs', '10', '--output', output, '--state-every', '1']
+               '--pairs', '10', '--output', output, '--state-every', '1', '--lr', '0.001']
     run_there('tools/train_synthetic.py', '--steps', '1', *options)
     assert 'going on behind step 1 of 2' in run_there('tools/train_synthetic.py', '--steps', '2', '--resume', *options)
     model = os.path.join(output, 'cru56,1')

@@ -142,7 +142,7 @@ def main():
         try:
             os.execvpe(command[0], command, dict(os.environ, LD_LIBRARY_PATH=path))
         except (OSError, ValueError) as error:  # a name that is empty is no OSError
-            raise UserError('cannot run %r: %s' % (command[0], getattr(error, 'strerror', error)))
+            raise UserError('cannot run %s: %s' % (command[0] or 'what has no name', getattr(error, 'strerror', error)))
     missing = show(found)
     sys.stderr.write(what_mxnet_sees(path) + '\n')
     print('export LD_LIBRARY_PATH=%s' % shlex.quote(path))

@@ -82,6 +82,11 @@ class Trainer:
             for name in self.names:
                 kvstore.init(name, self.executors[0].arg_dict[name])
 
+    def __del__(self):
+        """Wait for what the kvstore still has to sum: MXNet frees it under the hands of its threads (SIGFPE)."""
+        if getattr(self, 'sums', False) and not self.kvstore.type.startswith('dist'):  # that one waits by itself
+            mx.nd.waitall()
+
     def _index(self, place, device):
         """Return the updater's number of a parameter on a device; it keeps states and counts of steps by it."""
         return place * len(self.contexts) + device
