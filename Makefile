@@ -1,7 +1,9 @@
+# make help    lists what there is
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (ten to fifteen minutes on two cores)
+# make lint    checks the code with ruff (pyproject.toml)
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
-# make pictures   draws the pictures of the README (about four minutes on two cores)
+# make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
 # make test-host INSIGHTFACE=/path/to/checkout   trains in a copy of that checkout, with its own train.py (three minutes)
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
@@ -17,10 +19,16 @@ HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: demo test bench pictures mutants host-env test-host check-gpu-install clean
+.PHONY: help demo lint test bench pictures mutants host-env test-host check-gpu-install clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
 
 demo: .venv/installed
 	$(RUN) tools/demo.py
+
+lint: .venv/installed
+	$(RUN) -m ruff check .
 
 # A process for each CPU, with one thread each, takes half the time of one process with all threads.
 test: .venv/installed

@@ -55,6 +55,7 @@ HOSTS = (
     Host('recognition/partial_fc/mxnet', ('train_memory.py',), ('default.py',), True),
 )
 
+VERSION = '1.0.0'  # CHANGELOG.md
 BEGIN, END = '# >>> CRU-Net plug-in >>>', '# <<< CRU-Net plug-in <<<'
 BACKUP, NEW, OLD = '.before-crunet', '.crunet-new', '.crunet-old'
 
@@ -153,7 +154,8 @@ from default import config  # noqa: F401
 
 # ---------------------------------------------------------------------------------------- finding the places
 
-Block = collections.namedtuple('Block', 'start end lines intact')  # lines[start:end] of the file, without markers
+# lines[start:end] of the file, without markers; the version that wrote it, '' for one of before there were any
+Block = collections.namedtuple('Block', 'start end lines intact version')
 
 
 def read(path):
@@ -189,7 +191,9 @@ class Source:
             raise Refusal('%s:%d has markers of the plug-in that do not form one block; remove them by hand'
                           % (self.path, (starts + ends)[0] + 1))
         lines = self.bare[starts[0] + 1:ends[0]]
-        return Block(starts[0], ends[0] + 1, lines, self.bare[ends[0]] == END + ' ' + sha('\n'.join(lines).encode()))
+        version = re.match(r'%s ([\d.]+);' % re.escape(BEGIN), self.bare[starts[0]])
+        return Block(starts[0], ends[0] + 1, lines, self.bare[ends[0]] == END + ' ' + sha('\n'.join(lines).encode()),
+                     version.group(1) if version else '')
 
     def without_block(self):
         """Return the lines as they were before the block came."""
@@ -230,7 +234,7 @@ class Source:
 
     def _with_block_at(self, lines, at):
         rest = self.without_block()
-        marked = [BEGIN + ' python patch_insightface.py CHECKOUT --revert takes it out'] + lines
+        marked = ['%s %s; python patch_insightface.py CHECKOUT --revert takes it out' % (BEGIN, VERSION)] + lines
         marked.append(END + ' ' + sha('\n'.join(lines).encode()))
         added = [line + self.eol for line in marked]
         before, after = rest[:at], rest[at:]
@@ -363,7 +367,7 @@ def networks_place(source):
     if place is None:
         raise Refusal('%s: cannot find its network choices (lines like network.r100 = edict()); where it takes those of '
                       'sample_config.py, write "from sample_config import *" into it, else add the choices by hand '
-                      '(README)' % source.path)
+                      '(docs/insightface.md)' % source.path)
     return place
 
 
@@ -393,7 +397,7 @@ def edict_name(source):
     name = calls[-1].rstrip('(')
     if name in ('dict', 'collections.OrderedDict', 'OrderedDict') or not re.match(r'[\w.]+$', name):
         raise Refusal('%s: its network choices are no EasyDict (network = edict()), whose entries have names; add the choices '
-                      'by hand (README)' % source.path)
+                      'by hand (docs/insightface.md)' % source.path)
     return name
 
 
@@ -947,10 +951,8 @@ def write(path, content, like):
     status = os.stat(os.path.dirname(like) if is_new else like)
     mode = stat.S_IMODE(status.st_mode) & (0o666 if is_new else 0o7777)
     if hasattr(os, 'chown') and (status.st_uid, status.st_gid) != (os.stat(path).st_uid, os.stat(path).st_gid):
-        try:
+        with contextlib.suppress(OSError):  # someone else's file in one's own folder, or of nobody that a container knows
             os.chown(path, status.st_uid, status.st_gid)
-        except OSError:
-            pass  # someone else's file in one's own folder, or of nobody that a container knows: it will be one's own
     os.chmod(path, mode)
 
 
@@ -976,10 +978,8 @@ def sync_folder(path):
 def remove_empty_symbol_folders(checkout):
     """Remove a symbol folder that is left empty: git keeps no empty folders, so it came with the plug-in."""
     for trainer in checkout.trainers:
-        try:
+        with contextlib.suppress(OSError):
             os.rmdir(trainer.symbol)
-        except OSError:
-            pass
 
 
 # ---------------------------------------------------------------------------------------------------- report
@@ -1058,6 +1058,13 @@ def status(checkout):
     return result
 
 
+def versions(checkout, trainer):
+    """Return which versions of this program wrote a trainer's blocks, in brackets, or '' if there are none."""
+    blocks = [checkout.sources[path].block for path in trainer.scripts + trainer.configs]
+    found = sorted({block.version or 'before 1.0' for block in blocks if block})
+    return '  (%s)' % ', '.join(found) if found else ''
+
+
 # ------------------------------------------------------------------------------------------------- top level
 
 def parse_args(argv):
@@ -1067,6 +1074,7 @@ def parse_args(argv):
         epilog='To change a setting of a network, write a line below the block in config.py, as '
         '"network.cru116.per_batch_size = 40", or "network.cru116.memonger = False" for faster steps that take four '
         'times the memory.')
+    parser.add_argument('--version', action='version', version='%(prog)s ' + VERSION)
     parser.add_argument('path', help='the checkout, or any folder in it')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--status', action='store_true', help='say what is there, for every trainer; exit 1 unless all '
@@ -1103,13 +1111,10 @@ def work(args, root):
     if args.status:
         states = status(checkout)
         for trainer, state in states.items():
-            print('%-14s %s' % (state, os.path.relpath(trainer.folder, checkout.root)))
+            print('%-14s %s%s' % (state, os.path.relpath(trainer.folder, checkout.root), versions(checkout, trainer)))
         return 0 if set(states.values()) == {'installed'} else 1
 
-    if args.revert:
-        changes = plan_revert(checkout, args.force)
-    else:
-        changes = plan_install(checkout, args.force, args.adopt)
+    changes = plan_revert(checkout, args.force) if args.revert else plan_install(checkout, args.force, args.adopt)
     if args.dry_run:
         print_diff(changes, checkout.root)
         if not changes:

@@ -21,11 +21,11 @@ IMAGENET_FORM = {'emb_size': 1000, 'net_input': 0, 'net_act': 'relu', 'net_outpu
 _FACE, _ORIGINAL = {}, {}
 
 
-def _add(name, face, original, face_recipe={}, imagenet_recipe={}):
+def _add(name, face, original, face_recipe=None, imagenet_recipe=None):
     """Add a network: the settings of its face form, what the paper's form has besides, and what the recipes change."""
-    _FACE[name] = dict(dict(face, **FACE_RECIPE), **face_recipe)
+    _FACE[name] = dict(dict(face, **FACE_RECIPE), **(face_recipe or {}))
     _ORIGINAL[name + '_imagenet'] = dict(dict(dict(face, **IMAGENET_FORM), **dict(original, **IMAGENET_RECIPE)),
-                                         **imagenet_recipe)
+                                         **(imagenet_recipe or {}))
 
 
 _RECOMPUTE = {'memonger': True}

@@ -31,10 +31,7 @@ def start_unit(layers, data, convs, name):
 
 def middle_unit(layers, data, convs, name, after_start=False):
     """Build a pre-activation unit; the one `after_start` omits its first BN, because the start unit ended with one."""
-    if after_start:
-        entry = layers.act(data, name + '_relu1')
-    else:
-        entry = enter_branch(layers, data, PRE_ACTIVATION, name)
+    entry = layers.act(data, name + '_relu1') if after_start else enter_branch(layers, data, PRE_ACTIVATION, name)
     return add_branch(layers, entry, data, convs, PRE_ACTIVATION, name)
 
 

@@ -54,7 +54,7 @@ def first_weights():
     module.bind([('data', (2, 3, 112, 112))])
     mx.random.seed(0)
     module.init_params(initializer())
-    return read_arrays(dict(('arg:' + name, array) for name, array in module.get_params()[0].items()))
+    return read_arrays({'arg:' + name: array for name, array in module.get_params()[0].items()})
 
 
 def read_arrays(arrays):

@@ -168,9 +168,8 @@ def test_a_symbol_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatch):
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_disk_that_takes_no_more(tmp_path, number):
-    with pytest.raises(UserError, match='cannot write to .*: %s$' % os.strerror(number)):
-        with new_files(str(tmp_path)):
-            raise OSError(number, os.strerror(number))
+    with pytest.raises(UserError, match='cannot write to .*: %s$' % os.strerror(number)), new_files(str(tmp_path)):
+        raise OSError(number, os.strerror(number))
     assert not list(tmp_path.iterdir())
 
 

@@ -104,7 +104,8 @@ def test_every_layout(layout, tmp_path):
     assert run(root, '--status') == (1, ''.join('not installed  %s\n' % os.path.relpath(t, root) for t in trainers), '')
     code, output, _ = run(root)
     assert code == 0 and 'python -u train' in output and '--network cru116 --loss arcface --dataset emore' in output
-    assert run(root, '--status') == (0, ''.join('installed      %s\n' % os.path.relpath(t, root) for t in trainers), '')
+    assert run(root, '--status') == (0, ''.join('installed      %s  (%s)\n' % (
+        os.path.relpath(t, root), patcher.VERSION) for t in trainers), '')
     for trainer in trainers:
         own = os.path.join(trainer, 'symbol')
         symbol = own if os.path.isdir(own) else os.path.join(os.path.dirname(trainer), 'symbol')
@@ -484,6 +485,22 @@ def test_install_stops_before_what_is_not_its_own(checkout, name, change, words)
     refused(checkout, words, '--dry-run')
 
 
+def test_the_version_is_told(checkout, monkeypatch):
+    with open(os.path.join(ROOT, 'CHANGELOG.md')) as file:
+        assert re.search(r'(?m)^## ([\d.]+)', file.read()).group(1) == patcher.VERSION
+    with monkeypatch.context() as older:
+        older.setattr(patcher, 'VERSION', '0.9')
+        assert run(checkout)[0] == 0
+    code, output, _ = run(checkout, '--status')
+    assert code == 0 and output.splitlines()[0] == 'installed      recognition/arcface_mxnet  (0.9)'
+    edit(file_in(checkout, *TRAIN), lambda text: text.replace(patcher.BEGIN.encode() + b' 0.9;', patcher.BEGIN.encode()))
+    assert run(checkout, '--status')[1].splitlines()[0].endswith('arcface_mxnet  (0.9, before 1.0)')
+    before = snapshot(checkout)
+    assert run(checkout)[0] == 0 and snapshot(checkout) != before
+    assert run(checkout, '--status')[1].splitlines()[0].endswith('arcface_mxnet  (%s)' % patcher.VERSION)
+    assert run('--version') == (0, 'patch_insightface.py %s\n' % patcher.VERSION, '')
+
+
 def test_edited_block(checkout):
     run(checkout)
     edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 40'))
@@ -556,7 +573,7 @@ def by_hand(checkout):
     for name, content in patcher.load_modules(networks).items():
         with open(file_in(checkout, 'arcface_mxnet', 'symbol', name), 'wb') as file:
             file.write(content)
-    lines = [line for line in patcher.network_lines(networks, 'edict')]
+    lines = patcher.network_lines(networks, 'edict')
     for name in ('config.py', 'sample_config.py'):
         edit(file_in(checkout, 'arcface_mxnet', name),
              lambda text: text.replace(b'# data sets', '\n'.join(lines).encode() + b'\n# data sets'))
@@ -599,7 +616,7 @@ def test_a_trainer_that_only_shares_the_modules_is_not_installed(tmp_path):
     root = str(tmp_path / 'checkout')
     first, other = lay_out(root, 'B')
     assert run(root, '--only', first)[0] == 0
-    assert run(root, '--status')[1].splitlines() == ['installed      ' + os.path.relpath(first, root),
+    assert run(root, '--status')[1].splitlines() == ['installed      %s  (%s)' % (os.path.relpath(first, root), patcher.VERSION),
                                                      'not installed  ' + os.path.relpath(other, root)]
 
 

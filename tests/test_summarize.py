@@ -119,7 +119,7 @@ def test_several_are_sorted_by_any_column(tool):
 def test_json_has_units_and_the_paper(tool):
     (summary,) = json.loads(tool('att56', '--json'))
     assert summary['published'] == dict(network='att56_imagenet', parameters=31810728, macs=6270836736, printed='')
-    assert summary['plan_mb'] == pytest.approx(1878 / 32, abs=0.1)  # README, the table of memory
+    assert summary['plan_mb'] == pytest.approx(1878 / 32, abs=0.1)  # docs/memory.md
     units = {unit['unit']: unit for unit in summary['units']}
     assert units['stage1_attention1_mask_up3_unit1']['output'] == [256, 7, 7]
     assert sum(unit['macs'] for unit in units.values()) == summary['macs']

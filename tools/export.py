@@ -206,6 +206,7 @@ def main():
         report_folding(folding)
         print('Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take the '
               '--model itself, or an export without --fold-bn.')
+    return 0
 
 
 if __name__ == '__main__':

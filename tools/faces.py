@@ -48,8 +48,8 @@ def draw_identity(rng):
     """Return a random Identity from the numpy RandomState `rng`."""
     def mix(dark, light, spread):
         share = rng.uniform()
-        return tuple(float(np.clip(d + (l - d) * share + rng.uniform(-spread, spread), 0, 255))
-                     for d, l in zip(dark, light))
+        return tuple(float(np.clip(d + (w - d) * share + rng.uniform(-spread, spread), 0, 255))
+                     for d, w in zip(dark, light))
 
     return Identity(
         skin=mix((92, 56, 38), (244, 208, 184), 14), hair=mix((18, 14, 12), (224, 180, 110), 40),

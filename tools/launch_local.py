@@ -5,6 +5,7 @@ to put it in itself: python tools/worker.py train.py …). The job ends well whe
 badly, all others are stopped, which left to themselves would wait for it without end.
 """
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -44,7 +45,7 @@ def with_runner(command):
         place = next((place for place, word in enumerate(command) if place and '=' not in word), 0)
     if not re.match(r'(python|pypy)[\d.]*[a-z]?$', os.path.basename(command[place])):
         return command
-    for place in range(place + 1, len(command)):
+    for place in range(place + 1, len(command)):  # noqa: B020  behind the interpreter
         # Letters without a value, then perhaps one with it, which may be the next word.
         match = re.match(r'-([a-zA-Z]*?)([cmWX])(.*)$', command[place], re.DOTALL)
         if match and match.group(2) in 'cm':
@@ -110,10 +111,8 @@ def stop(processes, patience=0.0):
         time.sleep(0.1)
     for kind in (signal.SIGTERM, signal.SIGKILL):
         for process in processes.values():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, kind)
-            except ProcessLookupError:
-                pass
         deadline = time.time() + 2
         while time.time() < deadline and any(process.poll() is None for process in processes.values()):
             time.sleep(0.05)
@@ -131,7 +130,7 @@ def main():
         stop(processes, 0 if failure else PATIENCE)
     if failure:
         sys.stderr.write('launch_local.py: %s\n' % failure)
-        return 1
+    return 1 if failure else 0
 
 
 if __name__ == '__main__':

@@ -28,10 +28,9 @@ os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0)) if has
                                              else os.cpu_count()))
 # MXNet brings OpenBLAS 0.3.13, which takes its code for processors of 2004 where it does not know a newer one: half as
 # fast, on a Xeon of 2023, as what it has for any with AVX2.
-with contextlib.suppress(OSError):
-    with open('/proc/cpuinfo') as _cpuinfo:
-        if ' avx2 ' in _cpuinfo.read(1 << 16):
-            os.environ.setdefault('OPENBLAS_CORETYPE', 'Haswell')
+with contextlib.suppress(OSError), open('/proc/cpuinfo') as _cpuinfo:
+    if ' avx2 ' in _cpuinfo.read(1 << 16):
+        os.environ.setdefault('OPENBLAS_CORETYPE', 'Haswell')
 # Silences one line per executor about a graph backend that is always on.
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
@@ -232,7 +231,8 @@ def take_signals():
     def again(swallowed):
         """Send a signal anew whose exception came while Python was removing an object, where it ends nothing."""
         if not isinstance(swallowed.exc_value, (KeyboardInterrupt, SystemExit)):
-            return sys.__unraisablehook__(swallowed)
+            sys.__unraisablehook__(swallowed)
+            return
         began.clear()
         number = signal.SIGINT if isinstance(swallowed.exc_value, KeyboardInterrupt) else signal.SIGTERM
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()

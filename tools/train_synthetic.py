@@ -82,7 +82,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     args.loss_scale = args.loss_scale or (128.0 if args.fp16 else 1.0)
     if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
-        parser.error('--kvstore %s wants %s; start it with tools/launch_local.py, or see the README for several machines'
+        parser.error('--kvstore %s wants %s; start it with tools/launch_local.py, or see docs/several-machines.md'
                      % (args.kvstore, ', '.join(JOB)))
     return args
 
