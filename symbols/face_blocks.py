@@ -1,16 +1,16 @@
 """What the networks share: settings, layers, stem, residual branch and embedding head.
 
-The network modules beside this one (`fcrunet`, `fresattention`, `firesnet`) say only what is new about
-their network; everything they have in common is here. Nothing in this folder reads a file or an
-environment variable, and the host's config is read in one place, `read_config`.
+The network modules beside this one (`fcrunet`, `fresattention`, `firesnet`) contain only what is new about
+their network. Nothing in this folder reads a file or an environment variable, and the host's config is read
+in one place, `read_config`.
 
-Form and naming: in a unit, `bn2` and `relu2` stand before `conv2`, and the last `bn` stands after the last
-convolution, so a parameter keeps its name whichever form (`net_unit`) the unit takes. As in the host, a
-node called `relu…` is whatever `net_act` says; stem and head carry the host's names (`conv0`, `bn0`,
-`relu0`, `bn1`, `pre_fc1`, `fc1`).
+Naming: in a unit, `bn2` and `relu2` precede `conv2`, and the last `bn` follows the last convolution, so a
+parameter has the same name in every form of the unit (`net_unit`). As in the host, a node named `relu…` is
+the activation that `net_act` selects; stem and head have the host's names (`conv0`, `bn0`, `relu0`, `bn1`,
+`pre_fc1`, `fc1`).
 """
+import inspect
 import os
-import re
 import sys
 from typing import NamedTuple, Optional, Tuple
 
@@ -21,67 +21,73 @@ POST_ACTIVATION = 1  # Conv-BN-A-…-Conv-BN, A after the addition (ResNet, ResN
 PRE_ACTIVATION = 2  # BN-A-Conv-…-BN-A-Conv (He et al. 2016, arXiv 1603.05027, figure 4e)
 IMPROVED = 3  # BN-Conv-BN-A-…-Conv-BN (ArcFace, arXiv 1801.07698)
 
-LEAKY_RELUS = ('prelu', 'elu', 'gelu', 'leaky', 'selu')  # what MXNet computes by its operator LeakyReLU
+LEAKY_RELUS = ('prelu', 'elu', 'gelu', 'leaky', 'selu')  # act_type of MXNet's operator LeakyReLU
 ACTIVATIONS = LEAKY_RELUS + ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
-HEADS = ('E', 'FC', 'GAP', 'GDC', 'F', 'G', 'H', 'I', 'J', 'Z', 'C')
 BN_EPS = 2e-5
 DROPOUT = 0.4
 VECTOR = 16  # float32 numbers in a register of AVX-512
-SMALLEST_IMAGE = 32  # below it the attention modules run out of pixels to pool
+SMALLEST_IMAGE = 32  # pixels; smaller images leave the attention modules nothing to pool
 
 
 class SettingError(ValueError):
-    """A value that a setting does not have; the text names the setting, the value and the choices."""
+    """An illegal value of a setting; the message names the setting, the value and the choices."""
 
 
 class Settings(NamedTuple):
-    """What every network can be told, under the names of insightface's config keys.
+    """The settings that all networks have, under the names of insightface's config keys.
 
     The defaults are the face form: 112x112 input, 3x3/1 stem, improved unit, PReLU, option E.
     """
     emb_size: int = 512
     image_shape: Tuple[int, int, int] = (112, 112, 3)  # height, width, channels
     bn_mom: float = 0.9
-    workspace: int = 256  # MiB that cuDNN may use for one convolution
+    workspace: int = 256  # limit of cuDNN's workspace for one convolution, MiB
     net_act: str = 'prelu'
-    net_prelu: str = 'mul'  # PReLU by products, by convolutions ('conv', faster on a CPU) or MXNet's ('op', see `act`)
-    net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or by its matrices ('matrix', faster on a CPU)
-    net_groups: str = 'merged'  # grouped convolutions: as they are ('op'), or 'merged' to a CPU vector's width
+    net_prelu: str = 'mul'  # PReLU by products, by convolutions ('conv', faster on a CPU), or MXNet's ('op', see `act`)
+    net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or matrix products ('matrix', faster on a CPU)
+    net_groups: str = 'merged'  # grouped convolutions: unchanged ('op'), or merged to the width of a CPU vector
     net_unit: int = IMPROVED
-    net_input: int = 1  # 0: the 7x7/2 stem, 1: the face stem, 2: the face stem behind a BN on the data
-    net_output: str = 'E'
-    net_mean: object = 127.5  # subtracted from raw RGB: a number, or one for each channel
-    net_std: object = 128.0  # divided by after that, likewise
-    net_se: int = 0
+    net_input: int = 1  # 0: 7x7/2 stem, 1: face stem, 2: face stem after a BN of the data
+    net_output: str = 'E'  # a key of HEADS
+    net_mean: object = 127.5  # subtracted from raw RGB: one number, or one per channel
+    net_std: object = 128.0  # raw RGB minus mean is divided by it, likewise
+    net_se: int = 0  # 1: squeeze-and-excitation in every unit
     net_multiplier: float = 1.0  # scales every width but the embedding's
-    fp16: bool = False
-    memonger: bool = False  # recompute feature maps in the backward pass: a quarter of the memory, some more time
+    fp16: bool = False  # trunk in float16
+    memonger: bool = False  # recompute feature maps in the backward pass: a quarter of the memory, more time
 
 
 class FeatureMap(NamedTuple):
-    """A symbol of (batch, channels) + size, with what has to be known of its shape to build on it."""
+    """A symbol of shape (batch, channels) + size, with the part of its shape that the next layers need."""
     symbol: mx.sym.Symbol
     channels: int
     size: Tuple[int, int]  # height, width
 
 
 class Conv(NamedTuple):
-    """One convolution, without bias, padded so that stride 1 keeps the size."""
+    """A convolution without bias, padded so that stride 1 keeps the size."""
     num_filter: int
     kernel: int = 1
     stride: int = 1
     num_group: int = 1
-    weight: Optional[mx.sym.Symbol] = None  # a variable that several convolutions share; None: its own
-    joined: bool = False  # in a pre-activation unit nothing stands between it and the one before
+    weight: Optional[mx.sym.Symbol] = None  # a variable shared by several convolutions; None: its own
+    joined: bool = False  # in a pre-activation unit, follows the previous convolution directly
 
 
 # ---------------------------------------------------------------------------------------------- settings
 
-def read_config(*family_keys):
-    """Return, as a dict, those settings and `family_keys` that the host's config defines.
+def setting_names(build):
+    """Return the names of the settings that a builder takes: its own parameters, and the fields of Settings."""
+    own = [name for name, parameter in inspect.signature(build).parameters.items()
+           if parameter.kind != parameter.VAR_KEYWORD]
+    return own + list(Settings._fields)
 
-    The host's `config` module lies one folder up or beside the trainer. It is imported when a symbol is
-    asked for, not when this module is, because `generate_config` fills it in between. A key that an old
+
+def read_config(build):
+    """Return, as a dict, the settings of the builder `build` that the host's config defines.
+
+    The host's `config` module is one folder up or beside the trainer. It is imported when a symbol is
+    requested, not with this module, because `generate_config` fills it in between. A key that an old
     host does not have keeps its default.
     """
     try:
@@ -89,24 +95,22 @@ def read_config(*family_keys):
     except ImportError:
         sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
         from config import config
-    keys = ('num_layers',) + Settings._fields + family_keys
-    return {key: config[key] for key in keys if key in config}
+    return {key: config[key] for key in setting_names(build) if key in config}
 
 
 def choose(key, value, choices):
-    """Return the entry of `choices` for `value`.
+    """Return the entry of the dict `choices` for `value`, or, where `choices` is a sequence, `value` itself.
 
-    Raises SettingError, naming key, value and choices, if there is none. `choices` is a dict, or a sequence
-    of which `value` itself is returned.
+    Raises SettingError, naming key, value and choices, if `value` is not one of them.
     """
-    # 1.0 and True equal 1 and would pass for it; the type has to fit as well.
+    # 1.0 and True equal 1; the type has to match as well.
     if not any(value == choice and isinstance(value, type(choice)) for choice in choices):
         raise SettingError('%s=%r is not known; choose from %s' % (key, value, ', '.join(map(repr, choices))))
     return choices[value] if isinstance(choices, dict) else value
 
 
 def checked(settings):
-    """Return `settings` if every value is legal; else raise SettingError naming key, value and choices."""
+    """Return `settings` if all values are legal; else raise SettingError, naming key, value and choices."""
     def require(key, legal, wanted):
         value = getattr(settings, key)
         try:
@@ -122,8 +126,8 @@ def checked(settings):
     choose('net_groups', settings.net_groups, ('op', 'merged'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
     choose('net_input', settings.net_input, (0, 1, 2))
-    choose('net_output', settings.net_output, HEADS)
-    # Configs write switches as 0/1 or as False/True; both are meant.
+    choose('net_output', settings.net_output, tuple(HEADS))
+    # Configs write switches as 0/1 or as False/True.
     for switch in ('net_se', 'fp16', 'memonger'):
         choose(switch, getattr(settings, switch), (0, 1, False, True))
     require('emb_size', lambda n: n == int(n) and n > 0, 'a whole number above 0')
@@ -141,11 +145,11 @@ def checked(settings):
 # ------------------------------------------------------------------------------------------------ layers
 
 class Layers:
-    """The layers that networks are made of, with the settings that are the same for all of them.
+    """The layers of a network, with the settings that apply to all of them.
 
-    Every method takes a FeatureMap and a `name`, and returns a FeatureMap. Every node is named: an unnamed
-    operator would get a name from a counter of the whole process, and the same network built twice would
-    differ in its JSON.
+    A layer method takes a FeatureMap and a `name`, and returns a FeatureMap. Every node is named: MXNet would
+    number unnamed operators by a counter of the process, and the same network built twice would have two
+    different JSONs.
     """
 
     def __init__(self, **settings):
@@ -160,7 +164,7 @@ class Layers:
         return num_group * max(1, round(width * self.settings.net_multiplier / num_group))
 
     def conv(self, data, conv, name):
-        """Apply the convolution that `conv` describes."""
+        """Apply a Conv."""
         weight, num_group = conv.weight, conv.num_group
         merged = self._mergeable(conv.num_filter, num_group) if self.settings.net_groups == 'merged' else 1
         if merged > 1:
@@ -172,11 +176,11 @@ class Layers:
             workspace=self.settings.workspace, name=name, **({} if weight is None else {'weight': weight}))
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
 
-    def read(self, data, name):
-        """Stand between the convolution `name` and the sum or mask that takes its output.
+    def keep_consumer(self, data, name):
+        """Insert an identity behind the convolution `name` when `memonger` is on.
 
-        With `memonger` the sum is kept and the convolution computed again for nobody, which MXNet's own
-        convolution, at work where neither oneDNN nor cuDNN is, refuses. An identity for a reader costs nothing.
+        For a convolution whose output only a kept sum or mask reads: in the recomputation it has no consumer,
+        and MXNet's own convolution (used without oneDNN and cuDNN) then fails. The identity costs nothing.
         """
         if not self.settings.memonger:
             return data
@@ -184,7 +188,7 @@ class Layers:
 
     @staticmethod
     def _mergeable(num_filter, num_group):
-        """Return how many groups make one that fills a vector; 1 for dense and for depthwise convolutions."""
+        """Return how many groups to merge into one that fills a vector; 1 for dense and depthwise convolutions."""
         channels = num_filter // num_group
         if num_group == 1 or channels == 1:
             return 1
@@ -192,11 +196,11 @@ class Layers:
                     if num_group % count == 0 and (channels * count >= VECTOR or count == num_group))
 
     def _merge_groups(self, conv, count, name):
-        """Return the weight of `conv` for a convolution whose groups are `count` of its own, zero between them.
+        """Return the weight of `conv` with `count` groups merged into one, block-diagonal with zeros elsewhere.
 
-        oneDNN gives a convolution of 2 to 8 channels per group a memory layout in which the BatchNorms on
-        both its sides are up to twenty times slower; 16 channels, a vector of AVX-512, are its common case.
-        The multiplications by zero cost next to nothing (benchmarks/NOTES.md).
+        For a convolution of 2 to 8 channels per group oneDNN chooses a memory layout in which the BatchNorms
+        around it are up to twenty times slower; 16 channels, a vector of AVX-512, are its common case. The
+        multiplications by zero cost next to nothing (benchmarks/NOTES.md).
         """
         channels, taps = conv.num_filter // conv.num_group, conv.kernel ** 2
         weight = conv.weight
@@ -211,19 +215,19 @@ class Layers:
                               name=name + '_merged')
 
     def norm(self, data, name, fix_gamma=False):
-        """Normalise each channel over the batch."""
-        # cuDNN's BatchNorm updates the moving statistics in the forward pass, so twice where that is run again;
+        """BatchNorm."""
+        # cuDNN's BatchNorm updates the moving statistics in the forward pass, so twice where that is recomputed;
         # MXNet's own updates them in the backward pass.
         once = {'cudnn_off': True} if self.settings.memonger else {}
         return data._replace(symbol=mx.sym.BatchNorm(
             data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name, **once))
 
     def act(self, data, name):
-        """Apply the activation that `net_act` names.
+        """Apply the activation `net_act`.
 
-        With `net_prelu` 'op', PReLU is MXNet's operator, which gives the slopes gamma times their true gradient
-        wherever its backward pass works in place (nearly everywhere on a GPU, if the source tells true): from their
-        0.25 they learn at a quarter of their speed. 'mul' and 'conv' give the true one (docs/prelu.md).
+        With `net_prelu` 'op', PReLU is MXNet's operator. Wherever its backward pass works in place (by its source,
+        nearly everywhere on a GPU) the gradient of the slopes is too small by the factor gamma, so from their
+        initial 0.25 they learn at a quarter of the speed. 'mul' and 'conv' have the true gradient (docs/prelu.md).
         """
         if self.settings.net_act == 'prelu' and self.settings.net_prelu != 'op':
             return self._prelu(data, name)
@@ -239,9 +243,9 @@ class Layers:
 
     @staticmethod
     def _bend_by_products(data, bend, name):
-        """Return max(-x, 0) times `bend`, (channels,), by pointwise operators; on a GPU MXNet fuses the first two.
+        """Return max(-x, 0) times `bend`, (channels,), by pointwise operators.
 
-        ReLU's gradient needs its output, not its input, and the product keeps that anyway.
+        On a GPU MXNet fuses the first two. ReLU's gradient needs its output only, which the product keeps anyway.
         """
         bend = mx.sym.reshape(bend, shape=(1, -1, 1, 1), name=name + '_factor')
         negative = mx.sym.Activation(mx.sym.negative(data.symbol, name=name + '_minus'), act_type='relu',
@@ -249,11 +253,11 @@ class Layers:
         return data._replace(symbol=mx.sym.broadcast_mul(negative, bend, name=name + '_bend'))
 
     def _bend_by_convolutions(self, data, bend, name):
-        """Return the same with both products, by -1 and by `bend`, as depthwise 1x1 convolutions.
+        """Return max(-x, 0) times `bend`, with both products (-1 and `bend`) as depthwise 1x1 convolutions.
 
-        oneDNN does not have PReLU: on a CPU the operator's backward pass was half of a training step, and by products
-        the step is no faster (benchmarks/NOTES.md). Every operator here is oneDNN's, so that no map changes its memory
-        layout on the way; in inference the convolutions take the ReLU and the sum in.
+        MXNet's oneDNN has no PReLU: on a CPU the operator's backward pass took half of a training step, and by
+        products the step is no faster (benchmarks/NOTES.md). Here all operators are oneDNN's, so no map changes
+        its memory layout, and in inference the convolutions absorb the ReLU and the sum.
         """
         def scale(symbol, weight, name):
             return mx.sym.Convolution(data=symbol, weight=weight, no_bias=True, kernel=(1, 1),
@@ -265,14 +269,14 @@ class Layers:
                                            name=name + '_minus_one')
         negative = scale(data.symbol, minus_one, name + '_minus')
         negative = mx.sym.Activation(negative, act_type='relu', name=name + '_negative')
-        return self.read(data._replace(symbol=scale(negative, kernel, name + '_bend')), name + '_bend')
+        return self.keep_consumer(data._replace(symbol=scale(negative, kernel, name + '_bend')), name + '_bend')
 
     def norm_act(self, data, bn_name, act_name):
-        """Normalise, then activate."""
+        """BatchNorm, then activation."""
         return self.act(self.norm(data, bn_name), act_name)
 
     def sigmoid(self, data, name):
-        """Squash to 0…1."""
+        """Sigmoid."""
         return data._replace(symbol=mx.sym.Activation(data=data.symbol, act_type='sigmoid', name=name))
 
     def pool(self, data, name):
@@ -281,22 +285,22 @@ class Layers:
         return data._replace(symbol=symbol, size=halved(data.size))
 
     def global_pool(self, data, name):
-        """Average over the whole map."""
-        # MXNet wants a kernel even where it does not use it.
+        """Global average pooling."""
+        # MXNet requires a kernel, though it does not use it.
         symbol = mx.sym.Pooling(data=data.symbol, global_pool=True, kernel=(7, 7), pool_type='avg', name=name)
         return data._replace(symbol=symbol, size=(1, 1))
 
     def resize(self, data, size, name):
-        """Resize bilinearly to `size`, (height, width), corners aligned."""
+        """Bilinear resizing to `size`, (height, width), with aligned corners."""
         if self.settings.net_resize == 'matrix':
             return self._resize_by_matrices(data, size, name)
         symbol = mx.sym.contrib.BilinearResize2D(data=data.symbol, height=size[0], width=size[1], name=name)
         return data._replace(symbol=symbol, size=size)
 
     def _resize_by_matrices(self, data, size, name):
-        """Resize the last axis by a matrix product, swap the axes, and do both once more.
+        """Bilinear resizing by two matrix products, each along the last axis, with a transposition after each.
 
-        The same function as MXNet's operator, whose backward pass was 40 % of a training step of att92 on a
+        The same function as MXNet's operator, whose backward pass took 40 % of a training step of att92 on a
         CPU (benchmarks/NOTES.md).
         """
         symbol = data.symbol
@@ -308,7 +312,7 @@ class Layers:
         return data._replace(symbol=symbol, size=size)
 
     def _interpolation(self, before, after, name):
-        """Return the matrix, (after, before), that interpolates linearly between `before` values, ends aligned."""
+        """Return the matrix, (after, before), of linear interpolation with aligned ends."""
         step = (before - 1) / (after - 1) if after > 1 else 0.0
         source = mx.sym._internal._arange(start=0, stop=after, name=name + '_target')
         source = mx.sym._internal._mul_scalar(source, scalar=step, name=name + '_source')
@@ -321,14 +325,11 @@ class Layers:
         return mx.sym.Cast(matrix, dtype='float16', name=name + '_cast') if self.settings.fp16 else matrix
 
     def add(self, left, right, name):
-        """Add two maps of one shape."""
+        """Add two maps of the same shape."""
         return left._replace(symbol=mx.sym.elemwise_add(left.symbol, right.symbol, name=name))
 
     def squeeze_excite(self, data, name):
-        """Scale each channel by a gate in 0…1 worked out from all of them.
-
-        Squeeze-and-Excitation (arXiv 1709.01507), reduction 16, with biases, as in the host.
-        """
+        """Squeeze-and-Excitation (arXiv 1709.01507), reduction 16, with biases, as in the host."""
         def linear(gate, num_filter, name):
             symbol = mx.sym.Convolution(data=gate.symbol, num_filter=num_filter, kernel=(1, 1),
                                         workspace=self.settings.workspace, name=name)
@@ -342,7 +343,7 @@ class Layers:
 
 
 def halved(size):
-    """Return the (height, width) that any layer of stride 2 leaves of `size`."""
+    """Return the (height, width) of the output of a layer of stride 2."""
     return tuple((side + 1) // 2 for side in size)
 
 
@@ -354,7 +355,7 @@ def bottleneck(width, num_filter, stride, num_group=1):
 
 
 def enter_branch(layers, data, form, name):
-    """Apply what stands before the first convolution of a unit of this `form`."""
+    """Apply the layers that precede the first convolution in a unit of this `form`."""
     if form == POST_ACTIVATION:
         return data
     data = layers.norm(data, name + '_bn1')
@@ -362,26 +363,31 @@ def enter_branch(layers, data, form, name):
 
 
 def conv_chain(layers, data, convs, form, name):
-    """Chain the convolutions `convs`, with the BN and activations that `form` puts between and behind them."""
+    """Chain the convolutions `convs`, with the BN and activations that `form` has between and after them."""
     for number, conv in enumerate(convs, 1):
         if number > 1 and not (conv.joined and form == PRE_ACTIVATION):
             data = layers.norm_act(data, '%s_bn%d' % (name, number), '%s_relu%d' % (name, number))
         data = layers.conv(data, conv, '%s_conv%d' % (name, number))
     if form == PRE_ACTIVATION:
-        return layers.read(data, '%s_conv%d' % (name, len(convs)))
+        return layers.keep_consumer(data, '%s_conv%d' % (name, len(convs)))
     return layers.norm(data, '%s_bn%d' % (name, len(convs) + 1))
 
 
 def add_branch(layers, entry, shortcut, convs, form, name):
-    """Chain `convs` from `entry`, the output of `enter_branch`, and add `shortcut`, a map of the output's shape."""
+    """Chain `convs`, beginning at `entry` (see `enter_branch`), and add `shortcut`, a map of the output's shape."""
     branch = conv_chain(layers, entry, convs, form, name)
     if layers.settings.net_se:
         branch = layers.squeeze_excite(branch, name)
     return layers.add(branch, shortcut, name + '_plus')
 
 
+def is_sum(name):
+    """Tell whether a node is the addition at the end of a unit, by its name."""
+    return name.endswith('_plus')
+
+
 def close_unit(layers, entry, shortcut, convs, form, name):
-    """Add branch and shortcut (see `add_branch`) and end the unit as its `form` does."""
+    """Add branch and shortcut (see `add_branch`), and in a post-activation unit activate the sum."""
     data = add_branch(layers, entry, shortcut, convs, form, name)
     return layers.act(data, name + '_relu') if form == POST_ACTIVATION else data
 
@@ -392,26 +398,25 @@ def residual_unit(layers, data, shortcut, convs, form, name):
 
 
 def project(layers, data, conv, form, name):
-    """Change the shape of a unit's input by a 1x1 convolution: Conv-BN, in a pre-activation unit BN-A-Conv."""
+    """Project a unit's input by a 1x1 convolution: Conv-BN, in a pre-activation unit BN-A-Conv."""
     if form == PRE_ACTIVATION:
-        return layers.read(layers.conv(layers.norm_act(data, name + '_bn', name + '_relu'), conv, name), name)
+        return layers.keep_consumer(layers.conv(layers.norm_act(data, name + '_bn', name + '_relu'), conv, name), name)
     return layers.norm(layers.conv(data, conv, name), name + '_bn')
 
 
 def changes_shape(data, num_filter, stride):
-    """Tell whether a unit with this output cannot have the identity as its shortcut."""
+    """Tell whether a unit changes the shape, so that its shortcut cannot be the identity."""
     return stride != 1 or data.channels != num_filter
 
 
 # ------------------------------------------------------------------------------------------ the two ends
 
 def normalise(layers, data):
-    """Bring raw 0…255 RGB to (x - net_mean) / net_std, about -1…1, or, with `net_input` 2, by a BN on the data.
+    """Normalise raw 0…255 RGB: (x - net_mean) / net_std, about -1…1; with `net_input` 2, by a BN of the data.
 
-    The two nodes have the names that mark a self-normalising network for the deployment client of
-    insightface, which would otherwise normalise a second time. With a mean and deviation for each channel
-    (ImageNet weights of other packages) the channels are taken apart: MXNet's image.normalize crashes in
-    the backward pass.
+    By the names of these two nodes insightface's client knows that a network normalises its input itself, and
+    does not normalise a second time. With one mean and deviation per channel (ImageNet weights of other
+    packages) the channels are split: MXNet's image.normalize crashes in the backward pass.
     """
     settings = layers.settings
     if settings.net_input == 2:
@@ -430,16 +435,16 @@ def normalise(layers, data):
 
 
 def per_channel(value):
-    """Return (r, g, b) for one number or three; raises TypeError or ValueError for anything else."""
+    """Return (r, g, b) for one number or three; raises TypeError or ValueError otherwise."""
     red, green, blue = (value,) * 3 if isinstance(value, (int, float)) else value
     return float(red), float(green), float(blue)
 
 
 def stem(layers, max_pool=True):
-    """Build what stands before the first stage; return its map and the stride of the first stage.
+    """Build the layers before the first stage; return their FeatureMap and the stride of the first stage.
 
-    The face stem, C(3,64)-BN-A, keeps the image's size, and the first stage halves it. The ImageNet stem
-    (`net_input` 0) halves it by C(7,64,2)-BN-A and once more by `max_pool`, in place of the first stage.
+    The face stem, C(3,64)-BN-A, keeps the image's size, and the first stage has stride 2. The ImageNet stem
+    (`net_input` 0), C(7,64,2)-BN-A, halves it, and so does `max_pool`; then the first stage has stride 1.
     """
     settings = layers.settings
     data = FeatureMap(mx.sym.Variable('data'), 3, tuple(settings.image_shape[:2]))
@@ -454,65 +459,84 @@ def stem(layers, max_pool=True):
     return data, 2
 
 
-def recompute(trunk):
-    """Make the backward pass compute the trunk's feature maps again, but for those that are cheapest to keep.
+def recompute(layers, trunk, kept):
+    """With `memonger`, recompute the trunk's feature maps in the backward pass, but for the `kept` ones.
 
-    Kept are the sums at the end of the units and the masks of attention modules: operators whose gradient
-    needs none of their inputs, for whatever is kept keeps the inputs of its gradient as well. In an attention
-    module, fewer: some of its units go in pairs. What planned least was found by trying (benchmarks/NOTES.md).
+    `kept(name)` tells whether the output of the operator `name` stays in memory. Cheapest to keep are outputs
+    of operators whose gradient needs none of their inputs (sums, sigmoids): whatever is kept keeps the inputs
+    of its gradient as well. Each network keeps what planned least memory (benchmarks/NOTES.md).
 
-    The idea is Chen et al. 2016, arXiv 1604.06174. In MXNet the attribute alone does it, whatever the
-    environment says.
+    The idea is Chen et al. 2016, arXiv 1604.06174. In MXNet the attribute alone has this effect, whatever the
+    environment variables say.
     """
-    for node in trunk.get_internals():
+    if not layers.settings.memonger:
+        return
+    for node in trunk.symbol.get_internals():
         is_variable = node.get_children() is None
-        kept = node.name.endswith(('_plus', '_mask_sigmoid')) and not re.search(r'_mask_down|_trunk_unit1_', node.name)
-        if not is_variable and not kept:
+        if not is_variable and not kept(node.name):
             node._set_attr(__force_mirroring__='True')
 
 
+class Head(NamedTuple):
+    """An embedding head: the layers before the FC (keys of HEAD_LAYERS), the FC, and the BN after it."""
+    before: Tuple[str, ...] = ()
+    has_fc: bool = True
+    has_bn: bool = False  # with gamma 1
+
+
+# The values of `net_output`, as in the host.
+HEADS = {
+    'E': Head(('bn', 'dropout'), has_bn=True),  # option E of ArcFace, arXiv 1801.07698
+    'FC': Head(('bn',), has_bn=True),
+    'I': Head(('bn',), has_bn=True),
+    'J': Head(has_bn=True),
+    'F': Head(('bn', 'dropout')),
+    'G': Head(('bn',)),
+    'H': Head(),
+    'GAP': Head(('bn', 'act', 'pool'), has_bn=True),
+    'GDC': Head(('depthwise',), has_bn=True),  # MobileFaceNet, arXiv 1804.07573
+    'Z': Head(('bn', 'dropout'), has_fc=False),  # the map itself: emb_size has to be channels x height x width
+    'C': Head(('pool',)),  # the papers' ImageNet classifier: emb_size is the number of classes
+}
+
+
+def _depthwise(layers, data):
+    """A depthwise convolution over the whole map, and BN."""
+    symbol = mx.sym.Convolution(data=data.symbol, num_filter=data.channels, num_group=data.channels, kernel=data.size,
+                                no_bias=True, workspace=layers.settings.workspace, name='conv_6dw7_7_conv2d')
+    return layers.norm(FeatureMap(symbol, data.channels, (1, 1)), 'conv_6dw7_7_batchnorm')
+
+
+def _dropout(layers, data):
+    return data._replace(symbol=mx.sym.Dropout(data.symbol, p=DROPOUT, name='dropout0'))
+
+
+HEAD_LAYERS = {
+    'bn': lambda layers, data: layers.norm(data, 'bn1'),
+    'act': lambda layers, data: layers.act(data, 'relu1'),
+    'pool': lambda layers, data: layers.global_pool(data, 'pool1'),
+    'depthwise': _depthwise,
+    'dropout': _dropout,
+}
+
+
 def head(layers, data, open_end):
-    """Build the embedding, (batch, emb_size), as a symbol named `fc1`, from the last map of the trunk.
+    """Build the head `net_output` on the last map of the trunk: the embedding, (batch, emb_size), a symbol named `fc1`.
 
-    `net_output` chooses, with the host's node names:
-
-    E     BN - Dropout - FC - BN with gamma 1 (ArcFace, arXiv 1801.07698)
-    FC, I BN - FC - BN              J   FC - BN
-    F     BN - Dropout - FC         G   BN - FC         H   FC
-    GAP   BN - A - global pool - FC - BN
-    GDC   depthwise convolution over the whole map - BN - FC - BN (MobileFaceNet, arXiv 1804.07573)
-    Z     BN - Dropout; the embedding is the map itself, so emb_size has to be channels x height x width
-    C     the papers' ImageNet classifier: global pool - FC; emb_size is the number of classes. With
-          `open_end` (the last unit ended without BN and activation) they come first.
+    `open_end` says that the last unit ended without BN and activation; the classifier then begins with them.
     """
     settings = layers.settings
-    output = settings.net_output
-    if settings.memonger:
-        recompute(data.symbol)
+    form = HEADS[settings.net_output]
     if settings.fp16:
         data = data._replace(symbol=mx.sym.Cast(data.symbol, dtype='float32', name='to_float32'))
-
-    if output == 'GAP' or (output == 'C' and open_end):
-        data = layers.norm_act(data, 'bn1', 'relu1')
-    elif output in ('E', 'F', 'Z', 'FC', 'G', 'I'):
-        data = layers.norm(data, 'bn1')
-    if output in ('GAP', 'C'):
-        data = layers.global_pool(data, 'pool1')
-    if output == 'GDC':
-        symbol = mx.sym.Convolution(data=data.symbol, num_filter=data.channels, num_group=data.channels,
-                                    kernel=data.size, no_bias=True, workspace=settings.workspace,
-                                    name='conv_6dw7_7_conv2d')
-        data = layers.norm(FeatureMap(symbol, data.channels, (1, 1)), 'conv_6dw7_7_batchnorm')
-    symbol = data.symbol
-    if output in ('E', 'F', 'Z'):
-        symbol = mx.sym.Dropout(symbol, p=DROPOUT, name='dropout0')
-    if output == 'Z':
-        return mx.sym.Flatten(symbol, name='fc1')
-
-    # FullyConnected flattens by itself; the host's FLOP counter wants to see it take the 4-D map.
-    fc_is_last = output in ('F', 'G', 'H', 'C')
-    symbol = mx.sym.FullyConnected(data=symbol, num_hidden=int(settings.emb_size),
-                                   name='fc1' if fc_is_last else 'pre_fc1')
-    if fc_is_last:
+    closing = ('bn', 'act') if open_end and settings.net_output == 'C' else ()
+    for layer in closing + form.before:
+        data = HEAD_LAYERS[layer](layers, data)
+    if not form.has_fc:
+        return mx.sym.Flatten(data.symbol, name='fc1')
+    # FullyConnected flattens by itself; the host's FLOP counter expects it to take the 4-D map.
+    symbol = mx.sym.FullyConnected(data=data.symbol, num_hidden=int(settings.emb_size),
+                                   name='pre_fc1' if form.has_bn else 'fc1')
+    if not form.has_bn:
         return symbol
     return mx.sym.BatchNorm(data=symbol, fix_gamma=True, eps=BN_EPS, momentum=settings.bn_mom, name='fc1')

@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 import mxnet as mx
 
-from face_blocks import (PRE_ACTIVATION, Conv, Layers, bottleneck, changes_shape, choose, head, project,
-                         read_config, residual_unit, stem)
+from face_blocks import (PRE_ACTIVATION, Conv, Layers, bottleneck, changes_shape, choose, head, is_sum, project,
+                         read_config, recompute, residual_unit, stem)
 
 CARDINALITY = 32  # groups of the units that are not collective ("32x4d" in the paper)
 
 
 class Stage(NamedTuple):
+    """A row of the paper's table of architectures."""
     units: int
     num_filter: int  # width of the units' output
     width: int  # K, width of the units' inner convolutions
-    sharing: int = 0  # units in a sharing group; 0: ResNeXt units, which share nothing
+    sharing: int = 0  # units per sharing group; 0: ResNeXt units, which share nothing
 
 
 # The paper's table of architectures: 56 is "32x4d @x14", 116 is "32x4d @x28x14".
@@ -39,7 +40,7 @@ def resnext_unit(layers, data, stage, stride, name):
 
 
 def shared_weights(name):
-    """Return the variables of the two convolutions that the units of the sharing group `name` have in common."""
+    """Return the weights of the two convolutions that the units of the sharing group `name` share."""
     return mx.sym.Variable(name + '_conv1_weight'), mx.sym.Variable(name + '_conv2_weight')
 
 
@@ -47,8 +48,8 @@ def collective_unit(layers, data, stage, stride, shared, name):
     """Build a collective residual unit, C(1,K) - C(3,K, depthwise) - C(1,K) - C(1,num_filter).
 
     `shared` are the weights of the first two convolutions; the other two, every BN and every PReLU slope
-    belong to the unit. A unit that changes the shape projects its input before the body, which needs it to
-    fit the shared weights, and, by the same weight but at the unit's stride, for the shortcut.
+    belong to the unit. A unit that changes the shape projects its input, so that it fits the shared weights,
+    and uses the same projection, at the unit's stride, for the shortcut.
     """
     form = layers.settings.net_unit
     shortcut = data
@@ -63,7 +64,7 @@ def collective_unit(layers, data, stage, stride, shared, name):
     return residual_unit(layers, data, shortcut, convs, form, name)
 
 
-def crunet(num_layers, **settings):
+def build(num_layers, **settings):
     """Return the symbol of a CRU-Net: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is 56 or 116; `settings` are the fields of `face_blocks.Settings`, whose defaults are the
@@ -85,9 +86,10 @@ def crunet(num_layers, **settings):
                 data = collective_unit(layers, data, stage, stride, shared, name)
             stride = 1
         stride = 2
+    recompute(layers, data, kept=is_sum)
     return head(layers, data, open_end=layers.settings.net_unit == PRE_ACTIVATION)
 
 
 def get_symbol():
     """Return the symbol that the host's config describes, by the convention of insightface."""
-    return crunet(**read_config())
+    return build(**read_config(build))

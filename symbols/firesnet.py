@@ -5,7 +5,7 @@ unit is this network's contribution, so the face form keeps it and changes only 
 `net_unit` does not apply.
 """
 from face_blocks import (POST_ACTIVATION, PRE_ACTIVATION, Conv, Layers, add_branch, bottleneck, choose, enter_branch,
-                         head, project, read_config, stem)
+                         head, is_sum, project, read_config, recompute, stem)
 
 NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages; K is a quarter of it
 
@@ -21,8 +21,8 @@ UNITS = {
 def start_unit(layers, data, convs, name):
     """Build the first unit of a stage: C-BN-A-C-BN-A-C-BN plus the improved shortcut, nothing after the addition.
 
-    The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which looks at all of it,
-    before the 1x1 projection; a strided 1x1 would skip three positions of four.
+    The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which sees every position,
+    before the 1x1 projection; a strided 1x1 convolution would skip three of four.
     """
     shortcut = layers.pool(data, name + '_shortcut_pool')
     shortcut = project(layers, shortcut, Conv(convs[-1].num_filter), POST_ACTIVATION, name + '_shortcut')
@@ -30,7 +30,7 @@ def start_unit(layers, data, convs, name):
 
 
 def middle_unit(layers, data, convs, name, after_start=False):
-    """Build a pre-activation unit; the one `after_start` omits its first BN, because the start unit ended with one."""
+    """Build a pre-activation unit; the one `after_start` omits its first BN, since the start unit ended with one."""
     entry = layers.act(data, name + '_relu1') if after_start else enter_branch(layers, data, PRE_ACTIVATION, name)
     return add_branch(layers, entry, data, convs, PRE_ACTIVATION, name)
 
@@ -40,7 +40,7 @@ def end_unit(layers, data, convs, name):
     return layers.norm_act(middle_unit(layers, data, convs, name), name + '_bn', name + '_relu')
 
 
-def iresnet(num_layers, **settings):
+def build(num_layers, **settings):
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is a key of UNITS; `settings` are the fields of `face_blocks.Settings`, whose defaults are
@@ -57,9 +57,10 @@ def iresnet(num_layers, **settings):
         for unit in range(2, units):
             data = middle_unit(layers, data, convs, name % unit, after_start=unit == 2)
         data = end_unit(layers, data, convs, name % units)
+    recompute(layers, data, kept=is_sum)
     return head(layers, data, open_end=False)
 
 
 def get_symbol():
     """Return the symbol that the host's config describes, by the convention of insightface."""
-    return iresnet(**read_config())
+    return build(**read_config(build))

@@ -9,10 +9,10 @@ from typing import NamedTuple, Tuple
 import mxnet as mx
 
 from face_blocks import (POST_ACTIVATION, PRE_ACTIVATION, Conv, Layers, bottleneck, changes_shape, choose,
-                         close_unit, conv_chain, enter_branch, head, project, read_config, stem)
+                         close_unit, conv_chain, enter_branch, head, is_sum, project, read_config, recompute, stem)
 
 NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages
-POOLINGS = (3, 2, 1)  # in a mask of stage 1, 2, 3, which brings each of them to the size of stage 4
+POOLINGS = (3, 2, 1)  # in a mask of stage 1, 2, 3: each ends at the size of stage 4
 CLOSING_UNITS = 3  # units of stage 4, which has no attention
 
 
@@ -33,7 +33,7 @@ DEPTHS = {
     236: Depth((5, 6, 7)),
     452: Depth((5, 6, 7), p=2, t=4, r=3),
 }
-# Groups of the 3x3, and what part of the output's width K is: bottlenecks, or ResNeXt units (AttentionNeXt).
+# {groups of the 3x3 convolution: output width / K}: bottlenecks, and the ResNeXt units of AttentionNeXt.
 WIDTH_DIVISOR = {1: 4, 32: 2}
 
 
@@ -47,8 +47,8 @@ class Widths(NamedTuple):
 def unit(layers, data, widths, name, stride=1):
     """Build a bottleneck unit: any channels to widths.num_filter, the size divided by `stride`.
 
-    Where it changes the shape its shortcut is a projection, which in a pre-activation unit takes the
-    branch's own BN-A and has no BN itself (the authors' definition).
+    A unit that changes the shape has a projection as its shortcut. In a pre-activation unit the projection
+    takes the output of the branch's first BN-A and has no BN of its own (the authors' definition).
     """
     form = layers.settings.net_unit
     convs = bottleneck(widths.width, widths.num_filter, stride, widths.num_group)
@@ -57,7 +57,7 @@ def unit(layers, data, widths, name, stride=1):
     if changes_shape(data, widths.num_filter, stride):
         conv = Conv(widths.num_filter, stride=stride)
         if form == PRE_ACTIVATION:
-            shortcut = layers.read(layers.conv(entry, conv, name + '_shortcut'), name + '_shortcut')
+            shortcut = layers.keep_consumer(layers.conv(entry, conv, name + '_shortcut'), name + '_shortcut')
         else:
             shortcut = project(layers, data, conv, form, name + '_shortcut')
     return close_unit(layers, entry, shortcut, convs, form, name)
@@ -71,11 +71,11 @@ def units(layers, data, widths, count, name):
 
 
 def soft_mask(layers, data, trunk, widths, poolings, depth, up, name):
-    """Build a mask, values in 0…1, for the map `trunk`: the shape of `data` (paper, figure 2).
+    """Build a soft mask, values in 0…1, of the shape of `data` (paper, figure 2).
 
-    Down: `poolings` times max pooling and r units, then r units more. Up: resize to the level above, add
-    its skip (one more unit behind that level), r units. There are two published readings of the way `up`:
-    'paper' is this; 'dense' also adds the level's own output and, at the top, the trunk.
+    Down: `poolings` times max pooling and r units. Up, per level: r units, resize to the level above, add its
+    skip connection (one unit on that level's output). There are two published readings of the way `up`:
+    'paper' is this; 'dense' also adds the level's output itself and, at the top, the map `trunk`.
     """
     levels = [data]
     for level in range(1, poolings + 1):
@@ -94,7 +94,7 @@ def soft_mask(layers, data, trunk, widths, poolings, depth, up, name):
     if up == 'dense':
         data = layers.add(data, trunk, name + '_plus_trunk')
 
-    # Two 1x1 convolutions, each behind BN-A; with post-activation units what comes in is activated already.
+    # Two 1x1 convolutions, each after BN-A; post-activation units have activated the input already.
     if layers.settings.net_unit != POST_ACTIVATION:
         data = enter_branch(layers, data, PRE_ACTIVATION, name)
     data = conv_chain(layers, data, (Conv(widths.num_filter),) * 2, PRE_ACTIVATION, name)
@@ -111,7 +111,15 @@ def attention_module(layers, data, widths, poolings, depth, up, name):
     return unit(layers, data, widths, name + '_close')
 
 
-def attention_net(num_layers, num_group=1, net_mask_up='dense', **settings):
+def is_kept(name):
+    """Tell which outputs stay in memory with `memonger`: sums of units, and masks.
+
+    Not the sums on the mask's way down, nor of the trunk's first unit: these units are recomputed in pairs.
+    """
+    return (is_sum(name) or name.endswith('_mask_sigmoid')) and not ('_mask_down' in name or '_trunk_unit1_' in name)
+
+
+def build(num_layers, num_group=1, net_mask_up='dense', **settings):
     """Return the symbol of a Residual Attention Network.
 
     `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size). The masks are resized to sizes that
@@ -136,9 +144,10 @@ def attention_net(num_layers, num_group=1, net_mask_up='dense', **settings):
                                         'stage%d_attention%d' % (stage, module))
     for number in range(2, CLOSING_UNITS + 1):
         data = unit(layers, data, widths, 'stage%d_unit%d' % (stage, number))
+    recompute(layers, data, kept=is_kept)
     return head(layers, data, open_end=layers.settings.net_unit == PRE_ACTIVATION)
 
 
 def get_symbol():
     """Return the symbol that the host's config describes, by the convention of insightface."""
-    return attention_net(**read_config('num_group', 'net_mask_up'))
+    return build(**read_config(build))

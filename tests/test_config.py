@@ -2,6 +2,7 @@
 import pytest
 
 import config as host
+import fresattention
 from config import config, dataset, default, generate_config, loss, network
 
 
@@ -27,8 +28,9 @@ def test_generate_config(name):
 def test_nothing_is_left_of_the_choice_before():
     generate_config('cru116', 'emore', 'arcface')
     generate_config('att92', 'retina', 'softmax')
-    assert config.emb_size == 512
-    assert not hasattr(config, 'loss_s') and 'loss_s' not in config
+    assert fresattention.get_symbol().infer_shape(data=(1, 3, 112, 112))[1] == [(1, 512)]  # 256 in cru116
+    for key in ('emb_size', 'loss_s'):
+        assert not hasattr(config, key) and key not in config
 
 
 @pytest.mark.parametrize('names, words', [

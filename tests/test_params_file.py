@@ -1,11 +1,11 @@
 """The reader of .params files against MXNet's own."""
 import struct
 
-import mxnet as mx
 import numpy as np
 import pytest
 
-import params_file
+from netkit import params_file
+from netkit._mxnet import mx
 
 TYPES = ['float32', 'float64', 'float16', 'uint8', 'int32', 'int8', 'int64']
 

@@ -1,6 +1,6 @@
 """Prove requirements-gpu.txt on a machine without a GPU: install it, and let MXNet for CUDA compute on the CPU.
 
-In a scratch environment, with a stand-in for the driver's library that knows no device. About 2.5 GB are fetched.
+In a scratch environment, with a stand-in for the driver's library that has no device. Downloads about 2.5 GB.
 """
 import glob
 import os
@@ -9,30 +9,31 @@ import subprocess
 import sys
 import tempfile
 
-from project import ROOT, Parser, UserError, run
+from netkit import ROOT
+from netkit.cli import Parser, run
+from netkit.errors import UserError
 
-# What a driver says where there is no device.
+# What a driver without devices returns.
 ANSWERS = {'cuDriverGetVersion': '(int *version) { *version = 11020; return 0; }',
            'cuDeviceGetCount': '(int *count) { *count = 0; return 100; }',
            'cuGetErrorString': '(int error, const char **text) { *text = "no device"; return 0; }'}
 COMPUTE = '''
 import sys
 sys.path.insert(0, %r)
-import network
-import mxnet as mx
-config = network.choose('cru56')
-config.update(net_multiplier=0.25, emb_size=32)
-executor = network.build(config).simple_bind(mx.cpu(), grad_req='null', data=(1, 3, 112, 112))
+from netkit._mxnet import mx
+from netkit.networks import build
+symbol = build('cru56', net_multiplier=0.25, emb_size=32)
+executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=(1, 3, 112, 112))
 print('MXNet', mx.__version__, 'with' if mx.runtime.Features().is_enabled('CUDA') else 'without', 'CUDA computed',
       executor.forward(is_train=False)[0].shape, 'on the CPU')
 '''
 
 
 def stand_in(library):
-    """Return the C source of a driver without devices that has every function which `library` wants of one."""
+    """Return the C source of a driver without devices, with all functions of the driver that `library` needs."""
     wanted = subprocess.check_output(['nm', '-D', '--undefined-only', library], universal_newlines=True)
     names = sorted(set(re.findall(r'\b(cu[A-Z]\w*)', wanted)) | set(ANSWERS))
-    return ''.join('int %s%s\n' % (name, ANSWERS.get(name, '() { return 100; }')) for name in names)
+    return ''.join('int {}{}\n'.format(name, ANSWERS.get(name, '() { return 100; }')) for name in names)
 
 
 def main():
@@ -44,9 +45,9 @@ def main():
             try:
                 failed = subprocess.call(command, **kwargs)
             except OSError as error:
-                raise UserError('cannot run %s: %s' % (command[0], error.strerror))
+                raise UserError(f'cannot run {command[0]}: {error.strerror}')
             if failed:
-                raise UserError('this failed: %s' % ' '.join(command[:5]))
+                raise UserError('this failed: {}'.format(' '.join(command[:5])))
 
         call(args.python, '-m', 'venv', os.path.join(folder, 'venv'))
         python = os.path.join(folder, 'venv', 'bin', 'python')

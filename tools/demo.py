@@ -1,15 +1,13 @@
 """`make demo`: a narrow network learns to tell faces apart, then the full one takes two steps."""
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 
-# Two contexts that share the cores are a quarter faster here than one that has them all. MXNet reads this
-# variable when it is imported.
-os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 2) // 2)))
-
-from project import ROOT, Parser, run  # noqa: E402
-
-import train_synthetic  # noqa: E402
+from netkit import ROOT
+from netkit.cli import Parser, run
+from netkit.training import log
 
 OUTPUT = os.path.join('out', 'demo')
 OWN = ('data', 'cru56-quarter', 'cru116')  # the folders in it that the demo makes
@@ -20,20 +18,40 @@ FULL = ['--network', 'cru116', '--steps', '2', '--devices', '2', '--per-batch-si
 LEAST = 0.85  # of the verification; guessing gives 0.5
 
 
+def train(options):
+    """Run tools/train_synthetic.py; return its exit status."""
+    command = [sys.executable, os.path.join('tools', 'train_synthetic.py'), *options]
+    print('$', shlex.join(['python', *command[1:]]), flush=True)
+    # Two contexts that share the cores are a quarter faster here than one that has them all.
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    with subprocess.Popen(command, cwd=ROOT, env={'OMP_NUM_THREADS': threads, **os.environ}) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def accuracy(folder):
+    """Return the last verification of a training."""
+    curve = log.read(os.path.join(ROOT, folder, log.FILE)).verification['verification']
+    return curve[max(curve)][0]
+
+
 def main():
     Parser(prog='demo.py', description=__doc__).parse_args()
-    output = os.path.join(ROOT, OUTPUT)
-    for folder in OWN:  # and nothing else that may be there by now
-        shutil.rmtree(os.path.join(output, folder), ignore_errors=True)
-    data = ['--draw', '--data', os.path.join(output, OWN[0])]
+    data, narrow, full = (os.path.join(OUTPUT, folder) for folder in OWN)
+    for folder in data, narrow, full:  # and nothing else that may be in OUTPUT by now
+        shutil.rmtree(os.path.join(ROOT, folder), ignore_errors=True)
     print('1. cru56 at a quarter of its width learns faces (two to three minutes)')
-    narrow = train_synthetic.run_training(LEARNS + data + ['--output', os.path.join(output, OWN[1])])
+    status = train([*LEARNS, '--draw', '--data', data, '--output', narrow])
+    if status:
+        return status
+    learnt = accuracy(narrow)
     print('\n2. cru116 at full width takes two steps')
-    full = train_synthetic.run_training(FULL + data + ['--output', os.path.join(output, OWN[2])])
-    status = train_synthetic.report([narrow, full])
-    if narrow['verification'] and narrow['verification'][0] < LEAST:
-        sys.stderr.write('demo.py: %s tells faces apart with %.3f, which should be %.2f at least\n'
-                         % (narrow['files'][1], narrow['verification'][0], LEAST))
+    status = train([*FULL, '--data', data, '--output', full])
+    if not status and learnt < LEAST:
+        sys.stderr.write(f'demo.py: the narrow cru56 tells faces apart with {learnt:.3f}, which should be {LEAST:.2f} at least\n')
         return 1
     return status
 

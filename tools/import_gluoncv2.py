@@ -1,161 +1,47 @@
 """Turn a gluoncv2 .params file of an ImageNet network into PREFIX-symbol.json and PREFIX-0000.params.
 
-For cru56, cru116 and the attention networks, whose ImageNet weights the package gluoncv2 publishes. With
---face the face form of the network starts from every weight whose name and shape fit; the trainer
-initialises the rest (insightface: --pretrained PREFIX --pretrained-epoch 0).
+For cru56, cru116 and the attention networks, whose ImageNet weights the package gluoncv2 publishes. With --face the
+face form of the network starts from every weight whose name and shape fit; the trainer initialises the rest
+(insightface: --pretrained PREFIX --pretrained-epoch 0).
 """
 import os
-import re
 
-from project import Parser, UserError, file_prefix, keep_inputs, new_files, run
-
-import numpy as np
-
-import checkpoint
-import config as host
-import tables
-from face_blocks import BN_EPS
-from network import build, choose
-
-GLUON_BN_EPS = 1e-5
-# What gluoncv2's weights were trained on, in units of raw 0…255 RGB.
-IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
-IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
-
-# Where a parameter is: our prefix, theirs. {a}, {b}, {c} are the numbers in ours, {a0}, … count from nought.
-PLACES = [(re.compile(ours), theirs) for ours, theirs in (
-    (r'conv0_', 'features.0.conv.conv.'),
-    (r'bn0_', 'features.0.conv.bn.'),
-    (r'bn1_', 'features.5.bn.'),
-    (r'fc1_', 'output.1.'),
-    (r'stage(\d)_group(\d+)_conv1_', 'features.{a}.{b0_group}.body.conv1.conv.'),
-    (r'stage(\d)_group(\d+)_conv2_', 'features.{a}.{b0_group}.body.conv2.'),
-    (r'stage(\d)_unit(\d+)_', 'features.{a}.{b0}.'),
-    (r'stage(\d)_attention(\d+)_unit(\d+)_', 'features.{a}.{b}.init_blocks.blocks.{c0}.'),
-    (r'stage(\d)_attention(\d+)_trunk_unit(\d+)_', 'features.{a}.{b}.hg.skip_seq.0.blocks.{c0}.'),
-    (r'stage(\d)_attention(\d+)_mask_down(\d)_unit(\d+)_', 'features.{a}.{b}.hg.down_seq.{c0}.res_blocks.blocks.{d0}.'),
-    (r'stage(\d)_attention(\d+)_mask_up(\d)_unit(\d+)_', 'features.{a}.{b}.hg.up_seq.{c0}.res_blocks.blocks.{d0}.'),
-    (r'stage(\d)_attention(\d+)_mask_skip(\d)_', 'features.{a}.{b}.hg.skip_seq.{c}.skip1.'),
-    (r'stage(\d)_attention(\d+)_mask_bn(\d)_', 'features.{a}.{b}.middle_block.conv{c}.bn.'),
-    (r'stage(\d)_attention(\d+)_mask_conv(\d)_', 'features.{a}.{b}.middle_block.conv{c}.conv.'),
-    (r'stage(\d)_attention(\d+)_close_', 'features.{a}.{b}.final_block.'))]
-
-# Which layer of a unit it belongs to, and what it is there.
-LAYERS = [(re.compile(ours), theirs) for ours, theirs in (
-    (r'bn(\d)_', 'body.conv{a}.bn.'),
-    (r'conv(\d)_', 'body.conv{a}.conv.'),
-    (r'project_bn_', 'input_conv.bn.'),
-    (r'project_', 'input_conv.conv.'),
-    (r'shortcut_bn_', 'identity_conv.bn.'),
-    (r'shortcut_', 'identity_conv.conv.'))]
-SUFFIXES = {'weight': 'weight', 'bias': 'bias', 'gamma': 'gamma', 'beta': 'beta',
-            'moving_mean': 'running_mean', 'moving_var': 'running_var'}
-SHARING = 6  # units in a sharing group; gluoncv2 numbers the group by its first unit
-
-
-def _rename(table, name):
-    """Return (their prefix, what is left of our name) by the first row of `table` that matches."""
-    for ours, theirs in table:
-        match = ours.match(name)
-        if match:
-            numbers = dict(zip('abcd', map(int, match.groups())))
-            counted = {letter + '0': number - 1 for letter, number in numbers.items()}
-            group = SHARING * (numbers.get('b', 1) - 1)
-            return theirs.format(b0_group=group, **numbers, **counted), name[match.end():]
-    return '', name
-
-
-def gluoncv2_name(name, attention):
-    """Return the name that gluoncv2 gives our parameter `name`, or None if it has none such.
-
-    `attention` tells a Residual Attention Network: the projection of its shortcut is a bare convolution.
-    """
-    place, rest = _rename(PLACES, name)
-    layer, rest = _rename(LAYERS, rest)
-    if attention and layer == 'identity_conv.conv.':
-        layer = 'identity_conv.'
-    return place + layer + SUFFIXES[rest] if place and rest in SUFFIXES else None
-
-
-def copies(name, theirs):
-    """Return the further names under which gluoncv2 stores our parameter `name`, `theirs` to them, if it is shared."""
-    if name.endswith('_project_weight'):
-        return [theirs.replace('input_conv', 'identity_conv')]
-    if '_group' in name:
-        stage, first, layer = re.match(r'features\.(\d)\.(\d+)\.(.*)', theirs).groups()
-        return ['features.%s.%d.%s' % (stage, int(first) + number, layer) for number in range(1, SHARING)]
-    return []
-
-
-def load(path):
-    """Return {name: array} of a .params file that a gluoncv2 network saved."""
-    loaded = checkpoint.load_arrays(path)
-    if not all('.' in name for name in loaded):
-        raise UserError('%s is not a .params file of gluoncv2, whose names look like features.0.conv.conv.weight' % path)
-    return loaded
-
-
-def convert(symbol, loaded, image_shape):
-    """Rename `loaded` for `symbol`; return ({our name: array}, {name: why it found no counterpart}).
-
-    The moving variances make up for the difference between the two BatchNorm eps. Raises UserError where
-    the copies of a shared weight differ, which no CRU-Net has.
-    """
-    expected = checkpoint.wanted_shapes(symbol, image_shape)
-    attention = any('_attention' in name for name in expected)
-    converted, misfits, known = {}, {}, set()
-    for name, shape in expected.items():
-        theirs = gluoncv2_name(name, attention)
-        if theirs not in loaded:
-            misfits[name] = '%s is missing' % theirs if theirs else 'gluoncv2 has nothing like it'
-            continue
-        array = loaded[theirs]
-        if array.shape != shape:
-            misfits[name] = '%s has shape %s instead of %s' % (theirs, array.shape, shape)
-            continue
-        for other in copies(name, theirs):
-            if other in loaded and not np.array_equal(loaded[other], array):
-                raise UserError('%s and %s should be one shared weight, but differ' % (theirs, other))
-        known.update([theirs] + copies(name, theirs))
-        converted[name] = array + (GLUON_BN_EPS - BN_EPS) if name.endswith('_moving_var') else array
-    for theirs in loaded:
-        if theirs not in known:
-            misfits.setdefault(theirs, '%s has no place in this network' % theirs)
-    return converted, misfits
+from netkit import checkpoints, report
+from netkit.cli import Parser, file_prefix, run
+from netkit.errors import UserError
+from netkit.files import keep_inputs, new_files
+from netkit.gluoncv2 import NETWORKS, convert, load, settings_for
+from netkit.graph.naming import face_form
+from netkit.networks import build, settings_of
 
 
 def main():
-    originals = [name for name in host.network if re.match(r'(cru|att)\d+_imagenet$', name)]
     parser = Parser(prog='import_gluoncv2.py', description=__doc__.split('\n\n')[0])
     parser.add_argument('params', help='.params file, as gluoncv2 saves or publishes it')
-    parser.add_argument('--network', required=True, help='network choice: %s' % ', '.join(originals))
+    parser.add_argument('--network', required=True, help=f'network choice: {", ".join(NETWORKS)}')
     parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX', help='prefix of the two files to write')
     parser.add_argument('--face', action='store_true', help='start the face form from every weight that fits')
     args = parser.parse_args()
-    if args.network not in originals:
-        raise UserError('--network %s has no counterpart in gluoncv2; choose from %s'
-                        % (args.network, ', '.join(originals)))
+    if args.network not in NETWORKS:
+        raise UserError(f'--network {args.network} has no counterpart in gluoncv2; choose from {", ".join(NETWORKS)}')
 
-    keep_inputs(checkpoint.files(args.output, 0), [args.params])
-    config = choose(args.network[:-len('_imagenet')] if args.face else args.network)
-    if not args.face:
-        config.net_mean, config.net_std = IMAGENET_MEAN, IMAGENET_STD
-        config.net_mask_up = 'dense'
-    symbol = build(config)
-    converted, misfits = convert(symbol, load(args.params), config.image_shape)
+    keep_inputs(checkpoints.files(args.output, 0), [args.params])
+    network, changes = (face_form(args.network), {}) if args.face else (args.network, settings_for(args.network))
+    symbol = build(network, **changes)
+    converted, misfits = convert(symbol, load(args.params), settings_of(network)['image_shape'])
     if misfits and not args.face:
-        raise UserError('%s does not fit %s: %s' % (args.params, args.network, next(iter(misfits.values()))))
+        raise UserError(f'{args.params} does not fit {args.network}: {next(iter(misfits.values()))}')
     if not converted:
-        raise UserError('%s has not one weight that fits %s' % (args.params, args.network))
+        raise UserError(f'{args.params} has not one weight that fits {args.network}')
 
     folder, name = os.path.split(os.path.abspath(args.output))
     with new_files(folder) as scratch:
-        checkpoint.save(os.path.join(scratch, name), 0, symbol, converted)
+        checkpoints.save(os.path.join(scratch, name), 0, symbol, converted)
     if misfits:
-        tables.show('not taken over', ('parameter', 'why'), sorted(misfits.items()))
-        tables.show('taken over', ('parameter',), [(key,) for key in sorted(converted)])
-    print('%d parameters of %s taken over, %d not; written: %s-symbol.json, %s-0000.params'
-          % (len(converted), config.network, len(misfits), args.output, args.output))
+        report.show('not taken over', ('parameter', 'why'), sorted(misfits.items()))
+        report.show('taken over', ('parameter',), [(key,) for key in sorted(converted)])
+    print(f'{len(converted)} parameters of {network} taken over, {len(misfits)} not; written: {args.output}-symbol.json, '
+          f'{args.output}-0000.params')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """Start a distributed training job on this machine: a scheduler, servers and workers of MXNet's parameter server.
 
-Every worker runs COMMAND; where that is python, or env and python, it runs by way of tools/worker.py (a shell script has
-to put it in itself: python tools/worker.py train.py …). The job ends well when all workers do; as soon as one of its processes ends
-badly, all others are stopped, which left to themselves would wait for it without end.
+Every worker runs COMMAND. If that is python, or env and python, tools/worker.py is put in front of the script; a shell
+script has to do so itself (python tools/worker.py train.py …). The job succeeds when all workers do. As soon as one of its
+processes fails, all others are stopped, since they would wait for it forever.
 """
 import argparse
 import contextlib
@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 
-from project import Parser, UserError, command_of, run, whole_number
+from netkit.cli import Parser, command_of, run, whole_number
+from netkit.errors import UserError
 
-# What a scheduler or server does lies in MXNet's import: it serves until the workers are through.
+# A scheduler or server does its work inside MXNet's import, until the workers have ended.
 SERVE = [sys.executable, '-c', 'import mxnet']
 RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'worker.py')
-PATIENCE = 5  # seconds that scheduler and servers get to end by themselves behind the workers
+PATIENCE = 5  # seconds that scheduler and servers get to end by themselves after the workers
 
 
 def parse_args(argv=None):
@@ -39,14 +40,14 @@ def parse_args(argv=None):
 
 
 def with_runner(command):
-    """Return a command that starts Python with tools/worker.py behind Python's own options, any other as it is."""
+    """Return a command that starts Python with tools/worker.py inserted after Python's options; any other unchanged."""
     place = 0
     if os.path.basename(command[0]) == 'env':
         place = next((place for place, word in enumerate(command) if place and '=' not in word), 0)
     if not re.match(r'(python|pypy)[\d.]*[a-z]?$', os.path.basename(command[place])):
         return command
     for place in range(place + 1, len(command)):  # noqa: B020  behind the interpreter
-        # Letters without a value, then perhaps one with it, which may be the next word.
+        # Flags without a value, then perhaps one with a value, which may be the next word.
         match = re.match(r'-([a-zA-Z]*?)([cmWX])(.*)$', command[place], re.DOTALL)
         if match and match.group(2) in 'cm':
             flags, kind, value = match.groups()
@@ -58,7 +59,7 @@ def with_runner(command):
 
 
 def takes_a_value(option):
-    """Tell whether the word behind this one, in front of a script, is the value of an option of Python's."""
+    """Tell whether this word is an option of Python whose value is the next word."""
     return bool(re.match(r'-[a-zA-Z]*?[WX]$|--check-hash-based-pycs$', option))
 
 
@@ -69,11 +70,11 @@ def free_port():
 
 
 def start(args):
-    """Start all processes; return {name: Popen}. Each leads a process group, so that it can be stopped with its own."""
+    """Start all processes; return {name: Popen}. Each leads a process group, so that its children can be stopped with it."""
     job = {'DMLC_PS_ROOT_URI': '127.0.0.1', 'DMLC_PS_ROOT_PORT': str(args.port or free_port()),
            'DMLC_NUM_WORKER': str(args.workers), 'DMLC_NUM_SERVER': str(args.servers)}
-    names = ['scheduler'] + ['server %d' % number for number in range(args.servers)]
-    names += ['worker %d' % number for number in range(args.workers)]
+    names = ['scheduler'] + [f'server {number}' for number in range(args.servers)]
+    names += [f'worker {number}' for number in range(args.workers)]
     processes = {}
     try:
         for name in names:
@@ -83,7 +84,7 @@ def start(args):
                                                start_new_session=True)
     except OSError as error:
         stop(processes)
-        raise UserError('cannot start %s: %s' % (args.command[0], error.strerror))
+        raise UserError(f'cannot start {args.command[0]}: {error.strerror}')
     except BaseException:
         stop(processes)
         raise
@@ -91,21 +92,21 @@ def start(args):
 
 
 def wait(processes):
-    """Wait for the workers; return a sentence on the first process that ended badly, or None."""
+    """Wait for the workers; return a sentence about the first process that failed, or None."""
     workers = {name for name in processes if name.startswith('worker')}
     while True:
         ended = {name: process.poll() for name, process in processes.items() if process.poll() is not None}
         for name, code in ended.items():
             if code != 0:
-                how = 'was ended by signal %d' % -code if code < 0 else 'ended with exit code %d' % code
-                return '%s %s; the job was stopped' % (name, how)
+                how = f'was ended by signal {-code}' if code < 0 else f'ended with exit code {code}'
+                return f'{name} {how}; the job was stopped'
         if workers <= set(ended):
             return None
         time.sleep(0.1)
 
 
 def stop(processes, patience=0.0):
-    """Give the processes `patience` seconds to end, then end them and what they started."""
+    """Give the processes `patience` seconds to end, then end them and their children."""
     deadline = time.time() + patience
     while time.time() < deadline and any(process.poll() is None for process in processes.values()):
         time.sleep(0.1)
@@ -126,10 +127,10 @@ def main():
     try:
         failure = wait(processes)
     finally:
-        # Scheduler and servers end by themselves when the workers are through, and never when one is missing.
+        # Scheduler and servers end by themselves when all workers have ended, and never when one has failed.
         stop(processes, 0 if failure else PATIENCE)
     if failure:
-        sys.stderr.write('launch_local.py: %s\n' % failure)
+        sys.stderr.write(f'launch_local.py: {failure}\n')
     return 1 if failure else 0
 
 

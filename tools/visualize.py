@@ -1,66 +1,53 @@
 """Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
-from project import Parser, keep_inputs, run
-
-import numpy as np
-from rich.console import Console
-
-import draw_charts
-import draw_maps
-import draw_network
-import draw_unit
-import faces
-import pictures
-import structure
-import training_log
-from targets import HELP, add_sizes, of_options, open_target
+from netkit.cli import Parser, add_sizes, run
+from netkit.data import faces
+from netkit.data.images import read_image
+from netkit.drawing import charts, figures, maps, network as networks, unit as inside
+from netkit.files import keep_inputs
+from netkit.report import waiting
+from netkit.summaries import units_of
+from netkit.targets import HELP, of_options, open_target
+from netkit.training import log
 
 
-def units_of(args):
+def opened(args):
     """Return (target, its units) of the network that is named on the command line."""
     target = open_target(args.network, args.image_size, args.multiplier)
-    return target, structure.analyse(target.symbol, target.image_shape)
+    return target, units_of(target)
 
 
 def network(args):
     """Draw a network, or the inside of its units."""
-    target, units = units_of(args)
+    target, units = opened(args)
     if not args.detail:
-        return draw_network.draw(target.label, units, target.image_shape)
-    drawn = draw_unit.kinds(units) if args.detail == 'unit' else [draw_unit.named(units, args.detail)]
-    return draw_unit.draw(target.label, drawn, units)
+        return networks.draw(target.label, units, target.image_shape)
+    drawn = inside.kinds(units) if args.detail == 'unit' else [inside.named(units, args.detail)]
+    return inside.draw(target.label, drawn, units)
 
 
 def attention(args):
     """Draw masks or feature maps for an image."""
     target = of_options(args.network, args.model, args.image_size, args.multiplier)
     height, width, _ = target.image_shape
-    names = args.layer or draw_maps.masks_of(target)
-    image = pictures.read_image(args.image, height, width) if args.image else drawn_face(height, width)
-    maps = draw_maps.compute(target, image, names)
+    names = args.layer or maps.masks_of(target)
+    image = read_image(args.image, height, width) if args.image else faces.example(height, width)
+    values = maps.compute(target, image, names)
     title = target.label
     if target.parameters is None:
         title += ': the weights are random, as before training; name a --model to see trained ones'
-        print('%s has no weights, these are random; name a --model to see trained ones' % target.label)
-    return (draw_maps.draw_layers if args.layer else draw_maps.draw_masks)(title, image, maps)
-
-
-def drawn_face(height, width):
-    """Return a face drawn for the purpose."""
-    from PIL import Image
-    random = np.random.RandomState(7)
-    face = Image.fromarray(faces.draw_face(faces.draw_identity(random), random))
-    return np.asarray(face.resize((width, height), Image.BILINEAR))
+        print(f'{target.label} has no weights, these are random; name a --model to see trained ones')
+    return (maps.draw_layers if args.layer else maps.draw_masks)(title, image, values)
 
 
 def sharing(args):
     """Draw what sharing saves."""
-    target, units = units_of(args)
-    return draw_charts.draw_sharing(target.label, units)
+    target, units = opened(args)
+    return charts.draw_sharing(target.label, units)
 
 
 def training(args):
-    """Draw the curves of training runs."""
-    return draw_charts.draw_training(dict(zip(draw_charts.labels(args.logs), map(training_log.read, args.logs))))
+    """Draw the curves of trainings."""
+    return charts.draw_training(dict(zip(charts.labels(args.logs), map(log.read, args.logs))))
 
 
 def parse_args(argv=None):
@@ -70,7 +57,7 @@ def parse_args(argv=None):
     def command(function, text):
         added = commands.add_parser(function.__name__, help=text, description=text)
         added.set_defaults(draw=function)
-        added.add_argument('-o', '--output', required=True, type=pictures.picture_path, metavar='FILE',
+        added.add_argument('-o', '--output', required=True, type=figures.picture_path, metavar='FILE',
                            help='the picture: .svg and .pdf are drawn in vectors, .png in dots')
         return added
 
@@ -89,21 +76,21 @@ def parse_args(argv=None):
     parser_ = command(sharing, 'how many parameters sharing saves, unit by unit')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
     add_sizes(parser_)
-    parser_ = command(training, 'loss, accuracy, verification and speed of training runs, over each other')
+    parser_ = command(training, 'loss, accuracy, verification and speed of trainings, over each other')
     parser_.add_argument('logs', nargs='+', metavar='LOG',
                          help="train.log of tools/train_synthetic.py, or what insightface's train.py printed")
     args = parser.parse_args(argv)
     if not args.command:
-        parser.error('say what to draw: %s' % ', '.join(commands.choices))
+        parser.error(f'say what to draw: {", ".join(commands.choices)}')
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     keep_inputs([args.output], [getattr(args, 'image', None)] + getattr(args, 'logs', []))
-    with Console(stderr=True).status('drawing into %s' % args.output):  # on a terminal only
-        pictures.save(args.draw(args), args.output)
-    print('drawn into %s' % args.output)
+    with waiting(f'drawing into {args.output}'):
+        figures.save(args.draw(args), args.output)
+    print(f'drawn into {args.output}')
 
 
 if __name__ == '__main__':

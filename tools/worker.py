@@ -22,7 +22,7 @@ def main():
         sys.stderr.write(USAGE)
         sys.exit(2)
     if not kind and not os.path.isfile(sys.argv[1]):
-        sys.stderr.write('worker.py: there is no file %s to run\n' % sys.argv[1])
+        sys.stderr.write(f'worker.py: there is no file {sys.argv[1]} to run\n')
         sys.exit(2)
     what = sys.argv[2 if kind else 1]
     # As if it had been started by itself.
@@ -39,7 +39,7 @@ def main():
     except SystemExit as end:
         status = end.code
         if status is not None and not isinstance(status, int):
-            sys.stderr.write('%s\n' % (status,))
+            sys.stderr.write(f'{status}\n')
             status = 1
         end_at_once(status)
     except BaseException:

@@ -1,0 +1,124 @@
+"""What several test files need: the registry of networks, settings that are quick, symbols bound and compared."""
+import json
+import os
+
+import numpy as np
+
+import netkit  # noqa: F401  it puts the project on the path
+from netkit._mxnet import mx
+from netkit.deploy.plain import plain
+from netkit.graph import units
+from netkit.graph.naming import is_original
+from netkit.graph.nodes import Graph
+from netkit.networks import NETWORKS, settings_of
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TOOLS = os.path.join(ROOT, 'tools')
+FACE_NETWORKS = [name for name in NETWORKS if not is_original(name)]
+FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
+
+# For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.
+QUICK = dict(net_prelu='conv', net_resize='matrix', net_groups='merged')
+NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(64, 64, 3), memonger=False)
+# The forms of the papers, in MXNet's own operators, for what is read off the graph.
+PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op', memonger=False)
+SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'  # of a benchmark's choice
+
+
+def shape_of(network):
+    """Return the image shape of a network choice."""
+    return settings_of(network)['image_shape']
+
+
+def size_of(network):
+    """Return the size of the embedding of a network choice."""
+    return settings_of(network)['emb_size']
+
+
+def analysed(symbol, image_shape):
+    """Return the units of a symbol."""
+    return units.analyse(plain(Graph.of(symbol)), image_shape)
+
+
+def nodes(symbol):
+    """Return the nodes of a symbol's JSON, each with `parents`: the names of the nodes it reads."""
+    found = json.loads(symbol.tojson())['nodes']
+    for node in found:
+        node['parents'] = [found[entry[0]]['name'] for entry in node['inputs']]
+        node.setdefault('attrs', {})
+    return found
+
+
+def bind(symbol, batch=2, side=64, grad_req='write', seed=0):
+    """Bind with random weights and images of `side` pixels, 64 as NARROW has them."""
+    executor = symbol.simple_bind(mx.cpu(), data=(batch, 3, side, side), grad_req=grad_req)
+    rng = np.random.RandomState(seed)
+    for name, array in executor.arg_dict.items():
+        if name == 'data':
+            array[:] = rng.randint(0, 256, array.shape)
+        elif name.endswith('_weight'):
+            array[:] = rng.normal(0, np.sqrt(2 / np.prod(array.shape[1:])), array.shape)
+        elif name.endswith('_gamma'):
+            array[:] = rng.uniform(0.2, 1, array.shape)
+        else:
+            array[:] = rng.normal(0, 0.1, array.shape)
+    for name, array in executor.aux_dict.items():
+        array[:] = rng.uniform(0.5, 2, array.shape) if name.endswith('_var') else rng.normal(0, 0.1, array.shape)
+    return executor
+
+
+def assert_close(actual, expected, tolerance=1e-5, message=''):
+    """Assert that two NDArrays differ by no more than `tolerance` of their largest value."""
+    actual, expected = actual.asnumpy(), expected.asnumpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=message)
+
+
+def with_global_statistics(symbol):
+    """Return the symbol with BatchNorm reading its moving statistics in training too."""
+    graph = json.loads(symbol.tojson())
+    for node in graph['nodes']:
+        if node['op'] == 'BatchNorm':
+            node['attrs']['use_global_stats'] = 'True'
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def assert_trained_alike(actual, expected, initial):
+    """Assert that two trainings, {name: array}, came to the same, and did train.
+
+    Every parameter and statistic of `expected` has moved away from `initial`, by more than rounding could move it, and by
+    a hundred times what the two may be apart.
+    """
+    assert set(actual) == set(expected) <= set(initial)
+    for name in set(expected) - set(FIXED_GAMMAS):
+        change = np.abs(expected[name] - initial[name]).max()
+        assert change > max(1e-6 * np.abs(initial[name]).max(), 1e-12), f'{name} is as it was before training'
+        difference = np.abs(actual[name] - expected[name]).max()
+        assert difference <= change / 100, f'{name} differs by {difference:g}, where training changed it by {change:g}'
+
+
+def markdown(text):
+    """Return the tables of `text`, each a list of {column: cell}."""
+    tables, columns = [], None
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        if not line.startswith('|'):
+            columns = None
+        elif columns is None or cells[0] == columns[0]:
+            columns = cells
+            tables.append([])
+        elif not cells[0].startswith(':-'):
+            tables[-1].append(dict(zip(columns, cells)))
+    return tables
+
+
+def snapshot(folder):
+    """Return {path: (bytes, mode)} of everything in a folder, and its empty folders."""
+    found = {}
+    for at, folders, files in os.walk(folder):
+        for name in files:
+            path = os.path.join(at, name)
+            with open(path, 'rb') as file:
+                found[path] = file.read(), os.stat(path).st_mode
+        if not folders and not files:
+            found[at] = None
+    return found

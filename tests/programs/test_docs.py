@@ -1,0 +1,83 @@
+"""The pages: every link leads somewhere, every page is linked, and what is pasted names what exists."""
+import argparse
+import glob
+import importlib
+import os
+import re
+import shlex
+import subprocess
+
+import pytest
+
+import config as host
+from helpers import ROOT
+
+PAGES = sorted(os.path.relpath(path, ROOT) for pattern in ('*.md', 'docs/*.md', 'benchmarks/*.md')
+               for path in glob.glob(os.path.join(ROOT, pattern)))
+
+
+def read(page):
+    with open(os.path.join(ROOT, page), encoding='utf-8') as file:
+        return file.read()
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links(page):
+    for target in re.findall(r'\]\(([^)#]+)\)', read(page)):
+        if '://' not in target:
+            assert os.path.exists(os.path.join(ROOT, os.path.dirname(page), target)), target
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    text = read('README.md')
+    assert len(text.splitlines()) <= 150
+    for page in PAGES:
+        assert page == 'README.md' or page.startswith('benchmarks') or '(%s)' % page in text, page
+
+
+class Parsed(Exception):
+    """The options are right."""
+
+
+COMMANDS = sorted({(page, line) for page in PAGES for block in re.findall(r'(?ms)^ *```\n(.*?)^ *```', read(page))
+                   for line in re.sub(r'\\\n\s*', '', block).splitlines() if re.match(r'\s*python tools/\w+\.py', line)})
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 15
+
+
+@pytest.mark.parametrize('page, line', COMMANDS)
+def test_the_options_of_a_command_exist(page, line, monkeypatch):
+    words = shlex.split(re.split(r'\s{2,}#', line)[0], comments=False)
+    if 'launch_local' in line:
+        words = words[:1] + words[words.index('--') + 2:]
+    words = [word for word in words if word not in ('2>/dev/null',)]
+    module = importlib.import_module(os.path.basename(words[1])[:-3])
+    real = argparse.ArgumentParser.parse_args
+
+    def parse(parser, args=None, namespace=None):
+        real(parser, words[2:] if args is None else args, namespace)
+        raise Parsed
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse)
+    monkeypatch.setattr('sys.argv', words[1:])
+    for name in ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER'):
+        monkeypatch.setenv(name, '1')
+    with pytest.raises(SystemExit if '--help' in words else Parsed):
+        module.main()
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_named_networks_and_make_targets_exist(page):
+    text = read(page)
+    for network in re.findall(r'--network (\w+)', text):
+        assert network in host.network or network == 'NETWORK', network
+    targets = re.findall(r'(?m)^([\w-]+):', read('Makefile'))
+    for target in re.findall(r'(?:^|`)make ([a-z][\w-]*)', text, re.MULTILINE):
+        assert target in targets, target
+
+
+def test_make_help_lists_the_targets():
+    done = subprocess.run(['make', '-s', 'help'], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    for target in ('demo', 'test', 'bench', 'mutants', 'test-host'):
+        assert 'make %s ' % target in done.stdout

@@ -1,0 +1,381 @@
+"""Every registered network choice: its counts and structure against the papers, its contract, its numbers."""
+import importlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import config as host
+import face_blocks
+import fcrunet
+import firesnet
+import fresattention
+import paper
+from helpers import (
+    FACE_NETWORKS,
+    FIXED_GAMMAS,
+    NARROW,
+    NETWORKS,
+    PLAIN,
+    QUICK,
+    TOOLS,
+    bind,
+    nodes,
+    shape_of,
+    size_of,
+    with_global_statistics,
+)
+from netkit._mxnet import mx
+from netkit.errors import UserError
+from netkit.graph.counts import count_copies, count_macs, count_parameters, shapes
+from netkit.networks import build
+from netkit.published import PUBLISHED
+
+# ---------------------------------------------------------------------------------- against the papers
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_counts_are_the_papers(network):
+    symbol = build(network)
+    expected = paper.walk(network, size_of(network), shape_of(network)[0])
+    assert count_parameters(symbol, shape_of(network)) == expected.parameters
+    assert count_macs(symbol, shape_of(network)) == expected.macs
+
+
+@pytest.mark.parametrize('network', PUBLISHED)
+def test_original_forms_have_the_published_counts(network):
+    symbol = build(network)
+    parameters, macs, _ = PUBLISHED[network]
+    assert count_parameters(symbol, (224, 224, 3)) == parameters
+    if isinstance(macs, int):
+        assert count_macs(symbol, (224, 224, 3)) == macs
+    elif macs:  # published in G with four decimals
+        assert round(count_macs(symbol, (224, 224, 3)) / 1e9, 4) == macs / 1e9
+
+
+def test_every_original_form_has_a_published_count():
+    assert set(PUBLISHED) == {name for name in NETWORKS if name.endswith('_imagenet')}
+
+
+def branch_of(unit, by_name):
+    """Follow a residual branch from its addition back to its input; return its layers in order."""
+    sequence = []
+    node = by_name[by_name[unit + '_plus']['parents'][0]]
+    while node['name'].startswith(unit + '_') and not node['name'].startswith(unit + '_project'):
+        if node['op'] == 'Convolution':
+            attrs = node['attrs']
+            kernel, stride = attrs['kernel'].strip('()').split(','), attrs.get('stride', '(1, 1)').strip('()').split(',')
+            sequence.append('C%sx%s/%sg%s' % (kernel[0], attrs['num_filter'], stride[0], attrs.get('num_group', '1')))
+        else:
+            sequence.append({'BatchNorm': 'bn', 'LeakyReLU': 'act', 'Activation': 'act'}[node['op']])
+        node = by_name[node['parents'][0]]
+    return sequence[::-1]
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_every_unit_is_the_papers(network):
+    symbol = build(network, **PLAIN)
+    expected = paper.walk(network, size_of(network), shape_of(network)[0])
+    by_name = {node['name']: node for node in nodes(symbol)}
+    units = {name[:-len('_plus')] for name in by_name if name.endswith('_plus')}
+    assert units == set(expected.branches)
+    for unit in units:
+        assert branch_of(unit, by_name) == expected.branches[unit], unit
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_sharing_is_the_papers(network):
+    symbol = build(network)
+    expected = paper.walk(network, size_of(network), shape_of(network)[0])
+    uses = {}
+    for node in nodes(symbol):
+        for parent in node['parents']:
+            uses[parent] = uses.get(parent, 0) + 1
+    arguments = symbol.list_arguments()
+    assert len(arguments) == len(set(arguments))
+    shared = {name: count for name, count in uses.items() if name in arguments and count > 1}
+    assert shared == dict(expected.uses)
+    sizes = dict(zip(arguments, symbol.infer_shape(data=(1, 3, shape_of(network)[0], shape_of(network)[0]))[0]))
+    copies = sum((count - 1) * np.prod(sizes[name]) for name, count in expected.uses.items())
+    assert count_copies(symbol, shape_of(network)) == copies
+
+
+@pytest.mark.parametrize('network', FACE_NETWORKS)
+def test_face_form(network):
+    symbol = build(network, net_prelu='op')
+    found = nodes(symbol)
+    by_name = {node['name']: node for node in found}
+    order = [node['name'] for node in found if node['op'] != 'null']
+
+    # Normalised first, by the nodes that the deployment client looks for; then the face stem without pooling.
+    assert order[:5] == ['_minusscalar0', '_mulscalar0', 'conv0', 'bn0', 'relu0']
+    assert (by_name['_minusscalar0']['attrs']['scalar'], by_name['_mulscalar0']['attrs']['scalar']) == ('127.5', '0.0078125')
+    assert by_name['conv0']['attrs']['kernel'] == '(3, 3)' and by_name['conv0']['attrs']['stride'] == '(1, 1)'
+    assert 'relu0' in by_name[[n for n in order if n.startswith('stage1')][0]]['parents']
+
+    # PReLU everywhere: the only other activations are the masks' sigmoids.
+    assert {node['attrs']['act_type'] for node in found if node['op'] == 'LeakyReLU'} == {'prelu'}
+    assert {node['attrs']['act_type'] for node in found if node['op'] == 'Activation'} <= {'sigmoid'}
+
+    # Option E.
+    assert order[-4:] == ['bn1', 'dropout0', 'pre_fc1', 'fc1']
+    assert [by_name[name]['op'] for name in order[-4:]] == ['BatchNorm', 'Dropout', 'FullyConnected', 'BatchNorm']
+    assert by_name['fc1']['attrs']['fix_gamma'] == 'True' and by_name['dropout0']['attrs']['p'] == '0.4'
+    for node in found:
+        if node['op'] == 'BatchNorm':
+            assert float(node['attrs']['eps']) == 2e-5 and float(node['attrs']['momentum']) == 0.9
+            assert node['attrs']['fix_gamma'] == str(node['name'] in ('fc1',))
+
+
+@pytest.mark.parametrize('network', FACE_NETWORKS)
+@pytest.mark.parametrize('side, last', [(112, 7), (128, 8), (100, 7)])
+def test_sizes_of_the_stages(network, side, last):
+    symbol = build(network, image_shape=(side, side, 3))
+    shape = shapes(symbol, (side, side, 3))
+    assert shape['fc1_output'] == (1, size_of(network))
+    assert shape['bn1_output'] == (1, 2048, last, last)
+    assert shape['stage1_unit1_plus_output'][2:] == (side // 2, side // 2)
+
+
+# ---------------------------------------------------------------------------------------- the contract
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_names(network):
+    symbol = build(network)
+    assert symbol.list_outputs() == ['fc1_output']
+    assert 'data' in symbol.list_arguments()
+    for name in symbol.list_arguments():
+        assert name == 'data' or name.endswith(('_weight', '_bias', '_gamma', '_beta')), name
+    for name in symbol.list_auxiliary_states():
+        assert name.endswith(('_moving_mean', '_moving_var')), name
+    names = [node['name'] for node in nodes(symbol)]
+    assert len(names) == len(set(names))
+
+
+BUILD = """
+import sys
+sys.path.insert(0, {tools!r})
+from netkit._mxnet import mx
+from netkit.networks import build
+mx.sym.Variable('x') + 1
+print(build({network!r}).tojson())
+"""
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_json_is_the_same_every_time(network):
+    first, second = build(network).tojson(), build(network).tojson()
+    assert first == second
+    elsewhere = subprocess.run([sys.executable, '-c', BUILD.format(tools=TOOLS, network=network)],
+                               stdout=subprocess.PIPE, check=True, universal_newlines=True)
+    assert elsewhere.stdout == first + '\n'
+
+
+# --------------------------------------------------------------------------------------------- training
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_every_argument_gets_a_gradient(network):
+    """Judged with fixed statistics: batch statistics cancel, exactly, whatever shifts a channel before a BN."""
+    symbol = with_global_statistics(build(network, **NARROW))
+    executor = bind(symbol)
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.random.normal(shape=executor.outputs[0].shape))
+    for name, gradient in executor.grad_dict.items():
+        gradient = gradient.asnumpy()
+        assert np.isfinite(gradient).all(), name
+        assert (np.abs(gradient).max() > 0) == (name not in FIXED_GAMMAS), name
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_training_lowers_the_loss(network):
+    """Through Module, with batch statistics, the host's initialiser and softmax."""
+    symbol = build(network, **NARROW)
+    if not network.endswith('_imagenet'):  # those have their classifier
+        symbol = mx.sym.FullyConnected(symbol, num_hidden=4, name='fc7')
+    symbol = mx.sym.SoftmaxOutput(symbol, name='softmax')
+    mx.random.seed(0)
+    images = mx.nd.random.uniform(0, 255, (4, 3, 64, 64))
+    module = mx.mod.Module(symbol, context=mx.cpu())
+    module.bind([('data', images.shape)], [('softmax_label', (4,))])
+    module.init_params(mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2))
+    module.init_optimizer(optimizer_params=dict(learning_rate=0.005, momentum=0.9, rescale_grad=1 / 4))
+    module.forward(mx.io.DataBatch([images], [mx.nd.zeros(4)]), is_train=True)
+    label = module.get_outputs()[0].asnumpy().argmin(axis=1)  # what it believes least: there is something to learn
+    losses = []
+    for _ in range(4):
+        module.forward_backward(mx.io.DataBatch([images], [mx.nd.array(label)]))
+        losses.append(-np.log(module.get_outputs()[0].asnumpy()[range(4), label]).mean())
+        module.update()
+    assert np.isfinite(losses).all() and losses[-1] < losses[0], losses
+    for name, array in module.get_params()[1].items():
+        assert np.isfinite(array.asnumpy()).all(), name
+
+
+# -------------------------------------------------------------------------------------------- config keys
+
+SAMPLES = ['cru56', 'att56']
+CHANGES = [
+    dict(emb_size=7), dict(net_input=0), dict(net_input=2), dict(net_se=1), dict(net_unit=1), dict(net_unit=2),
+    dict(net_multiplier=0.1), dict(net_prelu='mul'), dict(net_prelu='op'), dict(net_groups='op'), dict(net_resize='op'),
+    dict(memonger=True),
+] + [dict(net_act=name) for name in face_blocks.ACTIVATIONS] + [dict(net_output=name) for name in face_blocks.HEADS]
+
+
+@pytest.mark.parametrize('network', SAMPLES)
+@pytest.mark.parametrize('changes', CHANGES, ids=lambda changes: ','.join('%s=%s' % item for item in changes.items()))
+def test_every_config_key_computes(network, changes):
+    symbol = build(network, **{**NARROW, 'image_shape': (56, 48, 3), **changes})
+    executor = symbol.simple_bind(mx.cpu(), data=(2, 3, 56, 48))
+    for name, array in executor.arg_dict.items():
+        array[:] = mx.nd.random.uniform(0, 255, array.shape) if name == 'data' else 0.1
+    output = executor.forward(is_train=True)[0]
+    executor.backward(mx.nd.ones(output.shape))
+    size = 512 * 4 * 3 if changes.get('net_output') == 'Z' else changes.get('emb_size', 32)
+    assert output.shape == (2, size)
+    assert np.isfinite(output.asnumpy()).all()
+    assert symbol.list_outputs() == ['fc1_output']
+
+
+@pytest.mark.parametrize('network', SAMPLES)
+def test_what_the_config_keys_change(network):
+    def ops(**changes):
+        return [(node['op'], node['name'], node['attrs']) for node in nodes(build(network, **changes))]
+
+    plain = ops()
+    assert [a['momentum'] for op, _, a in ops(bn_mom=0.5) if op == 'BatchNorm'][0] == '0.5'
+    assert {a['workspace'] for op, _, a in ops(workspace=99) if op == 'Convolution'} == {'99'}
+    assert {a['act_type'] for op, _, a in ops(net_act='relu') if op in ('Activation', 'LeakyReLU')} <= {'relu', 'sigmoid'}
+    assert ops(net_input=2)[1:6] != plain[1:6] and any(name == 'bn_data' for _, name, _ in ops(net_input=2))
+    assert [a['kernel'] for _, name, a in ops(net_input=0) if name == 'conv0'] == ['(7, 7)']
+    gates = [name for _, name, _ in ops(net_se=1) if name.endswith('_se_scale')]
+    assert len(gates) == sum(name.endswith('_plus') for _, name, _ in plain)
+    widths = {name: int(a['num_filter']) for op, name, a in ops(net_multiplier=0.25) if op == 'Convolution'}
+    assert all(4 * widths[name] == int(a['num_filter']) for op, name, a in plain if op == 'Convolution')
+
+
+@pytest.mark.parametrize('network', SAMPLES)
+def test_squeeze_excitation_is_the_papers(network):
+    symbol = build(network, net_se=1)
+    shape = shapes(symbol, shape_of(network))
+    by_name = {node['name']: node for node in nodes(symbol)}
+    unit = 'stage1_unit1'
+    assert by_name[unit + '_plus']['parents'][0] == unit + '_se_scale'
+    assert shape[unit + '_se_conv1_weight'] == (16, 256, 1, 1) and shape[unit + '_se_conv2_weight'] == (256, 16, 1, 1)
+    assert by_name[unit + '_se_conv2']['parents'][2] == unit + '_se_conv2_bias'
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('form', [PLAIN, QUICK, {}], ids=['plain', 'quick', 'default'])
+def test_fp16_trunk(network, form):
+    symbol = build(network, fp16=True, **form)
+    types, outputs, _ = symbol.infer_type(data='float32')
+    by_name = dict(zip(symbol.list_arguments(), types))
+    assert outputs == [np.float32]
+    head_weight = 'fc1_weight' if 'fc1_weight' in by_name else 'pre_fc1_weight'
+    assert by_name[head_weight] == np.float32
+    trunk = {name: kind for name, kind in by_name.items() if name.endswith('_weight') and name != head_weight}
+    assert set(trunk.values()) == {np.float16}
+    assert {kind for name, kind in by_name.items() if name.endswith('_beta')} == {np.float32}
+
+
+def test_heads_have_the_hosts_nodes():
+    expected = {
+        'E': ['bn1', 'dropout0', 'pre_fc1', 'fc1'], 'FC': ['bn1', 'pre_fc1', 'fc1'], 'I': ['bn1', 'pre_fc1', 'fc1'],
+        'GAP': ['bn1', 'relu1', 'pool1', 'pre_fc1', 'fc1'],
+        'GDC': ['conv_6dw7_7_conv2d', 'conv_6dw7_7_batchnorm', 'pre_fc1', 'fc1'],
+        'F': ['bn1', 'dropout0', 'fc1'], 'G': ['bn1', 'fc1'], 'H': ['fc1'], 'J': ['pre_fc1', 'fc1'],
+        'Z': ['bn1', 'dropout0', 'fc1'], 'C': ['pool1', 'fc1']}
+    assert set(expected) == set(face_blocks.HEADS)
+    for output, names in expected.items():
+        order = [node['name'] for node in nodes(fcrunet.build(56, net_output=output, net_prelu='op')) if node['op'] != 'null']
+        assert order[order.index('stage4_unit3_plus') + 1:] == names, output
+
+
+@pytest.mark.parametrize('network', ['att56', 'att56_imagenet'])
+def test_two_readings_of_the_masks_way_up(network):
+    """'dense' adds, to each map on its way up, the map on its way down; both readings have the same parameters."""
+    dense, paper_ = build(network, net_mask_up='dense'), build(network, net_mask_up='paper')
+    default = dense if network == 'att56' else paper_
+    assert build(network).tojson() == default.tojson()
+    assert set(dense.list_arguments()) == set(paper_.list_arguments())
+    added = {node['name'] for node in nodes(dense)} - {node['name'] for node in nodes(paper_)}
+    assert added == {'stage%d_attention1_mask_%s' % (stage, what) for stage, whats in (
+        (1, ('plus_trunk', 'up1_plus_down', 'up2_plus_down')), (2, ('plus_trunk', 'up1_plus_down')),
+        (3, ('plus_trunk',))) for what in whats}
+
+
+def test_normalisation_by_channel():
+    mean, std = (123.0, 117.0, 104.0), (58.0, 57.0, 57.5)
+    normalised = build('cru56_imagenet', net_mean=mean, net_std=std).get_internals()['normalised_output']
+    image = np.random.RandomState(0).randint(0, 256, (1, 3, 4, 4))
+    expected = (image - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
+    np.testing.assert_allclose(normalised.eval(data=mx.nd.array(image))[0].asnumpy(), expected, rtol=1e-5)
+
+
+def test_iresnet_units():
+    """Start, middle and end units differ in what stands around their convolutions (paper, figure 1)."""
+    by_name = {node['name']: node for node in nodes(build('ires50'))}
+    assert 'stage1_unit1_relu' not in by_name and by_name['stage1_unit2_relu1']['parents'][0] == 'stage1_unit1_plus'
+    assert by_name['stage2_unit3_relu1']['parents'][0] == 'stage2_unit3_bn1'
+    assert by_name['stage1_unit3_relu']['parents'][0] == 'stage1_unit3_bn'
+    assert by_name['stage1_unit3_bn']['parents'][0] == 'stage1_unit3_plus'
+    assert by_name['stage2_unit1_shortcut_pool']['parents'] == ['stage1_unit3_relu']
+    assert by_name['stage2_unit1_shortcut']['attrs']['stride'] == '(1, 1)'
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(net_act='swish'), ['net_act', "'swish'", "'prelu'"]),
+    (dict(net_act=1), ['net_act', 'prelu']),
+    (dict(net_unit=4), ['net_unit', '4', '1, 2, 3']),
+    (dict(net_unit='3'), ['net_unit', "'3'"]),
+    (dict(net_input=3), ['net_input', '0, 1, 2']),
+    (dict(net_output='GNAP'), ['net_output', "'GNAP'", "'GDC'"]),
+    (dict(net_prelu='fast'), ['net_prelu', "'mul', 'conv', 'op'"]), (dict(net_groups=1), ['net_groups', "'merged'"]),
+    (dict(net_resize='fast'), ['net_resize', "'matrix'"]), (dict(memonger='yes'), ['memonger', "'yes'"]),
+    (dict(net_se=2), ['net_se', '2']),
+    (dict(fp16='yes'), ['fp16', "'yes'"]),
+    (dict(emb_size=0), ['emb_size', '0']), (dict(emb_size='many'), ['emb_size', "'many'"]),
+    (dict(bn_mom=1.5), ['bn_mom', '1.5']), (dict(bn_mom=1), ['bn_mom']), (dict(bn_mom=-0.1), ['bn_mom']),
+    (dict(emb_size=2.5), ['emb_size']), (dict(workspace=-1), ['workspace']), (dict(workspace=0.5), ['workspace']),
+    (dict(net_multiplier=100), ['net_multiplier']), (dict(net_multiplier=-1), ['net_multiplier']),
+    (dict(image_shape=(112, 31, 3)), ['image_shape']), (dict(image_shape=(112, 112, 1)), ['image_shape']),
+    (dict(image_shape=(112, 112)), ['image_shape']), (dict(image_shape=(112.5, 112, 3)), ['image_shape']),
+    (dict(net_std=-1), ['net_std']), (dict(net_std=1e6), ['net_std']), (dict(net_mean=-1e6), ['net_mean']),
+    (dict(net_multiplier=0), ['net_multiplier']), (dict(net_multiplier=float('nan')), ['net_multiplier']),
+    (dict(image_shape=(16, 112, 3)), ['image_shape', '32']), (dict(image_shape=112), ['image_shape']),
+    (dict(num_layers=57), ['num_layers', '57', '56']),
+    (dict(net_std=0), ['net_std', '0']), (dict(net_mean=(1, 2)), ['net_mean', '(1, 2)']),
+])
+def test_undefined_values_are_named(changes, words):
+    for network in SAMPLES:
+        host.generate_config(network, 'synthetic', 'arcface')
+        host.config.update(changes)
+        with pytest.raises(face_blocks.SettingError) as caught:  # a ValueError
+            importlib.import_module(host.config.net_name).get_symbol()
+        with pytest.raises(UserError, match=re.escape(str(caught.value))):
+            build(network, **changes)
+        assert isinstance(caught.value, ValueError)
+        assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize('changes, words', [(dict(num_group=8), ['num_group', '8', '1, 32']),
+                                            (dict(net_mask_up='sparse'), ['net_mask_up', "'sparse'", "'dense'"])])
+def test_undefined_values_of_attention_networks_are_named(changes, words):
+    with pytest.raises(UserError) as caught:
+        build('att56', **changes)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_without_a_config_it_is_the_face_form():
+    for network, built in (('cru56', fcrunet.build(56, emb_size=256, memonger=True)),
+                           ('att56', fresattention.build(56, memonger=True)),
+                           ('ires50', firesnet.build(50, memonger=True))):
+        assert built.tojson() == build(network).tojson()
+
+
+def test_unknown_setting_is_named():
+    with pytest.raises(ValueError, match='net_akt is not a setting; choose from emb_size'):
+        fresattention.build(56, net_akt='relu')

@@ -1,0 +1,1 @@
+"""Times of networks, in turns, and their plans."""

@@ -1,0 +1,126 @@
+"""One step of what is timed: a training step or an inference, by MXNet, gluoncv2 or onnxruntime, called without arguments."""
+import collections
+import math
+import re
+
+import numpy as np
+
+from netkit._mxnet import mx
+from netkit.deploy import onnx_writer
+from netkit.errors import UserError, refusals
+from netkit.graph.counts import learnt_weight, shapes
+from netkit.graph.naming import EMBEDDING, is_slope
+from netkit.graph.nodes import Graph
+
+PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet\1'))  # names in gluoncv2
+
+
+class Step:
+    """One training step (forward and backward) or one inference of a symbol on noise."""
+
+    def __init__(self, symbol, shape, context, training, data_gradient=False):
+        request = {name: 'write' if training and (name != 'data' or data_gradient) else 'null'
+                   for name in symbol.list_arguments()}
+        with refusals(f'MXNet does not compute this on a {context.device_type}'):
+            self.executor = symbol.simple_bind(context, grad_req=request, data=shape)
+        self.training = training
+        random = np.random.RandomState(0)
+        for name, array in self.executor.arg_dict.items():
+            array[:] = initial_value(name, array.shape, random)
+        for name, array in self.executor.aux_dict.items():
+            array[:] = 1 if name.endswith('var') else 0
+        self.head_gradient = mx.nd.ones(self.executor.outputs[0].shape, context) if training else None
+
+    def __call__(self):
+        self.executor.forward(is_train=self.training)
+        if self.training:
+            self.executor.backward(self.head_gradient)
+        else:
+            self.executor.outputs[0].wait_to_read()
+
+
+class Floor:
+    """The convolutions and fully connected layers of a symbol alone: the same shapes, nothing between."""
+
+    def __init__(self, symbol, shape, context, training):
+        shape_of = shapes(symbol, shape[2:], shape[0])
+        layers = collections.Counter()
+        for node in Graph.of(symbol).nodes():
+            if learnt_weight(node):
+                source = node.inputs[0][0]
+                source = source.name + ('' if source.op == 'null' else '_output')
+                # Without the mark of memonger: run alone, the layer would be computed twice.
+                attributes = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
+                layers[node.op, shape_of[source], tuple(sorted(attributes.items()))] += 1
+        self.steps = [(count, self._alone(layer, context, training)) for layer, count in layers.items()]
+
+    @staticmethod
+    def _alone(layer, context, training):
+        operator, shape, attributes = layer
+        symbol = getattr(mx.sym, operator)(mx.sym.Variable('data'), name='layer', **dict(attributes, no_bias=True))
+        reads_the_image = shape[1] == 3
+        return Step(symbol, shape, context, training, data_gradient=not reads_the_image)
+
+    def __call__(self):
+        for count, step in self.steps:
+            for _ in range(count):
+                step()
+
+
+class Peer:
+    """A step of the same network in gluoncv2, hybridised."""
+
+    def __init__(self, network, shape, context, training):
+        try:
+            from gluoncv2.model_provider import get_model
+        except ImportError:
+            raise UserError('gluoncv2 is not installed; install requirements-dev.txt to compare with it') from None
+        self.net = get_model(peer_name(network))
+        self.net.initialize(ctx=context)
+        self.net.hybridize(static_alloc=True, static_shape=True)
+        self.data = mx.nd.array(np.random.RandomState(0).normal(size=shape), context)
+        self.training = training
+
+    def __call__(self):
+        if not self.training:
+            self.net(self.data).wait_to_read()
+            return
+        with mx.autograd.record():
+            output = self.net(self.data)
+        output.backward()
+
+
+def peer_name(network):
+    """Return what gluoncv2 calls a network choice; raises UserError if it does not have it."""
+    for ours, theirs in PEERS:
+        if re.fullmatch(ours, network):
+            return re.sub(ours, theirs, network)
+    raise UserError(f'gluoncv2 has no peer of {network}; it has cru56_imagenet, cru116_imagenet and att…_imagenet')
+
+
+class Session:
+    """One inference in onnxruntime."""
+
+    def __init__(self, graph, parameters, image_shape, data):
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        # Its threads would otherwise wait busily while the others take their turns.
+        options.add_session_config_entry('session.force_spinning_stop', '1')
+        model = onnx_writer.convert(graph, parameters, image_shape)
+        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options,
+                                                    providers=['CPUExecutionProvider'])
+        self.data = data
+
+    def __call__(self):
+        self.session.run([EMBEDDING], {'data': self.data})
+
+
+def initial_value(name, shape, random):
+    """Return values of a sensible size for a parameter, or an image for `data`."""
+    if name == 'data':
+        return random.uniform(0, 255, shape)
+    if name.endswith('gamma'):
+        return 0.25 if is_slope(name) else 1
+    if name.endswith(('beta', 'bias')):
+        return 0
+    return random.normal(0, math.sqrt(2 / np.prod(shape[1:])), shape)

@@ -1,0 +1,109 @@
+"""Checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params: read, written, checked."""
+import os
+
+import numpy as np
+
+from netkit import params_file
+from netkit._mxnet import mx
+from netkit.errors import UserError, refusals
+from netkit.graph.symbol_json import load_symbol, save_symbol
+
+
+def parse_model(text):
+    """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError for anything else."""
+    prefix, _, epoch = text.rpartition(',')
+    if not prefix or not epoch.strip().isdecimal() or len(epoch) > 9:
+        raise UserError(f'--model {text} is not PREFIX,EPOCH, like models/r100-arcface-emore/model,36')
+    return prefix, int(epoch)
+
+
+def files(prefix, epoch):
+    """Return the paths of a checkpoint's symbol and parameters."""
+    return f'{prefix}-symbol.json', f'{prefix}-{epoch:04d}.params'
+
+
+def save(prefix, epoch, symbol, parameters):
+    """Write `parameters`, {name: array}, as a checkpoint of `symbol`, in the way of MXNet's Module, and read it back.
+
+    Raises UserError where the disk does not take it: MXNet itself passes over a last write that fails.
+    """
+    symbol_path, parameters_path = files(prefix, epoch)
+    save_symbol(symbol_path, symbol)
+    statistics = set(symbol.list_auxiliary_states())
+    arrays = {('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values) for name, values in parameters.items()}
+    try:
+        mx.nd.save(parameters_path, arrays)
+        written = load_arrays(parameters_path)
+        is_whole = set(written) == set(arrays) and all(
+            np.array_equal(written[name], array.asnumpy(), equal_nan=True) for name, array in arrays.items())
+    except (mx.MXNetError, UserError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f'{os.path.basename(parameters_path)} could not be written whole; is the disk full?')
+
+
+def load_arrays(path):
+    """Return what is in a .params file, {name: array}; raises UserError if it is none, or has no names."""
+    try:
+        arrays = params_file.read(path)
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}')
+    except ValueError as error:
+        raise UserError(f'{path} is not readable as an MXNet .params file: {error}; is it whole?')
+    if not isinstance(arrays, dict):
+        raise UserError(f'{path} holds no names')
+    return arrays
+
+
+def load_parameters(path):
+    """Return the parameters and moving statistics of a checkpoint as {name: float32 array}; raises UserError."""
+    parameters = {}
+    for key, values in load_arrays(path).items():
+        kind, _, name = key.partition(':')
+        if kind not in ('arg', 'aux'):
+            raise UserError(f'{path} is no checkpoint of a Module: {key} has neither arg: nor aux: in front')
+        if values.dtype.kind != 'f':
+            raise UserError(f'{path} holds {name} as {values.dtype}, which is no number with a fraction')
+        parameters[name] = values.astype(np.float32, copy=False)
+    return parameters
+
+
+def load(prefix, epoch):
+    """Return (symbol, parameters) of a checkpoint; raises UserError for files that are none."""
+    symbol_path, parameters_path = files(prefix, epoch)
+    return load_symbol(symbol_path), load_parameters(parameters_path)
+
+
+def fitting(parameters, symbol, image_shape, path):
+    """Return those `parameters`, read from `path`, that `symbol` has; what stands behind it (classes) is left out.
+
+    Raises UserError, naming the first culprit, where one is missing, has another shape than the symbol gives it
+    for images of `image_shape`, holds NaN or infinity, or has no place in the symbol's stages.
+    """
+    wanted = wanted_shapes(symbol, image_shape)
+    for name, shape in wanted.items():
+        if name not in parameters:
+            raise UserError(f'{path} has no {name}; is it a checkpoint of another network?')
+        if parameters[name].shape != shape:
+            raise UserError(f'{path} has {name} in shape {parameters[name].shape} where the network wants {shape}; is it a checkpoint of another network, '
+                            'or for images of another size?')
+        if not np.isfinite(parameters[name]).all():
+            raise UserError(f'{path} has NaN or infinity in {name}; take an earlier checkpoint')
+    for name in parameters:
+        if name.startswith('stage') and name not in wanted:
+            raise UserError(f'{path} has {name}, for which there is no place; is it a checkpoint of another network?')
+    return {name: parameters[name] for name in wanted}
+
+
+def wanted_shapes(symbol, image_shape):
+    """Return {name: shape} of the parameters and moving statistics of a symbol; raises UserError."""
+    images = (1, 3) + tuple(image_shape[:2])
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    if 'data' not in names:
+        raise UserError('the network has no input called data')
+    with refusals('the network does not take images of %d×%d' % images[2:]):
+        arguments, _, statistics = symbol.infer_shape(data=images)
+    if arguments is None:
+        raise UserError('MXNet cannot tell the shapes of the parameters for images of %d×%d' % images[2:])
+    return {name: shape for name, shape in zip(names, arguments + statistics)
+            if name != 'data' and not name.endswith('label')}

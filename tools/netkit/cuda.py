@@ -1,0 +1,90 @@
+"""The CUDA libraries that mxnet-cu112 needs: in NVIDIA's wheels, or on the system."""
+import collections
+import ctypes
+import glob
+import os
+import re
+import subprocess
+import sys
+
+from netkit import ROOT
+
+# What libmxnet.so of the wheel names as needed, and who brings it.
+LIBRARIES = {
+    'libcudart.so.11.0': 'nvidia-cuda-runtime-cu11', 'libcublas.so.11': 'nvidia-cublas-cu11',
+    'libcudnn.so.8': 'nvidia-cudnn-cu11', 'libcufft.so.10': 'nvidia-cufft-cu11', 'libcurand.so.10': 'nvidia-curand-cu11',
+    'libcusolver.so.11': 'nvidia-cusolver-cu11', 'libnvrtc.so.11.2': 'nvidia-cuda-nvrtc-cu11',
+    'libnvToolsExt.so.1': 'nvidia-nvtx-cu11', 'libnccl.so.2': 'nvidia-nccl-cu11', 'libcuda.so.1': None}
+DRIVER = 'libcuda.so.1'
+# What one of them needs without MXNet naming it.
+NEEDED_BY_OTHERS = {'libcusparse.so.11': 'nvidia-cusparse-cu11'}
+ALL = dict(LIBRARIES, **NEEDED_BY_OTHERS)
+SEES_GPUS = 'import mxnet; print(mxnet.__version__, flush=True); print(mxnet.context.num_gpus())'
+Found = collections.namedtuple('Found', 'folder version')  # version: of the wheel, or of the driver; may be ''
+
+
+def pinned():
+    """Return {package: version} of requirements-gpu.txt."""
+    with open(os.path.join(ROOT, 'requirements-gpu.txt')) as file:
+        return dict(re.findall(r'^(nvidia-[\w-]+)==(\S+)', file.read(), re.MULTILINE))
+
+
+def wheel_version(package):
+    """Return the version of an installed package, '' if it is not installed."""
+    pattern = package.replace('-', '_') + '-*.dist-info'
+    names = [os.path.basename(path) for folder in sys.path for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
+    return names[0][len(package) + 1:-len('.dist-info')] if names else ''
+
+
+def find(library, package):
+    """Return where a library is: in NVIDIA's wheel, on LD_LIBRARY_PATH, or where the system's linker knows it; or None."""
+    for folder in sys.path:
+        for path in glob.glob(os.path.join(glob.escape(folder), 'nvidia', '*', 'lib', library)):
+            return Found(os.path.dirname(path), wheel_version(package) if package else '')
+    for folder in filter(None, os.environ.get('LD_LIBRARY_PATH', '').split(':')):
+        if os.path.exists(os.path.join(folder, library)):
+            return Found(folder, '')
+    for command in ('ldconfig', '/sbin/ldconfig'):
+        try:
+            listed = subprocess.run([command, '-p'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+        except OSError:
+            continue
+        match = re.search(rf'^\s*{re.escape(library)} .*=> (\S+)$', listed.decode('utf-8', 'replace'), re.MULTILINE)
+        if match:
+            return Found(os.path.dirname(match.group(1)), '')
+    return None
+
+
+def driver_version(folder):
+    """Return the newest CUDA that the driver in `folder` supports, like '12.4', or '' if it does not say."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL(os.path.join(folder, DRIVER)).cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return ''
+    return '' if failed else f'{version.value // 1000}.{version.value % 1000 // 10}'
+
+
+def find_all():
+    """Return {library: Found or None}."""
+    found = {library: find(library, package) for library, package in ALL.items()}
+    if found[DRIVER]:
+        found[DRIVER] = found[DRIVER]._replace(version=driver_version(found[DRIVER].folder))
+    return found
+
+
+def library_path(found):
+    """Return the value of LD_LIBRARY_PATH with the folders of NVIDIA's wheels in front."""
+    wheels = [place.folder for place in found.values() if place and '/nvidia/' in place.folder + '/']
+    folders = list(dict.fromkeys(wheels + os.environ.get('LD_LIBRARY_PATH', '').split(':')))
+    return ':'.join(filter(None, folders))
+
+
+def what_mxnet_sees(path):
+    """Return a sentence on the MXNet of this Python, with LD_LIBRARY_PATH set to `path`."""
+    done = subprocess.run([sys.executable, '-c', SEES_GPUS], capture_output=True, text=True, env=dict(os.environ, LD_LIBRARY_PATH=path))
+    version, gpus = (done.stdout.split() + ['', ''])[:2]
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        return (f'MXNet {version} sees no GPU: {reason}') if version else f'MXNet does not start: {reason}'
+    return 'MXNet {} sees {}'.format(version, 'no GPU' if gpus == '0' else '1 GPU' if gpus == '1' else gpus + ' GPUs')

@@ -1,0 +1,1 @@
+"""Faces: drawn, written and read in insightface's formats."""

@@ -1,0 +1,156 @@
+"""The images and labels of a data set in insightface's format, `train.rec`, `train.idx` and `property`."""
+import itertools
+import os
+import struct
+import zlib
+
+import numpy as np
+
+from netkit._mxnet import mx
+from netkit.errors import UserError
+
+REC_MAGIC = 0xced7230a  # dmlc RecordIO: magic, 3 bits of continuation and 29 of length, data padded to 4
+
+
+def read_property(folder):
+    """Return (classes, height, width) of a data set."""
+    path = os.path.join(folder, 'property')
+    try:
+        with open(path) as file:
+            classes, height, width = [int(part) for part in file.read(1000).strip().split(',')]
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} is not readable as "classes,height,width": {error}')
+    if min(classes, height, width) < 1:
+        raise UserError(f'{path} has a number below 1')
+    return classes, height, width
+
+
+class FaceRecords:
+    """The images of a data set, of `image_shape`, and their labels, by position: `len(records)`, `records[i]`.
+
+    With `on_bad` 'stop', whatever is truncated, foreign or missing raises UserError, naming file and record. With
+    'skip', images that cannot be had are left out and `bad` notes why, {record: what is wrong}; label and image lie in
+    one record, so that nothing that is left out shifts a label.
+    """
+
+    def __init__(self, folder, image_shape, on_bad='stop'):
+        self.path = os.path.join(folder, 'train.rec')
+        self.classes = read_property(folder)[0]
+        self.image_shape, self.on_bad, self.bad, self._unlisted = tuple(image_shape), on_bad, {}, 0
+        index_path = os.path.join(folder, 'train.idx')
+        for path in (self.path, index_path):
+            if not os.path.isfile(path):
+                raise UserError(f'{path} is missing')
+        try:
+            self.record = mx.recordio.MXIndexedRecordIO(index_path, self.path, 'r')
+        except (ValueError, IndexError, mx.MXNetError) as error:
+            raise UserError(f'{index_path} is not an index of lines "record<TAB>offset": {error}')
+        self._try(max(self.record.idx, default=0), self._check_end)
+        first, end = self._range(0)
+        self.images = self._listed(1, first)
+        if not self.images:
+            raise UserError(f'{self.path} holds no images')
+        for identity in self._listed(first, end):
+            self._try(identity, self._check_identity, identity)
+
+    def checksum(self):
+        """Return a number that another data set would not have: of the index, which has the length of every record."""
+        with open(self.record.idx_path, 'rb') as file:
+            return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xffffffff)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, position):
+        """Return (label, image), the image (height, width, 3) uint8 RGB, or None for one that is skipped."""
+        number = self.images[position]
+        return None if number in self.bad else self._try(number, self._image, number)
+
+    def _listed(self, first, end):
+        """Return those records from `first` to before `end` that the index has; the others count as bad.
+
+        Only the first of them is noted by its number: a foreign file may name billions.
+        """
+        listed = sorted(number for number in self.record.idx if first <= number < end)
+        if len(listed) < end - first:
+            missing = next(number for number in itertools.count(first) if number not in self.record.idx)
+            self._try(missing, self._read, missing)
+            self._unlisted += end - first - len(listed) - 1
+        return listed
+
+    def count_bad(self):
+        """Return how many records are known to be bad."""
+        return len(self.bad) + self._unlisted
+
+    def _try(self, number, function, *arguments):
+        """Return what `function` returns; where it raises UserError, note that of record `number`, or let it through."""
+        try:
+            return function(*arguments)
+        except UserError as error:
+            if self.on_bad == 'stop':
+                raise
+            self.bad[number] = str(error)
+
+    def _image(self, number):
+        header, content = self._read(number)
+        label = float(np.ravel(header.label)[0])
+        if not (0 <= label < self.classes and label == int(label)):
+            raise UserError(f'{self.path}: record {number} has label {label}; "property" allows 0 to {self.classes - 1}')
+        try:
+            image = mx.image.imdecode(content).asnumpy()
+        except (mx.MXNetError, ValueError):
+            raise UserError(f'{self.path}: the image of record {number} cannot be decoded')
+        if image.shape != self.image_shape:
+            raise UserError(f'{self.path}: record {number} is an image of {image.shape}, the network takes '
+                            f'{self.image_shape}')
+        return int(label), image
+
+    def _check_identity(self, number):
+        first, end = self._range(number)
+        if first == end:
+            raise UserError(f'{self.path}: the identity of record {number} has no images')
+
+    def _check_end(self):
+        """Refuse files that do not belong together, and a file that ends before its last record does.
+
+        Better known now than after hours of training.
+        """
+        if not self.record.idx:
+            raise UserError(f'{self.record.idx_path} lists no records')
+        number, offset = max(self.record.idx.items(), key=lambda entry: entry[1])
+        if not 0 <= min(self.record.idx.values()) <= offset < 2 ** 62:
+            raise UserError(f'{self.record.idx_path} names offsets that no file has')
+        with open(self.path, 'rb') as file:
+            file.seek(offset)
+            start = file.read(8)
+            size = os.fstat(file.fileno()).st_size
+        if len(start) == 8:
+            magic, length = struct.unpack('<II', start)
+            if magic != REC_MAGIC:
+                raise UserError(f'{self.path}: there is no record at offset {offset}, where train.idx has record '
+                                f'{number}; the two files do not belong together')
+            if offset + 8 + (length & (1 << 29) - 1) <= size:
+                return
+        raise UserError(f'{self.path} is truncated: it has {size} bytes and ends before its last record, {number}; '
+                        'copy it again')
+
+    def _read(self, number):
+        try:
+            content = self.record.read_idx(number)
+            header, content = mx.recordio.unpack(content)
+        except KeyError:
+            raise UserError(f'{self.record.idx_path} has no record {number}')
+        except (mx.MXNetError, struct.error, TypeError, ValueError):
+            # A reader that has failed fails ever after. The base class leaves the index as it is.
+            mx.recordio.MXRecordIO.close(self.record)
+            mx.recordio.MXRecordIO.open(self.record)
+            raise UserError(f'{self.path}: record {number} is not readable')
+        return header, content
+
+    def _range(self, number):
+        """Return what a record of the whole set, or of an identity, says: its first record and the one behind its last."""
+        label = np.ravel(self._read(number)[0].label)
+        if len(label) != 2 or not 0 <= label[0] <= label[1] < float('inf'):
+            raise UserError(f'{self.path}: record {number} should hold a range of records; is this a data set of '
+                            'insightface?')
+        return int(label[0]), int(label[1])

@@ -1,0 +1,1 @@
+"""From the graph that was trained to the files that are deployed."""

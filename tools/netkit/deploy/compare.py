@@ -1,0 +1,55 @@
+"""Whether written files compute what the trained network does."""
+import os
+
+import numpy as np
+
+from netkit._mxnet import mx
+from netkit.graph.naming import EMBEDDING
+
+# How far an embedding may be off, as a share of the range of the embeddings' values.
+TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
+RANDOM_IMAGES = 3
+
+
+class Different(Exception):
+    """A written file does not compute what the network does; the text says by how much."""
+
+
+def comparison_images(image_shape, pixels=None):
+    """Return images to compare on, (n, 3, height, width) float32 of 0…255: noise, and `pixels`, (height, width, 3)."""
+    height, width, _ = image_shape
+    images = np.random.RandomState(0).randint(0, 256, (RANDOM_IMAGES, 3, height, width)).astype(np.float32)
+    if pixels is None:
+        return images
+    return np.concatenate([images, pixels.transpose(2, 0, 1)[None].astype(np.float32)])
+
+
+def compute(symbol, parameters, images):
+    """Return what a symbol makes of images in inference."""
+    executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
+    for arrays in (executor.arg_dict, executor.aux_dict):
+        for name, array in arrays.items():
+            array[:] = images if name == 'data' else parameters[name]
+    return executor.forward(is_train=False)[0].asnumpy()
+
+
+def compute_onnx(path, images, batch):
+    """Return what onnxruntime makes of images with an ONNX file, `batch` at a time (None: all)."""
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    batch = batch or len(images)
+    padded = np.concatenate([images, np.zeros((-len(images) % batch,) + images.shape[1:], np.float32)])
+    parts = padded.reshape((-1, batch) + images.shape[1:])
+    return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[:len(images)]
+
+
+def compare(actual, expected, tolerance, path):
+    """Return (largest difference as a share of the range, smallest cosine); raises Different above `tolerance`."""
+    difference = np.abs(actual - expected).max() / np.ptp(expected)
+    rows = [array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected)]
+    lengths = np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
+    cosine = (np.sum(rows[0] * rows[1], axis=1) / lengths).min()
+    if not difference <= tolerance:  # NaN is not
+        raise Different(f'{os.path.basename(path)} differs from the network by {difference:.1e} of the range of its values, more than {tolerance:.0e}; nothing was '
+                        'written')
+    return difference, cosine

@@ -1,0 +1,77 @@
+"""The files of a deployed network, written and compared with the network as it was trained."""
+from typing import List, NamedTuple, Tuple
+
+import numpy as np
+from tqdm import tqdm
+
+from netkit import checkpoints
+from netkit.deploy.compare import TOLERANCES, compare, comparison_images, compute, compute_onnx
+from netkit.deploy.fold import fold
+from netkit.deploy.plain import in_float32, plain
+from netkit.errors import UserError
+from netkit.graph.nodes import Graph
+from netkit.graph.symbol_json import load_symbol, save_symbol
+
+
+class Folding(NamedTuple):
+    """What `fold` did to a network."""
+    norms: int  # BatchNorms before
+    left: List[Tuple[str, str]]  # those that stayed: (name, why)
+    before: int  # numbers stored before and after
+    after: int
+
+
+def export_symbol(symbol, prefix):
+    """Write a symbol in its plain form."""
+    path = prefix + '-symbol.json'
+    save_symbol(path, plain(Graph.of(symbol)).symbol())
+    load_symbol(path)  # raises UserError if what is on the disk is not a symbol
+
+
+def export_model(args, target, pixels, prefix):
+    """Write a checkpoint's files under `prefix` as the options of `tools/export.py` say, and compare them with the network.
+
+    `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
+    besides noise. Returns ({path: (largest difference, smallest cosine)}, Folding or None). Raises Different.
+    """
+    epoch = checkpoints.parse_model(args.model)[1]
+    parameters, images = target.parameters, comparison_images(target.image_shape, pixels)
+    graph, folding, results = plain(Graph.of(target.symbol)), None, {}
+    with tqdm(total=3 + args.onnx, unit='step', leave=False, disable=None) as bar:
+        bar.set_description('the network itself')
+        expected = compute(in_float32(Graph.of(target.symbol)).symbol(), parameters, images)
+        if not np.isfinite(expected).all() or not np.ptp(expected):
+            problem = 'all the same' if np.isfinite(expected).all() else 'not finite'
+            raise UserError(f'the embeddings of {args.model} are {problem}: there is nothing to export')
+        bar.update()
+        bar.set_description('MXNet')
+        if args.fold_bn:
+            graph, parameters, folding = folded(graph, parameters)
+        checkpoints.save(prefix, epoch, graph.symbol(), parameters)
+        bar.update()
+        path = checkpoints.files(prefix, epoch)[1]
+        results[path] = compare(compute(*checkpoints.load(prefix, epoch), images), expected, TOLERANCES['float32'], path)
+        bar.update()
+        if args.onnx:
+            bar.set_description('ONNX')
+            path = prefix + '.onnx'
+            save_onnx(path, graph, parameters, target.image_shape, args.batch, args.precision)
+            results[path] = compare(compute_onnx(path, images, args.batch), expected, TOLERANCES[args.precision], path)
+            bar.update()
+    return results, folding
+
+
+def folded(graph, parameters):
+    """Fold the BatchNorms of a graph; return (graph, parameters, Folding)."""
+    norms = sum(node.op == 'BatchNorm' for node in graph.nodes())
+    graph, fewer, left = fold(graph, parameters)
+    return graph, fewer, Folding(norms, left, *(sum(array.size for array in arrays.values()) for arrays in (parameters, fewer)))
+
+
+def save_onnx(path, graph, parameters, image_shape, batch, precision):
+    """Write a graph as an ONNX file; `batch` is the number of images that it takes, None for any."""
+    import onnx
+
+    from netkit.deploy import onnx_writer  # takes a second, which an export without ONNX need not wait
+    model = onnx_writer.convert(graph, parameters, image_shape, batch)
+    onnx.save(onnx_writer.in_half_precision(model) if precision == 'float16' else model, path)

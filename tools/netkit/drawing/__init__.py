@@ -1,0 +1,1 @@
+"""Pictures: networks, units, masks and feature maps, charts."""

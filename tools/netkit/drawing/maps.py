@@ -1,0 +1,117 @@
+"""What a network makes of an image, as heat maps: the soft masks of its attention modules, or any feature map."""
+import difflib
+import math
+
+import numpy as np
+
+from netkit._mxnet import mx
+from netkit.deploy.plain import in_float32
+from netkit.drawing.figures import new_figure
+from netkit.errors import UserError
+from netkit.graph.memory import check_room, planned_memory
+from netkit.graph.naming import SOFT_MASK
+from netkit.graph.nodes import Graph
+from netkit.networks import initializer
+
+CHANNELS = 11  # of a feature map that are drawn, besides their mean
+COLUMNS = 6  # of panels then
+CAPTION = ("a panel with a layer's name: mean over the channels; mean and spread (standard deviation) in its title: "
+           'over all channels and positions')
+
+
+def compute(target, image, names):
+    """Return {name: (channels, height, width)}, the outputs of the operators `names` for an image.
+
+    `image` is (height, width, 3) RGB of 0…255. The weights are those of the target; if it has none they are drawn at
+    random as in training, and BatchNorm takes the statistics of the image itself, since there are no others.
+    Raises UserError for an operator that the network does not have, or that hands on no map.
+    """
+    symbol = in_float32(Graph.of(target.symbol)).symbol()
+    internals = symbol.get_internals()
+    known = {node.name: node for node in internals if node.get_children() is not None}
+    for name in names:
+        if name not in known:
+            alike = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            raise UserError('--layer {}: {} has no such layer{}'.format(name, target.label, '; did you mean {}?'.format(', '.join(alike)) if alike else ''))
+    check_room(planned_memory(symbol, 1, image.shape) * 2 ** 20,  # it is bound as for training
+               f'take a smaller --image-size: {target.label} wants for one image')
+    data = np.float32(image).transpose(2, 0, 1)[None]
+    module = mx.mod.Module(mx.sym.Group([known[name] for name in names]), label_names=None)
+    # For inference MXNet would fuse layers, and with some choices of outputs loses track of the parameters.
+    module.bind([('data', data.shape)], for_training=True)
+    for name, (_, shape) in zip(names, module.output_shapes):
+        if len(shape) != 4:
+            raise UserError(f'--layer {name} is no feature map: its shape is {shape}')
+    has_weights = target.parameters is not None
+    if has_weights:
+        arrays = {name: mx.nd.array(values) for name, values in target.parameters.items()}
+        module.set_params(arrays, arrays, allow_extra=True)
+    else:
+        mx.random.seed(0)
+        np.random.seed(0)
+        module.init_params(initializer())
+    module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=not has_weights)
+    return {name: output.asnumpy()[0] for name, output in zip(names, module.get_outputs())}
+
+
+def masks_of(target):
+    """Return the names of the soft masks; raises UserError if there are none."""
+    names = [name[:-len('_output')] for name in target.symbol.get_internals().list_outputs()
+             if name.endswith(SOFT_MASK + '_output')]
+    if not names:
+        raise UserError(f'{target.label} has no attention modules; name a feature map by --layer, or an attention network (att…)')
+    return names
+
+
+def draw_masks(title, image, masks):
+    """Return a figure of the image and, laid over it, the mean over the channels of each mask."""
+    count = 1 + len(masks)
+    figure, panels = grid(title, count, min(count, max(4, math.ceil(math.sqrt(1.5 * count)))))
+    panels[0].imshow(image)
+    panels[0].set_title('the image\n%d×%d\n' % image.shape[:2], fontsize=8)
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
+    for panel, (name, mask) in zip(panels[1:], masks.items()):
+        panel.imshow(grey)
+        heat(figure, panel, mask.mean(axis=0), image.shape[:2], alpha=0.65)
+        panel.set_title(f'{name[:-len(SOFT_MASK)]}\n{described(mask)}', fontsize=8)
+    return figure
+
+
+def draw_layers(title, image, layers):
+    """Return a figure with, for each feature map, the mean over its channels and those channels that vary most."""
+    shown = [min(CHANNELS, len(values)) for values in layers.values()]
+    figure, panels = grid(title, sum(1 + count for count in shown), COLUMNS)
+    panels = iter(panels)
+    for (name, values), count in zip(layers.items(), shown):
+        panel = next(panels)
+        heat(figure, panel, values.mean(axis=0), image.shape[:2])
+        panel.set_title(f'{name}\n{described(values)}', fontsize=8)
+        for channel in np.argsort(-values.std(axis=(1, 2)), kind='stable')[:count]:
+            panel = next(panels)
+            heat(figure, panel, values[channel], image.shape[:2])
+            panel.set_title(f'channel {channel}', fontsize=8)
+    return figure
+
+
+def described(values):
+    """Return a map's size, and the mean and standard deviation over all of its channels and positions."""
+    return '%d×%d\nmean %.3g, spread %.2g' % (values.shape[1:] + (values.mean(), values.std()))
+
+
+def grid(title, count, columns):
+    """Return a figure and its `count` panels, without axes."""
+    rows = math.ceil(count / columns)
+    figure = new_figure(2.1 * columns, 0.5 + 2.2 * rows)
+    figure.set_layout_engine('constrained')
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel(CAPTION, fontsize=8)
+    panels = [figure.add_subplot(rows, columns, number + 1, xticks=[], yticks=[]) for number in range(count)]
+    return figure, panels
+
+
+def heat(figure, panel, values, size, alpha=1.0):
+    """Draw a map over an area of `size`, (height, width), with its scale beside it."""
+    shown = panel.imshow(values, extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5), interpolation='nearest',
+                         cmap='inferno', alpha=alpha)
+    scale = figure.colorbar(shown, ax=panel, fraction=0.046, pad=0.03)
+    scale.ax.tick_params(labelsize=6)

@@ -1,0 +1,119 @@
+"""ImageNet weights of gluoncv2 under the names of our networks."""
+import re
+
+import numpy as np
+
+from face_blocks import BN_EPS
+from netkit import checkpoints, networks
+from netkit.errors import UserError
+
+NETWORKS = [name for name in networks.NETWORKS if re.match(r'(cru|att)\d+_imagenet$', name)]  # those that gluoncv2 has
+GLUON_BN_EPS = 1e-5
+# What gluoncv2's weights were trained on, in units of raw 0…255 RGB.
+IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
+IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
+# Where a parameter is: our prefix, theirs. {a}, {b}, {c} are the numbers in ours, {a0}, … count from nought.
+PLACES = [(re.compile(ours), theirs) for ours, theirs in (
+    (r'conv0_', 'features.0.conv.conv.'),
+    (r'bn0_', 'features.0.conv.bn.'),
+    (r'bn1_', 'features.5.bn.'),
+    (r'fc1_', 'output.1.'),
+    (r'stage(\d)_group(\d+)_conv1_', 'features.{a}.{b0_group}.body.conv1.conv.'),
+    (r'stage(\d)_group(\d+)_conv2_', 'features.{a}.{b0_group}.body.conv2.'),
+    (r'stage(\d)_unit(\d+)_', 'features.{a}.{b0}.'),
+    (r'stage(\d)_attention(\d+)_unit(\d+)_', 'features.{a}.{b}.init_blocks.blocks.{c0}.'),
+    (r'stage(\d)_attention(\d+)_trunk_unit(\d+)_', 'features.{a}.{b}.hg.skip_seq.0.blocks.{c0}.'),
+    (r'stage(\d)_attention(\d+)_mask_down(\d)_unit(\d+)_', 'features.{a}.{b}.hg.down_seq.{c0}.res_blocks.blocks.{d0}.'),
+    (r'stage(\d)_attention(\d+)_mask_up(\d)_unit(\d+)_', 'features.{a}.{b}.hg.up_seq.{c0}.res_blocks.blocks.{d0}.'),
+    (r'stage(\d)_attention(\d+)_mask_skip(\d)_', 'features.{a}.{b}.hg.skip_seq.{c}.skip1.'),
+    (r'stage(\d)_attention(\d+)_mask_bn(\d)_', 'features.{a}.{b}.middle_block.conv{c}.bn.'),
+    (r'stage(\d)_attention(\d+)_mask_conv(\d)_', 'features.{a}.{b}.middle_block.conv{c}.conv.'),
+    (r'stage(\d)_attention(\d+)_close_', 'features.{a}.{b}.final_block.'))]
+# Which layer of a unit it belongs to, and what it is there.
+LAYERS = [(re.compile(ours), theirs) for ours, theirs in (
+    (r'bn(\d)_', 'body.conv{a}.bn.'),
+    (r'conv(\d)_', 'body.conv{a}.conv.'),
+    (r'project_bn_', 'input_conv.bn.'),
+    (r'project_', 'input_conv.conv.'),
+    (r'shortcut_bn_', 'identity_conv.bn.'),
+    (r'shortcut_', 'identity_conv.conv.'))]
+SUFFIXES = {'weight': 'weight', 'bias': 'bias', 'gamma': 'gamma', 'beta': 'beta',
+            'moving_mean': 'running_mean', 'moving_var': 'running_var'}
+SHARING = 6  # units in a sharing group; gluoncv2 numbers the group by its first unit
+
+
+def _rename(table, name):
+    """Return (their prefix, what is left of our name) by the first row of `table` that matches."""
+    for ours, theirs in table:
+        match = ours.match(name)
+        if match:
+            numbers = dict(zip('abcd', map(int, match.groups())))
+            counted = {letter + '0': number - 1 for letter, number in numbers.items()}
+            group = SHARING * (numbers.get('b', 1) - 1)
+            return theirs.format(b0_group=group, **numbers, **counted), name[match.end():]
+    return '', name
+
+
+def gluoncv2_name(name, attention):
+    """Return the name that gluoncv2 gives our parameter `name`, or None if it has none such.
+
+    `attention` tells a Residual Attention Network: the projection of its shortcut is a bare convolution.
+    """
+    place, rest = _rename(PLACES, name)
+    layer, rest = _rename(LAYERS, rest)
+    if attention and layer == 'identity_conv.conv.':
+        layer = 'identity_conv.'
+    return place + layer + SUFFIXES[rest] if place and rest in SUFFIXES else None
+
+
+def copies(name, theirs):
+    """Return the further names under which gluoncv2 stores our parameter `name`, `theirs` to them, if it is shared."""
+    if name.endswith('_project_weight'):
+        return [theirs.replace('input_conv', 'identity_conv')]
+    if '_group' in name:
+        stage, first, layer = re.match(r'features\.(\d)\.(\d+)\.(.*)', theirs).groups()
+        return [f'features.{stage}.{int(first) + number}.{layer}' for number in range(1, SHARING)]
+    return []
+
+
+def load(path):
+    """Return {name: array} of a .params file that a gluoncv2 network saved."""
+    loaded = checkpoints.load_arrays(path)
+    if not all('.' in name for name in loaded):
+        raise UserError(f'{path} is not a .params file of gluoncv2, whose names look like features.0.conv.conv.weight')
+    return loaded
+
+
+def convert(symbol, loaded, image_shape):
+    """Rename `loaded` for `symbol`; return ({our name: array}, {name: why it found no counterpart}).
+
+    The moving variances make up for the difference between the two BatchNorm eps. Raises UserError where
+    the copies of a shared weight differ, which no CRU-Net has.
+    """
+    expected = checkpoints.wanted_shapes(symbol, image_shape)
+    attention = any('_attention' in name for name in expected)
+    converted, misfits, known = {}, {}, set()
+    for name, shape in expected.items():
+        theirs = gluoncv2_name(name, attention)
+        if theirs not in loaded:
+            misfits[name] = f'{theirs} is missing' if theirs else 'gluoncv2 has nothing like it'
+            continue
+        array = loaded[theirs]
+        if array.shape != shape:
+            misfits[name] = f'{theirs} has shape {array.shape} instead of {shape}'
+            continue
+        for other in copies(name, theirs):
+            if other in loaded and not np.array_equal(loaded[other], array):
+                raise UserError(f'{theirs} and {other} should be one shared weight, but differ')
+        known.update([theirs] + copies(name, theirs))
+        converted[name] = array + (GLUON_BN_EPS - BN_EPS) if name.endswith('_moving_var') else array
+    for theirs in loaded:
+        if theirs not in known:
+            misfits.setdefault(theirs, f'{theirs} has no place in this network')
+    return converted, misfits
+
+
+def settings_for(network):
+    """Return the settings of a network choice that make it compute what gluoncv2's network does."""
+    settings = {'net_mean': IMAGENET_MEAN, 'net_std': IMAGENET_STD}
+    return dict(settings, net_mask_up='dense') if network.startswith('att') else settings

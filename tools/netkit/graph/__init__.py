@@ -1,0 +1,1 @@
+"""A symbol as nodes: read, named, counted, planned."""

@@ -1,0 +1,61 @@
+"""From a network choice to its symbol: choice → settings → builder → symbol."""
+import importlib
+
+import config as host
+from face_blocks import SettingError, Settings, setting_names
+from netkit._mxnet import mx
+from netkit.errors import UserError
+from netkit.graph.naming import is_original
+
+NETWORKS, LOSSES = tuple(host.network), tuple(host.loss)  # the names of the choices
+
+
+def entry(kind, name):
+    """Return the entry of a table of the config, `kind` 'network' or 'loss'; raises UserError, naming the choices."""
+    table = getattr(host, kind)
+    if name not in table:
+        raise UserError(f'there is no {kind} {name!r}; choose from {", ".join(table)}')
+    return table[name]
+
+
+def builder(network):
+    """Return the module in symbols/ that builds a network choice."""
+    return importlib.import_module(entry('network', network).net_name)
+
+
+def settings_of(network, **changes):
+    """Return all settings of a network choice, with `changes`, as its builder takes them.
+
+    `image_shape` is (224, 224, 3) for an original form and (112, 112, 3) for a face network. Raises UserError for a
+    choice that does not exist.
+    """
+    names = setting_names(builder(network).build)
+    chosen = {key: value for key, value in entry('network', network).items() if key in names}
+    dataset = host.dataset.imagenet if is_original(network) else host.dataset.synthetic
+    return {**Settings()._asdict(), **chosen, 'image_shape': tuple(dataset.image_shape), **changes}
+
+
+def build(network, **changes):
+    """Return the embedding symbol of a network choice, with `changes` to its settings (`face_blocks.Settings`).
+
+    `build('cru116', net_prelu='conv', image_shape=(64, 64, 3))`. Raises UserError for a choice, a setting or a value
+    that does not exist.
+    """
+    try:
+        return builder(network).build(**settings_of(network, **changes))
+    except SettingError as error:
+        raise UserError(error)
+
+
+def forms_for(device):
+    """Return the settings of the forms that are fast on `device`, 'cpu' or 'gpu'; they compute the same function.
+
+    On a CPU, MXNet's PReLU and bilinear resizing are slow, and there is memory enough not to recompute
+    (benchmarks/NOTES.md). On a GPU the forms are those of the network choice, as insightface's trainers build it.
+    """
+    return {'net_prelu': 'conv', 'net_resize': 'matrix', 'memonger': False} if device == 'cpu' else {}
+
+
+def initializer():
+    """Return the initialisation of the weights, the same as the host's."""
+    return mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2)

@@ -1,0 +1,90 @@
+"""MXNet's .params files, read without MXNet, which crashes on damaged ones.
+
+The format, that of `NDArray::Save` and `NDArray::Load` in MXNet 1.9.1, little-endian: a magic number and a reserved one
+(uint64 each), the count of arrays (uint64), the arrays, the count of names (uint64), and each name as its length (uint64)
+and its bytes. An array is the magic number of its version (uint32), from version 2 on the storage type (int32, 0 is dense),
+the shape as the count of axes (int32) and the axes (int64), and unless that is empty a device (two int32), the number of
+its dtype (int32) and the values.
+"""
+import math
+import struct
+
+import numpy as np
+
+FILE_MAGIC, FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION = 0x112, 0xF993fac8, 0xF993fac9, 0xF993faca
+TYPES = {0: 'float32', 1: 'float64', 2: 'float16', 3: 'uint8', 4: 'int32', 5: 'int8', 6: 'int64', 7: 'bool'}
+LONGEST = 1 << 16  # bytes of a name
+MOST_AXES = 32
+
+
+class Malformed(ValueError):
+    """The bytes are no .params file, or only the beginning of one."""
+
+
+class _Reader:
+    """Takes values off the front of some bytes."""
+
+    def __init__(self, content):
+        self.content, self.place = memoryview(content), 0
+
+    def take(self, count):
+        """Return the next `count` bytes."""
+        if not 0 <= count <= len(self.content) - self.place:
+            raise Malformed('it ends too early')
+        self.place += count
+        return self.content[self.place - count:self.place]
+
+    def numbers(self, form):
+        """Return the next values, as struct's `form` says, with the lowest byte first."""
+        return struct.unpack('<' + form, self.take(struct.calcsize('<' + form)))
+
+
+def read(path):
+    """Return what is in a .params file, {name: array}, or a list of arrays where they have no names.
+
+    Raises Malformed, with the reason, and OSError.
+    """
+    with open(path, 'rb') as file:
+        reader = _Reader(file.read())
+    if reader.numbers('Q')[0] != FILE_MAGIC:
+        raise Malformed('it does not begin as one')
+    _, count = reader.numbers('QQ')
+    arrays = []
+    while len(arrays) < count:  # which may be any number, where the file is damaged
+        arrays.append(_read_array(reader))
+    names = []
+    for _ in range(_count_names(reader, count)):
+        length, = reader.numbers('Q')
+        names.append(bytes(reader.take(length if length <= LONGEST else -1)).decode('utf-8'))
+    if len(set(names)) < len(names):
+        raise Malformed('a name comes twice')
+    return dict(zip(names, arrays)) if names else arrays
+
+
+def _count_names(reader, arrays):
+    names, = reader.numbers('Q')
+    if names not in (0, arrays):
+        raise Malformed(f'it has {names} names for {arrays} arrays')
+    return names
+
+
+def _read_array(reader):
+    """Return the next array."""
+    version, = reader.numbers('I')
+    if version in (SPARSE_VERSION, NUMPY_VERSION) and reader.numbers('i') != (0,):
+        raise Malformed('it holds an array that is not dense')
+    if version in (FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION):
+        axes, = reader.numbers('i')
+        kind = 'q'
+    else:  # before there were versions: the count of axes stands here
+        axes, kind = version, 'I'
+    if not 0 <= axes <= MOST_AXES:
+        raise Malformed(f'it holds an array of {axes} axes')
+    shape = reader.numbers(f'{axes}{kind}')
+    if not axes and version != NUMPY_VERSION:
+        return np.zeros(0, np.float32)  # MXNet's array of nothing
+    *_, number = reader.numbers('iii')
+    if number not in TYPES or min(shape, default=0) < 0:
+        raise Malformed(f'it holds an array of type {number} and shape {shape}')
+    of_type = np.dtype(TYPES[number])
+    return np.frombuffer(reader.take(math.prod(shape) * of_type.itemsize), of_type).reshape(shape)

@@ -1,0 +1,31 @@
+"""Published figures of the networks, each in its original form.
+
+From the papers, or counted from the authors' own definitions (CRU-Net: from the networks of gluoncv2), at 224x224.
+"""
+from typing import NamedTuple, Optional
+
+
+class Published(NamedTuple):
+    """Learnt parameters; multiply-adds of convolutions and FCs for one image; what the paper itself prints."""
+    parameters: int
+    macs: Optional[float] = None
+    printed: str = ''
+
+
+PUBLISHED = {
+    'cru56_imagenet': Published(25609384, 5634153472, '25.5 M'),
+    'cru116_imagenet': Published(43656136, 12645923328, '43.7 M, 13.3 G'),
+    'att56_imagenet': Published(31810728, 6270836736),
+    'att92_imagenet': Published(52466344, 10533789696),
+    'att128_imagenet': Published(65294504),
+    'att164_imagenet': Published(78122664),
+    'att200_imagenet': Published(90950824),
+    'att236_imagenet': Published(103778984),
+    'att452_imagenet': Published(182285224),
+    'attnext56_imagenet': Published(31318824, 6419106816),
+    'attnext92_imagenet': Published(52102952, 10704337920),
+    'ires50_imagenet': Published(25557032, 4.1277e9),
+    'ires101_imagenet': Published(44549160, 7.8399e9),
+    'ires152_imagenet': Published(60192808, 11.5522e9),
+    'ires200_imagenet': Published(64673832, 15.0460e9),
+}

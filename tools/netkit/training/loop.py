@@ -1,0 +1,52 @@
+"""The training loop: step after step, with progress, log and state."""
+import math
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+from netkit.errors import UserError
+from netkit.training import state
+
+OVERFLOWS = 20  # consecutive steps with gradients that are not finite, after which the run ends
+
+
+def train(trainer, batches, args, same, log, smoothed=None):
+    """Train to the last step, showing loss, accuracy and images per second.
+
+    `batches` begins at the step of `trainer`, and `smoothed` is what this function returned at that step. `log` is the
+    first worker's `log.Writer`, None for the others; with it goes the state, for a run with the options `same`. Returns
+    the smoothed [loss, accuracy], and the images per second, None where no step was left.
+    """
+    start, first_step, overflows, skipped, speed = time.time(), trainer.steps, 0, 0, None
+    batch_size = batches.batch_size * batches.num_parts
+    batch = batches.next() if first_step < args.steps else None
+    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=True if log is None else None) as bar:
+        for step in range(first_step + 1, args.steps + 1):
+            overflows = 0 if trainer.step(batch) else overflows + 1
+            skipped += overflows > 0
+            label = batch.label[0].asnumpy().astype(int)
+            if step < args.steps:
+                batch = batches.next()  # read while MXNet, which runs asynchronously, computes
+            now = loss_and_accuracy(trainer.probabilities(), label)
+            if not math.isfinite(now[0]) or overflows == OVERFLOWS or step == args.steps and skipped == step:
+                raise UserError('the loss or its gradients are not finite any more; try a smaller --lr'
+                                + (' or --loss-scale' if args.loss_scale > 1 else ''))
+            smoothed = [0.9 * old + 0.1 * new for old, new in zip(smoothed or now, now)]
+            speed = (step - first_step) * batch_size / (time.time() - start)
+            bar.set_postfix_str(f'loss {smoothed[0]:.2f}, accuracy {smoothed[1]:.2f}, {speed:.1f} images/s')
+            bar.update()
+            if log:
+                log.add(step, batch_size, *now)
+                # Also after the last step, for a run that is interrupted while it saves or verifies.
+                if args.state_every and (step % args.state_every == 0 or step == args.steps):
+                    state.save(args.output, trainer.state(), same, smoothed)
+    if log and skipped:
+        print(f'{skipped} of {args.steps - first_step} steps were left out: their gradients were not finite')
+    return smoothed, speed
+
+
+def loss_and_accuracy(probabilities, label):
+    """Return the mean cross-entropy, and the share of images whose label has the largest probability."""
+    of_label = probabilities[np.arange(len(label)), label]
+    return float(-np.log(np.maximum(of_label, 1e-30)).mean()), float((probabilities.argmax(axis=1) == label).mean())

@@ -1,0 +1,53 @@
+"""Face verification as LFW and insightface measure it: are two images of the same person?"""
+import numpy as np
+from tqdm import tqdm
+
+from netkit._mxnet import mx
+
+FOLDS = 10
+THRESHOLDS = np.arange(0, 4, 0.01)  # squared distance of two unit vectors, 0…4
+
+
+def embed(symbol, parameters, images, batch_size, contexts):
+    """Return the embeddings of image + mirror, (images, emb_size), as the host measures them.
+
+    By a network of its own: `symbol` with `parameters`, {name: array}. `images` are (height, width, 3) of 0…255.
+    """
+    statistics = set(symbol.list_auxiliary_states())
+    arrays = {name: mx.nd.array(array) for name, array in parameters.items()}
+    module = mx.mod.Module(symbol, context=contexts, label_names=None)
+    module.bind([('data', (batch_size, 3) + images[0].shape[:2])], for_training=False)
+    module.set_params({name: array for name, array in arrays.items() if name not in statistics},
+                      {name: array for name, array in arrays.items() if name in statistics})
+    views = [image for pair in zip(images, (image[:, ::-1] for image in images)) for image in pair]
+    rows = []
+    for start in tqdm(range(0, len(views), batch_size), unit='batch', desc='verifying', disable=None):
+        part = np.stack(views[start:start + batch_size]).transpose(0, 3, 1, 2).astype(np.float32)
+        padded = np.concatenate([part, np.zeros((batch_size - len(part),) + part.shape[1:], np.float32)])
+        module.forward(mx.io.DataBatch([mx.nd.array(padded)]), is_train=False)
+        rows.append(module.get_outputs()[0].asnumpy()[:len(part)])
+    rows = np.concatenate(rows)
+    return rows[0::2] + rows[1::2]
+
+
+def accuracy(embeddings, same, folds=FOLDS):
+    """Return mean and standard deviation, over `folds`, of the accuracy on verification pairs.
+
+    `embeddings` is (2n, size), pair i being rows 2i and 2i + 1; `same` is (n,) bool. Every fold is judged
+    by the threshold that is best on the other folds (LFW's "unrestricted" protocol). Raises ValueError for
+    fewer pairs than folds.
+    """
+    if len(same) < folds:
+        raise ValueError(f'{len(same)} pairs are not enough for {folds} folds')
+    embeddings = np.asarray(embeddings, np.float64)  # of a network that has hardly begun they can be 1e20 long
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = embeddings / np.maximum(length, 1e-12)
+    distance = np.sum((unit[0::2] - unit[1::2]) ** 2, axis=1)
+    right = (distance[:, None] < THRESHOLDS) == np.asarray(same)[:, None]  # (pairs, thresholds)
+    results = []
+    for fold in np.array_split(np.arange(len(same)), folds):
+        others = np.ones(len(same), bool)
+        others[fold] = False
+        best = right[others].mean(axis=0).argmax()
+        results.append(right[fold, best].mean())
+    return float(np.mean(results)), float(np.std(results))

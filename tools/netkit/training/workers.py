@@ -1,0 +1,26 @@
+"""MXNet's kvstore, by which the workers of a training exchange gradients."""
+from netkit._mxnet import mx
+from netkit.errors import UserError
+
+
+def create_kvstore(name):
+    """Return MXNet's store of that name, which also knows this worker's number and how many there are."""
+    try:
+        return mx.kv.create(name)
+    except mx.MXNetError:
+        raise UserError(f'--kvstore {name}: this MXNet was built without it')
+
+
+def wait_for_workers(kvstore):
+    """Return when all workers have come here."""
+    kvstore._barrier()  # MXNet has no other name for it
+
+
+def first_workers(kvstore, number):
+    """Return the whole number, below 2^24, that the first worker called this with; all workers have to call it."""
+    if kvstore.num_workers == 1:
+        return number
+    array = mx.nd.array([number])
+    kvstore.init('a number', array)
+    kvstore.pull('a number', array)
+    return int(array.asscalar())
