@@ -440,7 +440,10 @@ class Trainer:
         """Return (lines of the block, place) that belong into a script or config."""
         networks = self.checkout.networks
         if source.path in self.scripts:
-            return (import_lines(networks, self.copies(), self.host.partial_fc),
+            # Not what was there before: what a block records, --revert removes.
+            copied = {path: content for path, content in self.copies().items()
+                      if not self.checkout.was_there(path, content)}
+            return (import_lines(networks, copied, self.host.partial_fc),
                     imports_place(source, self.host_modules()))
         if self.host.partial_fc:
             return partial_fc_lines(networks), default_place(source)
@@ -480,6 +483,7 @@ class Checkout:
         self.networks = load_networks()
         self.modules = load_modules(self.networks)
         self.root = root
+        self.adopts = False  # whether files that were copied by hand are taken over
         self.trainers = []
         for host in HOSTS:
             trainer = Trainer(self, host)
@@ -529,6 +533,10 @@ class Checkout:
         if there == content:
             return 'current'
         return 'outdated' if sha(there) in self.recorded(path) else 'foreign'
+
+    def was_there(self, path, content):
+        """Tell whether somebody else has put the same file at `path`, and nobody wants it to be taken over."""
+        return not self.adopts and self.copy_state(path, content) == 'current' and not self.recorded(path)
 
     def imported_by_hand(self):
         """Return the paths of copied files that a script imports outside the block: they belong to the user."""
@@ -608,6 +616,7 @@ def plan_install(checkout, force, adopt=False):
     All that is in the way is named at once. With `adopt`, lines written by hand that are those of the block, to the
     letter, are no longer in the way: the block takes their place.
     """
+    checkout.adopts = adopt
     checkout.bring_along()
     changes, problems = plan_gone(checkout, force)
     for path, content in sorted(checkout.copies().items()):
@@ -743,6 +752,12 @@ def unique(changes):
     return list(collections.OrderedDict((change.path, change) for change in changes).values())
 
 
+def backed_up(path):
+    """Return the path of the file of which `path` is a backup, or `path` itself if it is none."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, name.split(BACKUP)[0])
+
+
 def free_backup(path):
     """Return a name beside `path` that is not taken."""
     name, number = path + BACKUP, 1
@@ -800,7 +815,7 @@ def make(changes, let_them_in):
                 os.makedirs(folder)
                 folders.append(folder)
             if change.new is not None:
-                write(change.path + NEW, change.new, like=change.path.split(BACKUP)[0])  # a backup is like what it is of
+                write(change.path + NEW, change.new, like=backed_up(change.path))
             if change.old is not None:
                 write(change.path + OLD, change.old, like=change.path)
         for change in changes:
@@ -938,7 +953,7 @@ def alone_in(root):
 
 
 def write(path, content, like):
-    """Write a file and have it on disk, with mode and owner of the file `like`, or as its folder has them."""
+    """Write a file and have it on disk, with mode, owner and attributes of the file `like`, or as its folder has them."""
     try:
         with open(path, 'wb') as file:
             file.write(content)
@@ -950,10 +965,19 @@ def write(path, content, like):
     is_new = not os.path.exists(like)
     status = os.stat(os.path.dirname(like) if is_new else like)
     mode = stat.S_IMODE(status.st_mode) & (0o666 if is_new else 0o7777)
-    if hasattr(os, 'chown') and (status.st_uid, status.st_gid) != (os.stat(path).st_uid, os.stat(path).st_gid):
-        with contextlib.suppress(OSError):  # someone else's file in one's own folder, or of nobody that a container knows
-            os.chown(path, status.st_uid, status.st_gid)
+    if hasattr(os, 'chown'):
+        # Group and owner one by one: whoever may not give a file away may still give it to a group of their own.
+        own = os.stat(path)
+        for is_other, owner in ((status.st_gid != own.st_gid, (-1, status.st_gid)),
+                                (status.st_uid != own.st_uid, (status.st_uid, -1))):
+            with contextlib.suppress(OSError):  # someone else's file, or of nobody that a container knows
+                if is_other:
+                    os.chown(path, *owner)
     os.chmod(path, mode)
+    if not is_new and hasattr(os, 'listxattr'):
+        with contextlib.suppress(OSError):  # not every file system has them
+            for name in os.listxattr(like):
+                os.setxattr(path, name, os.getxattr(like, name))
 
 
 def remove(path):
@@ -1000,7 +1024,7 @@ def print_leftovers(checkout):
 
 def kind(change):
     if change.old is None:
-        return 'keep a backup as' if BACKUP in change.path else 'add'
+        return 'keep a backup as' if backed_up(change.path) != change.path else 'add'
     return 'remove' if change.new is None else 'change'
 
 

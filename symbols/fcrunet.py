@@ -8,8 +8,21 @@ from typing import NamedTuple
 
 import mxnet as mx
 
-from face_blocks import (PRE_ACTIVATION, Conv, Layers, bottleneck, changes_shape, choose, head, is_sum, project,
-                         read_config, recompute, residual_unit, stem)
+from face_blocks import (
+    PRE_ACTIVATION,
+    Conv,
+    Layers,
+    bottleneck,
+    changes_shape,
+    choose,
+    head,
+    is_sum,
+    project,
+    read_config,
+    recompute,
+    residual_unit,
+    stem,
+)
 
 CARDINALITY = 32  # groups of the units that are not collective ("32x4d" in the paper)
 

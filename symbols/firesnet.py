@@ -4,8 +4,22 @@ Duta, Liu, Zhu, Shao: "Improved Residual Networks for Image and Video Recognitio
 unit is this network's contribution, so the face form keeps it and changes only stem, activation and head;
 `net_unit` does not apply.
 """
-from face_blocks import (POST_ACTIVATION, PRE_ACTIVATION, Conv, Layers, add_branch, bottleneck, choose, enter_branch,
-                         head, is_sum, project, read_config, recompute, stem)
+from face_blocks import (
+    POST_ACTIVATION,
+    PRE_ACTIVATION,
+    Conv,
+    Layers,
+    add_branch,
+    bottleneck,
+    choose,
+    enter_branch,
+    head,
+    is_sum,
+    project,
+    read_config,
+    recompute,
+    stem,
+)
 
 NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages; K is a quarter of it
 

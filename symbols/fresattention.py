@@ -8,8 +8,24 @@ from typing import NamedTuple, Tuple
 
 import mxnet as mx
 
-from face_blocks import (POST_ACTIVATION, PRE_ACTIVATION, Conv, Layers, bottleneck, changes_shape, choose,
-                         close_unit, conv_chain, enter_branch, head, is_sum, project, read_config, recompute, stem)
+from face_blocks import (
+    POST_ACTIVATION,
+    PRE_ACTIVATION,
+    Conv,
+    Layers,
+    bottleneck,
+    changes_shape,
+    choose,
+    close_unit,
+    conv_chain,
+    enter_branch,
+    head,
+    is_sum,
+    project,
+    read_config,
+    recompute,
+    stem,
+)
 
 NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages
 POOLINGS = (3, 2, 1)  # in a mask of stage 1, 2, 3: each ends at the size of stage 4
@@ -44,6 +60,14 @@ class Widths(NamedTuple):
     num_group: int  # of the 3x3 convolution
 
 
+class Attention(NamedTuple):
+    """What the attention modules of a stage have in common."""
+    widths: Widths
+    poolings: int  # in the mask
+    depth: Depth
+    up: str  # the reading of the mask's way up, see `soft_mask`
+
+
 def unit(layers, data, widths, name, stride=1):
     """Build a bottleneck unit: any channels to widths.num_filter, the size divided by `stride`.
 
@@ -70,28 +94,28 @@ def units(layers, data, widths, count, name):
     return data
 
 
-def soft_mask(layers, data, trunk, widths, poolings, depth, up, name):
+def soft_mask(layers, data, trunk, attention, name):
     """Build a soft mask, values in 0…1, of the shape of `data` (paper, figure 2).
 
-    Down: `poolings` times max pooling and r units. Up, per level: r units, resize to the level above, add its
+    Down: several times max pooling and r units. Up, per level: r units, resize to the level above, add its
     skip connection (one unit on that level's output). There are two published readings of the way `up`:
     'paper' is this; 'dense' also adds the level's output itself and, at the top, the map `trunk`.
     """
-    levels = [data]
-    for level in range(1, poolings + 1):
+    widths, count, levels = attention.widths, attention.depth.r, [data]
+    for level in range(1, attention.poolings + 1):
         data = layers.pool(data, '%s_down%d_pool' % (name, level))
-        data = units(layers, data, widths, depth.r, '%s_down%d_unit' % (name, level))
+        data = units(layers, data, widths, count, '%s_down%d_unit' % (name, level))
         levels.append(data)
-    for level in range(poolings, 0, -1):
+    for level in range(attention.poolings, 0, -1):
         level_name = '%s_up%d' % (name, level)
-        if level < poolings:
+        if level < attention.poolings:
             skip = unit(layers, levels[level], widths, '%s_skip%d' % (name, level))
             data = layers.add(data, skip, level_name + '_plus_skip')
-            if up == 'dense':
+            if attention.up == 'dense':
                 data = layers.add(data, levels[level], level_name + '_plus_down')
-        data = units(layers, data, widths, depth.r, level_name + '_unit')
+        data = units(layers, data, widths, count, level_name + '_unit')
         data = layers.resize(data, levels[level - 1].size, level_name + '_resize')
-    if up == 'dense':
+    if attention.up == 'dense':
         data = layers.add(data, trunk, name + '_plus_trunk')
 
     # Two 1x1 convolutions, each after BN-A; post-activation units have activated the input already.
@@ -101,14 +125,14 @@ def soft_mask(layers, data, trunk, widths, poolings, depth, up, name):
     return layers.sigmoid(data, name + '_sigmoid')
 
 
-def attention_module(layers, data, widths, poolings, depth, up, name):
+def attention_module(layers, data, attention, name):
     """Build an attention module: p units, (1 + mask) x trunk, one unit; it keeps the shape (paper, section 3)."""
-    data = units(layers, data, widths, depth.p, name + '_unit')
-    trunk = units(layers, data, widths, depth.t, name + '_trunk_unit')
-    mask = soft_mask(layers, data, trunk, widths, poolings, depth, up, name + '_mask')
+    data = units(layers, data, attention.widths, attention.depth.p, name + '_unit')
+    trunk = units(layers, data, attention.widths, attention.depth.t, name + '_trunk_unit')
+    mask = soft_mask(layers, data, trunk, attention, name + '_mask')
     weight = mx.sym._internal._plus_scalar(mask.symbol, scalar=1.0, name=name + '_weight')
     data = trunk._replace(symbol=mx.sym.elemwise_mul(weight, trunk.symbol, name=name + '_attend'))
-    return unit(layers, data, widths, name + '_close')
+    return unit(layers, data, attention.widths, name + '_close')
 
 
 def is_kept(name):
@@ -139,9 +163,9 @@ def build(num_layers, num_group=1, net_mask_up='dense', **settings):
         data = unit(layers, data, widths, 'stage%d_unit1' % stage, stride)
         stride = 2
         if stage <= len(POOLINGS):
+            attention = Attention(widths, POOLINGS[stage - 1], depth, up)
             for module in range(1, depth.modules[stage - 1] + 1):
-                data = attention_module(layers, data, widths, POOLINGS[stage - 1], depth, up,
-                                        'stage%d_attention%d' % (stage, module))
+                data = attention_module(layers, data, attention, 'stage%d_attention%d' % (stage, module))
     for number in range(2, CLOSING_UNITS + 1):
         data = unit(layers, data, widths, 'stage%d_unit%d' % (stage, number))
     recompute(layers, data, kept=is_kept)

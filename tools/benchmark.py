@@ -45,8 +45,8 @@ def parse_args(argv=None):
 def show_plans(args, show):
     """Print a table that is not of times."""
     choices = [parse_choice(text) for text in args.choices or NETWORKS]
-    title, columns, rows = (plans.building if args.building else plans.scaling if args.scaling else plans.memory)(choices)
-    show(title, columns, rows)
+    table = plans.building if args.building else plans.scaling if args.scaling else plans.memory
+    show(*table(choices))
 
 
 def show_times(args, show):

@@ -1,7 +1,7 @@
 """`make demo`: a narrow network learns to tell faces apart, then the full one takes two steps."""
+import contextlib
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 
@@ -11,6 +11,7 @@ from netkit.training import log
 
 OUTPUT = os.path.join('out', 'demo')
 OWN = ('data', 'cru56-quarter', 'cru116')  # the folders in it that the demo makes
+DRAWN = ('property', 'train.rec', 'train.idx', 'lfw.bin')  # the files of the first, which are drawn anew
 LEARNS = ['--network', 'cru56', '--multiplier', '0.25', '--steps', '135', '--devices', '2', '--per-batch-size', '16',
           '--images', '40', '--pairs', '200']
 FULL = ['--network', 'cru116', '--steps', '2', '--devices', '2', '--per-batch-size', '2', '--no-verification',
@@ -41,8 +42,9 @@ def accuracy(folder):
 def main():
     Parser(prog='demo.py', description=__doc__).parse_args()
     data, narrow, full = (os.path.join(OUTPUT, folder) for folder in OWN)
-    for folder in data, narrow, full:  # and nothing else that may be in OUTPUT by now
-        shutil.rmtree(os.path.join(ROOT, folder), ignore_errors=True)
+    for name in DRAWN:  # and nothing else that may be there by now
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(ROOT, data, name))
     print('1. cru56 at a quarter of its width learns faces (two to three minutes)')
     status = train([*LEARNS, '--draw', '--data', data, '--output', narrow])
     if status:
@@ -51,7 +53,8 @@ def main():
     print('\n2. cru116 at full width takes two steps')
     status = train([*FULL, '--data', data, '--output', full])
     if not status and learnt < LEAST:
-        sys.stderr.write(f'demo.py: the narrow cru56 tells faces apart with {learnt:.3f}, which should be {LEAST:.2f} at least\n')
+        sys.stderr.write(f'demo.py: the narrow cru56 tells faces apart with {learnt:.3f}, which should be {LEAST:.2f} '
+                         'at least\n')
         return 1
     return status
 

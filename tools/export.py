@@ -29,8 +29,8 @@ def parse_args(argv=None):
     parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX',
                         help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx')
     parser.add_argument('--fold-bn', action='store_true',
-                        help='fold every BatchNorm that can be folded exactly into the layer beside it; the files are called '
-                             f'PREFIX{FOLDED}-… and are for inference, not to be trained further')
+                        help='fold every BatchNorm that can be folded exactly into the layer beside it; the files are '
+                             f'called PREFIX{FOLDED}-… and are for inference, not to be trained further')
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
     parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
     parser.add_argument('--batch', type=whole_number(1, 4096), metavar='N',
@@ -67,16 +67,16 @@ def file_rows(scratch, folder, results):
 
 def report_folding(folding):
     """Print how many BatchNorms were folded, and why others stayed."""
-    print(f'{folding.norms - len(folding.left)} of {folding.norms} BatchNorms folded; {folding.before:,} numbers before, '
-          f'{folding.after:,} after.')
+    print(f'{folding.norms - len(folding.left)} of {folding.norms} BatchNorms folded; {folding.before:,} numbers '
+          f'before, {folding.after:,} after.')
     first, counts = {}, collections.Counter(why for _, why in folding.left)
     for name, why in folding.left:
         first.setdefault(why, name)
     if first:
         report.show('BatchNorms that stay', ('count', 'where', 'the first of them'),
                     [(str(counts[why]), why, name) for why, name in first.items()])
-    print('Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take the '
-          '--model itself, or an export without --fold-bn.')
+    print('Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take '
+          'the --model itself, or an export without --fold-bn.')
 
 
 def main():

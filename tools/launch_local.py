@@ -1,8 +1,8 @@
 """Start a distributed training job on this machine: a scheduler, servers and workers of MXNet's parameter server.
 
 Every worker runs COMMAND. If that is python, or env and python, tools/worker.py is put in front of the script; a shell
-script has to do so itself (python tools/worker.py train.py …). The job succeeds when all workers do. As soon as one of its
-processes fails, all others are stopped, since they would wait for it forever.
+script has to do so itself (python tools/worker.py train.py …). The job succeeds when all workers do. As soon as one of
+its processes fails, all others are stopped, since they would wait for it forever.
 """
 import argparse
 import contextlib
@@ -24,7 +24,8 @@ PATIENCE = 5  # seconds that scheduler and servers get to end by themselves afte
 
 
 def parse_args(argv=None):
-    parser = Parser(prog='launch_local.py', description=__doc__, usage='%(prog)s [--workers N] [--servers N] -- COMMAND')
+    parser = Parser(prog='launch_local.py', description=__doc__,
+                    usage='%(prog)s [--workers N] [--servers N] -- COMMAND')
     parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that train')
     parser.add_argument('--servers', type=whole_number(1), default=1, help='processes that sum gradients')
     parser.add_argument('--port', type=whole_number(1, 65535), help='port of the scheduler (default: a free one)')
@@ -70,7 +71,7 @@ def free_port():
 
 
 def start(args):
-    """Start all processes; return {name: Popen}. Each leads a process group, so that its children can be stopped with it."""
+    """Start all processes, each with a process group of its own; return {name: Popen}."""
     job = {'DMLC_PS_ROOT_URI': '127.0.0.1', 'DMLC_PS_ROOT_PORT': str(args.port or free_port()),
            'DMLC_NUM_WORKER': str(args.workers), 'DMLC_NUM_SERVER': str(args.servers)}
     names = ['scheduler'] + [f'server {number}' for number in range(args.servers)]

@@ -11,11 +11,11 @@ UNIT_COLUMNS = ('unit', 'output', 'channels', 'K', 'groups', 'shares', 'paramete
 # Columns of several networks, by their keys in a summary: heading, and how a value is written.
 COLUMNS = {
     'network': ('network', str),
-    'input': ('input', lambda size: '%d×%d' % tuple(size)),
+    'input': ('input', lambda size: '×'.join(map(str, size))),
     'output': ('output', lambda shape: '×'.join(map(str, shape))),
     'parameters': ('parameters', '{:,}'.format),
     'saved_by_sharing': ('saved by sharing', '{:,}'.format),
-    'macs': ('MACs/image', lambda macs: f'{macs / 1000000000.0:.3f} G'),
+    'macs': ('MACs/image', lambda macs: f'{macs / 1e9:.3f} G'),
     'plan_mb': ('plan MB/image', '{:.1f}'.format),
 }
 
@@ -45,8 +45,8 @@ def unit_rows(summary):
     rows.append(row('all', summary['output'], summary['parameters'], summary['macs'], summary['plan_mb']))
     if 'published' in summary:
         published = summary['published']
-        printed = '; the paper: {}'.format(published['printed']) if published['printed'] else ''
-        rows.append(row('published for {}{}'.format(published['network'], printed), parameters=published['parameters'],
+        printed = f'; the paper: {published["printed"]}' if published['printed'] else ''
+        rows.append(row(f'published for {published["network"]}{printed}', parameters=published['parameters'],
                         macs=published['macs']))
     return rows
 
@@ -56,7 +56,7 @@ def parse_args(argv=None):
     parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all network choices)')
     add_sizes(parser)
     parser.add_argument('--sort', choices=COLUMNS, metavar='COLUMN',
-                        help='sort several networks by this column: {}'.format(', '.join(COLUMNS)))
+                        help=f'sort several networks by this column: {", ".join(COLUMNS)}')
     parser.add_argument('--descending', action='store_true', help='the largest first')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print JSON: a list of networks, each with its units')

@@ -2,8 +2,8 @@
 
 Draws a data set (or reads an existing one), trains with the chosen loss, saves OUTPUT/NETWORK-symbol.json and
 OUTPUT/NETWORK-0001.params, cut at the embedding, and verifies these files on pairs of people that were not trained on.
-On several devices, and with --kvstore dist_sync in several processes (tools/launch_local.py), each takes its share of the
-images of a step.
+On several devices, and with --kvstore dist_sync in several processes (tools/launch_local.py), each takes its share of
+the images of a step.
 """
 import os
 import sys
@@ -31,8 +31,8 @@ def parse_args(argv=None):
                              'machines (default: device on GPUs, else local)')
     parser.add_argument('--resume', action='store_true',
                         help='continue from the last state in OUTPUT, if there is one; the options that change what is '
-                             'computed have to be the same, but for --steps, of which there may be more (the learning rate '
-                             'then falls later). Without --resume, an older state is removed')
+                             'computed have to be the same, but for --steps, of which there may be more (the learning '
+                             'rate then falls later). Without --resume, an older state is removed')
     parser.add_argument('--state-every', type=whole_number(0), default=1000, metavar='STEPS',
                         help='write the state of the run, for --resume, after every so many steps; 0: never')
     parser.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
@@ -50,7 +50,8 @@ def parse_args(argv=None):
     parser.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
     parser.add_argument('--images', type=whole_number(1), default=20, help='images of each')
     parser.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')
-    parser.add_argument('--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it is not there)')
+    parser.add_argument('--data', type=folder_name,
+                        help='folder of the data set (default: OUTPUT/data, drawn if it is not there)')
     parser.add_argument('--draw', action='store_true', help='draw the data set into --data if it is not there')
     parser.add_argument('--output', type=folder_name, default='out/synthetic', help='folder for the checkpoint')
     parser.add_argument('--no-verification', action='store_true', help='do not verify after training')
@@ -65,16 +66,16 @@ def parse_args(argv=None):
 
 def show(result):
     """Print what a training came to, and what was written; return the exit status."""
-    report.show('trained', ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss', 'verification',
-                            'images/s'),
+    report.show('trained', ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss',
+                            'verification', 'images/s'),
                 [(result.network, f'{result.multiplier:g}', result.loss, str(result.steps), f'{result.parameters:,}',
                   f'{result.macs / 1e9:.3f} G', f'{result.last_loss:.2f}',
                   '{:.3f} ± {:.3f}'.format(*result.verification) if result.verification else '–',
                   f'{result.speed:.1f}' if result.speed else '–')])
     report.show('written', ('file', 'bytes'), [(path, f'{os.path.getsize(path):,}') for path in result.files])
     if result.verification and result.steps < SETTLED:
-        print(f'{result.network}: after {result.steps} steps the moving statistics, by which a network is verified, are not '
-              f'settled; the verification says little before {SETTLED}')
+        print(f'{result.network}: after {result.steps} steps the moving statistics, by which a network is verified, '
+              f'are not settled; the verification says little before {SETTLED}')
     if result.problem:
         sys.stderr.write(f'train_synthetic.py: {result.problem}\n')
     return 2 if result.problem else 0

@@ -216,7 +216,7 @@ def test_the_insightface_package_takes_it_for_what_it_is(tmp_path, changes, half
 def test_opencv_takes_it(tmp_path, network):
     import cv2
     symbol = symbol_of(network, **NARROW)
-    shape = shape_of(network)
+    shape = NARROW['image_shape']
     parameters = settled(symbol, (2, 3) + shape[:2])
     path = str(tmp_path / 'net.onnx')
     exporting.save_onnx(path, plain(Graph.of(symbol)), parameters, shape, None, 'float32')
@@ -308,7 +308,7 @@ def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
     (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),
     (['--model', '{model},3', '--network', 'cru56'], 'is of another width: its first layer has 16 filters, cru56 has 64; '
                                                      'add --multiplier 0.25'),
-    (['--model', '{model},3', '--network', 'cru56', '--multiplier', '0.125'], 'has 8; add --multiplier 0.25'),
+    (['--model', '{model},3', '--network', 'cru56', '--multiplier', '0.125'], 'cru56 with --multiplier 0.125 has 8; add --multiplier 0.25'),
     (['--output', ''], "'' is a folder; add how the names of the files begin"),
     (['--output', 'folder/'], "'folder/' is a folder; add how the names of the files begin, like folder/cru116"),
     (['--output', '..'], "'..' is a folder; add how the names of the files begin"),
@@ -390,6 +390,31 @@ def test_a_symbol_may_have_operators_of_several_outputs(tmp_path, operator, coun
             load_symbol(path)
 
 
+def old_attributes(node, key):
+    """Put the attributes of a node where older versions of MXNet have them, with a division by zero."""
+    node[key] = dict(node.pop('attrs'), num_group='0')
+
+
+@pytest.mark.parametrize('op, attrs', [
+    ('GroupNorm', {'num_groups': '0'}), ('Reshape', {'shape': '(-4, -1, 0)'}), ('Reshape', {'shape': '(0, 0, -4, 0, -1, 0)'}),
+    ('SliceChannel', {'num_outputs': '3000000'}), ('SliceChannel', {'num_outputs': '0'})])
+def test_operators_that_end_mxnet_are_refused(tmp_path, op, attrs):
+    inputs = ['data'] + ['gamma', 'beta'] * (op == 'GroupNorm')
+    variables = [{'op': 'null', 'name': name, 'inputs': []} for name in inputs]
+    content = {'nodes': [*variables, {'op': op, 'name': 'fc1', 'attrs': attrs, 'inputs': [[i, 0, 0] for i in range(len(inputs))]}],
+               'arg_nodes': list(range(len(inputs))), 'heads': [[len(inputs), 0, 0]], 'attrs': {'mxnet_version': ['int', 10901]}}
+    path = tmp_path / 'x-symbol.json'
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match='is not a symbol JSON of MXNet'):
+        load_symbol(str(path))
+
+
+def test_a_reshape_that_splits_an_axis_is_taken(tmp_path):
+    path = str(tmp_path / 'x-symbol.json')
+    mx.sym.reshape(mx.sym.Variable('data'), shape=(0, -4, 10, -1, 0)).save(path)
+    assert load_symbol(path).infer_shape(data=(2, 30, 7))[1] == [(2, 10, 3, 7)]
+
+
 @pytest.mark.parametrize('change, words', [
     (truncate('model-0003.params', 0.9), 'is not readable as an MXNet .params file'),
     (truncate('model-symbol.json', 0.5), 'is not a symbol JSON of MXNet'),
@@ -405,6 +430,9 @@ def test_a_symbol_may_have_operators_of_several_outputs(tmp_path, operator, coun
     (change_symbol(lambda content: node(content, 'relu0')['inputs'][0].__setitem__(1, 5)), 'is not a symbol JSON of MXNet'),
     (change_symbol(lambda content: content['nodes'][9]['inputs'].append([999999, 0, 0])), 'is not a symbol JSON of MXNet'),
     (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='0')), 'is not a symbol JSON of MXNet'),
+    (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='00')), 'is not a symbol JSON of MXNet'),
+    (change_symbol(lambda content: old_attributes(node(content, 'conv0'), 'attr')), 'is not a symbol JSON of MXNet'),
+    (change_symbol(lambda content: old_attributes(node(content, 'conv0'), 'param')), 'is not a symbol JSON of MXNet'),
     (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(stride='(0, 1)')), 'is not a symbol JSON of MXNet'),
     (change_symbol(lambda content: node(content, 'fc1').update(name='embedding')), 'there is no fc1_output'),
     (change_symbol(lambda content: node(content, 'data').update(name='image')), 'the network has no input called data'),
@@ -595,3 +623,17 @@ def test_folding(case):
     assert set(fewer) == set(checkpoints.wanted_shapes(folded.symbol(), (8, 8, 3)))
     assert not any(name.endswith('_own') for name in fewer)  # what nobody shares keeps its name
     assert all((before[name] == parameters[name]).all() for name in parameters)  # the caller's are as they were
+
+
+@pytest.mark.parametrize('width', [0.26, 0.265625, 0.3333])
+def test_the_width_that_is_named_fits(tmp_path, width):
+    """A rounded count of filters is of many widths; the one that is named has to give every layer its shape."""
+    symbol = build('cru56', net_multiplier=width, image_shape=(64, 64, 3))
+    parameters = {name: np.zeros(shape, np.float32)
+                  for name, shape in checkpoints.wanted_shapes(symbol, (64, 64, 3)).items()}
+    checkpoints.save(str(tmp_path / 'x'), 1, symbol, parameters)
+    for asked_for in (1.0, 0.25):
+        with pytest.raises(UserError, match='is of another width') as caught:
+            targets.of_checkpoint(f'{tmp_path}/x,1', (64, 64, 3), 'cru56', asked_for)
+        named = float(str(caught.value).rpartition(' ')[2])
+        assert targets.of_checkpoint(f'{tmp_path}/x,1', (64, 64, 3), 'cru56', named).parameters

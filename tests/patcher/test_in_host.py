@@ -119,7 +119,7 @@ def test_same_bytes_work_without_any_config(tmp_path):
     """The builder's own function needs neither the host nor its config."""
     for module in MODULES:
         shutil.copy(os.path.join(ROOT, 'symbols', module), str(tmp_path))
-    code = "import fcrunet, sys; s = fcrunet.crunet(56, emb_size=8); print(s.name, 'config' in sys.modules)"
+    code = "import fcrunet, sys; s = fcrunet.build(56, emb_size=8); print(s.name, 'config' in sys.modules)"
     done = subprocess.run([sys.executable, '-c', code], cwd=str(tmp_path), stdout=subprocess.PIPE,
                           universal_newlines=True, check=True)
     assert done.stdout == 'fc1 False\n'

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -253,6 +254,34 @@ def test_files_keep_their_owner_and_mode(checkout):
         assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 2345, 0o750)
         module = file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py')
         assert options or os.stat(module).st_uid == os.getuid()
+
+
+def test_a_file_that_cannot_be_given_to_its_owner_is_given_to_its_group(checkout, monkeypatch):
+    """By somebody who may not give files away, except to the groups that they are in."""
+    script, real = file_in(checkout, *TRAIN), os.chown
+
+    def as_a_member(path, owner, group):
+        if owner != -1:
+            raise PermissionError(1, 'Operation not permitted')
+        real(path, owner, group)
+    os.chown(script, 1234, 2345)
+    os.chmod(script, 0o660)
+    monkeypatch.setattr(os, 'chown', as_a_member)
+    for options in ([], ['--revert']):
+        assert patcher.main([checkout] + options) == 0
+        status = os.stat(script)
+        assert (status.st_gid, status.st_mode & 0o777) == (2345, 0o660)
+
+
+def test_files_keep_their_extended_attributes(checkout):
+    script = file_in(checkout, *TRAIN)
+    try:
+        os.setxattr(script, 'user.note', b'mine')
+    except OSError:
+        pytest.skip('no extended attributes here')
+    for options in ([], ['--revert']):
+        assert patcher.main([checkout] + options) == 0
+        assert os.getxattr(script, 'user.note') == b'mine'
 
 
 @pytest.mark.parametrize('problem', [PermissionError(1, 'Operation not permitted'), OSError(22, 'Invalid argument')])
@@ -874,6 +903,32 @@ def test_a_folder_that_cannot_be_synced_is_no_reason_to_stop(checkout, monkeypat
         return real(what, *rest)
     monkeypatch.setattr(os, name, refuse)
     assert patcher.main([checkout]) == 0 and patcher.main([checkout, '--revert']) == 0
+
+
+def test_a_checkout_called_like_a_backup(tmp_path):
+    """Its name says nothing about its files: none is a backup, and each keeps its mode."""
+    checkout = str(tmp_path / ('insightface' + patcher.BACKUP))
+    lay_out(checkout, 'C')
+    (tmp_path / 'insightface').mkdir(mode=0o700)
+    before = snapshot(checkout)
+    out = run(checkout, '--dry-run')[1]
+    assert 'add' in out and 'keep a backup' not in out
+    assert run(checkout)[0] == 0
+    assert stat.S_IMODE(os.stat(file_in(checkout, *TRAIN)).st_mode) == before[file_in(checkout, *TRAIN)][1] & 0o777
+    assert run(checkout, '--revert')[0] == 0 and snapshot(checkout) == before
+
+
+def test_what_was_copied_before_the_install_is_there_after_the_revert(checkout):
+    symbol = file_in(checkout, 'arcface_mxnet', 'symbol')
+    for name in os.listdir(os.path.join(ROOT, 'symbols')):
+        if name.endswith('.py'):
+            shutil.copy(os.path.join(ROOT, 'symbols', name), symbol)
+    before = snapshot(checkout)
+    assert run(checkout)[0] == 0 and run(checkout, '--status')[0] == 0
+    assert run(checkout)[0] == 0  # once more: they are not its own now, either
+    assert run(checkout, '--revert')[0] == 0 and snapshot(checkout) == before
+    assert run(checkout, '--adopt')[0] == 0 and run(checkout, '--revert')[0] == 0
+    assert not [name for name in os.listdir(symbol) if name in ('fcrunet.py', 'face_blocks.py')]
 
 
 def test_a_module_copied_and_imported_by_hand_stays(checkout):

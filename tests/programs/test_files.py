@@ -199,11 +199,13 @@ def test_the_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, 'train', lambda options: 0)
     monkeypatch.setattr(demo, 'accuracy', lambda folder: 1.0)
     monkeypatch.setattr(sys, 'argv', ['demo.py'])
-    (tmp_path / 'mine').mkdir()
-    (tmp_path / 'mine' / 'file').write_text('mine')
-    (tmp_path / 'data').mkdir()
+    for folder in ('mine', *demo.OWN):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'file').write_text('mine')
+    (tmp_path / 'data' / 'train.rec').write_text('drawn before')
     assert demo.main() == 0
-    assert (tmp_path / 'mine' / 'file').read_text() == 'mine' and not (tmp_path / 'data').exists()
+    assert all((tmp_path / folder / 'file').read_text() == 'mine' for folder in ('mine', *demo.OWN))
+    assert not (tmp_path / 'data' / 'train.rec').exists()
 
 
 # ----------------------------------------------------------------------------------------- hostile pickles

@@ -269,7 +269,8 @@ def damaged(data, folder, name, change):
     ('property', lambda content: b'4,0,112', 'has a number below 1'),
     ('property', lambda content: b'2,112,112', 'has label 2.0; "property" allows 0 to 1'),
     ('lfw.bin', lambda content: content[:100], 'is not a verification set'),
-    ('lfw.bin', lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)), 'is not a verification set'),
+    ('lfw.bin', lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)), 'list): an image cannot be decoded'),
+    ('lfw.bin', lambda content: pickle.dumps(([b''] * 20, [True] * 10), 4), 'list): an image is empty'),
     ('lfw.bin', lambda content: b'cos\nsystem\n(S"true"\ntR.', 'it names os.system'),
 ])
 def test_damaged_data(data, tmp_path, name, change, words):

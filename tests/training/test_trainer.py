@@ -42,7 +42,7 @@ def training_symbol(network, **changes):
 
 def make(symbol, devices=1, batch_size=16, **options):
     """Return a Trainer with its first weights, always the same."""
-    trainer = Trainer(symbol, [mx.cpu(i) for i in range(devices)], batch_size, SHAPE, mx.kv.create('local'),
+    trainer = Trainer(symbol, [mx.cpu(i) for i in range(devices)], (batch_size, 3, *SHAPE[:2]), mx.kv.create('local'),
                       **dict(SGD, **options))
     mx.random.seed(0)
     trainer.initialize(initializer())
@@ -214,7 +214,7 @@ for number in range(12):
 symbol = mx.sym.Group([mx.sym.BlockGrad(symbol), mx.sym.SoftmaxOutput(symbol, name='softmax')])
 batch = mx.io.DataBatch([mx.nd.ones((16, 3, 8, 8))], [mx.nd.zeros(16)])
 for _ in range(200):
-    trainer = Trainer(symbol, [mx.cpu(0), mx.cpu(1)], 16, (8, 8, 3), mx.kv.create('local'), learning_rate=0.1)
+    trainer = Trainer(symbol, [mx.cpu(0), mx.cpu(1)], (16, 3, 8, 8), mx.kv.create('local'), learning_rate=0.1)
     trainer.initialize(mx.init.Xavier())
     trainer.step(batch)
     del trainer
@@ -478,7 +478,7 @@ def test_interrupted_while_it_verifies_the_checkpoint_is_there(data, tmp_path, c
     assert 'cru56-0001.params is written, but not verified; --resume does that' in capsys.readouterr().err
     before = on_disk(tmp_path)[1]
     row = train('--steps', '2', '--data', data, '--output', str(tmp_path), '--resume')
-    assert row.verification and row.loss > 0
+    assert row.verification and row.last_loss > 0
     assert equal(on_disk(tmp_path)[1], before)
 
 
@@ -505,7 +505,7 @@ def test_resumed_is_as_never_interrupted_with_all_that_is_printed(data, tmp_path
         with pytest.raises(KeyboardInterrupt):
             train(*options, '--state-every', '1', '--output', str(tmp_path / 'part'))
     part = train(*options, '--state-every', '1', '--output', str(tmp_path / 'part'), '--resume')
-    assert part['loss'] == whole['loss']
+    assert part.last_loss == whole.last_loss
     assert sorted(training_log.read(str(tmp_path / 'part' / training_log.FILE)).loss) == [1, 2, 3, 4]
     initial = run_plain_mxnet(data, 0)[0]
     assert_trained_alike(on_disk(tmp_path / 'part')[1], on_disk(tmp_path / 'whole')[1], initial)
@@ -652,7 +652,7 @@ def test_overflows_in_a_row_end_the_run(data, tmp_path, monkeypatch, applied, en
             train(*options)
         assert applied == []
     else:
-        assert round(train(*options)['loss'], 4) == round(float(np.log(4)), 4)
+        assert round(train(*options).last_loss, 4) == round(float(np.log(4)), 4)
 
 
 def test_the_log_is_closed_where_training_fails(data, tmp_path, monkeypatch):

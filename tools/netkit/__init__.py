@@ -35,8 +35,8 @@ def _prepare(folder, program):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     missing = [name for name in ('mxnet', 'numpy', 'tqdm') if importlib.util.find_spec(name) is None]
     if missing and program not in WITHOUT_MXNET:
-        sys.stderr.write(f'{program}: this Python has no {missing[0]}; run "make demo" once, then ". .venv/bin/activate", or run '
-                         '.venv/bin/python instead of python\n')
+        sys.stderr.write(f'{program}: this Python has no {missing[0]}; run "make demo" once, then '
+                         '". .venv/bin/activate", or run .venv/bin/python instead of python\n')
         sys.exit(2)
 
 

@@ -10,7 +10,7 @@ from netkit.graph.symbol_json import load_symbol, save_symbol
 
 
 def parse_model(text):
-    """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError for anything else."""
+    """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError."""
     prefix, _, epoch = text.rpartition(',')
     if not prefix or not epoch.strip().isdecimal() or len(epoch) > 9:
         raise UserError(f'--model {text} is not PREFIX,EPOCH, like models/r100-arcface-emore/model,36')
@@ -23,14 +23,15 @@ def files(prefix, epoch):
 
 
 def save(prefix, epoch, symbol, parameters):
-    """Write `parameters`, {name: array}, as a checkpoint of `symbol`, in the way of MXNet's Module, and read it back.
+    """Write a checkpoint of `symbol` and `parameters`, {name: array}, as MXNet's Module does, and read it back.
 
-    Raises UserError where the disk does not take it: MXNet itself passes over a last write that fails.
+    Raises UserError if it was not written whole: MXNet ignores an error of the last write.
     """
     symbol_path, parameters_path = files(prefix, epoch)
     save_symbol(symbol_path, symbol)
     statistics = set(symbol.list_auxiliary_states())
-    arrays = {('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values) for name, values in parameters.items()}
+    arrays = {('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values)
+              for name, values in parameters.items()}
     try:
         mx.nd.save(parameters_path, arrays)
         written = load_arrays(parameters_path)
@@ -43,7 +44,7 @@ def save(prefix, epoch, symbol, parameters):
 
 
 def load_arrays(path):
-    """Return what is in a .params file, {name: array}; raises UserError if it is none, or has no names."""
+    """Return the arrays of a .params file, {name: array}; raises UserError, also for arrays without names."""
     try:
         arrays = params_file.read(path)
     except OSError as error:
@@ -69,24 +70,24 @@ def load_parameters(path):
 
 
 def load(prefix, epoch):
-    """Return (symbol, parameters) of a checkpoint; raises UserError for files that are none."""
+    """Return (symbol, parameters) of a checkpoint; raises UserError."""
     symbol_path, parameters_path = files(prefix, epoch)
     return load_symbol(symbol_path), load_parameters(parameters_path)
 
 
 def fitting(parameters, symbol, image_shape, path):
-    """Return those `parameters`, read from `path`, that `symbol` has; what stands behind it (classes) is left out.
+    """Return those `parameters`, read from `path`, that `symbol` has, so without the classes behind the embedding.
 
-    Raises UserError, naming the first culprit, where one is missing, has another shape than the symbol gives it
-    for images of `image_shape`, holds NaN or infinity, or has no place in the symbol's stages.
+    Raises UserError, naming the first parameter that is missing, has another shape than in the symbol for images of
+    `image_shape`, contains NaN or infinity, or belongs to a stage that the symbol does not have.
     """
     wanted = wanted_shapes(symbol, image_shape)
     for name, shape in wanted.items():
         if name not in parameters:
             raise UserError(f'{path} has no {name}; is it a checkpoint of another network?')
         if parameters[name].shape != shape:
-            raise UserError(f'{path} has {name} in shape {parameters[name].shape} where the network wants {shape}; is it a checkpoint of another network, '
-                            'or for images of another size?')
+            raise UserError(f'{path} has {name} in shape {parameters[name].shape} where the network wants {shape}; is '
+                            'it a checkpoint of another network, or for images of another size?')
         if not np.isfinite(parameters[name]).all():
             raise UserError(f'{path} has NaN or infinity in {name}; take an earlier checkpoint')
     for name in parameters:
@@ -97,13 +98,13 @@ def fitting(parameters, symbol, image_shape, path):
 
 def wanted_shapes(symbol, image_shape):
     """Return {name: shape} of the parameters and moving statistics of a symbol; raises UserError."""
-    images = (1, 3) + tuple(image_shape[:2])
+    height, width = image_shape[:2]
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
     if 'data' not in names:
         raise UserError('the network has no input called data')
-    with refusals('the network does not take images of %d×%d' % images[2:]):
-        arguments, _, statistics = symbol.infer_shape(data=images)
+    with refusals(f'the network does not take images of {height}×{width}'):
+        arguments, _, statistics = symbol.infer_shape(data=(1, 3, height, width))
     if arguments is None:
-        raise UserError('MXNet cannot tell the shapes of the parameters for images of %d×%d' % images[2:])
+        raise UserError(f'MXNet cannot tell the shapes of the parameters for images of {height}×{width}')
     return {name: shape for name, shape in zip(names, arguments + statistics)
             if name != 'data' and not name.endswith('label')}

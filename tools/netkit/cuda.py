@@ -9,18 +9,19 @@ import sys
 
 from netkit import ROOT
 
-# What libmxnet.so of the wheel names as needed, and who brings it.
+# {library that libmxnet.so of the wheel needs: package that contains it}.
 LIBRARIES = {
     'libcudart.so.11.0': 'nvidia-cuda-runtime-cu11', 'libcublas.so.11': 'nvidia-cublas-cu11',
-    'libcudnn.so.8': 'nvidia-cudnn-cu11', 'libcufft.so.10': 'nvidia-cufft-cu11', 'libcurand.so.10': 'nvidia-curand-cu11',
+    'libcudnn.so.8': 'nvidia-cudnn-cu11', 'libcufft.so.10': 'nvidia-cufft-cu11',
+    'libcurand.so.10': 'nvidia-curand-cu11',
     'libcusolver.so.11': 'nvidia-cusolver-cu11', 'libnvrtc.so.11.2': 'nvidia-cuda-nvrtc-cu11',
     'libnvToolsExt.so.1': 'nvidia-nvtx-cu11', 'libnccl.so.2': 'nvidia-nccl-cu11', 'libcuda.so.1': None}
 DRIVER = 'libcuda.so.1'
-# What one of them needs without MXNet naming it.
+# Libraries that these need, and MXNet does not name.
 NEEDED_BY_OTHERS = {'libcusparse.so.11': 'nvidia-cusparse-cu11'}
 ALL = dict(LIBRARIES, **NEEDED_BY_OTHERS)
 SEES_GPUS = 'import mxnet; print(mxnet.__version__, flush=True); print(mxnet.context.num_gpus())'
-Found = collections.namedtuple('Found', 'folder version')  # version: of the wheel, or of the driver; may be ''
+Found = collections.namedtuple('Found', 'folder version')  # version of the wheel or driver, or ''
 
 
 def pinned():
@@ -32,12 +33,13 @@ def pinned():
 def wheel_version(package):
     """Return the version of an installed package, '' if it is not installed."""
     pattern = package.replace('-', '_') + '-*.dist-info'
-    names = [os.path.basename(path) for folder in sys.path for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
+    names = [os.path.basename(path) for folder in sys.path
+             for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
     return names[0][len(package) + 1:-len('.dist-info')] if names else ''
 
 
 def find(library, package):
-    """Return where a library is: in NVIDIA's wheel, on LD_LIBRARY_PATH, or where the system's linker knows it; or None."""
+    """Return where a library is: in NVIDIA's wheel, on LD_LIBRARY_PATH, or known to the system's linker; or None."""
     for folder in sys.path:
         for path in glob.glob(os.path.join(glob.escape(folder), 'nvidia', '*', 'lib', library)):
             return Found(os.path.dirname(path), wheel_version(package) if package else '')
@@ -82,7 +84,8 @@ def library_path(found):
 
 def what_mxnet_sees(path):
     """Return a sentence on the MXNet of this Python, with LD_LIBRARY_PATH set to `path`."""
-    done = subprocess.run([sys.executable, '-c', SEES_GPUS], capture_output=True, text=True, env=dict(os.environ, LD_LIBRARY_PATH=path))
+    done = subprocess.run([sys.executable, '-c', SEES_GPUS], capture_output=True, text=True,
+                          env=dict(os.environ, LD_LIBRARY_PATH=path))
     version, gpus = (done.stdout.split() + ['', ''])[:2]
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]

@@ -3,15 +3,24 @@ import contextlib
 
 
 class UserError(Exception):
-    """Something the user can put right; the text is the sentence to show."""
+    """Something that the user can correct; the message is the sentence to show."""
+
+
+def reason(error):
+    """Return the line of an exception's message that says what is wrong; MXNet's messages contain whole tracebacks."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    for mark in ('Error in operator', 'MXNetError:'):
+        for line in lines:
+            if mark in line:
+                return line
+    return next((line for line in lines if not line.startswith(('Traceback', 'File '))), lines[0])
 
 
 @contextlib.contextmanager
 def refusals(sentence):
-    """Turn what MXNet refuses in the block into a UserError: `sentence`, and MXNet's reason."""
+    """Turn an error of MXNet in the block into a UserError: `sentence`, and MXNet's reason."""
     try:
-        with contextlib.redirect_stdout(None):  # MXNet prints what it also raises
+        with contextlib.redirect_stdout(None):  # MXNet prints the error that it raises
             yield
     except RuntimeError as error:  # an MXNetError, or what simple_bind makes of one
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError('{}: {}'.format(sentence, next((line for line in lines if 'Error in operator' in line), lines[0])))
+        raise UserError(f'{sentence}: {reason(error)}')

@@ -1,4 +1,4 @@
-"""Files written whole or not at all; input files kept."""
+"""Files are written whole or not at all, sets of files all or none, and no input file is overwritten."""
 import contextlib
 import errno
 import glob
@@ -14,19 +14,20 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a disk that takes no more
-UNFINISHED = '.unfinished-'  # how the folders of files that are being written are called
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
+UNFINISHED = '.unfinished-'  # prefix of the scratch folders
 
 
 @contextlib.contextmanager
 def new_files(folder):
-    """Give a folder to write files into; when the block ends well they move into `folder`, else none does.
+    """Yield a scratch folder to write files into. On success move the files into `folder`; on an exception discard
+    them.
 
-    The scratch folder lies inside `folder`, so a move is a rename. Raises UserError where `folder` cannot be written,
-    before the block is entered, where the disk is full, or where one of the files cannot take its place: then all that
-    were there before are there again.
+    The scratch folder is inside `folder`, so moving is renaming. Raises UserError if `folder` cannot be written (before
+    the block is entered), if the disk is full, or if a file cannot be moved; then the files that it would have replaced
+    are restored.
     """
-    made = []  # folders that are not there yet, the innermost first
+    made = []  # folders that do not exist yet, the innermost first
     above = os.path.abspath(folder)
     while not os.path.exists(above):
         made.append(above)
@@ -49,11 +50,11 @@ def new_files(folder):
                     raise
                 raise UserError(f'cannot write to {folder}: {error.strerror}')
             move_all(names, scratch, folder)
-            with contextlib.suppress(OSError):  # not every system can
+            with contextlib.suppress(OSError):  # not supported everywhere
                 sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it ends at the first that is not empty
+        with contextlib.suppress(OSError):  # ends at the first folder that is not empty
             for path in made:
                 os.rmdir(path)
 
@@ -69,7 +70,7 @@ def move_all(names, scratch, folder):
             if os.path.lexists(target):
                 try:
                     os.link(target, os.path.join(old, name), follow_symlinks=False)
-                except (OSError, NotImplementedError):  # not every file system can
+                except (OSError, NotImplementedError):  # not supported by every file system
                     shutil.copy2(target, os.path.join(old, name), follow_symlinks=False)
         for name in names:
             moved.append(name)
@@ -79,16 +80,17 @@ def move_all(names, scratch, folder):
             with contextlib.suppress(OSError):
                 if os.path.lexists(os.path.join(old, name)):
                     os.replace(os.path.join(old, name), os.path.join(folder, name))
-                elif not os.path.lexists(os.path.join(scratch, name)):  # it did move
+                elif not os.path.lexists(os.path.join(scratch, name)):  # it was moved
                     os.remove(os.path.join(folder, name))
         if isinstance(error, OSError):
-            raise UserError(f'cannot write {error.filename2 or error.filename or folder}: {error.strerror}; nothing was changed')
+            path = error.filename2 or error.filename or folder
+            raise UserError(f'cannot write {path}: {error.strerror}; nothing was changed')
         raise
 
 
 def sync(path):
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)  # Windows wants to be able to write it
+    """Wait until a file, or the list of a folder's files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)  # Windows requires a writable file
     try:
         os.fsync(descriptor)
     finally:
@@ -97,7 +99,7 @@ def sync(path):
 
 @contextlib.contextmanager
 def held(folder):
-    """Hold a folder, so that other processes see that somebody is at work in it; where the system cannot, do nothing."""
+    """Lock a folder, so that other processes know that it is in use; without effect on systems without such locks."""
     handle = None
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -111,7 +113,7 @@ def held(folder):
 
 
 def is_held(folder):
-    """Tell whether a process that lives holds a folder; where the system cannot tell, whether it is younger than a day."""
+    """Tell whether a running process has locked a folder; without locks, whether the folder is younger than a day."""
     if fcntl is None:
         return time.time() - os.path.getmtime(folder) < 24 * 3600
     handle = os.open(folder, os.O_RDONLY)
@@ -125,10 +127,10 @@ def is_held(folder):
 
 
 def remove_unfinished(folder):
-    """Remove what killed processes were writing into `folder`; return whether one that lives is writing into it."""
+    """Remove the scratch folders of killed processes; return whether a running process is writing into `folder`."""
     is_written = False
     for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
-        with contextlib.suppress(OSError):  # gone by now, or somebody else's
+        with contextlib.suppress(OSError):  # gone by now, or another user's
             if is_held(scratch):
                 is_written = True
             else:
@@ -137,7 +139,7 @@ def remove_unfinished(folder):
 
 
 def keep_inputs(outputs, inputs):
-    """Raise UserError where one of the files `outputs`, to be written, is one of the files `inputs` that were named."""
+    """Raise UserError if writing the files `outputs` would overwrite one of the files `inputs`."""
     for path in filter(os.path.exists, outputs):
         for source in filter(os.path.exists, filter(None, inputs)):
             if os.path.samefile(path, source):
@@ -145,6 +147,6 @@ def keep_inputs(outputs, inputs):
 
 
 def check_writable(folder):
-    """Raise UserError where files cannot be written into `folder`: better known before long work than after it."""
+    """Raise UserError if files cannot be written into `folder`, before long work instead of after it."""
     with new_files(folder):
         pass

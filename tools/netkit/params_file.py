@@ -1,10 +1,10 @@
 """MXNet's .params files, read without MXNet, which crashes on damaged ones.
 
-The format, that of `NDArray::Save` and `NDArray::Load` in MXNet 1.9.1, little-endian: a magic number and a reserved one
-(uint64 each), the count of arrays (uint64), the arrays, the count of names (uint64), and each name as its length (uint64)
-and its bytes. An array is the magic number of its version (uint32), from version 2 on the storage type (int32, 0 is dense),
-the shape as the count of axes (int32) and the axes (int64), and unless that is empty a device (two int32), the number of
-its dtype (int32) and the values.
+The format, that of `NDArray::Save` and `NDArray::Load` in MXNet 1.9.1, little-endian: a magic number and a reserved
+one (uint64 each), the count of arrays (uint64), the arrays, the count of names (uint64), and each name as its length
+(uint64) and its bytes. An array is the magic number of its version (uint32), from version 2 on the storage type
+(int32, 0 is dense), the shape as the count of axes (int32) and the axes (int64), and unless that is empty a device
+(two int32), the number of its dtype (int32) and the values.
 """
 import math
 import struct
@@ -18,11 +18,11 @@ MOST_AXES = 32
 
 
 class Malformed(ValueError):
-    """The bytes are no .params file, or only the beginning of one."""
+    """The file is not a .params file, or damaged; the message says where."""
 
 
 class _Reader:
-    """Takes values off the front of some bytes."""
+    """Reads values from bytes, one after the other."""
 
     def __init__(self, content):
         self.content, self.place = memoryview(content), 0
@@ -35,22 +35,19 @@ class _Reader:
         return self.content[self.place - count:self.place]
 
     def numbers(self, form):
-        """Return the next values, as struct's `form` says, with the lowest byte first."""
+        """Return the next values, little-endian, of the format `form` of struct."""
         return struct.unpack('<' + form, self.take(struct.calcsize('<' + form)))
 
 
 def read(path):
-    """Return what is in a .params file, {name: array}, or a list of arrays where they have no names.
-
-    Raises Malformed, with the reason, and OSError.
-    """
+    """Return {name: array} of a .params file, or a list of arrays without names. Raises Malformed and OSError."""
     with open(path, 'rb') as file:
         reader = _Reader(file.read())
     if reader.numbers('Q')[0] != FILE_MAGIC:
         raise Malformed('it does not begin as one')
     _, count = reader.numbers('QQ')
     arrays = []
-    while len(arrays) < count:  # which may be any number, where the file is damaged
+    while len(arrays) < count:  # which may be any number if the file is damaged
         arrays.append(_read_array(reader))
     names = []
     for _ in range(_count_names(reader, count)):
@@ -69,20 +66,20 @@ def _count_names(reader, arrays):
 
 
 def _read_array(reader):
-    """Return the next array."""
+    """Read an array."""
     version, = reader.numbers('I')
     if version in (SPARSE_VERSION, NUMPY_VERSION) and reader.numbers('i') != (0,):
         raise Malformed('it holds an array that is not dense')
     if version in (FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION):
         axes, = reader.numbers('i')
         kind = 'q'
-    else:  # before there were versions: the count of axes stands here
+    else:  # the oldest format has the count of axes here
         axes, kind = version, 'I'
     if not 0 <= axes <= MOST_AXES:
         raise Malformed(f'it holds an array of {axes} axes')
     shape = reader.numbers(f'{axes}{kind}')
     if not axes and version != NUMPY_VERSION:
-        return np.zeros(0, np.float32)  # MXNet's array of nothing
+        return np.zeros(0, np.float32)  # an uninitialised array
     *_, number = reader.numbers('iii')
     if number not in TYPES or min(shape, default=0) < 0:
         raise Malformed(f'it holds an array of type {number} and shape {shape}')

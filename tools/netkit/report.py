@@ -3,7 +3,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-# Left-justified; all others are numbers.
+# Left-justified columns; all others are numbers.
 TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published', 'where', 'the first of them',
                 'library', 'version', 'unit', 'shares')
 
@@ -17,15 +17,15 @@ def show(title, columns, rows, file=None):
         table.add_row(*row)
     console = Console(file=file, markup=False, emoji=False)  # a path may hold [brackets]
     if not console.is_terminal:
-        console.width = 200  # a file or a pipe has no edge to fold paths at
+        console.width = 200  # in a file or a pipe, paths need not be folded
     console.print(table)
 
 
 def show_as_markdown(title, columns, rows):
-    """Print a table of texts as Markdown, which has no place for a title."""
+    """Print a table of texts as Markdown, without its title."""
     rule = [':--' if column in TEXT_COLUMNS else '--:' for column in columns]
-    for row in [columns, rule] + list(rows):
-        print('| {} |'.format(' | '.join(row)))
+    for row in [columns, rule, *rows]:
+        print(f'| {" | ".join(row)} |')
 
 
 def waiting(text):

@@ -30,8 +30,9 @@ def summarise(target, with_units=True):
     if with_units:
         plans = planned_memories(target.symbol, target.image_shape, BATCH)
         summary['units'] = [{
-            'unit': unit.name, 'stage': unit.stage, 'output': list(unit.output), 'width': unit.width, 'num_group': unit.num_group,
-            'sharing': unit.sharing, 'parameters': unit.parameters, 'macs': unit.macs, 'plan_mb': plans[unit.name] / BATCH}
+            'unit': unit.name, 'stage': unit.stage, 'output': list(unit.output), 'width': unit.width,
+            'num_group': unit.num_group, 'sharing': unit.sharing, 'parameters': unit.parameters, 'macs': unit.macs,
+            'plan_mb': plans[unit.name] / BATCH}
             for unit in units]
         original = target.network and original_form(target.network)
         if original in PUBLISHED:  # a user's own network is not

@@ -1,4 +1,4 @@
-"""What a program is asked to look at: a network choice, a symbol JSON, or a checkpoints."""
+"""What a program is asked to look at: a network choice, a symbol JSON, or a checkpoint."""
 import contextlib
 import difflib
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -10,7 +10,7 @@ from netkit import checkpoints
 from netkit._mxnet import mx
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
-from netkit.graph.naming import EMBEDDING, STEM_WEIGHT
+from netkit.graph.naming import EMBEDDING, STEM_WEIGHT, stage_of
 from netkit.graph.symbol_json import load_symbol
 from netkit.networks import build, settings_of
 
@@ -21,17 +21,17 @@ HELP = 'a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH'
 
 class Target(NamedTuple):
     """A symbol, without the classes behind its embedding, and what is known about it."""
-    label: str
+    label: str  # for titles
     symbol: mx.sym.Symbol
     image_shape: Tuple[int, int, int]  # height, width, channels
-    network: Optional[str] = None  # the choice, if it is one, as wide as it was made
-    parameters: Optional[Dict[str, np.ndarray]] = None  # if it is a checkpoint
+    network: Optional[str] = None  # the network choice, if it is one at its own width
+    parameters: Optional[Dict[str, np.ndarray]] = None  # of a checkpoint
 
 
 def open_target(text, image_shape=None, multiplier=1.0):
     """Return the Target that `text` names, for images of `image_shape`, by default those that it was made for.
 
-    `multiplier` is the width of a network choice. Raises UserError for what is none, or does not take such images.
+    `multiplier` is the width of a network choice. Raises UserError if there is none, or it does not take such images.
     """
     if text in host.network:
         return of_network(text, image_shape, multiplier)
@@ -42,15 +42,15 @@ def open_target(text, image_shape=None, multiplier=1.0):
     if ',' in text:
         return of_checkpoint(text, image_shape)
     alike = difflib.get_close_matches(text, host.network, n=3)
-    advice = 'did you mean {}?'.format(', '.join(alike)) if alike else 'the choices are {}'.format(', '.join(host.network))
+    advice = f'did you mean {", ".join(alike)}?' if alike else f'the choices are {", ".join(host.network)}'
     raise UserError(f'{text} is not {HELP}; {advice}')
 
 
 def of_network(network, image_shape=None, multiplier=1.0):
-    """Return a network choice, `multiplier` times as wide, as a Target; raises UserError if there is none of that name."""
+    """Return the Target of a network choice, `multiplier` times as wide; raises UserError if there is none."""
     changes = {'image_shape': image_shape} if image_shape else {}
     if multiplier != 1:
-        changes['net_multiplier'] = multiplier * settings_of(network).get('net_multiplier', 1)
+        changes['net_multiplier'] = multiplier * settings_of(network)['net_multiplier']
     symbol, image_shape = build(network, **changes), settings_of(network, **changes)['image_shape']
     if multiplier != 1:
         return Target(f'{network}, {multiplier:g} of its width', symbol, image_shape)
@@ -69,14 +69,15 @@ def of_options(network, model, image_shape, multiplier=1.0):
 def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0):
     """Return the Target of a checkpoint, PREFIX,EPOCH.
 
-    `network` is the choice that it has to be of, `multiplier` times as wide; without it, the symbol is read too, and the
-    images' size is that of COMMON_SHAPES which the parameters fit. Raises UserError.
+    With `network`, it has to be a checkpoint of that choice, `multiplier` times as wide. Without, its symbol file is
+    read too, and the image shape is the one of COMMON_SHAPES that fits the parameters. Raises UserError.
     """
     symbol_path, parameters_path = checkpoints.files(*checkpoints.parse_model(model))
     if network:
         _, symbol, image_shape, *_ = of_network(network, image_shape, multiplier)
         parameters = checkpoints.load_parameters(parameters_path)
-        check_width(parameters, checkpoints.wanted_shapes(symbol, image_shape), multiplier, network, parameters_path)
+        wanted = checkpoints.wanted_shapes(symbol, image_shape)
+        check_width(parameters, wanted, network, multiplier, image_shape, parameters_path)
     else:
         symbol = at_embedding(load_symbol(symbol_path))
         parameters = checkpoints.load_parameters(parameters_path)
@@ -85,18 +86,38 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0):
     return Target(model, symbol, image_shape, network, parameters)
 
 
-def check_width(parameters, wanted, multiplier, network, path):
-    """Raise UserError, naming the width, where a checkpoint is of that network but of another width."""
+def check_width(parameters, wanted, network, multiplier, image_shape, path):
+    """Raise UserError if a checkpoint is of the network choice, but of another width than `wanted`; name the width."""
     stem = STEM_WEIGHT
     if stem in parameters and stem in wanted and parameters[stem].ndim == 4 and set(wanted) <= set(parameters):
         filters, asked_for = parameters[stem].shape[0], wanted[stem][0]
         if filters != asked_for:
-            raise UserError(f'{path} is of another width: its first layer has {filters} filters, {network} has '
-                            f'{asked_for}; add --multiplier {multiplier * filters / asked_for:g}')
+            width = width_of(parameters, network, image_shape)
+            advice = f'add --multiplier {width:g}' if width else 'no --multiplier was found that fits its stages'
+            named = network if multiplier == 1 else f'{network} with --multiplier {multiplier:g}'
+            raise UserError(f'{path} is of another width: its first layer has {filters} filters, {named} has {asked_for}; '
+                            f'{advice}')
+
+
+def width_of(parameters, network, image_shape):
+    """Return the width, with as few decimals as possible, at which a network choice has stages of these shapes, or None."""
+    def stages(width):
+        wanted = checkpoints.wanted_shapes(of_network(network, image_shape, width).symbol, image_shape)
+        return {name: shape for name, shape in wanted.items() if stage_of(name)}
+
+    whole = stages(1.0)
+    widest = max((name for name in whole if name in parameters and parameters[name].ndim),
+                 key=lambda name: whole[name][0])
+    share = parameters[widest].shape[0] / whole[widest][0]
+    for width in dict.fromkeys(round(share, decimals) for decimals in range(1, 7)):
+        with contextlib.suppress(UserError):
+            if all(parameters[name].shape == shape for name, shape in stages(width).items()):
+                return width
+    return None
 
 
 def found_shape(symbol, parameters, path):
-    """Return the one of COMMON_SHAPES that the shapes of a checkpoint's parameters fit; raises UserError for both."""
+    """Return the one of COMMON_SHAPES that fits a checkpoint's parameters; raises UserError if both do."""
     fitting = []
     for shape in COMMON_SHAPES:
         with contextlib.suppress(UserError):
@@ -104,12 +125,12 @@ def found_shape(symbol, parameters, path):
             if all(name in parameters and parameters[name].shape == wanted[name] for name in wanted):
                 fitting.append(shape)
     if len(fitting) > 1:
-        raise UserError(f'{path} takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for faces as a '
-                        'rule')
-    return fitting[0] if fitting else DEFAULT_SHAPE  # where nothing fits, what does not will be named
+        raise UserError(f'{path} takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for '
+                        'faces as a rule')
+    return fitting[0] if fitting else DEFAULT_SHAPE  # if none fits, `fitting` will name the parameter
 
 
 def at_embedding(symbol):
-    """Return the part of a symbol that computes the embedding, or the symbol if it has none."""
+    """Return the part of a symbol that computes the embedding, or all of a symbol that has none."""
     has_embedding = EMBEDDING + '_output' in symbol.get_internals().list_outputs()
     return cut(symbol) if has_embedding else symbol

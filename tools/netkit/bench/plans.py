@@ -30,8 +30,8 @@ def memory(choices):
             row += [f'{planned_memory(symbol, batch, image_shape):,.0f}' for batch in BATCHES]
         rows.append(tuple(row))
     columns = [f'{word} {batch}' for word in ('off', 'on') for batch in BATCHES]
-    return ('planned MB for the feature maps of a training step and their gradients, memonger off and on; add three times '
-            'the weights (weights, gradients, momentum)',
+    return ('planned MB for the feature maps of a training step and their gradients, memonger off and on; add three '
+            'times the weights (weights, gradients, momentum)',
             ('choice', 'default batch', 'default', 'weights', *columns), rows)
 
 
@@ -43,7 +43,8 @@ def scaling(choices):
         parameters, copies = (megabytes(count(symbol, image_shape)) for count in (count_parameters, count_copies))
         rows.append((choice.label, str(batch), f'{planned_memory(symbol, batch, image_shape):,.0f}',
                      *(f'{gpus * batch:,}' for gpus in GPUS),
-                     f'{parameters:,.0f}', f'{parameters + copies:,.0f}', f'{100 * copies / (parameters + copies):.0f} %'))
+                     f'{parameters:,.0f}', f'{parameters + copies:,.0f}',
+                     f'{100 * copies / (parameters + copies):.0f} %'))
     images = [f'images, {gpus} GPU{"s" * (gpus > 1)}' for gpus in GPUS]
     return ('a training step with the default batch: planned MB on each GPU, images, MB of gradients',
             ('choice', 'batch', 'plan MB', *images, 'gradients MB', 'unshared MB', 'saved'), rows)
@@ -58,5 +59,6 @@ def building(choices):
         built = time.perf_counter()
         text = symbol.tojson()
         done = time.perf_counter()
-        rows.append((choice.label, f'{1e3 * (built - start):.0f}', f'{1e3 * (done - built):.0f}', f'{len(text) / 1024:,.0f}'))
+        rows.append((choice.label, f'{1e3 * (built - start):.0f}', f'{1e3 * (done - built):.0f}',
+                     f'{len(text) / 1024:,.0f}'))
     return 'building, milliseconds', ('choice', 'symbol', 'JSON', 'JSON KB'), rows

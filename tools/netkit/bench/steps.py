@@ -1,4 +1,4 @@
-"""One step of what is timed: a training step or an inference, by MXNet, gluoncv2 or onnxruntime, called without arguments."""
+"""The steps that are timed: training steps and inferences, by MXNet, gluoncv2 or onnxruntime."""
 import collections
 import math
 import re
@@ -16,7 +16,7 @@ PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet
 
 
 class Step:
-    """One training step (forward and backward) or one inference of a symbol on noise."""
+    """A training step (forward and backward) or an inference of a symbol on noise; a call runs it."""
 
     def __init__(self, symbol, shape, context, training, data_gradient=False):
         request = {name: 'write' if training and (name != 'data' or data_gradient) else 'null'
@@ -40,7 +40,7 @@ class Step:
 
 
 class Floor:
-    """The convolutions and fully connected layers of a symbol alone: the same shapes, nothing between."""
+    """The convolutions and fully connected layers of a symbol, one by one, with the same shapes."""
 
     def __init__(self, symbol, shape, context, training):
         shape_of = shapes(symbol, shape[2:], shape[0])
@@ -49,7 +49,7 @@ class Floor:
             if learnt_weight(node):
                 source = node.inputs[0][0]
                 source = source.name + ('' if source.op == 'null' else '_output')
-                # Without the mark of memonger: run alone, the layer would be computed twice.
+                # Without the attribute of memonger, by which a single layer would be computed twice.
                 attributes = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
                 layers[node.op, shape_of[source], tuple(sorted(attributes.items()))] += 1
         self.steps = [(count, self._alone(layer, context, training)) for layer, count in layers.items()]
@@ -91,7 +91,7 @@ class Peer:
 
 
 def peer_name(network):
-    """Return what gluoncv2 calls a network choice; raises UserError if it does not have it."""
+    """Return the name of a network choice in gluoncv2; raises UserError if it is not there."""
     for ours, theirs in PEERS:
         if re.fullmatch(ours, network):
             return re.sub(ours, theirs, network)
@@ -99,12 +99,12 @@ def peer_name(network):
 
 
 class Session:
-    """One inference in onnxruntime."""
+    """An inference in onnxruntime; a call runs it."""
 
     def __init__(self, graph, parameters, image_shape, data):
         import onnxruntime
         options = onnxruntime.SessionOptions()
-        # Its threads would otherwise wait busily while the others take their turns.
+        # Otherwise its threads would spin while the others take their turns.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         model = onnx_writer.convert(graph, parameters, image_shape)
         self.session = onnxruntime.InferenceSession(model.SerializeToString(), options,
@@ -116,7 +116,7 @@ class Session:
 
 
 def initial_value(name, shape, random):
-    """Return values of a sensible size for a parameter, or an image for `data`."""
+    """Return typical values for a parameter, and images for `data`."""
     if name == 'data':
         return random.uniform(0, 255, shape)
     if name.endswith('gamma'):

@@ -15,7 +15,8 @@ from netkit.errors import UserError
 from netkit.graph.counts import count_macs
 from netkit.graph.memory import check_room, planned_memory
 
-COLUMNS = ('choice', 'ms/image', 'spread', 'images/s', 'GFLOP/s', 'over the floor', 'plan MB/image', 'peak RSS MB', 'ratio')
+COLUMNS = ('choice', 'ms/image', 'spread', 'images/s', 'GFLOP/s', 'over the floor', 'plan MB/image', 'peak RSS MB',
+           'ratio')
 
 
 class Row(NamedTuple):

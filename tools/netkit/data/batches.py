@@ -6,10 +6,10 @@ from netkit.errors import UserError
 
 
 class FaceBatches:
-    """An endless stream of training batches, shuffled anew in every pass and mirrored at random.
+    """An endless stream of training batches, shuffled in every pass and mirrored at random.
 
-    What a step sees follows from `seed` and the number of the step alone, so that a run can go on at any step. Of the
-    images of a step, `num_parts` workers take `batch_size` each; this is the share of worker `part_index`.
+    The images of a step depend on `seed` and the number of the step only, so that a run can be resumed at any step. Of
+    the images of a step, `num_parts` workers take `batch_size` each; this stream is that of worker `part_index`.
     """
 
     def __init__(self, records, batch_size, seed, part_index=0, num_parts=1, step=0):
@@ -29,7 +29,7 @@ class FaceBatches:
         return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
 
     def _image(self, number):
-        """Return (label, image) of the `number`-th image since the start; for a bad one the next good one."""
+        """Return (label, image) of the `number`-th image since the start; the next good one for a bad one."""
         for _ in range(len(self.records)):
             position, is_mirrored = self._order(number)
             found = self.records[position]
@@ -40,7 +40,7 @@ class FaceBatches:
                         f'{next(iter(self.records.bad.values()))}')
 
     def _order(self, number):
-        """Return (position, whether it is mirrored) of the `number`-th image since the start."""
+        """Return (position, is_mirrored) of the `number`-th image since the start."""
         one_pass, place = divmod(number, len(self.records))
         if self._pass is None or self._pass[0] != one_pass:
             rng = np.random.RandomState([self.seed, 2, one_pass])

@@ -87,8 +87,8 @@ class _View:
         return [tuple(point) for point in turned[:, :2] * self.scale + self.centre]
 
 
-def _ellipse(x, y, width, height, angle=0.0, start=0.0, end=2 * math.pi):
-    angles = np.linspace(start, end, 24)
+def _ellipse(x, y, width, height, angle=0.0, arc=(0.0, 2 * math.pi)):
+    angles = np.linspace(*arc, 24)
     across, down = width * np.cos(angles), height * np.sin(angles)
     return np.column_stack([x + across * math.cos(angle) - down * math.sin(angle),
                             y + across * math.sin(angle) + down * math.cos(angle)])
@@ -106,7 +106,7 @@ def _head_outline(identity):
 
 
 def _draw_hair_behind(pen, view, identity):
-    cap = _ellipse(0, -0.06, 1.1, identity.head_height * 1.08, start=math.pi, end=2 * math.pi)
+    cap = _ellipse(0, -0.06, 1.1, identity.head_height * 1.08, arc=(math.pi, 2 * math.pi))
     bottom = identity.side_hair * identity.head_height * 0.8
     hair = np.vstack([cap, [(1.08, bottom), (-1.08, bottom)]])
     pen.polygon(view.project(hair), fill=_shade(identity.hair, 0.85))
@@ -138,8 +138,8 @@ def _draw_features(pen, view, identity, rng):
                         side * identity.brow_slant)
         pen.polygon(view.project(brow), fill=_shade(identity.hair, 0.7))
     top, tip = identity.eye_level + 0.05, identity.eye_level + identity.nose_length
-    pen.polygon(view.project([(-0.05, top), (0.05, top), (identity.nose_width, tip), (-identity.nose_width, tip)], 0.14),
-                fill=_shade(identity.skin, 0.9))
+    nose = [(-0.05, top), (0.05, top), (identity.nose_width, tip), (-identity.nose_width, tip)]
+    pen.polygon(view.project(nose, 0.14), fill=_shade(identity.skin, 0.9))
     pen.polygon(view.project(_ellipse(0, tip, identity.nose_width, 0.07), 0.24), fill=_shade(identity.skin, 1.06))
     for side in (-1, 1):
         pen.polygon(view.project(_ellipse(side * identity.nose_width * 0.5, tip + 0.04, 0.04, 0.025), 0.2),
@@ -153,7 +153,7 @@ def _draw_features(pen, view, identity, rng):
 
 
 def _draw_fringe(pen, view, identity):
-    top = _ellipse(0, 0, 1.02, identity.head_height * 1.02, start=math.pi, end=2 * math.pi)
+    top = _ellipse(0, 0, 1.02, identity.head_height * 1.02, arc=(math.pi, 2 * math.pi))
     line = -identity.head_height + identity.fringe * (identity.head_height + identity.eye_level - identity.brow_gap)
     hair = np.vstack([top, [(0.93, line + 0.15), (0.9 * identity.parting, line - 0.1), (-0.93, line + 0.15)]])
     pen.polygon(view.project(hair), fill=_shade(identity.hair, 1))

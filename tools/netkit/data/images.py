@@ -5,11 +5,11 @@ from netkit.errors import UserError
 
 
 def read_image(path, height, width):
-    """Return the image at `path`, resized, as (height, width, 3) uint8 RGB; raises UserError if it is none."""
+    """Return the image at `path`, resized, as (height, width, 3) uint8 RGB; raises UserError."""
     from PIL import Image
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(('I', 'F')):  # 16 or 32 bits a channel: converted as it is, all would be white
+            if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white
                 raise UserError(f'--image {path} has more than 8 bits a channel; save it with 8')
             return np.asarray(image.convert('RGB').resize((width, height), Image.BILINEAR))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

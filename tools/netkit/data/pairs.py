@@ -1,28 +1,27 @@
-"""Verification pairs in insightface's format, `lfw.bin` and its like: pickles, read without executing anything in them."""
+"""Verification pairs in insightface's format, such as `lfw.bin`: pickles, read without executing anything in them."""
 import pickle
 import re
 
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.errors import UserError
+from netkit.errors import UserError, reason
 
 
 def read_pairs(path, image_shape):
-    """Return (images, same) of a verification set: 2n images of `image_shape`, uint8 RGB, and n truth values.
+    """Return (images, same) of a verification set: 2n images of `image_shape`, uint8 RGB, and (n,) bool.
 
-    Raises UserError for a file that is none, or has images of another size.
+    Raises UserError for another file, and for images of another size.
     """
     try:
         with open(path, 'rb') as file:
             encoded, same = map(_as_list, _PairUnpickler(file, encoding='bytes').load())
         same = list(map(_truth, same))
-        images = [mx.image.imdecode(content.tobytes() if isinstance(content, np.ndarray) else bytes(content)).asnumpy()
-                  for content in encoded]
+        images = [_decode(content) for content in encoded]
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}')
-    except Exception as error:  # whatever a foreign pickle may hold, down to bytes that are no image
-        raise UserError(f'{path} is not a verification set (pickled images and same/different list): {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}')
+    except Exception as error:  # a foreign pickle may contain anything, and cause any exception
+        raise UserError(f'{path} is not a verification set (pickled images and same/different list): {reason(error)}')
     if len(images) != 2 * len(same) or not images:
         raise UserError(f'{path} has {len(images)} images for {len(same)} pairs')
     for image in images:
@@ -31,8 +30,19 @@ def read_pairs(path, image_shape):
     return images, np.array(same, bool)
 
 
+def _decode(content):
+    """Return the image of some bytes, (height, width, 3) uint8 RGB."""
+    encoded = content.tobytes() if isinstance(content, np.ndarray) else bytes(content)
+    if not encoded:
+        raise ValueError('an image is empty')
+    try:
+        return mx.image.imdecode(encoded).asnumpy()
+    except mx.MXNetError:
+        raise ValueError('an image cannot be decoded')
+
+
 class _ArrayRead:
-    """Stands for a NumPy array in a pickle: keeps what is said of it. To let NumPy make it would trust its addresses."""
+    """Takes the place of a NumPy array in a pickle and keeps its state; NumPy would trust the addresses in it."""
 
     def __init__(self, *_):
         self.state = None
@@ -41,7 +51,7 @@ class _ArrayRead:
         self.state = state
 
     def value(self):
-        """Return the array: of bytes, texts of bytes or numbers, or as a list of what it holds."""
+        """Return the array, of bytes or numbers, or the list of its objects."""
         _, shape, of_type, is_fortran, content = self.state
         if isinstance(content, list):
             return content
@@ -49,7 +59,7 @@ class _ArrayRead:
 
 
 class _TypeRead:
-    """Stands for a NumPy type in a pickle."""
+    """Takes the place of a NumPy dtype in a pickle."""
 
     def __init__(self, code, *_):
         self.code, self.order = code, '|'
@@ -58,24 +68,26 @@ class _TypeRead:
         self.order = state[1]
 
     def value(self):
+        """Return the dtype."""
         if not re.match(r'(b1|[uif][1248]|S\d{1,9})$', str(self.code)):
             raise pickle.UnpicklingError(f'it holds an array of {self.code}')
         return np.dtype(self.order + self.code)
 
 
 def _scalar_read(of_type, content):
+    """Take the place of the function that makes NumPy scalars."""
     return np.frombuffer(content, of_type.value())[0]
 
 
 def _bytes_read(text, encoding):
-    """Return the bytes that Python 3 writes as text in pickles of protocol 2."""
+    """Take the place of `_codecs.encode`: Python 3 writes bytes as text in pickles of protocol 2."""
     if encoding != 'latin1':
         raise pickle.UnpicklingError(f'it names an encoding, {encoding!r}')
     return text.encode('latin1')
 
 
-# What a pickle of bytes, truth values and NumPy arrays of them names, and what takes its place here: NumPy writes the
-# first form of its names since version 2, the second before. Nothing of what is named is called.
+# The names in a pickle of bytes, truth values and NumPy arrays of them, and what takes their place: nothing that a
+# pickle names is called. NumPy writes the first of the two package names since version 2, the second before.
 READERS = {('_codecs', 'encode'): _bytes_read, ('numpy', 'ndarray'): _ArrayRead, ('numpy', 'dtype'): _TypeRead}
 for _package in ('numpy._core', 'numpy.core'):
     READERS[_package + '.multiarray', '_reconstruct'] = _ArrayRead
@@ -83,16 +95,17 @@ for _package in ('numpy._core', 'numpy.core'):
 
 
 class _PairUnpickler(pickle.Unpickler):
-    """Reads lists and arrays of bytes and truth values; a pickle could name any function to be called."""
+    """Reads lists and arrays of bytes and truth values, nothing else: a pickle can name any function to call."""
 
     def find_class(self, module, name):
+        """Return what takes the place of a name."""
         if (module, name) not in READERS:
             raise pickle.UnpicklingError(f'it names {module}.{name}')
         return READERS[module, name]
 
 
 def _as_list(read):
-    """Return what was read of a pickle as a list: it has to be one, or an array."""
+    """Return a list or array that was read from a pickle as a list; raises ValueError for other objects."""
     if not isinstance(read, (list, tuple, _ArrayRead)):
         raise ValueError(f'it holds a {type(read).__name__} in the place of a list')
     values = list(read.value() if isinstance(read, _ArrayRead) else read)
@@ -100,6 +113,7 @@ def _as_list(read):
 
 
 def _truth(value):
+    """Return a truth value that was read from a pickle; raises ValueError for other objects."""
     if not isinstance(value, (bool, int, np.bool_, np.integer)):
         raise ValueError(f'{value!r} is neither true nor false')
     return bool(value)

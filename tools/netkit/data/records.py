@@ -1,4 +1,4 @@
-"""The images and labels of a data set in insightface's format, `train.rec`, `train.idx` and `property`."""
+"""Images and labels of a data set in insightface's format: `train.rec`, `train.idx` and `property`."""
 import itertools
 import os
 import struct
@@ -9,11 +9,11 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.errors import UserError
 
-REC_MAGIC = 0xced7230a  # dmlc RecordIO: magic, 3 bits of continuation and 29 of length, data padded to 4
+REC_MAGIC = 0xced7230a  # dmlc RecordIO: magic number, 3 bits of continuation and 29 of length, data padded to 4 bytes
 
 
 def read_property(folder):
-    """Return (classes, height, width) of a data set."""
+    """Return (classes, height, width) of a data set; raises UserError."""
     path = os.path.join(folder, 'property')
     try:
         with open(path) as file:
@@ -26,11 +26,11 @@ def read_property(folder):
 
 
 class FaceRecords:
-    """The images of a data set, of `image_shape`, and their labels, by position: `len(records)`, `records[i]`.
+    """The images of a data set, of shape `image_shape`, and their labels, as a sequence.
 
-    With `on_bad` 'stop', whatever is truncated, foreign or missing raises UserError, naming file and record. With
-    'skip', images that cannot be had are left out and `bad` notes why, {record: what is wrong}; label and image lie in
-    one record, so that nothing that is left out shifts a label.
+    With `on_bad` 'stop', anything truncated, foreign or missing raises UserError, naming file and record. With 'skip',
+    bad images are left out, and `bad` is {record: what is wrong}. Label and image are in one record, so skipping one
+    does not shift the labels of others.
     """
 
     def __init__(self, folder, image_shape, on_bad='stop'):
@@ -54,7 +54,7 @@ class FaceRecords:
             self._try(identity, self._check_identity, identity)
 
     def checksum(self):
-        """Return a number that another data set would not have: of the index, which has the length of every record."""
+        """Return a checksum of the data set: of the index, which has the length of every record."""
         with open(self.record.idx_path, 'rb') as file:
             return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xffffffff)
 
@@ -62,14 +62,14 @@ class FaceRecords:
         return len(self.images)
 
     def __getitem__(self, position):
-        """Return (label, image), the image (height, width, 3) uint8 RGB, or None for one that is skipped."""
+        """Return (label, image), the image as (height, width, 3) uint8 RGB; None for a bad one."""
         number = self.images[position]
         return None if number in self.bad else self._try(number, self._image, number)
 
     def _listed(self, first, end):
-        """Return those records from `first` to before `end` that the index has; the others count as bad.
+        """Return those records from `first` to before `end` that the index has; the others are bad.
 
-        Only the first of them is noted by its number: a foreign file may name billions.
+        Only the first of them is noted by its number: in a foreign file there may be billions.
         """
         listed = sorted(number for number in self.record.idx if first <= number < end)
         if len(listed) < end - first:
@@ -79,11 +79,11 @@ class FaceRecords:
         return listed
 
     def count_bad(self):
-        """Return how many records are known to be bad."""
+        """Return the number of records that are known to be bad."""
         return len(self.bad) + self._unlisted
 
     def _try(self, number, function, *arguments):
-        """Return what `function` returns; where it raises UserError, note that of record `number`, or let it through."""
+        """Call `function`; with `on_bad` 'skip', turn its UserError into a note about record `number`."""
         try:
             return function(*arguments)
         except UserError as error:
@@ -95,7 +95,8 @@ class FaceRecords:
         header, content = self._read(number)
         label = float(np.ravel(header.label)[0])
         if not (0 <= label < self.classes and label == int(label)):
-            raise UserError(f'{self.path}: record {number} has label {label}; "property" allows 0 to {self.classes - 1}')
+            raise UserError(f'{self.path}: record {number} has label {label}; "property" allows 0 to '
+                            f'{self.classes - 1}')
         try:
             image = mx.image.imdecode(content).asnumpy()
         except (mx.MXNetError, ValueError):
@@ -111,9 +112,9 @@ class FaceRecords:
             raise UserError(f'{self.path}: the identity of record {number} has no images')
 
     def _check_end(self):
-        """Refuse files that do not belong together, and a file that ends before its last record does.
+        """Refuse files that do not belong together, and a file that ends within its last record.
 
-        Better known now than after hours of training.
+        Now, not after hours of training.
         """
         if not self.record.idx:
             raise UserError(f'{self.record.idx_path} lists no records')
@@ -141,14 +142,14 @@ class FaceRecords:
         except KeyError:
             raise UserError(f'{self.record.idx_path} has no record {number}')
         except (mx.MXNetError, struct.error, TypeError, ValueError):
-            # A reader that has failed fails ever after. The base class leaves the index as it is.
+            # After an error the reader stays in error, so reopen it; the base class does so without the index.
             mx.recordio.MXRecordIO.close(self.record)
             mx.recordio.MXRecordIO.open(self.record)
             raise UserError(f'{self.path}: record {number} is not readable')
         return header, content
 
     def _range(self, number):
-        """Return what a record of the whole set, or of an identity, says: its first record and the one behind its last."""
+        """Return (first, end), the range of records in the record of the whole set, or of an identity."""
         label = np.ravel(self._read(number)[0].label)
         if len(label) != 2 or not 0 <= label[0] <= label[1] < float('inf'):
             raise UserError(f'{self.path}: record {number} should hold a range of records; is this a data set of '

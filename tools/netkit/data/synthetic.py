@@ -1,7 +1,8 @@
 """A data set of drawn faces, written in insightface's formats.
 
-A folder holds `train.rec` and `train.idx` (record 0: the range of identity records; identity records: the range of their
-images; image records: label and encoded image), `property` ("classes,height,width") and verification pairs, `lfw.bin`.
+The folder of a data set contains `train.rec` and `train.idx` (record 0: the range of the identity records; identity
+records: the range of their images; image records: label and encoded image), `property` ("classes,height,width") and
+the verification pairs `lfw.bin`.
 """
 import io
 import os
@@ -19,9 +20,9 @@ from netkit.files import new_files
 
 
 def write_synthetic(folder, identities, images, pairs, seed):
-    """Draw a data set of `identities` x `images` faces and `pairs` verification pairs into `folder`.
+    """Draw a data set of `identities` × `images` faces and `pairs` verification pairs into `folder`, all files or none.
 
-    Either all of its files appear there or none. Raises UserError where the disk does not take them.
+    Raises UserError if they cannot be written.
     """
     with new_files(folder) as scratch, tqdm(total=identities * images + 2 * pairs, unit='faces', desc='drawing faces',
                                             disable=None) as bar:
@@ -29,13 +30,14 @@ def write_synthetic(folder, identities, images, pairs, seed):
             file.write(f'{identities},{faces.SIZE},{faces.SIZE}\n')
         try:
             _write_train(scratch, identities, images, seed, bar)
-            FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))  # MXNet passes over a last write that fails
+            FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))  # read back: MXNet ignores an error of the last write
         except (mx.MXNetError, UserError):
             raise UserError(f'the data set could not be written whole to {folder}; is the disk full?')
         _write_pairs(os.path.join(scratch, 'lfw.bin'), pairs, seed, bar)
 
 
 def _write_train(folder, identities, images, seed, bar):
+    """Write `train.rec` and `train.idx`."""
     rng = _random_state(seed, 0)
     record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
     first_identity = identities * images + 1
@@ -55,7 +57,7 @@ def _write_train(folder, identities, images, seed, bar):
 
 
 def _write_pairs(path, pairs, seed, bar):
-    """Write `pairs` pairs, every other one of the same person, of people that the training set does not have."""
+    """Write pairs of people that are not in the training set, every other one of the same person."""
     rng = _random_state(seed, 1)
     images, same = [], []
     for number in range(pairs):
@@ -69,11 +71,12 @@ def _write_pairs(path, pairs, seed, bar):
 
 
 def _encode(image):
+    """Return an image as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, 'JPEG', quality=95)
     return buffer.getvalue()
 
 
 def _random_state(seed, purpose):
-    """Return a generator of its own for each purpose, so that one does not shift another."""
+    """Return a generator for one purpose, which the use of others does not shift: 0 images, 1 pairs."""
     return np.random.RandomState([seed, purpose])

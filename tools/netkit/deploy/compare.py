@@ -1,4 +1,4 @@
-"""Whether written files compute what the trained network does."""
+"""Comparison of written files with the trained network: do they compute the same?"""
 import os
 
 import numpy as np
@@ -6,13 +6,13 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.graph.naming import EMBEDDING
 
-# How far an embedding may be off, as a share of the range of the embeddings' values.
+# Largest allowed difference of embeddings, as a share of the range of their values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
 RANDOM_IMAGES = 3
 
 
 class Different(Exception):
-    """A written file does not compute what the network does; the text says by how much."""
+    """A written file computes something else than the network; the message says how different."""
 
 
 def comparison_images(image_shape, pixels=None):
@@ -25,7 +25,7 @@ def comparison_images(image_shape, pixels=None):
 
 
 def compute(symbol, parameters, images):
-    """Return what a symbol makes of images in inference."""
+    """Return the output of a symbol for images, in inference."""
     executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
     for arrays in (executor.arg_dict, executor.aux_dict):
         for name, array in arrays.items():
@@ -34,7 +34,7 @@ def compute(symbol, parameters, images):
 
 
 def compute_onnx(path, images, batch):
-    """Return what onnxruntime makes of images with an ONNX file, `batch` at a time (None: all)."""
+    """Return the output of an ONNX file for images in onnxruntime, `batch` at a time (None: all)."""
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     batch = batch or len(images)
@@ -49,7 +49,7 @@ def compare(actual, expected, tolerance, path):
     rows = [array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected)]
     lengths = np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
     cosine = (np.sum(rows[0] * rows[1], axis=1) / lengths).min()
-    if not difference <= tolerance:  # NaN is not
-        raise Different(f'{os.path.basename(path)} differs from the network by {difference:.1e} of the range of its values, more than {tolerance:.0e}; nothing was '
-                        'written')
+    if not difference <= tolerance:  # also where it is NaN
+        raise Different(f'{os.path.basename(path)} differs from the network by {difference:.1e} of the range of its '
+                        f'values, more than {tolerance:.0e}; nothing was written')
     return difference, cosine

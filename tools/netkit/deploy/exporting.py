@@ -29,7 +29,8 @@ def export_symbol(symbol, prefix):
 
 
 def export_model(args, target, pixels, prefix):
-    """Write a checkpoint's files under `prefix` as the options of `tools/export.py` say, and compare them with the network.
+    """Write a checkpoint's files under `prefix` as the options of `tools/export.py` say, and compare them with the
+    network.
 
     `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
     besides noise. Returns ({path: (largest difference, smallest cosine)}, Folding or None). Raises Different.
@@ -50,7 +51,8 @@ def export_model(args, target, pixels, prefix):
         checkpoints.save(prefix, epoch, graph.symbol(), parameters)
         bar.update()
         path = checkpoints.files(prefix, epoch)[1]
-        results[path] = compare(compute(*checkpoints.load(prefix, epoch), images), expected, TOLERANCES['float32'], path)
+        written = compute(*checkpoints.load(prefix, epoch), images)
+        results[path] = compare(written, expected, TOLERANCES['float32'], path)
         bar.update()
         if args.onnx:
             bar.set_description('ONNX')
@@ -65,7 +67,8 @@ def folded(graph, parameters):
     """Fold the BatchNorms of a graph; return (graph, parameters, Folding)."""
     norms = sum(node.op == 'BatchNorm' for node in graph.nodes())
     graph, fewer, left = fold(graph, parameters)
-    return graph, fewer, Folding(norms, left, *(sum(array.size for array in arrays.values()) for arrays in (parameters, fewer)))
+    sizes = [sum(array.size for array in arrays.values()) for arrays in (parameters, fewer)]
+    return graph, fewer, Folding(norms, left, *sizes)
 
 
 def save_onnx(path, graph, parameters, image_shape, batch, precision):

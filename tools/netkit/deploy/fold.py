@@ -9,31 +9,31 @@ from netkit.graph.nodes import Node
 
 
 def fold(graph, parameters):
-    """Take every BatchNorm that can go exactly into the convolution or fully connected layer beside it; Dropout goes.
+    """Fold every BatchNorm that can be folded exactly into the layers beside it; remove Dropout.
 
-    A BatchNorm goes into the layer in front of it if nobody else reads that layer, or into the layers behind it
-    if none of them pads: padding stands for zeros behind the BatchNorm, and would have to become something else.
-    A weight that several layers share is copied for each of them that changes it.
+    A BatchNorm is folded into the convolution or fully connected layer that it reads, if nothing else reads that
+    layer, or else into the layers that read it, if none of them pads: padded zeros come after the BatchNorm, and would
+    have to be other values. A weight that several layers share is copied for each layer that changes it.
 
     Returns (graph, parameters, left), `left` being pairs (name of a BatchNorm that stayed, why).
     """
-    graph = graph.rewritten(lambda node: node.inputs[0] if node.op == 'Dropout' and node.name != EMBEDDING else None)
-    parameters, left = dict(parameters), []
+    graph, parameters, left = without_dropout(graph), dict(parameters), []
     readers = graph.readers()
     shared = {node for node in readers if node.op == 'null' and len(readers[node]) > 1}
     for norm in [node for node in graph.nodes() if node.op == 'BatchNorm']:
-        data, behind = norm.inputs[0][0], readers[norm]
-        if norm.attr('axis', 1) == 1 and is_layer(data) and readers[data] == [norm]:
-            give_own_weights(data, shared, parameters)
-            scale_outputs(data, parameters, *affine(norm, parameters))
-            if None in behind:  # the output keeps its name
-                data.name = norm.name
-        elif norm.attr('axis', 1) == 1 and all(is_layer(node) and not is_padded(node) for node in behind):
-            for node in behind:
+        before, after = norm.inputs[0][0], readers[norm]
+        by_channel = norm.attr('axis', 1) == 1
+        if by_channel and is_layer(before) and readers[before] == [norm]:
+            give_own_weights(before, shared, parameters)
+            scale_outputs(before, parameters, *affine(norm, parameters))
+            if None in after:  # an output of the graph keeps its name
+                before.name = norm.name
+        elif by_channel and all(is_layer(node) and not is_padded(node) for node in after):
+            for node in after:
                 give_own_weights(node, shared, parameters)
                 scale_inputs(node, parameters, *affine(norm, parameters))
         else:
-            left.append((norm.name, reason(norm, data, behind)))
+            left.append((norm.name, reason(norm, before, after)))
             continue
         bypass(norm, graph, readers)
     kept = {node.name for node in graph.nodes() if node.op == 'null'}
@@ -46,20 +46,21 @@ def without_dropout(graph):
 
 
 def is_layer(node):
-    """Tell whether a node is a convolution or fully connected layer with one filter for each channel it puts out."""
+    """Tell whether a node is a convolution or fully connected layer with one filter per output channel."""
     if node is None or node.op not in ('Convolution', 'FullyConnected') or node.inputs[1][0].op != 'null':
         return False
     return node.attr('flatten', True) and node.attr('layout') in (None, 'None', 'NCHW')
 
 
 def is_padded(layer):
+    """Tell whether a convolution pads its input."""
     return any(layer.attr('pad', ()))
 
 
-def reason(norm, data, behind):
-    """Say why a BatchNorm between the node `data` and the nodes `behind` it stays."""
+def reason(norm, before, after):
+    """Return why a BatchNorm that reads the node `before`, and which the nodes `after` read, stays."""
     if norm.attr('axis', 1) != 1:
-        return 'over axis {} instead of the channels'.format(norm.attr('axis'))
+        return f'over axis {norm.attr("axis")} instead of the channels'
 
     def described(node):
         if node is None:
@@ -68,12 +69,12 @@ def reason(norm, data, behind):
             return 'a padded convolution' if is_padded(node) else node.op
         return node.attrs.get('act_type', node.op)
 
-    front = 'the image' if data.op == 'null' else 'a layer that others read too' if is_layer(data) else data.op
-    return 'behind {}, in front of {}'.format(front, ' and '.join(sorted(set(map(described, behind)))))
+    front = 'the image' if before.op == 'null' else 'a layer that others read too' if is_layer(before) else before.op
+    return f'behind {front}, in front of {" and ".join(sorted(set(map(described, after))))}'
 
 
 def affine(norm, parameters):
-    """Return (scale, shift), float64, one for each channel: what a BatchNorm does in inference."""
+    """Return (scale, shift), float64, (channels,) each, of a BatchNorm in inference."""
     gamma, beta, mean, variance = (parameters[source.name].astype(np.float64) for source, _ in norm.inputs[1:])
     if norm.attr('fix_gamma', True):
         gamma = np.ones_like(gamma)
@@ -82,7 +83,7 @@ def affine(norm, parameters):
 
 
 def give_own_weights(layer, shared, parameters):
-    """Make sure that a layer has a bias, and copy for it those of its parameters that are `shared`."""
+    """Give a layer a bias, if it has none, and copies of those of its parameters that are `shared`."""
     for place, kind in ((1, 'weight'), (2, 'bias')):
         has_one = place < len(layer.inputs)
         if has_one and layer.inputs[place][0] not in shared:
@@ -100,7 +101,7 @@ def give_own_weights(layer, shared, parameters):
 
 
 def scale_outputs(layer, parameters, scale, shift):
-    """Change a layer so that it computes scale * what it did + shift, channel by channel."""
+    """Change a layer so that it computes scale · output + shift, per output channel."""
     weight, bias = (source.name for source, _ in layer.inputs[1:])
     parameters[weight] = as_rows(scale, parameters[weight]) * parameters[weight]
     parameters[bias] = scale * parameters[bias] + shift
@@ -108,10 +109,10 @@ def scale_outputs(layer, parameters, scale, shift):
 
 
 def scale_inputs(layer, parameters, scale, shift):
-    """Change a layer so that it computes of x what it did of scale * x + shift, channel by channel."""
+    """Change a layer so that it computes for x what it computed for scale · x + shift, per input channel."""
     weight, bias = (source.name for source, _ in layer.inputs[1:])
     groups = layer.attr('num_group', 1)
-    # Filters of a group x channels of a group x what is left, be it a kernel or the pixels of a flattened map.
+    # (groups, filters per group, channels per group, pixels of a kernel or of the flattened map)
     blocks = parameters[weight].reshape(groups, len(parameters[bias]) // groups, len(scale) // groups, -1)
     scale, shift = (array.reshape(groups, 1, -1, 1) for array in (scale, shift))
     parameters[bias] = parameters[bias] + (blocks * shift).sum(axis=(2, 3)).ravel()
@@ -125,12 +126,13 @@ def as_rows(vector, like):
 
 
 def round_to_float32(parameters, *names):
+    """Round parameters, in place."""
     for name in names:
         parameters[name] = parameters[name].astype(np.float32)
 
 
 def bypass(norm, graph, readers):
-    """Let those who read a BatchNorm read what it read, and keep `readers` up to date."""
+    """Let the readers of a BatchNorm read its input instead, and update `readers`."""
     def follow(entry):
         return norm.inputs[0] if entry[0] is norm else entry
 

@@ -1,4 +1,4 @@
-"""How each of MXNet's operators is written in ONNX: one function per operator, registered in CONVERTERS."""
+"""MXNet's operators in ONNX: one function per operator, registered in CONVERTERS."""
 import math
 
 import numpy as np
@@ -10,7 +10,7 @@ CONVERTERS = {}  # {operator of MXNet: function(writer, node) that writes it and
 
 
 def converts(*operators):
-    """Register a function as what writes these operators of MXNet."""
+    """Register a function as the converter of these operators of MXNet."""
     def register(function):
         CONVERTERS.update(dict.fromkeys(operators, function))
         return function
@@ -18,7 +18,7 @@ def converts(*operators):
 
 
 def only(node, key, *known):
-    """Return an attribute of a node, the first of `known` where it is not set; raise UserError if it is none of them."""
+    """Return an attribute of a node, by default the first of `known`; raise UserError if it is none of them."""
     value = node.attr(key, known[0])
     if value not in known:
         raise UserError(f'{node.name}, a {node.op}, has {key}={value}, which is not known here; --onnx cannot write it')
@@ -192,16 +192,22 @@ def clip(writer, node):
     return writer.emit('Clip', [writer.read(node)] + bounds, node.name)
 
 
-BINARY = {'elemwise_add': 'Add', '_plus': 'Add', '_Plus': 'Add', 'broadcast_add': 'Add', 'broadcast_plus': 'Add',
-          'elemwise_sub': 'Sub', '_minus': 'Sub', '_Minus': 'Sub', 'broadcast_sub': 'Sub', 'broadcast_minus': 'Sub',
-          'elemwise_mul': 'Mul', '_mul': 'Mul', '_Mul': 'Mul', 'broadcast_mul': 'Mul',
-          'elemwise_div': 'Div', '_div': 'Div', '_Div': 'Div', 'broadcast_div': 'Div'}
-SCALAR = {'_plus_scalar': 'Add', '_PlusScalar': 'Add', '_minus_scalar': 'Sub', '_MinusScalar': 'Sub',
-          '_mul_scalar': 'Mul', '_MulScalar': 'Mul', '_div_scalar': 'Div', '_DivScalar': 'Div',
-          '_power_scalar': 'Pow', '_PowerScalar': 'Pow'}
-REVERSED = {'_rminus_scalar': 'Sub', '_RMinusScalar': 'Sub', '_rdiv_scalar': 'Div', '_RDivScalar': 'Div'}
-UNARY = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'abs': 'Abs', 'sqrt': 'Sqrt', 'exp': 'Exp', 'log': 'Log',
-         'negative': 'Neg'}
+def _by_mxnets_name(names):
+    """Return {operator of MXNet: operator of ONNX} for {operator of ONNX: its names in MXNet, in one text}."""
+    return {name: op for op, text in names.items() for name in text.split()}
+
+
+BINARY = _by_mxnets_name({
+    'Add': 'elemwise_add _plus _Plus broadcast_add broadcast_plus',
+    'Sub': 'elemwise_sub _minus _Minus broadcast_sub broadcast_minus',
+    'Mul': 'elemwise_mul _mul _Mul broadcast_mul',
+    'Div': 'elemwise_div _div _Div broadcast_div'})
+SCALAR = _by_mxnets_name({
+    'Add': '_plus_scalar _PlusScalar', 'Sub': '_minus_scalar _MinusScalar', 'Mul': '_mul_scalar _MulScalar',
+    'Div': '_div_scalar _DivScalar', 'Pow': '_power_scalar _PowerScalar'})
+REVERSED = _by_mxnets_name({'Sub': '_rminus_scalar _RMinusScalar', 'Div': '_rdiv_scalar _RDivScalar'})
+UNARY = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'abs': 'Abs', 'sqrt': 'Sqrt', 'exp': 'Exp',
+         'log': 'Log', 'negative': 'Neg'}
 
 
 @converts(*BINARY)

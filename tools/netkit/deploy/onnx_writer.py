@@ -20,14 +20,15 @@ HALF_MAX = float(np.finfo(np.float16).max)
 def convert(graph, parameters, image_shape, batch=None):
     """Return the ONNX model of a graph: `data`, (batch, 3, height, width) of raw 0…255 RGB, to `fc1`, both float32.
 
-    `batch` None leaves the number of images open. Raises UserError for an operator that is not known, or one
-    with a setting that ONNX does not have.
+    `batch` None leaves the number of images open. Raises UserError for an operator that is not in CONVERTERS, or one
+    with an attribute that ONNX does not have.
     """
     writer = Writer(graph, parameters, image_shape)
     for node in graph.nodes():
         if node.op != 'null':
             if node.op not in CONVERTERS:
-                raise UserError(f'{node.name} is a {node.op}, an operator that is not known here; --onnx cannot write it')
+                raise UserError(f'{node.name} is a {node.op}, an operator that is not known here; --onnx cannot write '
+                                'it')
             writer.names[node] = CONVERTERS[node.op](writer, node)
     writer.show_that_images_are_raw()
     images = batch or 'batch'
@@ -54,7 +55,8 @@ def in_half_precision(model):
         if values.dtype != np.float32 or constant.name in stay:
             continue
         if np.abs(values).max(initial=0) > HALF_MAX:
-            raise UserError(f'{constant.name} holds {np.abs(values).max():g}, and float16 ends at {HALF_MAX:g}; leave --precision at float32')
+            raise UserError(f'{constant.name} holds {np.abs(values).max():g}, and float16 ends at {HALF_MAX:g}; leave '
+                            '--precision at float32')
         constant.CopyFrom(numpy_helper.from_array(values.astype(np.float16), constant.name))
     for node in graph.node:
         for names in (node.input, node.output):
@@ -69,17 +71,17 @@ def in_half_precision(model):
 
 
 class Writer:
-    """Collects ONNX nodes and constants; knows what MXNet's nodes are called there, and their shapes."""
+    """Collects ONNX nodes and constants; knows the ONNX names and the shapes of MXNet's nodes."""
 
     def __init__(self, graph, parameters, image_shape):
         self.parameters = parameters
         self.nodes, self.constants, self.names = [], {}, {}
         symbol = graph.symbol()
-        # A length that differs between the two is the batch's.
+        # An axis whose length differs between the two is the batch.
         self._shapes, self._others = (shapes(symbol, image_shape, batch) for batch in (2, 3))
 
     def emit(self, op, inputs, name, **attributes):
-        """Add an ONNX node; return the name of its output, which is its own."""
+        """Add an ONNX node; return the name of its output, which is its own name."""
         self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
         return name
 
@@ -89,7 +91,7 @@ class Writer:
         return name
 
     def read(self, node, place=0):
-        """Return the name of an input of `node`, adding the parameter if it is one."""
+        """Return the name of an input of `node`; a parameter is added."""
         source, output = node.inputs[place]
         if source.name == 'data' or source.name in self.constants:
             return source.name
@@ -102,7 +104,8 @@ class Writer:
         """Return (name, values) of an input of `node` that has to be a parameter."""
         source = node.inputs[place][0]
         if source.name not in self.parameters:
-            raise UserError(f'{node.name}, a {node.op}, reads {source.name}, which is computed and no parameter; --onnx cannot write it')
+            raise UserError(f'{node.name}, a {node.op}, reads {source.name}, which is computed and no parameter; '
+                            '--onnx cannot write it')
         return source.name, self.parameters[source.name]
 
     def shape(self, entry):
@@ -119,13 +122,13 @@ class Writer:
         node, output = entry
         if node.op == 'null':
             return node.name
-        return '{}_output{}'.format(node.name, output if node.attr('num_outputs', 1) > 1 else '')
+        return f'{node.name}_output{output if node.attr("num_outputs", 1) > 1 else ""}'
 
     def show_that_images_are_raw(self):
-        """Add two nodes that do nothing, if need be, by which the insightface package hands over raw images.
+        """Add two nodes without effect, if necessary, so that the insightface package passes raw images.
 
-        Its client looks at the first eight nodes for one named Sub… or _minus… and one named Mul… or _mul…. Where
-        they are not both there, it computes (x - 127.5) / 127.5 itself, whatever the network does behind that.
+        Its client looks among the first eight nodes for one named Sub… or _minus… and one named Mul… or _mul…. Unless
+        both are there, it computes (x - 127.5) / 127.5 itself, whatever the network does after that.
         """
         names = [node.name for node in self.nodes[:8]]
         if all(any(name.startswith(known) for name in names) for known in (('Sub', '_minus'), ('Mul', '_mul'))):

@@ -3,11 +3,11 @@ from netkit.errors import UserError
 from netkit.graph.naming import EMBEDDING
 from netkit.graph.nodes import Node
 
-# Operators that hand their input on as it is, or in another float type.
+# Operators whose output is their input, perhaps in another float type.
 PASSES_ON = ('_copy', 'BlockGrad', 'Cast', 'amp_cast')
-# Operators that know the shapes of their parameters.
+# Operators from which MXNet infers the shapes of their parameters.
 SHAPE_GIVERS = ('Convolution', 'FullyConnected', 'BatchNorm', 'LeakyReLU')
-# The shape of the slopes' factors, one for each channel, in a product and as the kernels of a depthwise convolution.
+# Shapes of PReLU's factors, one per channel, in a product and as the kernels of a depthwise convolution.
 FACTORS = {'broadcast_mul': (1, -1, 1, 1), 'Convolution': (-1, 1, 1, 1)}
 
 
@@ -17,12 +17,13 @@ def cut(symbol):
     if symbol.get_internals().list_outputs().count(name) > 1:
         raise UserError(f'two nodes of the network are called {EMBEDDING}')
     if name not in symbol.get_internals().list_outputs():
-        raise UserError('there is no {} in the network, where it would be cut; its outputs are {}'.format(name, ', '.join(symbol.list_outputs())))
+        outputs = ', '.join(symbol.list_outputs())
+        raise UserError(f'there is no {name} in the network, where it would be cut; its outputs are {outputs}')
     return symbol.get_internals()[name]
 
 
 def in_float32(graph):
-    """Return the graph with float32 in place of float16: what it is meant to compute, to compare with."""
+    """Return the graph with float32 in place of float16, as the reference in comparisons."""
     def rule(node):
         if node.attrs.get('dtype') == 'float16':
             node.attrs['dtype'] = 'float32'
@@ -30,11 +31,11 @@ def in_float32(graph):
 
 
 def plain(graph):
-    """Return the graph without what only training wants; it computes the same, with the same parameters.
+    """Return the graph without what only training needs; it computes the same, with the same parameters.
 
-    Out go training attributes (`memonger`, initialisers, learning rates), identities and float16 casts; PReLU,
-    bilinear resizing and grouped convolutions become MXNet's own operators again, whichever form of
-    `symbols/face_blocks.py` they were trained in.
+    Removed are training attributes (`memonger`, initialisers, learning rates), identities and float16 casts. PReLU,
+    bilinear resizing and grouped convolutions become MXNet's own operators, whichever form of `symbols/face_blocks.py`
+    they were trained in.
     """
     def rule(node):
         node.attrs.pop('cudnn_off', None)
@@ -45,9 +46,9 @@ def plain(graph):
     graph = graph.rewritten(rule)
     for node, readers in graph.readers().items():
         kept = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
-        if node.op == 'null':  # MXNet leaves the attributes of a layer on its variables, too
+        if node.op == 'null':  # MXNet copies the attributes of a layer to its variables
             knows_shape = all(reader is not None and reader.op in SHAPE_GIVERS for reader in readers)
-            # PReLU takes a slope for each channel, or, as in Gluon, one for all; only a given shape can say so.
+            # PReLU has one slope per channel or, as in Gluon, one for all; only the given shape tells.
             is_given = not knows_shape or node.attr('__shape__') == (1,)
             kept = {key: node.attrs[key] for key in node.attrs if key == '__shape__' and is_given}
         node.attrs = kept
@@ -55,7 +56,7 @@ def plain(graph):
 
 
 def undo_prelu(node):
-    """Return PReLU for x + (1 - gamma) max(-x, 0) by products or by convolutions, or None for another node."""
+    """Return PReLU for x + (1 - gamma) max(-x, 0), by products or by convolutions; None for other nodes."""
     if node.op != 'elemwise_add':
         return None
     bend = 'broadcast_mul' if node.source((1, 'broadcast_mul')) else 'Convolution'
@@ -73,18 +74,19 @@ def undo_prelu(node):
 
 
 def by_minus_one(node):
-    """Return the convolution in front of a node if it only changes the sign, or None."""
+    """Return the convolution that a node reads, if it only changes the sign; else None."""
     layer, factor = node.source((0, 'Convolution')), node.source((0, 'Convolution'), (1, '_full'))
     return layer if factor and factor.attr('value') == -1 and is_depthwise(layer) else None
 
 
 def is_depthwise(layer):
-    """Tell whether a convolution multiplies every channel by a number of its own."""
-    return layer.attr('kernel') == (1, 1) and layer.attr('num_group') == layer.attr('num_filter') and layer.attr('no_bias')
+    """Tell whether a convolution multiplies every channel by one number."""
+    has_group_per_filter = layer.attr('num_group') == layer.attr('num_filter')
+    return layer.attr('kernel') == (1, 1) and has_group_per_filter and layer.attr('no_bias')
 
 
 def undo_resize(node):
-    """Return BilinearResize2D for the two matrix products that stand for it, or None for another node."""
+    """Return BilinearResize2D for the two matrix products that stand for it; None for other nodes."""
     if node.op != 'transpose':
         return None
     height = node.source((0, 'FullyConnected'))
@@ -97,7 +99,7 @@ def undo_resize(node):
 
 
 def undo_merging(node):
-    """Return the grouped convolution for one whose groups were merged, or None for another node."""
+    """Return the grouped convolution for one whose groups were merged; None for other nodes."""
     if node.op != 'Convolution':
         return None
     blocks = (1, 'Reshape'), (0, 'broadcast_mul')

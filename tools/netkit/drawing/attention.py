@@ -4,6 +4,7 @@ import re
 from netkit.drawing.lane import GLUE, HEIGHT, MASK_UNIT, MODULE, STEP, UNIT, WIDTH, Lane
 from netkit.drawing.words import short, size_text
 from netkit.errors import UserError
+from netkit.graph.naming import ADDS_DOWN, ADDS_TRUNK, MASK_LEVEL, mask_skip, mask_units
 
 MODULE_GAP = 0.1  # above an attention module
 LANE_GAP = 0.25  # between trunk and mask
@@ -12,25 +13,25 @@ SHRINK = 0.85  # how much narrower the mask's boxes get from level to level
 
 
 class Module:
-    """An attention module's units by what they are in it."""
+    """The units of an attention module, by their roles in it."""
 
     def __init__(self, name, units):
         self.name = name
         self.units = {unit.name[len(name) + 1:]: unit for unit in units}
-        self.levels = len(set(re.findall(r'mask_down(\d+)_', ' '.join(self.units))))
+        self.levels = len(set(MASK_LEVEL.findall(' '.join(self.units))))
         levels = range(1, self.levels + 1)
-        needed = (['unit1', 'trunk_unit1', 'mask', 'close'] + [f'mask_skip{level}' for level in levels[:-1]]
-                  + [f'mask_{way}{level}_unit1' for level in levels for way in ('down', 'up')])
+        needed = (['unit1', 'trunk_unit1', 'mask', 'close'] + [mask_skip(level) for level in levels[:-1]]
+                  + [mask_units(way, level) + '1' for level in levels for way in ('down', 'up')])
         missing = [role for role in needed if role not in self.units]
         if missing or not levels:
-            raise UserError('{} has the name of an attention module, and no {}'.format(name, (missing + ['mask'])[0]))
+            raise UserError(f'{name} has the name of an attention module, and no {[*missing, "mask"][0]}')
         self.mask = self.units['mask']
         joins = [node.name for node in self.mask.nodes]
-        self.adds_down = any(join.endswith('_plus_down') for join in joins)
-        self.adds_trunk = any(join.endswith('_plus_trunk') for join in joins)
+        self.adds_down = any(join.endswith(ADDS_DOWN) for join in joins)
+        self.adds_trunk = any(join.endswith(ADDS_TRUNK) for join in joins)
 
     def some(self, role):
-        """Return the units called `role` + 1, 2, …"""
+        """Return the units named `role` + 1, 2, …"""
         return [unit for key, unit in self.units.items() if re.fullmatch(role + r'\d+', key)]
 
     def width(self):
@@ -39,11 +40,11 @@ class Module:
 
 
 def draw_module(lane, module):
-    """Draw an attention module from where `lane`, that of its trunk, is; the lane goes on behind it."""
+    """Draw an attention module in `lane`, that of its trunk, which continues after it."""
     sheet = lane.sheet
     lane.y += MODULE_GAP
     top = lane.y - STEP / 2
-    sheet.text(lane.x + WIDTH / 2 + 0.1, lane.y, module.name.partition('_')[2], 7, 'left', weight='bold')
+    sheet.text((lane.x + WIDTH / 2 + 0.1, lane.y), module.name.partition('_')[2], 7, 'left', weight='bold')
     for unit in module.some('unit'):
         lane.box(short(unit), UNIT, unit.name)
     split = lane.end[-1][0], lane.end[-1][1] + 0.1
@@ -57,7 +58,7 @@ def draw_module(lane, module):
     lane.y = y
     lane.sign('×', module.name + '_attend')
     sheet.line(mask.end + [(mask.x, y), (lane.x + 0.1, y)])
-    sheet.text(lane.x + 0.2, y - 0.09, '(1 + mask) × trunk', 6, 'left')
+    sheet.text((lane.x + 0.2, y - 0.09), '(1 + mask) × trunk', 6, 'left')
     lane.box(short(module.units['close']), UNIT, module.units['close'].name)
     sheet.frame(lane.x - WIDTH / 2 - 0.1, top, lane.x - WIDTH / 2 + module.width(), lane.y - STEP / 2, MODULE,
                 module.name)
@@ -71,26 +72,26 @@ def draw_mask(lane, module, trunk_end):
         return WIDTH * SHRINK ** level
 
     for level in range(1, module.levels + 1):
-        units = module.some(f'mask_down{level}_unit')
+        units = module.some(mask_units('down', level))
         lane.box(f'pool {size_text(units[0].output[1:])}', GLUE, width=widths(level), height=0.18)
         for unit in units:
             y = lane.box(short(unit), MASK_UNIT, unit.name, widths(level))
         down[level] = lane.x + widths(level) / 2, y
     for level in range(module.levels, 0, -1):
         if level < module.levels:
-            skip = module.units[f'mask_skip{level}']
+            skip = module.units[mask_skip(level)]
             y = lane.sign('+', f'{module.name}_plus{level}')
             (right, start), middle = down[level], (down[level][1] + y) / 2
             x = lane.x + WIDTH / 2 + SKIP_LANE * (module.levels - level - 0.45)
             sheet.line([(right, start), (x, start), (x, middle - HEIGHT / 2)])
-            sheet.box(x, middle, 0.42, HEIGHT, short(skip), MASK_UNIT, skip.name)
+            sheet.box((x, middle), (0.42, HEIGHT), short(skip), MASK_UNIT, skip.name)
             sheet.line([(x, middle + HEIGHT / 2), (x, y), (lane.x + 0.1, y)])
             if module.adds_down:
                 sheet.line([(x - 0.28, start), (x - 0.28, y)], arrow=False)
-        for unit in module.some(f'mask_up{level}_unit'):
+        for unit in module.some(mask_units('up', level)):
             lane.box(short(unit), MASK_UNIT, unit.name, widths(level))
-        size = module.mask.output[1:] if level == 1 else module.some(f'mask_down{level - 1}_unit')[0].output[1:]
-        lane.box(f'resize {size_text(size)}', GLUE, width=widths(level - 1), height=0.18)
+        above = module.mask if level == 1 else module.some(mask_units('down', level - 1))[0]
+        lane.box(f'resize {size_text(above.output[1:])}', GLUE, width=widths(level - 1), height=0.18)
     if module.adds_trunk:
         y = lane.sign('+', module.name + '_plus_trunk')
         sheet.line([trunk_end, (trunk_end[0], y), (lane.x - 0.1, y)])

@@ -9,13 +9,13 @@ from netkit.errors import UserError
 from netkit.graph.naming import HEAD, STEM
 
 STYLES = ('-', '--', ':', '-.')  # of verification sets; runs have colours
-SMOOTHED = 200  # points, above which a curve is drawn through means of its neighbours
+SMOOTHED = 200  # points; longer curves are smoothed
 
 
 def draw_sharing(title, units):
-    """Return a bar chart of the parameters of each unit, and of what they would be if nothing was shared.
+    """Return a bar chart of the parameters of each unit, with and without sharing.
 
-    `units` are those of `structure.analyse`. Raises UserError for a network that shares no weights.
+    `units` are those of `graph.units.analyse`. Raises UserError for a network that shares no weights.
     """
     saved = sum(unit.unshared - unit.parameters for unit in units)
     if not saved:
@@ -26,7 +26,7 @@ def draw_sharing(title, units):
     panel = figure.subplots()
     names = [unit.name if not unit.sharing else f'{unit.name}  ({unit.sharing})' for unit in shown]
     own, unshared = ([getattr(unit, key) / 1e6 for unit in shown] for key in ('parameters', 'unshared'))
-    panel.barh(names, unshared, color='#fdae6b', label=f'unshared: {(parameters + saved) / 1000000.0:.2f} M in all')
+    panel.barh(names, unshared, color='#fdae6b', label=f'unshared: {(parameters + saved) / 1e6:.2f} M in all')
     panel.barh(names, own, color='#3182bd', label=f'{title}: {parameters / 1e6:.2f} M in all')
     for place, (mine, alone) in enumerate(zip(own, unshared)):
         text = f'{mine:.2f}' if mine == alone else f'{mine:.2f} instead of {alone:.2f}'
@@ -34,9 +34,10 @@ def draw_sharing(title, units):
     panel.set_xlim(0, 1.3 * max(unshared))
     panel.invert_yaxis()
     panel.tick_params(labelsize=7)
-    panel.set_xlabel('million parameters; a shared weight counts for the first unit that has it; stem and head not shown',
-                     fontsize=8)
-    panel.set_title(f'{title}: sharing saves {saved / 1e6:.2f} M parameters, {100 * saved / (parameters + saved):.0f} %')
+    panel.set_xlabel('million parameters; a shared weight counts for the first unit that has it; stem and head not '
+                     'shown', fontsize=8)
+    share = saved / (parameters + saved)
+    panel.set_title(f'{title}: sharing saves {saved / 1e6:.2f} M parameters, {100 * share:.0f} %')
     panel.legend(loc='upper right', fontsize=8)
     panel.spines[['top', 'right']].set_visible(False)
     figure.set_layout_engine('tight')
@@ -69,7 +70,7 @@ def draw_training(runs):
 
 
 def draw_curve(panel, label, curve, colour):
-    """Draw {step: value}; a long one as means of its neighbours, with itself pale behind them."""
+    """Draw a curve, {step: value}; a long one smoothed, with the original pale behind it."""
     if not curve:
         return
     steps = np.array(sorted(curve))
@@ -82,7 +83,7 @@ def draw_curve(panel, label, curve, colour):
 
 
 def draw_verification(panel, label, curve, colour, style):
-    """Draw {step: (mean, standard deviation)}."""
+    """Draw a curve with error bars, {step: (mean, standard deviation)}."""
     steps = sorted(curve)
     means, deviations = np.array([curve[step] for step in steps]).T
     panel.errorbar(steps, means, deviations, color=colour, linestyle=style, marker='.', capsize=2, linewidth=1.4,
@@ -90,10 +91,10 @@ def draw_verification(panel, label, curve, colour, style):
 
 
 def labels(paths):
-    """Return a short label for each log: its name, with as many folders as tell it from the others."""
+    """Return a label for each log: its name, with as many folders as distinguish it from the others."""
     parts = [os.path.abspath(path).split(os.sep) for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         found = ['/'.join(part[-depth:]) for part in parts]
         if len(set(found)) == len(set(map(tuple, parts))):
             break
-    return [re.sub('^_', './_', label) for label in found]  # matplotlib leaves labels that begin with _ out of the legend
+    return [re.sub('^_', './_', label) for label in found]  # matplotlib hides labels with _

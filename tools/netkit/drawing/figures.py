@@ -7,13 +7,13 @@ from netkit.cli import check_name
 from netkit.files import new_files
 
 FORMATS = ('svg', 'png', 'pdf')
-CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # letters that no SVG may hold, and a file's name can
+CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # not allowed in SVG, but possible in file names
 
 
 def picture_path(text):
-    """Argparse type: the path of a picture to write, with one of FORMATS for its ending."""
+    """Argparse type: the path of a picture to write, which ends in one of FORMATS."""
     if os.path.splitext(text)[1][1:].lower() not in FORMATS:
-        raise argparse.ArgumentTypeError('{!r} does not end in .{}'.format(text, ', .'.join(FORMATS)))
+        raise argparse.ArgumentTypeError(f'{text!r} does not end in .{", .".join(FORMATS)}')
     check_name(os.path.basename(text))
     return text
 
@@ -22,7 +22,7 @@ def new_figure(width, height):
     """Return an empty matplotlib figure of width × height inches."""
     import matplotlib
     from matplotlib.figure import Figure
-    # Text stays text, in SVG and in PDF: it can be searched, and the files are a tenth as large.
+    # Text as text, in SVG and PDF: it can be searched, and the files are a tenth as large.
     matplotlib.rcParams.update({'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures',
                                 'text.parse_math': False})  # a path may hold $ signs
     return Figure(figsize=(width, height))

@@ -14,7 +14,7 @@ from netkit.graph.nodes import Graph
 from netkit.networks import initializer
 
 CHANNELS = 11  # of a feature map that are drawn, besides their mean
-COLUMNS = 6  # of panels then
+COLUMNS = 6  # of panels of feature maps
 CAPTION = ("a panel with a layer's name: mean over the channels; mean and spread (standard deviation) in its title: "
            'over all channels and positions')
 
@@ -32,12 +32,13 @@ def compute(target, image, names):
     for name in names:
         if name not in known:
             alike = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            raise UserError('--layer {}: {} has no such layer{}'.format(name, target.label, '; did you mean {}?'.format(', '.join(alike)) if alike else ''))
+            advice = f'; did you mean {", ".join(alike)}?' if alike else ''
+            raise UserError(f'--layer {name}: {target.label} has no such layer{advice}')
     check_room(planned_memory(symbol, 1, image.shape) * 2 ** 20,  # it is bound as for training
                f'take a smaller --image-size: {target.label} wants for one image')
     data = np.float32(image).transpose(2, 0, 1)[None]
     module = mx.mod.Module(mx.sym.Group([known[name] for name in names]), label_names=None)
-    # For inference MXNet would fuse layers, and with some choices of outputs loses track of the parameters.
+    # For inference MXNet would fuse layers, and with some choices of outputs it then confuses the parameters.
     module.bind([('data', data.shape)], for_training=True)
     for name, (_, shape) in zip(names, module.output_shapes):
         if len(shape) != 4:
@@ -59,7 +60,8 @@ def masks_of(target):
     names = [name[:-len('_output')] for name in target.symbol.get_internals().list_outputs()
              if name.endswith(SOFT_MASK + '_output')]
     if not names:
-        raise UserError(f'{target.label} has no attention modules; name a feature map by --layer, or an attention network (att…)')
+        raise UserError(f'{target.label} has no attention modules; name a feature map by --layer, or an attention '
+                        'network (att…)')
     return names
 
 
@@ -68,7 +70,7 @@ def draw_masks(title, image, masks):
     count = 1 + len(masks)
     figure, panels = grid(title, count, min(count, max(4, math.ceil(math.sqrt(1.5 * count)))))
     panels[0].imshow(image)
-    panels[0].set_title('the image\n%d×%d\n' % image.shape[:2], fontsize=8)
+    panels[0].set_title(f'the image\n{image.shape[0]}×{image.shape[1]}\n', fontsize=8)
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
     for panel, (name, mask) in zip(panels[1:], masks.items()):
         panel.imshow(grey)
@@ -78,7 +80,7 @@ def draw_masks(title, image, masks):
 
 
 def draw_layers(title, image, layers):
-    """Return a figure with, for each feature map, the mean over its channels and those channels that vary most."""
+    """Return a figure of feature maps: of each the mean over its channels, and the channels that vary most."""
     shown = [min(CHANNELS, len(values)) for values in layers.values()]
     figure, panels = grid(title, sum(1 + count for count in shown), COLUMNS)
     panels = iter(panels)
@@ -94,8 +96,9 @@ def draw_layers(title, image, layers):
 
 
 def described(values):
-    """Return a map's size, and the mean and standard deviation over all of its channels and positions."""
-    return '%d×%d\nmean %.3g, spread %.2g' % (values.shape[1:] + (values.mean(), values.std()))
+    """Return a map's size, mean and standard deviation as text."""
+    _, height, width = values.shape
+    return f'{height}×{width}\nmean {values.mean():.3g}, spread {values.std():.2g}'
 
 
 def grid(title, count, columns):

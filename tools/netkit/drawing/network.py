@@ -12,7 +12,7 @@ TOP = 2.15  # where the first box of a column stands
 
 
 def draw(title, units, image_shape):
-    """Return the picture of a network, a matplotlib figure, from its units (`structure.analyse`).
+    """Return the picture of a network, a matplotlib figure, from its units (`graph.units.analyse`).
 
     Raises UserError where units, other than those of attention modules, do not follow one another.
     """
@@ -25,15 +25,16 @@ def draw(title, units, image_shape):
     for stage, of_stage in stages.items():
         lane, right = draw_stage(sheet, left, lane, stage, of_stage, image_shape)
         left = right + GUTTER
-    totals = f'{number_text(sum(unit.parameters for unit in units))} parameters, {sum(unit.macs for unit in units) / 1e9:.2f} G multiply-adds'
-    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold')
-    sheet.text(MARGIN, 0.55, totals, 8, 'left')
+    parameters, macs = (sum(getattr(unit, key) for unit in units) for key in ('parameters', 'macs'))
+    totals = f'{number_text(parameters)} parameters, {macs / 1e9:.2f} G multiply-adds'
+    sheet.text((MARGIN, 0.3), title, 12, 'left', weight='bold')
+    sheet.text((MARGIN, 0.55), totals, 8, 'left')
     draw_legend(sheet, units, sheet.bottom + 0.35)
     return sheet.figure()
 
 
 def draw_stage(sheet, left, before, stage, units, image_shape):
-    """Draw a column; return its lane and its right edge. `before` is the lane of the column before it."""
+    """Draw the column of a stage; return its lane and its right edge. `before` is the lane of the column before it."""
     start = []
     if before:  # from below the last box of the column before, up through the gutter
         (x, y), gutter = before.end[-1], left - GUTTER / 2
@@ -50,8 +51,8 @@ def draw_stage(sheet, left, before, stage, units, image_shape):
     else:
         right = draw_units(lane, in_modules(units))
         heading.insert(1, unit_text(units[-1]))
-    sheet.text(left, 0.9, stage, 9, 'left', weight='bold')
-    sheet.text(left, 1.02, '\n'.join(heading), 6.5, 'left', 'top')
+    sheet.text((left, 0.9), stage, 9, 'left', weight='bold')
+    sheet.text((left, 1.02), '\n'.join(heading), 6.5, 'left', 'top')
     return lane, right
 
 
@@ -73,7 +74,7 @@ def draw_units(lane, items):
 
 
 def draw_shared(sheet, left, colour, units, heights):
-    """Draw the weights that a sharing group has in common, tied to its units; return the right edge."""
+    """Draw the weights that a group of units shares, connected to its units; return the right edge."""
     shared = [node for node in units[0].nodes
               if weight_of(node) and weight_of(node).name.startswith(units[0].sharing)]
     x, y = left + 0.75, (heights[0] + heights[-1]) / 2
@@ -83,12 +84,12 @@ def draw_shared(sheet, left, colour, units, heights):
              + [conv_text(node).replace(', depthwise', ',\ndepthwise') for node in shared]
              + [number_text(units[-1].unshared - units[-1].parameters)])
     text = '\n'.join(lines)
-    sheet.box(x, y, 1.0, 0.15 + 0.13 * (text.count('\n') + 1), text, colour, units[0].sharing, 6.5)
+    sheet.box((x, y), (1.0, 0.15 + 0.13 * (text.count('\n') + 1)), text, colour, units[0].sharing, 6.5)
     return x + 0.5
 
 
 def draw_legend(sheet, units, y):
-    """Explain the colours that were used."""
+    """Explain the colours in the picture."""
     entries = [(UNIT, 'unit that keeps the size'), (START, 'unit that halves the map (/2)')]
     if any(ATTENTION.match(unit.name) for unit in units):
         entries += [(MASK_UNIT, 'unit of a mask'), (GLUE, 'no weights')]
@@ -100,7 +101,7 @@ def draw_legend(sheet, units, y):
 
 
 def in_modules(units):
-    """Return `units` with a Module in the place of the units of each attention module."""
+    """Return `units` with a Module instead of the units of each attention module."""
     names = {}
     for unit in units:
         match = ATTENTION.match(unit.name + '_')
@@ -109,12 +110,13 @@ def in_modules(units):
 
 
 def check_chain(units):
-    """Raise UserError where a unit reads others than the one in front of it."""
+    """Raise UserError if a unit reads others than the one before it."""
     before = None
     for unit in units:
         if ATTENTION.match(unit.name):
             before = None  # an attention module is drawn with all its paths
             continue
         if before and [source.name for source in unit.sources] != [before.name]:
-            raise UserError('{} reads {}: only networks whose units follow one another can be drawn'.format(unit.name, ' and '.join(source.name for source in unit.sources)))
+            read = ' and '.join(source.name for source in unit.sources)
+            raise UserError(f'{unit.name} reads {read}: only networks whose units follow one another can be drawn')
         before = unit

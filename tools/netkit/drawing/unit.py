@@ -20,12 +20,12 @@ Chain = collections.namedtuple('Chain', 'start nodes end')
 
 
 def is_drawable(unit):
-    """Tell whether a unit is one, and not what an attention module has besides its units."""
+    """Tell whether a unit can be drawn: not the nodes of an attention module that are in none of its units."""
     return not unit.name.endswith(MASK)
 
 
 def kinds(units):
-    """Return the first unit of every kind: those that differ in more than their widths."""
+    """Return the first unit of every kind; units of one kind differ only in their widths."""
     found = {}
     for unit in units:
         if unit.name in (STEM, HEAD) or not is_drawable(unit):
@@ -42,17 +42,18 @@ def named(units, name):
     """Return the unit called `name`; raises UserError if there is none."""
     names = {unit.name: unit for unit in units if is_drawable(unit)}
     if name not in names:
-        raise UserError('--detail {}: there is no such unit; say unit, for one of each kind, or name one of {}'.format(name, ', '.join(names)))
+        raise UserError(f'--detail {name}: there is no such unit; say unit, for one of each kind, or name one of '
+                        f'{", ".join(names)}')
     return names[name]
 
 
 def sources(node):
-    """Return what a node reads but for its parameters."""
+    """Return the inputs of a node without its parameters."""
     return [source for source, _ in node.inputs if is_map(source)]
 
 
 def layout(unit):
-    """Return ({node: row}, [Chain, …]): the first chain is the longest, the others stand beside it."""
+    """Return ({node: row}, [Chain, …]). The first chain is the longest, the others are drawn beside it."""
     inside = set(unit.nodes)
     edges = {node: [source if source in inside else INPUT for source in sources(node)] for node in unit.nodes}
     rows = {INPUT: 0}
@@ -75,7 +76,7 @@ def layout(unit):
 
 
 def lanes(rows, chains):
-    """Return [x, …], how far to the right of the first chain each of them stands: the shorter, the nearer."""
+    """Return [x, …], the distance of each chain to the right of the first: the shorter, the nearer."""
     below = max(rows.values()) + 1
     spans = [(rows[chain.start], below if chain.end is None else rows[chain.end]) for chain in chains]
     offsets, right, taken = [0.0] * len(chains), WIDTH / 2, []
@@ -98,7 +99,7 @@ def draw(title, drawn, units):
     """Return the picture of the units `drawn`, side by side; `units` are all of the network."""
     users = collections.Counter(weight for unit in units for weight in set(map(weight_of, unit.nodes)))
     sheet, left = Sheet(), MARGIN
-    sheet.text(MARGIN, 0.3, title, 12, 'left', weight='bold')
+    sheet.text((MARGIN, 0.3), title, 12, 'left', weight='bold')
     for unit in drawn:
         left = draw_unit(sheet, left, unit, users) + 0.6
     y = sheet.bottom + 0.3
@@ -111,7 +112,7 @@ def draw(title, drawn, units):
 
 
 def colour_of(node, unit, users):
-    """Return the colour of a layer's box; `users` counts for every weight the units that have it."""
+    """Return the colour of a layer's box; `users` is {weight: number of units that have it}."""
     weight = weight_of(node)
     if not weight:
         return PLAIN
@@ -130,29 +131,29 @@ def draw_unit(sheet, left, unit, users):
             place[node] = left + WIDTH / 2 + offset, TOP + STEP * rows[node]
 
     heading = unit.name if not unit.sharing else f'{unit.name}, in {unit.sharing}'
-    sheet.text(left, 0.7, heading, 8, 'left', weight='bold')
-    sheet.text(*place[INPUT], size_text(unit.input))
+    sheet.text((left, 0.7), heading, 8, 'left', weight='bold')
+    sheet.text(place[INPUT], size_text(unit.input))
     for node in unit.nodes:
         text = node_text(node)
         if node.op in SIGNS:
-            sheet.circle(*place[node], text, name=node.name)
+            sheet.circle(place[node], text, name=node.name)
         else:
-            sheet.box(*place[node], WIDTH, HEIGHT, text, colour_of(node, unit, users), node.name)
+            sheet.box(place[node], (WIDTH, HEIGHT), text, colour_of(node, unit, users), node.name)
     for chain, offset in zip(chains, offsets):
         draw_chain(sheet, chain, left + WIDTH / 2 + offset, place)
     x, y = place[unit.nodes[-1]]
     sheet.line([(x, y + half_height(unit.nodes[-1])), (x, y + STEP - 0.1)])
-    sheet.text(x, y + STEP, size_text(unit.output))
+    sheet.text((x, y + STEP), size_text(unit.output))
     return left + WIDTH / 2 + max(offset + WIDTH / 2 * bool(chain.nodes) for chain, offset in zip(chains, offsets))
 
 
 def half_height(node):
-    """Return how far from its middle what stands for a node ends."""
+    """Return half the height of a node's box or circle."""
     return 0.08 if node is INPUT else 0.1 if node.op in SIGNS else HEIGHT / 2
 
 
 def draw_chain(sheet, chain, x, place):
-    """Draw the arrows of a chain that stands at `x`: from what it starts at, through its nodes, to what it ends at."""
+    """Draw the arrows of a chain at `x`: from its start through its nodes to its end."""
     start_x, start_y = place[chain.start]
     below = start_y + half_height(chain.start)
     line = [(start_x, below)]

@@ -8,13 +8,13 @@ SCALARS = {'_plus_scalar': '+', '_minus_scalar': '−', '_mul_scalar': '×'}
 
 
 def size_text(shape):
-    """Return a shape in words: 512×28×28, channels first."""
+    """Return a shape as text: 512×28×28, channels first."""
     return '×'.join(map(str, shape))
 
 
 def number_text(number):
-    """Return a number of parameters in short."""
-    return f'{number / 1000000.0:.1f} M' if number >= 1e6 else f'{number / 1000.0:.0f} k'
+    """Return a number of parameters as short text: 1.2 M."""
+    return f'{number / 1e6:.1f} M' if number >= 1e6 else f'{number / 1e3:.0f} k'
 
 
 def stride_of(node):
@@ -34,21 +34,20 @@ def node_text(node):
     if node.op == 'Pooling':
         return f'global {kind} pool' if node.attr('global_pool', False) else f'{kind} pool {kernel}{stride}'
     if node.op == 'FullyConnected':
-        return f"FC, {node.attr('num_hidden')}"
+        return f'FC, {node.attr("num_hidden")}'
     if node.op in SCALARS:
-        return '{} {:g}'.format(SCALARS[node.op], node.attr('scalar'))
+        return f'{SCALARS[node.op]} {node.attr("scalar"):g}'
     return WORDS.get(node.op) or WORDS.get(kind, kind)
 
 
 def conv_text(node):
-    """Return what all units of a stage have in common of a convolution: not the stride."""
+    """Return the text of a convolution without its stride, the same for all units of a stage."""
     return node_text(node).replace(', /2', '')
 
 
 def unit_text(unit):
-    """Return a unit's convolutions, a line each, without those of its shortcut."""
-    convs = [node for node in unit.nodes if node.op == 'Convolution'
-             and is_on_branch(node.name)]
+    """Return the convolutions on a unit's main branch, a line each."""
+    convs = [node for node in unit.nodes if node.op == 'Convolution' and is_on_branch(node.name)]
     return '\n'.join(map(conv_text, convs))
 
 
@@ -58,5 +57,5 @@ def halves(unit):
 
 
 def short(unit):
-    """Return what is written in a unit's box."""
+    """Return the text of a unit's box."""
     return short_unit(unit.name) + (', /2' if halves(unit) else '')

@@ -1,1 +1,1 @@
-"""A symbol as nodes: read, named, counted, planned."""
+"""Symbols as nodes: read, named, counted, their memory planned."""

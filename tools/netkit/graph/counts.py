@@ -1,4 +1,4 @@
-"""Shapes, parameters and multiply-adds of a symbol, without computing it."""
+"""Shapes, parameters and multiply-adds of a symbol, without running it."""
 import collections
 
 import numpy as np
@@ -10,35 +10,34 @@ LAYERS = ('Convolution', 'FullyConnected')
 
 
 def shapes(symbol, image_shape, batch=1):
-    """Return {name: shape} of all arguments and outputs of operators for `batch` images of `image_shape`, (h, w, …)."""
-    internals = symbol.get_internals()
-    with refusals('the network does not take images of %d×%d' % tuple(image_shape[:2])):
-        _, outputs, _ = internals.infer_shape(data=(batch, 3) + tuple(image_shape[:2]))
+    """Return {name: shape} of all variables and operators' outputs for `batch` images of `image_shape`, (h, w, …)."""
+    internals, (height, width) = symbol.get_internals(), image_shape[:2]
+    with refusals(f'the network does not take images of {height}×{width}'):
+        _, outputs, _ = internals.infer_shape(data=(batch, 3, height, width))
     return dict(zip(internals.list_outputs(), outputs))
 
 
 def types(symbol):
-    """Return {name: type} of all arguments and outputs of operators for images of float32."""
+    """Return {name: dtype} of all variables and operators' outputs for images of float32."""
     internals = symbol.get_internals()
     return dict(zip(internals.list_outputs(), internals.infer_type(data=np.float32)[1]))
 
 
 def count_parameters(symbol, image_shape):
-    """Return the number of learnt parameters: weights, biases, gamma, beta; not moving statistics."""
+    """Return the number of learnable parameters: weights, biases, gamma, beta; no moving statistics."""
     shape = shapes(symbol, image_shape)
     return sum(int(np.prod(shape[name])) for name in symbol.list_arguments() if name != 'data')
 
 
 def learnt_weight(node):
-    """Return the variable behind the weight of a node, or None.
+    """Return the variable of a convolution's or fully connected layer's weight.
 
-    None for anything but a convolution or a fully connected layer, and for a PReLU or a resizing that is
-    written as one.
+    None for other nodes, and for convolutions and layers that stand for a PReLU or a resizing.
     """
     if node.op not in LAYERS:
         return None
     weight, _ = node.inputs[1]
-    while weight.inputs:  # made of another one, as merged groups are
+    while weight.inputs:  # computed from a variable, as merged groups are
         weight, _ = weight.inputs[0]
     return weight if weight.name.endswith('_weight') else None
 
@@ -50,7 +49,7 @@ def layer_macs(node, weight, output):
 
 
 def count_copies(symbol, image_shape):
-    """Return how many parameters more there would be if no convolution shared its weight with another."""
+    """Return how many more parameters there would be if no convolutions shared a weight."""
     shape = shapes(symbol, image_shape)
     weights = filter(None, map(learnt_weight, Graph.of(symbol).nodes()))
     uses = collections.Counter(weight.name for weight in weights)

@@ -13,10 +13,10 @@ from netkit.graph.units import of_output, split
 
 
 def plan(symbol, inputs, training=True):
-    """Return the MB (2^20 bytes) that MXNet plans for a symbol with these `inputs`, {name: (shape, type)}.
+    """Return the MB (2^20 bytes) that MXNet plans for a symbol with these `inputs`, {name: (shape, dtype)}.
 
-    It is what an executor allocates besides inputs, parameters and their gradients; the same on every device but
-    for a convolution's workspace. MXNet counts four bytes for a number of float16, too. Nothing is computed.
+    That is what an executor allocates besides inputs, parameters and their gradients. It is the same on every device,
+    except for the workspaces of convolutions. MXNet counts four bytes for a float16, too. Nothing is computed.
     """
     with refusals('MXNet cannot plan the memory'):
         shapes, _, statistics_shapes = symbol.infer_shape(**{name: shape for name, (shape, _) in inputs.items()})
@@ -24,12 +24,12 @@ def plan(symbol, inputs, training=True):
             raise UserError('for images that large a layer has more than 2^31 weights, which MXNet does not take')
         types, _, statistics_types = symbol.infer_type(**{name: type_ for name, (_, type_) in inputs.items()})
 
-        def empty_arrays(shapes, types):  # they take no real memory; simple_bind would fill gigabytes with zeros
+        def empty_arrays(shapes, types):  # which take no physical memory; simple_bind would fill gigabytes with zeros
             return [mx.nd.empty(shape, dtype=type_) for shape, type_ in zip(shapes, types)]
 
         names = symbol.list_arguments()
         gradients = dict(zip(names, empty_arrays(shapes, types)))
-        gradients.pop('data', None)  # nobody wants that of the images
+        gradients.pop('data', None)  # not needed
         executor = symbol.bind(mx.cpu(), dict(zip(names, empty_arrays(shapes, types))), gradients if training else None,
                                'write' if training else 'null', empty_arrays(statistics_shapes, statistics_types))
         return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))
@@ -41,7 +41,7 @@ def planned_memory(symbol, batch, image_shape, training=True):
 
 
 def machine_memory():
-    """Return the bytes of memory that this machine has, None where the system does not tell."""
+    """Return the memory of this machine in bytes, None where the system does not tell it."""
     try:
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     except (AttributeError, ValueError, OSError):
@@ -49,9 +49,9 @@ def machine_memory():
 
 
 def check_room(wanted, sentence):
-    """Raise UserError, with a sentence that says who wants it, where this machine has not so many bytes of memory.
+    """Raise UserError if this machine has less than `wanted` bytes of memory, before the system kills processes.
 
-    Better than what the system does then: it ends what it likes.
+    `sentence` says what to change and what needs the memory.
     """
     there = machine_memory()
     if there and wanted > there:
@@ -59,24 +59,24 @@ def check_room(wanted, sentence):
 
 
 def planned_memories(symbol, image_shape, batch):
-    """Return {unit's name: MB that MXNet plans to train it by itself}, for `batch` images.
+    """Return {unit's name: MB that MXNet plans to train the unit alone}, for `batch` images.
 
-    `symbol` is in the form in which it is trained. The units' own plans do not add up to the network's, which
-    lets one unit use again what another is done with.
+    `symbol` is in the form in which it is trained. The sum is more than the plan of the network, in which units reuse
+    the memory of others.
     """
     graph, shape, type_ = Graph.of(symbol), shapes(symbol, image_shape, batch), types(symbol)
     described = {name: (shape[name], type_[name]) for name in shape}
     readers, memories, known = graph.readers(), {}, {}
     for unit in split(graph):
         key = likeness(unit, readers, described)
-        if key not in known:  # most units are one another's copies
+        if key not in known:  # most units are like another one
             known[key] = plan(*part_of(unit, readers, described))
         memories[unit.name] = known[key]
     return memories
 
 
 def likeness(unit, readers, described):
-    """Return what is equal for units that differ only in their names and in what they have learnt."""
+    """Return a key that is equal for units that differ only in names and parameters."""
     inside, numbers, layers = set(unit.nodes), {}, []
     for node in unit.nodes:
         inputs = tuple((numbers.setdefault(source, len(numbers)), output,
@@ -88,9 +88,9 @@ def likeness(unit, readers, described):
 
 
 def part_of(unit, readers, described):
-    """Return a unit as a symbol of its own, and its inputs, {name: (shape, type)}.
+    """Return a unit as a symbol of its own, and its inputs, {name: (shape, dtype)}.
 
-    `readers` are those of its graph, `described` holds shape and type of all its maps.
+    `readers` are those of its graph, `described` has the (shape, dtype) of all maps.
     """
     inside, copies, inputs = set(unit.nodes), {}, {}
 

@@ -1,6 +1,7 @@
-"""What names say: of network choices, and of the nodes of a network. All that the tools know of names is here.
+"""The meaning of names: of network choices, and of the nodes of a network. No other module of the tools interprets
+names.
 
-A node's name tells its place: `stage3_unit4_conv2` is in the unit `stage3_unit4`, here and in insightface;
+A node's name tells where it is: `stage3_unit4_conv2` is in the unit `stage3_unit4`, here and in insightface;
 `stage2_attention1_mask_up1_unit1_bn1` is in an attention module.
 """
 import re
@@ -8,13 +9,15 @@ import re
 IMAGENET = '_imagenet'  # suffix of the choice of a network's original form
 EMBEDDING = 'fc1'  # node of the embedding, in insightface too
 STEM_WEIGHT = 'conv0_weight'  # of the first convolution
-STEM, HEAD = 'stem', 'head'  # units of their own
+STEM, HEAD = 'stem', 'head'  # the units before the first stage and after the last
 ATTENTION = re.compile(r'(stage\d+_attention\d+)_')
 IN_ATTENTION = re.compile(r'((?:trunk_)?unit\d+|mask_(?:down|up)\d+_unit\d+|mask_skip\d+|close)_')
-MASK = '_mask'  # suffix of an attention module's name: the nodes in it that are in none of its units
+MASK = '_mask'  # suffix: the nodes of an attention module that are in none of its units
 SOFT_MASK = '_mask_sigmoid'  # suffix of the node that computes a soft mask
 UNIT = re.compile(r'(.*(?:unit|block)_?\d+)(?:_|$)')
-BESIDE = ('shortcut', 'project', '_sc', '_se_')  # in names of layers of a unit that are not on its main branch
+MASK_LEVEL = re.compile(r'mask_down(\d+)_')
+ADDS_DOWN, ADDS_TRUNK = '_plus_down', '_plus_trunk'  # suffixes of additions in a mask's way up, in its 'dense' form
+BESIDE = ('shortcut', 'project', '_sc', '_se_')  # in the names of layers that are not on a unit's main branch
 
 
 def is_original(network):
@@ -33,7 +36,7 @@ def face_form(network):
 
 
 def unit_of(node):
-    """Return the name of the unit that the name of a node puts it in, or None."""
+    """Return the name of the unit of a node, from the node's name; None if it has none."""
     module = ATTENTION.match(node)
     if module:
         inside = IN_ATTENTION.match(node, module.end())
@@ -42,8 +45,18 @@ def unit_of(node):
     return unit[1] if unit else None
 
 
+def mask_units(way, level):
+    """Return the prefix of the names, within an attention module, of the units of a mask's `way`, 'down' or 'up'."""
+    return f'mask_{way}{level}_unit'
+
+
+def mask_skip(level):
+    """Return the name, within an attention module, of the unit of a mask's skip connection."""
+    return f'mask_skip{level}'
+
+
 def stage_of(unit):
-    """Return the name of the stage that the name of a unit puts it in, or None."""
+    """Return the name of the stage of a unit, from the unit's name; None if it has none."""
     if unit in (STEM, HEAD):
         return unit
     stage = re.search(r'stage_?\d+', unit)
@@ -51,12 +64,12 @@ def stage_of(unit):
 
 
 def short_unit(unit):
-    """Return the name of a unit without its stage and attention module, in words."""
+    """Return the name of a unit without its stage and attention module, with spaces."""
     return re.sub(r'^(.*_)?stage_?\d+_(attention\d+_)?(mask_)?', '', unit).replace('_', ' ')
 
 
 def sharing_group(weight):
-    """Return the name of the group of units that share the weight of this name."""
+    """Return the name of the group of units that share a weight, from the weight's name."""
     return re.sub(r'_?(conv\d*)?_?weight$', '', weight)
 
 
@@ -66,5 +79,5 @@ def is_on_branch(layer):
 
 
 def is_slope(parameter):
-    """Tell whether a parameter is the slopes of a PReLU, which end in `gamma` as BatchNorm's do."""
+    """Tell whether a parameter is the slopes of a PReLU, whose names end in `gamma` as BatchNorm's do."""
     return parameter.endswith('gamma') and 'relu' in parameter

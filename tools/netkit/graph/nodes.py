@@ -1,20 +1,20 @@
-"""A symbol as nodes that can be read and rewritten: operator, name, attributes, inputs."""
+"""A symbol as nodes (operator, name, attributes, inputs) that can be read and rewritten."""
 import ast
 import json
 
 from netkit._mxnet import mx
 
-VERSION = 10901  # of the symbol JSON that is written: MXNet 1.9.1
+VERSION = 10901  # MXNet 1.9.1, of the symbol JSON that is written
 
 
 class Node:
-    """An operator, or a variable (`op` is 'null'); `inputs` are pairs (node, number of its output)."""
+    """An operator, or a variable (`op` 'null'). `inputs` are pairs (node, index of its output)."""
 
     def __init__(self, op, name, attrs=(), inputs=()):
         self.op, self.name, self.attrs, self.inputs = op, name, dict(attrs), list(inputs)
 
     def attr(self, key, default=None):
-        """Return the value of an attribute as a number, tuple or truth value; a word stays a word."""
+        """Return the value of an attribute: a number, tuple, truth value, or else its text."""
         if key not in self.attrs:
             return default
         try:
@@ -23,7 +23,7 @@ class Node:
             return self.attrs[key]
 
     def source(self, *path):
-        """Return the node behind the inputs that `path` names, pairs (input, operator); None for other operators."""
+        """Return the node at the end of `path`, pairs (index of an input, its operator); None if one differs."""
         node = self
         for place, op in path:
             if place >= len(node.inputs) or node.inputs[place][0].op != op:
@@ -33,7 +33,7 @@ class Node:
 
 
 class Graph:
-    """What `outputs`, a list of pairs (node, number of its output), are computed from."""
+    """The nodes from which `outputs`, a list of pairs (node, index of its output), are computed."""
 
     def __init__(self, outputs):
         self.outputs = outputs
@@ -49,7 +49,7 @@ class Graph:
         return cls([(nodes[source], output) for source, output, *_ in content['heads']])
 
     def nodes(self):
-        """Return all nodes, each behind those that it reads."""
+        """Return all nodes in topological order."""
         ordered, seen = [], set()
         stack = [(node, False) for node, _ in reversed(self.outputs)]
         while stack:
@@ -63,7 +63,7 @@ class Graph:
         return ordered
 
     def readers(self):
-        """Return {node: the nodes that read it}; None stands for the reader of an output."""
+        """Return {node: nodes that read it}; None in such a list stands for an output of the graph."""
         found = {node: [] for node in self.nodes()}
         for node in found:
             for source, _ in node.inputs:
@@ -73,10 +73,10 @@ class Graph:
         return found
 
     def rewritten(self, rule):
-        """Return a new graph where what `rule` says stands in place of each operator.
+        """Return a new graph, with every operator replaced as `rule` says.
 
-        `rule(node)` sees a copy whose inputs are rewritten already, which it may change; it returns a pair (node,
-        number of its output) to put in its place, or None to leave it.
+        `rule(node)` gets a copy of the operator, whose inputs are replaced already and which it may change. It returns
+        the pair (node, index of its output) to replace it by, or None to keep it.
         """
         new = {}
 
@@ -103,4 +103,4 @@ class Graph:
                 described[-1]['attrs'] = node.attrs
         variables = [place[node] for node in nodes if node.op == 'null']
         return mx.sym.load_json(json.dumps({'nodes': described, 'arg_nodes': variables, 'heads': pointers(self.outputs),
-                                                'attrs': {'mxnet_version': ['int', VERSION]}}))
+                                            'attrs': {'mxnet_version': ['int', VERSION]}}))

@@ -1,65 +1,75 @@
-"""Symbol JSON files, checked before MXNet, which crashes on damaged ones, loads them."""
+"""Symbol JSON files. MXNet crashes on damaged and hostile ones, so they are checked before it loads them."""
 import json
 import re
 
 from netkit._mxnet import mx
-from netkit.errors import UserError
+from netkit.errors import UserError, reason
 
-DIVISORS = ('num_group', 'stride', 'dilate', 'num_outputs')  # attributes that MXNet divides by
+DIVISORS = ('num_group', 'num_groups', 'stride', 'dilate', 'num_outputs')  # attributes that MXNet divides by
+ATTRIBUTES = ('attrs', 'attr', 'param')  # the keys of a node's attributes, from new to old versions
+MOST_OUTPUTS = 4096  # of an operator; with millions MXNet does not come back
 
 
 def load_symbol(path):
-    """Return the `mx.sym.Symbol` of a symbol JSON file; raises UserError if it is none."""
+    """Return the `mx.sym.Symbol` of a symbol JSON file; raises UserError."""
     try:
         with open(path, encoding='utf-8') as file:
             text = file.read()
-        _check_pointers(json.loads(text))
+        _check(json.loads(text))
         return mx.sym.load_json(text)
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}')
     except mx.MXNetError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'{path} is not a symbol that this MXNet knows: {reason}')
+        raise UserError(f'{path} is not a symbol that this MXNet knows: {reason(error)}')
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         raise UserError(f'{path} is not a symbol JSON of MXNet; is it there whole?')
 
 
 def save_symbol(path, symbol):
-    """Write the JSON of a symbol; raises OSError where the disk does not take it, which MXNet passes over."""
+    """Write the JSON of a symbol; raises OSError on a full disk, which MXNet's own function ignores."""
     with open(path, 'w', encoding='utf-8') as file:
         file.write(symbol.tojson())
 
 
-def _check_pointers(content):
-    """Raise ValueError where a node of a symbol JSON points at no output of a node before it, or is to divide by 0.
-
-    MXNet does not look, and crashes.
-    """
+def _check(content):
+    """Raise ValueError for references to outputs that do not exist, and for attributes that crash MXNet."""
     nodes = content['nodes']
 
-    def check(entries, before):
+    def check_entries(entries, before):
         for source, output, *_ in entries:
-            # Every operator has a first output; to ask for more takes a while.
-            if not 0 <= source < before or output and not 0 < output < count_outputs(nodes[source], content.get('attrs', {})):
-                raise ValueError('a node points nowhere')
+            if not 0 <= source < before:
+                raise ValueError('a node refers to none before it')
+            # Every operator has a first output; counting them takes a while.
+            if output and not 0 < output < count_outputs(nodes[source], content.get('attrs', {})):
+                raise ValueError('a node refers to an output that does not exist')
 
     for number, node in enumerate(nodes):
-        check(node['inputs'], number)
-        for key in DIVISORS:
-            if re.search(r'(?<![\d.])0(?![\d.])', str(node.get('attrs', {}).get(key, ''))):
-                raise ValueError(f'{key} of a node is 0')
-    check(content['heads'], len(nodes))
+        check_entries(node['inputs'], number)
+        for key in ATTRIBUTES:
+            _check_attributes(node.get(key, {}))
+    check_entries(content['heads'], len(nodes))
+
+
+def _check_attributes(attributes):
+    """Raise ValueError for attributes of a node by which MXNet divides by zero, or runs without end."""
+    for key in DIVISORS:
+        numbers = [int(number) for number in re.findall(r'(?<![\d.])\d+(?![\d.])', str(attributes.get(key, '')))]
+        if 0 in numbers or key == 'num_outputs' and max(numbers, default=1) > MOST_OUTPUTS:
+            raise ValueError(f'{key} of a node is {attributes[key]}')
+    # In a Reshape, -4 is followed by the two factors of an axis, by which it is divided.
+    if re.search(r'-4\D+((-?\d+\D+)?0+)(?!\d)', str(attributes.get('shape', ''))):
+        raise ValueError('a Reshape splits an axis into parts of 0')
 
 
 def count_outputs(node, attrs):
-    """Return how many outputs a node of a symbol JSON, which has these `attrs`, has, by loading it alone.
+    """Return the number of outputs of a node of a symbol JSON with these `attrs`, by loading the node alone.
 
-    Raises MXNetError for one that MXNet does not know.
+    Raises MXNetError for an operator that MXNet does not know.
     """
     if node['op'] == 'BatchNorm':
         return 3  # two of them, mean and variance, are hidden
     inputs = [{'op': 'null', 'name': f'input{place}', 'inputs': []} for place in range(len(node['inputs']))]
     alone = dict(node, inputs=[[place, 0, 0] for place in range(len(inputs))])
-    symbol = mx.sym.load_json(json.dumps({'nodes': inputs + [alone], 'arg_nodes': list(range(len(inputs))),
-                                              'heads': [[len(inputs), 0, 0]], 'attrs': attrs}))
+    symbol = mx.sym.load_json(json.dumps({'nodes': [*inputs, alone], 'arg_nodes': list(range(len(inputs))),
+                                          'heads': [[len(inputs), 0, 0]], 'attrs': attrs}))
     return len(symbol.get_internals().list_outputs()) - len(inputs)

@@ -1,7 +1,7 @@
-"""A symbol by stages and units, instead of a thousand operators.
+"""A symbol as stages and units instead of a thousand operators.
 
-Nodes belong to units by their names (`naming`). What precedes the first unit is the stem, what follows the last the head.
-A symbol without such names has its layers for units, and the sizes of their maps for stages.
+Nodes belong to units by their names (`naming`). What precedes the first unit is the stem, what follows the last the
+head. In a symbol without such names every layer is a unit, and a stage is the layers whose maps have the same size.
 """
 import collections
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from netkit.graph.nodes import Node
 
 @dataclass(eq=False)
 class Unit:
-    """A part of a network: operators, what they have learnt, and what they cost for one image."""
+    """A part of a network: its operators, parameters, and multiply-adds for one image."""
     name: str
     stage: str = ''
-    nodes: List[Node] = field(default_factory=list)  # operators, each behind those that it reads
+    nodes: List[Node] = field(default_factory=list)  # operators, in topological order
     sources: List['Unit'] = field(default_factory=list)  # units whose maps it reads
     input: Tuple[int, ...] = ()  # shape of the first map that it reads: (channels, height, width)
-    output: Tuple[int, ...] = ()  # shape of what it hands on: likewise, or (emb_size,)
-    width: Optional[int] = None  # K, the width of its spatial convolution, and the groups of that
-    num_group: Optional[int] = None
-    sharing: Optional[str] = None  # the group that it shares weights with
-    parameters: int = 0  # learnt, without those that a unit before it has as well
-    unshared: int = 0  # learnt, if no convolution shared its weight with another
+    output: Tuple[int, ...] = ()  # shape of its output: likewise, or (emb_size,)
+    width: Optional[int] = None  # K, the width of its spatial convolution
+    num_group: Optional[int] = None  # of its spatial convolution
+    sharing: Optional[str] = None  # the group of units with which it shares weights
+    parameters: int = 0  # learnable, without those counted for an earlier unit
+    unshared: int = 0  # learnable, if no convolutions shared a weight
     macs: int = 0
 
 
@@ -46,18 +46,18 @@ def owners(graph):
                 names[node] = STEM
             elif place > named[-1] and len(before) < 2:
                 names[node] = HEAD
-            else:  # a sum without a name of its own ends the unit that it reads
+            else:  # a sum without such a name belongs to the unit that it reads
                 names[node] = before[0] if before else STEM
     return names
 
 
 def split(graph):
-    """Return the units of a graph, with name, nodes and sources; each stands behind those that it reads."""
+    """Return the units of a graph, with name, nodes and sources, in topological order."""
     names, units = owners(graph), {}
     for node, name in names.items():
         unit = units.pop(name, None) or Unit(name)
         unit.nodes.append(node)
-        units[name] = unit  # in the place of its last node
+        units[name] = unit  # at the place of its last node
     for unit in units.values():
         sources = {names[source]: None for node in unit.nodes for source, _ in node.inputs if source in names}
         unit.sources = [units[name] for name in sources if name != unit.name]
@@ -95,24 +95,24 @@ def analyse(graph, image_shape):
 
 
 def is_map(node):
-    """Tell whether a node hands on a map: an operator or the images, not a parameter."""
+    """Tell whether the output of a node is a map: an operator's or the images, not a parameter."""
     return node.op != 'null' or node.name == 'data'
 
 
 def learnt(unit):
-    """Return the variables that a unit has learnt, as often as it uses them; not moving statistics."""
+    """Return the learnable variables of a unit, as often as it uses them; no moving statistics."""
     inputs = [entry for node in unit.nodes
               for entry in (node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:])]
     return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
 
 
 def weight_of(node):
-    """Return the node of the weight of a convolution or fully connected layer, None for another operator."""
+    """Return the node of the weight of a convolution or fully connected layer; None for other operators."""
     return node.inputs[1][0] if node.op in LAYERS else None
 
 
 def of_output(described, node, output=0):
-    """Return what `described`, {name of a variable or an output: …}, says of a variable, or of an operator's output."""
+    """Return the value of a variable, or of an operator's output, in `described`, {name of a variable or output: …}."""
     names = (node.name, node.name + '_output', f'{node.name}_output{output}')
     for name in names:
         if name in described:

@@ -7,20 +7,20 @@ from typing import NamedTuple
 from netkit.errors import UserError
 
 FILE = 'train.log'
-EVERY = 10  # steps from one line to the next
-# MXNet's Speedometer, of all versions, behind whatever logging puts in front.
+EVERY = 10  # steps per line
+# A line of MXNet's Speedometer, of all versions, after any prefix of the logging module.
 SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d{1,9})\] Batch \[(?:\d+-)?(\d{1,9})\]\s+Speed: ([\d.]+) samples/sec(.*)')
 METRIC = re.compile(r'([\w-]+)=([-+]?\d[\d.]*(?:e[-+]?\d{1,2})?|-?nan|-?inf)\b')
 VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d{1,9})\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
-PARTIAL_FC = re.compile(r'Iter:(\d{1,9}) Rank:[\d.]+ it/sec Total:([\d.]+) it/sec \[\d+\]\[loss\]:([\d.]+)')  # images
-PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_parall.py, which has no other
+PARTIAL_FC = re.compile(r'Iter:(\d{1,9}) Rank:[\d.]+ it/sec Total:([\d.]+) it/sec \[\d+\]\[loss\]:([\d.]+)')
+PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_parall.py
 
 
 class Writer:
-    """Writes the lines of a run as they come, means over the steps since the last line; a context manager."""
+    """Writes a line every few steps, with means over the steps since the last line; a context manager."""
 
     def __init__(self, path, last_step, goes_on=False):
-        """Open the log of a run to `last_step`; one that `goes_on` after an interruption keeps the lines it has."""
+        """Open the log of a run of `last_step` steps; the log of a run that `goes_on` after an interruption is kept."""
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             self.file = open(path, 'a' if goes_on else 'w', encoding='utf-8', buffering=1)
@@ -30,17 +30,19 @@ class Writer:
         self._start_line()
 
     def _start_line(self):
+        """Begin the means of the next line."""
         self.images, self.losses, self.accuracies, self.start = 0, [], [], time.time()
 
     def add(self, step, images, loss, accuracy):
-        """Take note of one step; at every tenth and the last, write the line."""
+        """Add a step; after every tenth and the last, write a line."""
         self.images += images
         self.losses.append(loss)
         self.accuracies.append(accuracy)
         if step % EVERY == 0 or step == self.last_step:
             count, seconds = len(self.losses), time.time() - self.start
-            self.file.write(f'Epoch[0] Batch [{step - count}-{step}]\tSpeed: {self.images / seconds:.2f} '
-                            f'samples/sec\tacc={sum(self.accuracies) / count:f}\tlossvalue={sum(self.losses) / count:f}\n')
+            accuracy, loss = sum(self.accuracies) / count, sum(self.losses) / count
+            self.file.write(f'Epoch[0] Batch [{step - count}-{step}]\tSpeed: {self.images / seconds:.2f} samples/sec\t'
+                            f'acc={accuracy:f}\tlossvalue={loss:f}\n')
             self._start_line()
 
     def verified(self, name, step, mean, deviation):
@@ -55,7 +57,7 @@ class Writer:
 
 
 class Curves(NamedTuple):
-    """What a log tells, each curve as {step: value}."""
+    """The curves in a log, each {step: value}."""
     loss: dict
     accuracy: dict
     speed: dict  # images per second
@@ -63,11 +65,11 @@ class Curves(NamedTuple):
 
 
 def read(path):
-    """Return the Curves of a log; raises UserError for a file that has none.
+    """Return the Curves of a log; raises UserError for a file without any.
 
-    Where a run was interrupted and went on in the same file, the later lines of a step hold. The log does not say how
-    many batches an epoch has; it is taken to end with the line that would have come next, which puts later epochs
-    at most one line's distance too far to the right. Steps of verifications are exact.
+    In the log of an interrupted and resumed run, the later of two lines about a step counts. The log does not say how
+    many batches an epoch has; it is assumed to end where the next line would have come, which shifts later epochs to
+    the right by at most the distance of two lines. The steps of verifications are exact.
     """
     rows, curves = [], Curves({}, {}, {}, {})
     try:
@@ -90,7 +92,7 @@ def read(path):
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}')
     except ValueError:
-        raise UserError(f'{path} has numbers that are none, in {line.strip()[:80]!r}')
+        raise UserError(f'{path} contains malformed numbers, in {line.strip()[:80]!r}')
     if not rows and not any(curves):
         raise UserError(f'{path} has no line of a training log ("Epoch[0] Batch [20] Speed: … samples/sec"); is it the '
                         'output of a trainer?')
@@ -106,8 +108,8 @@ def read(path):
 
 
 def epoch_length(rows):
-    """Return how many batches an epoch has, at most, from the (epoch, batch, …) of the lines in it."""
+    """Return the number of batches in an epoch, at most, from the (epoch, batch, …) of its lines."""
     last_epoch = max((row[0] for row in rows), default=0)
     batches = sorted({row[1] for row in rows if row[0] < last_epoch}) or [0]
     distances = [after - before for before, after in zip(batches, batches[1:])]
-    return batches[-1] + min(distances, default=batches[-1])  # with one line in an epoch, as far again
+    return batches[-1] + min(distances, default=batches[-1])  # one line: as far again

@@ -21,7 +21,8 @@ def train(trainer, batches, args, same, log, smoothed=None):
     start, first_step, overflows, skipped, speed = time.time(), trainer.steps, 0, 0, None
     batch_size = batches.batch_size * batches.num_parts
     batch = batches.next() if first_step < args.steps else None
-    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training', disable=True if log is None else None) as bar:
+    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training',
+              disable=True if log is None else None) as bar:
         for step in range(first_step + 1, args.steps + 1):
             overflows = 0 if trainer.step(batch) else overflows + 1
             skipped += overflows > 0

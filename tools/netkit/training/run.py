@@ -61,7 +61,8 @@ def run_training(args):
         warn_of_pairs(folder, image_shape)
 
     check_memory(embedding, records.classes, settings, args, contexts)
-    symbol = losses.classifier(embedding, settings['emb_size'], records.classes, entry('loss', args.loss), args.loss_scale)
+    symbol = losses.classifier(embedding, settings['emb_size'], records.classes, entry('loss', args.loss),
+                               args.loss_scale)
     trainer = make_trainer(symbol, contexts, image_shape, args, kvstore)
     same = dict({name: getattr(args, name) for name in SAME}, workers=kvstore.num_workers, data=records.checksum())
     smoothed = resume(trainer, args, same)
@@ -74,7 +75,8 @@ def run_training(args):
             writer = stack.enter_context(log.Writer(path, args.steps, goes_on=trainer.steps > 0))
         smoothed, speed = loop.train(trainer, batches, args, same, writer, smoothed)
         if records.bad:
-            print(f'worker {kvstore.rank} left out {records.count_bad()} records; the first: {next(iter(records.bad.values()))}')
+            print(f'worker {kvstore.rank} left out {records.count_bad()} records; the first: '
+                  f'{next(iter(records.bad.values()))}')
         if not is_first:
             return None
         files = save(trainer, args.output, args.network)
@@ -117,7 +119,8 @@ def data_folder(args, kvstore):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError(f'{folder} is neither empty nor a data set (it has no "property"); name another --data')
         if args.data and not args.draw:
-            raise UserError(f'there is no data set in {folder}; name another --data, or add --draw to have one drawn there')
+            raise UserError(f'there is no data set in {folder}; name another --data, or add --draw to have one drawn '
+                            'there')
         write_synthetic(folder, args.identities, args.images, args.pairs, args.seed)
     elif kvstore.rank == 0:
         print(f'using the data set that is in {folder}')
@@ -145,8 +148,8 @@ def warn_of_pairs(folder, image_shape):
 def check_memory(embedding, classes, settings, args, contexts):
     """Raise UserError for a step that cannot fit in this machine's memory, before the system kills processes.
 
-    A CPU context takes CONTEXT, the planned memory of an image times the images, and weights (also of the classes), their
-    gradients and momentum. A GPU reports by itself what does not fit.
+    A CPU context takes CONTEXT, the planned memory of an image times the images, and weights (also of the classes),
+    their gradients and momentum. A GPU reports by itself what does not fit.
     """
     if contexts[0].device_type == 'gpu':
         return
@@ -154,16 +157,17 @@ def check_memory(embedding, classes, settings, args, contexts):
     weights = CONTEXT + 12 * (count_parameters(embedding, image_shape) + classes * settings['emb_size'])
     maps = planned_memory(embedding, 1, image_shape) * 2 ** 20 + 12 * classes
     check_room(len(contexts) * (weights + args.per_batch_size * maps),
-               f'take fewer --devices or a smaller --per-batch-size: {len(contexts)} devices with {args.per_batch_size} '
-               f'images each and {classes} classes want')
+               f'take fewer --devices or a smaller --per-batch-size: {len(contexts)} devices with '
+               f'{args.per_batch_size} images each and {classes} classes want')
 
 
 def make_trainer(symbol, contexts, image_shape, args, kvstore):
     """Return the Trainer of a run, with initialised weights, and the host's momentum and weight decay."""
     default = {**host.default, **entry('network', args.network)}
-    trainer = Trainer(symbol, contexts, args.per_batch_size * len(contexts), image_shape, kvstore, args.seed,
-                      args.loss_scale, learning_rate=args.lr, momentum=default['mom'], wd=default['wd'],
-                      multi_precision=args.fp16, lr_scheduler=schedule(args.lr, args.steps))
+    data_shape = (args.per_batch_size * len(contexts), 3, *image_shape[:2])
+    trainer = Trainer(symbol, contexts, data_shape, kvstore, args.seed, args.loss_scale, learning_rate=args.lr,
+                      momentum=default['mom'], wd=default['wd'], multi_precision=args.fp16,
+                      lr_scheduler=schedule(args.lr, args.steps))
     mx.random.seed(args.seed)
     trainer.initialize(initializer())
     return trainer
@@ -185,8 +189,8 @@ def resume(trainer, args, same):
         state.forget(args.output)
     steps = first_workers(trainer.kvstore, trainer.steps)
     if steps != trainer.steps:
-        raise UserError(f'--resume: the first worker continues after step {steps}, this one after step {trainer.steps}; all '
-                        'have to see the same --output')
+        raise UserError(f'--resume: the first worker goes on behind step {steps}, this one behind step '
+                        f'{trainer.steps}; all have to see the same --output')
     if steps > args.steps:
         raise UserError(f'--resume: {path} is of step {steps}, behind the last of --steps {args.steps}; ask for more')
     if found and is_first:

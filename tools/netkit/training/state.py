@@ -1,7 +1,7 @@
 """The state of an interrupted training, in one file that is there whole or not at all.
 
-A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and the smoothed loss. The order of the
-data, the learning rate and Dropout's masks follow from the seed and the number of the step.
+A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and the smoothed loss. The order of
+the data, the learning rate and Dropout's masks follow from the seed and the number of the step.
 """
 import contextlib
 import errno
@@ -18,28 +18,27 @@ FILE = 'resume.npz'
 
 
 def save(folder, state, settings, loss):
-    """Write the `state` of a Trainer into `folder`, in place of the last one.
+    """Write the `state` of a Trainer into `folder`, replacing the last one.
 
-    `settings` are what the run was started with, {option: value}; `loss` is the smoothed loss and accuracy.
+    `settings` are the options of the run, {option: value}; `loss` is the smoothed loss and accuracy.
     """
     with new_files(folder) as scratch:
-        # Better known before: NumPy's archive, broken off, complains once more when it is thrown away.
+        # Checked beforehand, because NumPy's archive, once broken off, prints another error when it is freed.
         if shutil.disk_usage(scratch).free < sum(array.nbytes for array in state.values()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(folder, FILE))
         np.savez(os.path.join(scratch, FILE), run=np.array(json.dumps({'settings': settings, 'loss': loss})), **state)
 
 
 def forget(folder):
-    """Remove the state in `folder`, so that nobody goes on from a run that another has taken the place of."""
+    """Remove the state in `folder`, so that no later run continues one that has been replaced."""
     with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(folder, FILE))
 
 
 def load(folder, settings):
-    """Return (state, loss) of the file in `folder`, or None if there is none.
+    """Return (state, loss) of the file in `folder`, None if there is none.
 
-    Removes what a killed run has left unfinished. Raises UserError for a file that is damaged, or was made by a run
-    with other settings.
+    Removes what killed runs left unfinished. Raises UserError for a damaged file, and for a run with other settings.
     """
     remove_unfinished(folder)
     path = os.path.join(folder, FILE)
@@ -50,9 +49,10 @@ def load(folder, settings):
             state = {name: archive[name] for name in archive.files}
         run = json.loads(str(state.pop('run')))
         made_with, loss = dict(run['settings']), [float(value) for value in run['loss']]
-    except Exception as error:  # whatever a damaged archive may lead zipfile and NumPy to
+    except Exception as error:  # a damaged archive may cause any exception in zipfile and NumPy
         raise UserError(f'{path} is not the state of a training run: {error}; remove it to start anew')
     for option, value in settings.items():
         if made_with.get(option) != value:
-            raise UserError(f'{path} was made with {option} {made_with.get(option)}, not {value}; repeat the options of that run, or remove it to start anew')
+            raise UserError(f'{path} was made with {option} {made_with.get(option)}, not {value}; repeat the options '
+                            'of that run, or remove it to start anew')
     return state, loss

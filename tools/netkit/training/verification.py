@@ -5,13 +5,13 @@ from tqdm import tqdm
 from netkit._mxnet import mx
 
 FOLDS = 10
-THRESHOLDS = np.arange(0, 4, 0.01)  # squared distance of two unit vectors, 0…4
+THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance of two unit vectors, 0…4
 
 
 def embed(symbol, parameters, images, batch_size, contexts):
-    """Return the embeddings of image + mirror, (images, emb_size), as the host measures them.
+    """Return the sums of the embeddings of image and mirror image, (images, emb_size), as the host does.
 
-    By a network of its own: `symbol` with `parameters`, {name: array}. `images` are (height, width, 3) of 0…255.
+    The network is `symbol` with `parameters`, {name: array}; `images` are (height, width, 3) of 0…255.
     """
     statistics = set(symbol.list_auxiliary_states())
     arrays = {name: mx.nd.array(array) for name, array in parameters.items()}
@@ -33,13 +33,12 @@ def embed(symbol, parameters, images, batch_size, contexts):
 def accuracy(embeddings, same, folds=FOLDS):
     """Return mean and standard deviation, over `folds`, of the accuracy on verification pairs.
 
-    `embeddings` is (2n, size), pair i being rows 2i and 2i + 1; `same` is (n,) bool. Every fold is judged
-    by the threshold that is best on the other folds (LFW's "unrestricted" protocol). Raises ValueError for
-    fewer pairs than folds.
+    `embeddings` is (2n, size), pair i being rows 2i and 2i + 1; `same` is (n,) bool. The threshold for each fold is the
+    best one of the other folds (LFW's "unrestricted" protocol). Raises ValueError for fewer pairs than folds.
     """
     if len(same) < folds:
         raise ValueError(f'{len(same)} pairs are not enough for {folds} folds')
-    embeddings = np.asarray(embeddings, np.float64)  # of a network that has hardly begun they can be 1e20 long
+    embeddings = np.asarray(embeddings, np.float64)  # early in training they can be 1e20 long
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.maximum(length, 1e-12)
     distance = np.sum((unit[0::2] - unit[1::2]) ** 2, axis=1)

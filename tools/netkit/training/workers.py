@@ -4,7 +4,7 @@ from netkit.errors import UserError
 
 
 def create_kvstore(name):
-    """Return MXNet's store of that name, which also knows this worker's number and how many there are."""
+    """Return MXNet's kvstore of that name, which also knows the number of workers and which one this is."""
     try:
         return mx.kv.create(name)
     except mx.MXNetError:
@@ -12,12 +12,12 @@ def create_kvstore(name):
 
 
 def wait_for_workers(kvstore):
-    """Return when all workers have come here."""
-    kvstore._barrier()  # MXNet has no other name for it
+    """Return when all workers have called this."""
+    kvstore._barrier()  # MXNet has no public name for it
 
 
 def first_workers(kvstore, number):
-    """Return the whole number, below 2^24, that the first worker called this with; all workers have to call it."""
+    """Return the whole number, below 2^24, with which the first worker called this; all workers have to call it."""
     if kvstore.num_workers == 1:
         return number
     array = mx.nd.array([number])
