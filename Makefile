@@ -1,7 +1,8 @@
 # make help    lists what there is
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (ten to fifteen minutes on two cores)
-# make lint    checks the code with ruff (pyproject.toml)
+# make lint    checks the code with ruff and mypy (pyproject.toml)
+# make format  formats it with ruff
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
@@ -19,7 +20,7 @@ HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: help demo lint test bench pictures mutants host-env test-host check-gpu-install clean
+.PHONY: help demo lint format test bench pictures mutants host-env test-host check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -29,6 +30,12 @@ demo: .venv/installed
 
 lint: .venv/installed
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: .venv/installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
 
 # A process for each CPU, with one thread each, takes half the time of one process with all threads.
 test: .venv/installed

@@ -18,8 +18,6 @@ ANSWERS = {'cuDriverGetVersion': '(int *version) { *version = 11020; return 0; }
            'cuDeviceGetCount': '(int *count) { *count = 0; return 100; }',
            'cuGetErrorString': '(int error, const char **text) { *text = "no device"; return 0; }'}
 COMPUTE = '''
-import sys
-sys.path.insert(0, %r)
 from netkit._mxnet import mx
 from netkit.networks import build
 symbol = build('cru56', net_multiplier=0.25, emb_size=32)
@@ -60,7 +58,8 @@ def main():
         environment = dict(os.environ, LD_LIBRARY_PATH=folder)
         tool = os.path.join(ROOT, 'tools', 'gpu_env.py')
         call(python, tool, env=environment)
-        call(python, tool, '--', python, '-c', COMPUTE % os.path.join(ROOT, 'tools'), env=environment)
+        environment['PYTHONPATH'] = os.path.join(ROOT, 'tools')
+        call(python, tool, '--', python, '-c', COMPUTE, env=environment)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import numpy as np
 from netkit import params_file
 from netkit._mxnet import mx
 from netkit.errors import UserError, refusals
+from netkit.graph.naming import stage_of
 from netkit.graph.symbol_json import load_symbol, save_symbol
 
 
@@ -91,7 +92,7 @@ def fitting(parameters, symbol, image_shape, path):
         if not np.isfinite(parameters[name]).all():
             raise UserError(f'{path} has NaN or infinity in {name}; take an earlier checkpoint')
     for name in parameters:
-        if name.startswith('stage') and name not in wanted:
+        if stage_of(name) and name not in wanted:
             raise UserError(f'{path} has {name}, for which there is no place; is it a checkpoint of another network?')
     return {name: parameters[name] for name in wanted}
 

@@ -1,4 +1,4 @@
-"""ImageNet weights of gluoncv2 under the names of our networks."""
+"""The networks of gluoncv2: their names, and their ImageNet weights under the names of ours."""
 import re
 
 import numpy as np
@@ -7,12 +7,14 @@ from face_blocks import BN_EPS
 from netkit import checkpoints, networks
 from netkit.errors import UserError
 
-NETWORKS = [name for name in networks.NETWORKS if re.match(r'(cru|att)\d+_imagenet$', name)]  # those that gluoncv2 has
+# {network choice: name in gluoncv2}, patterns.
+PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet\1'))
+NETWORKS = [name for name in networks.NETWORKS if any(re.fullmatch(ours, name) for ours, _ in PEERS)]  # that it has
 GLUON_BN_EPS = 1e-5
-# What gluoncv2's weights were trained on, in units of raw 0…255 RGB.
+# The normalisation with which gluoncv2's weights were trained, in units of raw 0…255 RGB.
 IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
 IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
-# Where a parameter is: our prefix, theirs. {a}, {b}, {c} are the numbers in ours, {a0}, … count from nought.
+# Prefixes of parameters, ours and theirs. {a}, {b}, … are the numbers in ours, {a0}, … the same counted from 0.
 PLACES = [(re.compile(ours), theirs) for ours, theirs in (
     (r'conv0_', 'features.0.conv.conv.'),
     (r'bn0_', 'features.0.conv.bn.'),
@@ -29,7 +31,7 @@ PLACES = [(re.compile(ours), theirs) for ours, theirs in (
     (r'stage(\d)_attention(\d+)_mask_bn(\d)_', 'features.{a}.{b}.middle_block.conv{c}.bn.'),
     (r'stage(\d)_attention(\d+)_mask_conv(\d)_', 'features.{a}.{b}.middle_block.conv{c}.conv.'),
     (r'stage(\d)_attention(\d+)_close_', 'features.{a}.{b}.final_block.'))]
-# Which layer of a unit it belongs to, and what it is there.
+# The layers of a unit, ours and theirs.
 LAYERS = [(re.compile(ours), theirs) for ours, theirs in (
     (r'bn(\d)_', 'body.conv{a}.bn.'),
     (r'conv(\d)_', 'body.conv{a}.conv.'),
@@ -43,7 +45,7 @@ SHARING = 6  # units in a sharing group; gluoncv2 numbers the group by its first
 
 
 def _rename(table, name):
-    """Return (their prefix, what is left of our name) by the first row of `table` that matches."""
+    """Return (their prefix, the rest of our name) by the first row of `table` that matches."""
     for ours, theirs in table:
         match = ours.match(name)
         if match:
@@ -55,7 +57,7 @@ def _rename(table, name):
 
 
 def gluoncv2_name(name, attention):
-    """Return the name that gluoncv2 gives our parameter `name`, or None if it has none such.
+    """Return the name of our parameter `name` in gluoncv2, None if it is not there.
 
     `attention` tells a Residual Attention Network: the projection of its shortcut is a bare convolution.
     """
@@ -67,7 +69,7 @@ def gluoncv2_name(name, attention):
 
 
 def copies(name, theirs):
-    """Return the further names under which gluoncv2 stores our parameter `name`, `theirs` to them, if it is shared."""
+    """Return the other names under which gluoncv2 stores our parameter `name`, `theirs` there, if it is shared."""
     if name.endswith('_project_weight'):
         return [theirs.replace('input_conv', 'identity_conv')]
     if '_group' in name:
@@ -113,7 +115,15 @@ def convert(symbol, loaded, image_shape):
     return converted, misfits
 
 
+def peer_name(network):
+    """Return the name of a network choice in gluoncv2; raises UserError if it is not there."""
+    for ours, theirs in PEERS:
+        if re.fullmatch(ours, network):
+            return re.sub(ours, theirs, network)
+    raise UserError(f'gluoncv2 has no peer of {network}; it has cru56_imagenet, cru116_imagenet and att…_imagenet')
+
+
 def settings_for(network):
-    """Return the settings of a network choice that make it compute what gluoncv2's network does."""
+    """Return the settings with which a network choice computes what gluoncv2's network does."""
     settings = {'net_mean': IMAGENET_MEAN, 'net_std': IMAGENET_STD}
     return dict(settings, net_mask_up='dense') if network.startswith('att') else settings

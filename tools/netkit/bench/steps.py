@@ -1,18 +1,16 @@
 """The steps that are timed: training steps and inferences, by MXNet, gluoncv2 or onnxruntime."""
 import collections
 import math
-import re
 
 import numpy as np
 
 from netkit._mxnet import mx
 from netkit.deploy import onnx_writer
 from netkit.errors import UserError, refusals
+from netkit.gluoncv2 import peer_name
 from netkit.graph.counts import learnt_weight, shapes
 from netkit.graph.naming import EMBEDDING, is_slope
 from netkit.graph.nodes import Graph
-
-PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet\1'))  # names in gluoncv2
 
 
 class Step:
@@ -88,14 +86,6 @@ class Peer:
         with mx.autograd.record():
             output = self.net(self.data)
         output.backward()
-
-
-def peer_name(network):
-    """Return the name of a network choice in gluoncv2; raises UserError if it is not there."""
-    for ours, theirs in PEERS:
-        if re.fullmatch(ours, network):
-            return re.sub(ours, theirs, network)
-    raise UserError(f'gluoncv2 has no peer of {network}; it has cru56_imagenet, cru116_imagenet and att…_imagenet')
 
 
 class Session:

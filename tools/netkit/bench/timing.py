@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from netkit._mxnet import mx
 from netkit.bench.choices import Choice
-from netkit.bench.steps import Floor, Peer, Step, peer_name
+from netkit.bench.steps import Floor, Peer, Step
 from netkit.errors import UserError
+from netkit.gluoncv2 import peer_name
 from netkit.graph.counts import count_macs
 from netkit.graph.memory import check_room, planned_memory
 

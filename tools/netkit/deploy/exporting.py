@@ -51,8 +51,8 @@ def export_model(args, target, pixels, prefix):
         checkpoints.save(prefix, epoch, graph.symbol(), parameters)
         bar.update()
         path = checkpoints.files(prefix, epoch)[1]
-        written = compute(*checkpoints.load(prefix, epoch), images)
-        results[path] = compare(written, expected, TOLERANCES['float32'], path)
+        symbol, arrays = checkpoints.load(prefix, epoch)
+        results[path] = compare(compute(symbol, arrays, images), expected, TOLERANCES['float32'], path)
         bar.update()
         if args.onnx:
             bar.set_description('ONNX')

@@ -1,0 +1,121 @@
+"""The house keeps its order: which module may import which, who touches the interpreter, who interprets names."""
+import ast
+import glob
+import os
+import re
+import sys
+
+import pytest
+
+from helpers import ROOT, TOOLS
+
+# What the modules of netkit may import of each other: a package, or a module beside the packages, from these only. Each
+# line names what stands in the lines above it, so there is no circle.
+LAYERS = {
+    'netkit': (),
+    '_mxnet': ('netkit',),
+    'errors': ('netkit',),
+    'files': ('errors',),
+    'cli': ('errors',),
+    'report': (),
+    'published': (),
+    'params_file': (),
+    'graph': ('_mxnet', 'errors'),
+    'networks': ('_mxnet', 'errors', 'graph'),
+    'checkpoints': ('_mxnet', 'errors', 'graph', 'params_file'),
+    'deploy': ('_mxnet', 'errors', 'graph', 'checkpoints'),
+    'data': ('_mxnet', 'errors', 'files'),
+    'targets': ('_mxnet', 'errors', 'graph', 'networks', 'checkpoints', 'deploy'),
+    'summaries': ('graph', 'deploy', 'published'),
+    'gluoncv2': ('errors', 'networks', 'checkpoints'),
+    'cuda': ('netkit',),
+    'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data'),
+    'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
+    'bench': ('_mxnet', 'errors', 'graph', 'networks', 'deploy', 'gluoncv2', 'drawing'),
+}
+PROGRAMS = sorted(glob.glob(os.path.join(TOOLS, '*.py')))
+MODULES = sorted(glob.glob(os.path.join(TOOLS, 'netkit', '**', '*.py'), recursive=True))
+# What insightface's config has taken the place of, and what is copied there.
+COPIED = {'config', 'face_blocks'}
+
+
+def imports(path):
+    """Return the names of the modules that a file imports, wherever in it; `from a import b` counts as a.b."""
+    with open(path, encoding='utf-8') as file:
+        tree = ast.parse(file.read())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return found
+
+
+def layer_of(name):
+    """Return the layer of a module of netkit, from its dotted name or that of something in it."""
+    parts = name.split('.')
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else parts[0]
+
+
+def text(path):
+    with open(path, encoding='utf-8') as file:
+        return file.read()
+
+
+def name_of(path):
+    return os.path.relpath(path, TOOLS)
+
+
+def test_each_layer_names_those_above_it():
+    above = []
+    for layer, uses in LAYERS.items():
+        assert set(uses) <= set(above), layer
+        above.append(layer)
+    found = {os.path.relpath(path, os.path.join(TOOLS, 'netkit')).split(os.sep)[0] for path in MODULES}
+    assert {name[:-3] if name.endswith('.py') else name for name in found} == set(LAYERS) - {'netkit'} | {'__init__'}
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_imports_go_one_way(path):
+    layer = layer_of(os.path.relpath(path, TOOLS)[:-3].replace(os.sep, '.').replace('.__init__', ''))
+    used = {layer_of(name) for name in imports(path) if name.split('.')[0] == 'netkit'}
+    assert used - {layer} <= set(LAYERS[layer])
+
+
+@pytest.mark.parametrize('path', PROGRAMS, ids=name_of)
+def test_a_program_imports_the_standard_library_and_netkit(path):
+    """So what two programs want is in netkit, and a missing package is named before anything needs it."""
+    standard = getattr(sys, 'stdlib_module_names', None)
+    if standard is None:
+        pytest.skip('this Python does not tell what its standard library is')
+    assert {name.split('.')[0] for name in imports(path)} - {'netkit'} <= standard
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_netkit_imports_no_program(path):
+    programs = {os.path.basename(program)[:-3] for program in PROGRAMS}
+    assert not {name.split('.')[0] for name in imports(path)} & programs
+
+
+def test_one_module_imports_mxnet_and_sets_its_variables():
+    for path in PROGRAMS + MODULES:
+        allowed = name_of(path) == os.path.join('netkit', '_mxnet.py')
+        assert allowed or 'mxnet' not in {name.split('.')[0] for name in imports(path)}, path
+        assert allowed or not re.search(r'os\.environ(\.setdefault|\.update|\[[^]]*\] *=[^=])|os\.putenv', text(path)), path
+
+
+def test_one_module_touches_the_path():
+    """tools/worker.py as well: it has to look like the script that it runs."""
+    allowed = {os.path.join('netkit', '__init__.py'), 'worker.py'}
+    for path in PROGRAMS + MODULES:
+        assert name_of(path) in allowed or not re.search(r'sys\.path(\.|\[[^]]*\] *=[^=])', text(path)), path
+
+
+def test_one_module_interprets_names():
+    """Of networks and nodes; the names that gluoncv2 has for them are its own."""
+    allowed = {os.path.join('netkit', 'graph', 'naming.py'), os.path.join('netkit', 'gluoncv2.py')}
+    for path in PROGRAMS + MODULES:
+        found = re.findall(r'''['"][^'"\n]*(?:_imagenet|stage\\d|stage_\?|_attention\\d|mask_(?:up|down|skip|sigmoid)|_plus_(?:down|trunk|skip))''',
+                           text(path))
+        assert name_of(path) in allowed or not found, (path, found)
