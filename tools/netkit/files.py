@@ -20,8 +20,7 @@ UNFINISHED = '.unfinished-'  # prefix of the scratch folders
 
 @contextlib.contextmanager
 def new_files(folder):
-    """Yield a scratch folder to write files into. On success move the files into `folder`; on an exception discard
-    them.
+    """Yield a scratch folder to write files into, which on success move into `folder`, and on an exception are discarded.
 
     The scratch folder is inside `folder`, so moving is renaming. Raises UserError if `folder` cannot be written (before
     the block is entered), if the disk is full, or if a file cannot be moved; then the files that it would have replaced

@@ -29,10 +29,9 @@ def export_symbol(symbol, prefix):
 
 
 def export_model(args, target, pixels, prefix):
-    """Write a checkpoint's files under `prefix` as the options of `tools/export.py` say, and compare them with the
-    network.
+    """Write a checkpoint's files under `prefix`, and compare them with the network.
 
-    `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
+    `args` are the options of `tools/export.py`; `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
     besides noise. Returns ({path: (largest difference, smallest cosine)}, Folding or None). Raises Different.
     """
     epoch = checkpoints.parse_model(args.model)[1]

@@ -93,6 +93,6 @@ def draw_mask(lane, module, trunk_end):
         above = module.mask if level == 1 else module.some(mask_units('down', level - 1))[0]
         lane.box(f'resize {size_text(above.output[1:])}', GLUE, width=widths(level - 1), height=0.18)
     if module.adds_trunk:
-        y = lane.sign('+', module.name + '_plus_trunk')
+        y = lane.sign('+', module.name + ADDS_TRUNK)
         sheet.line([trunk_end, (trunk_end[0], y), (lane.x - 0.1, y)])
     lane.box('1×1 – 1×1 – sigmoid', MASK_UNIT, module.mask.name)

@@ -1,5 +1,4 @@
-"""The meaning of names: of network choices, and of the nodes of a network. No other module of the tools interprets
-names.
+"""The meaning of the names of network choices and of nodes. No other module of the tools interprets names.
 
 A node's name tells where it is: `stage3_unit4_conv2` is in the unit `stage3_unit4`, here and in insightface;
 `stage2_attention1_mask_up1_unit1_bn1` is in an attention module.
