@@ -13,6 +13,7 @@ checkout is run, and either all files change or none.
 Needs nothing but Python 3.6 or newer and the files beside it. Sections: the hosts, what to put in, finding the
 places, plan, run, report, top level.
 """
+
 import signal
 
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
@@ -66,6 +67,7 @@ class Refusal(Exception):
 
 # -------------------------------------------------------------------------------------------- what to put in
 
+
 def sha(content):
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -99,8 +101,10 @@ def load_modules(networks):
                 wanted.extend(alias.name for alias in node.names)
     for name, row in networks.items():
         if row['net_name'] + '.py' not in modules:
-            raise Refusal('the network %s wants %s, which is not there' % (
-                name, os.path.join(HERE, 'symbols', row['net_name'] + '.py')))
+            raise Refusal(
+                'the network %s wants %s, which is not there'
+                % (name, os.path.join(HERE, 'symbols', row['net_name'] + '.py'))
+            )
     return modules
 
 
@@ -108,8 +112,11 @@ def import_lines(networks, copies, partial_fc):
     """Return the lines of the block in a training script. They keep the checksums of the files copied for it."""
     lines = sorted('# %s %s' % (os.path.basename(path), sha(content)) for path, content in copies.items())
     if partial_fc:
-        lines += ['import os', 'import sys',
-                  "sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'symbol'))"]
+        lines += [
+            'import os',
+            'import sys',
+            "sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'symbol'))",
+        ]
     return lines + ['import %s' % name for name in sorted({row['net_name'] for row in networks.values()})]
 
 
@@ -130,7 +137,9 @@ def partial_fc_lines(networks):
     """
     own = ('lr', 'lr_steps', 'wd')
     lines = ['_crunet_networks = {']
-    lines += ['    %r: %r,' % (name, {key: row[key] for key in row if key not in own}) for name, row in networks.items()]
+    lines += [
+        '    %r: %r,' % (name, {key: row[key] for key in row if key not in own}) for name, row in networks.items()
+    ]
     return lines + [
         '}',
         '_crunet_host_generate_config = generate_config',
@@ -171,8 +180,9 @@ class Source:
         try:
             text = content.decode('utf-8')
         except UnicodeDecodeError as error:
-            raise Refusal('%s:%d is not UTF-8; convert the file first'
-                          % (path, content.count(b'\n', 0, error.start) + 1))
+            raise Refusal(
+                '%s:%d is not UTF-8; convert the file first' % (path, content.count(b'\n', 0, error.start) + 1)
+            )
         self.lines = re.findall(r'[^\n]*\n|[^\n]+', text)  # with their ends; form feeds are not line ends
         self.bare = [line.rstrip('\r\n') for line in self.lines]
         self.eol = '\r\n' if self.lines and self.lines[0].endswith('\r\n') else '\n'
@@ -188,21 +198,28 @@ class Source:
         if not starts and not ends:
             return None
         if len(starts) != 1 or len(ends) != 1 or ends[0] < starts[0]:
-            raise Refusal('%s:%d has markers of the plug-in that do not form one block; remove them by hand'
-                          % (self.path, (starts + ends)[0] + 1))
-        lines = self.bare[starts[0] + 1:ends[0]]
+            raise Refusal(
+                '%s:%d has markers of the plug-in that do not form one block; remove them by hand'
+                % (self.path, (starts + ends)[0] + 1)
+            )
+        lines = self.bare[starts[0] + 1 : ends[0]]
         version = re.match(r'%s ([\d.]+);' % re.escape(BEGIN), self.bare[starts[0]])
-        return Block(starts[0], ends[0] + 1, lines, self.bare[ends[0]] == END + ' ' + sha('\n'.join(lines).encode()),
-                     version.group(1) if version else '')
+        return Block(
+            starts[0],
+            ends[0] + 1,
+            lines,
+            self.bare[ends[0]] == END + ' ' + sha('\n'.join(lines).encode()),
+            version.group(1) if version else '',
+        )
 
     def without_block(self):
         """Return the lines as they were before the block came."""
         if self.block is None:
             return self.lines
-        before, after = self.lines[:self.block.start], self.lines[self.block.end:]
+        before, after = self.lines[: self.block.start], self.lines[self.block.end :]
         if not after and before and not self.lines[-1].endswith('\n'):
             # The file had no newline at its end.
-            before = before[:-1] + [before[-1][:-len(self.eol)] if before[-1].endswith(self.eol) else before[-1]]
+            before = before[:-1] + [before[-1][: -len(self.eol)] if before[-1].endswith(self.eol) else before[-1]]
         return before + after
 
     def without(self, lines):
@@ -249,8 +266,10 @@ class Source:
         Only the first line of a statement is sure under all Python versions; it ends with the last line
         before the next statement that is neither blank nor comment.
         """
-        firsts = [min([node.lineno] + [decorator.lineno for decorator in getattr(node, 'decorator_list', ())])
-                  for node in self.tree.body]
+        firsts = [
+            min([node.lineno] + [decorator.lineno for decorator in getattr(node, 'decorator_list', ())])
+            for node in self.tree.body
+        ]
         for index, node in enumerate(self.tree.body):
             later = [first for first in firsts[index:] if first > node.lineno]
             end = later[0] - 1 if later else len(self.bare)
@@ -287,7 +306,9 @@ class Source:
     def _lines_of_texts(self):
         """Return the numbers, from 0, of the lines that begin inside a text of several lines."""
         found, text = set(), '\n'.join(self.bare)
-        for match in re.finditer(r"#[^\n]*|('{3}|\"{3}).*?\1|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"", text, re.DOTALL):
+        for match in re.finditer(
+            r"#[^\n]*|('{3}|\"{3}).*?\1|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"", text, re.DOTALL
+        ):
             first = text.count('\n', 0, match.start())
             found.update(range(first + 1, first + match.group().count('\n') + 1))
         return found
@@ -333,15 +354,21 @@ def imports_place(source, host_modules):
         return isinstance(node, ast.Import) and any(alias.name in host_modules for alias in node.names)
 
     def appends_symbol_folder(node):
-        return (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ('append', 'insert')
-                and any('symbol' in text for text in map(constant_text, ast.walk(node))))
+        return (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ('append', 'insert')
+            and any('symbol' in text for text in map(constant_text, ast.walk(node)))
+        )
 
     place = source.last(imports_network, r'import\s+(%s)\b' % names)
     if place is None:
         place = source.last(appends_symbol_folder, r'sys\.path\.(append|insert)\(.*symbol')
     if place is None:
-        raise Refusal('%s: cannot find where it imports its networks (fresnet or another module of its symbol folder)'
-                      % source.path)
+        raise Refusal(
+            '%s: cannot find where it imports its networks (fresnet or another module of its symbol folder)'
+            % source.path
+        )
     return place
 
 
@@ -360,44 +387,59 @@ def root_name(node):
 
 def networks_place(source):
     """Return the line, from 0, at which network choices belong: behind the last of the host's own."""
+
     def sets_network(node):
         return isinstance(node, ast.Assign) and any(root_name(target) == 'network' for target in node.targets)
 
     place = source.last(sets_network, r'network(\.|\[|\s*=)')
     if place is None:
-        raise Refusal('%s: cannot find its network choices (lines like network.r100 = edict()); where it takes those of '
-                      'sample_config.py, write "from sample_config import *" into it, else add the choices by hand '
-                      '(docs/insightface.md)' % source.path)
+        raise Refusal(
+            '%s: cannot find its network choices (lines like network.r100 = edict()); where it takes those of '
+            'sample_config.py, write "from sample_config import *" into it, else add the choices by hand '
+            '(docs/insightface.md)' % source.path
+        )
     return place
 
 
 def takes_all_of_another(source, folder):
-    """Tell whether a config takes its choices from the sample_config.py in the trainer's `folder`, where they are added."""
+    """Tell whether a config takes its choices from the sample_config.py in the trainer's `folder`."""
     from_there = r'from\s+sample_config\s+import\s*\(?\s*(\*|.*\bnetwork\b)'
-    return (os.path.isfile(os.path.join(folder, 'sample_config.py')) and source.outside_block(from_there) is not None
-            and source.outside_block(r'network\s*=') is None and source.block is None)
+    return (
+        os.path.isfile(os.path.join(folder, 'sample_config.py'))
+        and source.outside_block(from_there) is not None
+        and source.outside_block(r'network\s*=') is None
+        and source.block is None
+    )
 
 
 def default_place(source):
     """Return the line, from 0, behind partial_fc's generate_config."""
     if source.tree is not None:
         for node, _, end in source.statements():
-            if isinstance(node, ast.FunctionDef) and node.name == 'generate_config' and not (
-                    source.block and source.block.start < end <= source.block.end):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and node.name == 'generate_config'
+                and not (source.block and source.block.start < end <= source.block.end)
+            ):
                 return end
     raise Refusal('%s: cannot find its generate_config' % source.path)
 
 
 def edict_name(source):
     """Return what the config calls EasyDict, by how it makes `network`; 'edict' where it does not make it itself."""
-    calls = [match.group(1) for match in (re.match(r'\s*network\s*(?::[^=]*)?=\s*([\w.]+\(|[^\s\w])', line) for line in source.bare)
-             if match]
+    calls = [
+        match.group(1)
+        for match in (re.match(r'\s*network\s*(?::[^=]*)?=\s*([\w.]+\(|[^\s\w])', line) for line in source.bare)
+        if match
+    ]
     if not calls:
         return 'edict'
     name = calls[-1].rstrip('(')
     if name in ('dict', 'collections.OrderedDict', 'OrderedDict') or not re.match(r'[\w.]+$', name):
-        raise Refusal('%s: its network choices are no EasyDict (network = edict()), whose entries have names; add the choices '
-                      'by hand (docs/insightface.md)' % source.path)
+        raise Refusal(
+            '%s: its network choices are no EasyDict (network = edict()), whose entries have names; add the choices '
+            'by hand (docs/insightface.md)' % source.path
+        )
     return name
 
 
@@ -441,10 +483,10 @@ class Trainer:
         networks = self.checkout.networks
         if source.path in self.scripts:
             # Not what was there before: what a block records, --revert removes.
-            copied = {path: content for path, content in self.copies().items()
-                      if not self.checkout.was_there(path, content)}
-            return (import_lines(networks, copied, self.host.partial_fc),
-                    imports_place(source, self.host_modules()))
+            copied = {
+                path: content for path, content in self.copies().items() if not self.checkout.was_there(path, content)
+            }
+            return (import_lines(networks, copied, self.host.partial_fc), imports_place(source, self.host_modules()))
         if self.host.partial_fc:
             return partial_fc_lines(networks), default_place(source)
         return network_lines(networks, edict_name(source)), networks_place(source)
@@ -457,10 +499,11 @@ class Trainer:
     def collision(self, source):
         """Return the line outside the block that already defines what the block is to define, or None."""
         if source.path in self.scripts:
-            return source.outside_block(imports_one_of(sorted({row['net_name'] for row in self.checkout.networks.values()})))
+            return source.outside_block(
+                imports_one_of(sorted({row['net_name'] for row in self.checkout.networks.values()}))
+            )
         names = '|'.join(map(re.escape, self.checkout.networks))
         return source.outside_block(r'\s*network(\.(%s)|\[\s*[\'"](%s)[\'"]\s*\])\s*=[^=]' % (names, names))
-
 
     def uses_ours(self, source, first, last):
         """Return the place of the first line that would stand in front of the block and needs it, or None.
@@ -469,7 +512,10 @@ class Trainer:
         place of. In a config, what sets a network in front of the first would be undone by the block.
         """
         if source.path in self.scripts:
-            begin, pattern = first, r'[^#]*\b(%s)\b' % '|'.join({row['net_name'] for row in self.checkout.networks.values()})
+            begin, pattern = (
+                first,
+                r'[^#]*\b(%s)\b' % '|'.join({row['net_name'] for row in self.checkout.networks.values()}),
+            )
         else:
             begin, pattern = 0, names_networks(self.checkout.networks).replace(r'\s*', r'[^#]*\b', 1)
         return next((place for place in range(begin, last) if re.match(pattern, source.bare[place])), None)
@@ -490,21 +536,26 @@ class Checkout:
             if trainer.scripts and trainer.configs:
                 self.trainers.append(trainer)
         if not self.trainers:
-            raise Refusal('%s has no MXNet trainer; looked for %s with a sample_config.py or config.py, and for '
-                          'partial_fc/train_memory.py' % (self.root, ', '.join(
-                              '%s/train*.py' % host.folder for host in HOSTS if not host.partial_fc)))
+            raise Refusal(
+                '%s has no MXNet trainer; looked for %s with a sample_config.py or config.py, and for '
+                'partial_fc/train_memory.py'
+                % (self.root, ', '.join('%s/train*.py' % host.folder for host in HOSTS if not host.partial_fc))
+            )
         self.sources = {}
         for trainer in self.trainers:
             for path in trainer.scripts + trainer.configs:
                 self.sources[path] = Source(path, self.read(path))
-            trainer.configs = [path for path in trainer.configs
-                               if not takes_all_of_another(self.sources[path], trainer.folder)]
+            trainer.configs = [
+                path for path in trainer.configs if not takes_all_of_another(self.sources[path], trainer.folder)
+            ]
         chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only is not None else []
         self.others = [trainer for trainer in self.trainers if only is not None and trainer.folder not in chosen]
         self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
         if not self.trainers:
-            raise Refusal('--only %s is no trainer of the checkout; choose from %s'
-                          % (only, ', '.join(trainer.folder for trainer in self.others)))
+            raise Refusal(
+                '--only %s is no trainer of the checkout; choose from %s'
+                % (only, ', '.join(trainer.folder for trainer in self.others))
+            )
 
     def inside(self, path):
         """Return the real path of `path`; refuse one that a link leads out of the checkout."""
@@ -522,8 +573,12 @@ class Checkout:
     def recorded(self, path):
         """Return the checksums under which blocks of the checkout record the copied file at `path`."""
         folder, name = os.path.split(path)
-        return {checksum for trainer in self.trainers + self.others for recorded, checksum in self.records(trainer)
-                if recorded == name and folder in (trainer.symbol, trainer.folder)}
+        return {
+            checksum
+            for trainer in self.trainers + self.others
+            for recorded, checksum in self.records(trainer)
+            if recorded == name and folder in (trainer.symbol, trainer.folder)
+        }
 
     def copy_state(self, path, content):
         """Tell whether a copied file is 'missing', 'current', 'outdated' (ours, of before) or 'foreign'."""
@@ -540,8 +595,13 @@ class Checkout:
 
     def imported_by_hand(self):
         """Return the paths of copied files that a script imports outside the block: they belong to the user."""
-        return {path for trainer in self.trainers + self.others for script in trainer.scripts
-                if trainer.collision(self.sources[script]) for path in trainer.copies()}
+        return {
+            path
+            for trainer in self.trainers + self.others
+            for script in trainer.scripts
+            if trainer.collision(self.sources[script])
+            for path in trainer.copies()
+        }
 
     def gone(self):
         """Return {path: recorded checksums} of the copied files, still there, that are no longer shipped."""
@@ -560,11 +620,15 @@ class Checkout:
     def records(self, trainer):
         """Return the (name, checksum) of the copied files that the blocks in a trainer's scripts record."""
         blocks = [self.sources[script].block for script in trainer.scripts] + self.unfinished(trainer)
-        return [pair for block in blocks if block
-                for pair in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines))]
+        return [
+            pair
+            for block in blocks
+            if block
+            for pair in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines))
+        ]
 
     def unfinished(self, trainer):
-        """Return the blocks in what a killed process has left beside a trainer's scripts: what they record may be there."""
+        """Return the blocks in the scratch files of a killed process: what they record may be there."""
         paths = [script + suffix for script in trainer.scripts for suffix in (NEW, OLD)]
         blocks = []
         for path in filter(os.path.isfile, paths):
@@ -574,8 +638,12 @@ class Checkout:
 
     def needed_by_others(self):
         """Return the paths of copied files that a trainer which --only leaves alone has a block for."""
-        return {path for trainer in self.others for path in trainer.copies()
-                if any(self.sources[script].block for script in trainer.scripts)}
+        return {
+            path
+            for trainer in self.others
+            for path in trainer.copies()
+            if any(self.sources[script].block for script in trainer.scripts)
+        }
 
     def bring_along(self):
         """Let --only take in the trainers that have a block and share copied files with those that it names.
@@ -583,8 +651,11 @@ class Checkout:
         Their blocks record what was copied, so an update has to reach them together.
         """
         changed = set(self.copies())
-        along = [trainer for trainer in self.others if changed & set(trainer.copies())
-                 and any(self.sources[script].block for script in trainer.scripts)]
+        along = [
+            trainer
+            for trainer in self.others
+            if changed & set(trainer.copies()) and any(self.sources[script].block for script in trainer.scripts)
+        ]
         self.trainers += along
         self.others = [trainer for trainer in self.others if trainer not in along]
 
@@ -600,13 +671,16 @@ def find_root(path):
     folder = real = os.path.realpath(path)
     while not os.path.isdir(os.path.join(folder, 'recognition')):
         if os.path.dirname(folder) == folder:
-            raise Refusal('%s is not in an insightface checkout: neither it nor a folder above it has a folder '
-                          'recognition' % real)
+            raise Refusal(
+                '%s is not in an insightface checkout: neither it nor a folder above it has a folder recognition' % real
+            )
         folder = os.path.dirname(folder)
     recognition = os.path.realpath(os.path.join(folder, 'recognition'))
     if recognition != os.path.join(folder, 'recognition'):
-        raise Refusal('%s is a link, to %s; name the checkout that it leads to'
-                      % (os.path.join(folder, 'recognition'), recognition))
+        raise Refusal(
+            '%s is a link, to %s; name the checkout that it leads to'
+            % (os.path.join(folder, 'recognition'), recognition)
+        )
     return folder
 
 
@@ -622,8 +696,10 @@ def plan_install(checkout, force, adopt=False):
     for path, content in sorted(checkout.copies().items()):
         state = checkout.copy_state(path, content)
         if state == 'foreign' and not force:
-            problems.append('%s is not what this plug-in put there; move it away, or use --force to replace it and keep '
-                            'a backup' % path)
+            problems.append(
+                '%s is not what this plug-in put there; move it away, or use --force to replace it and keep '
+                'a backup' % path
+            )
         if state != 'current':
             old = None if state == 'missing' else checkout.read(path)
             if state == 'foreign':
@@ -652,25 +728,31 @@ def plan_block(checkout, trainer, there, force, adopt):
         place = span[1]  # what uses these lines stands behind them
         used = trainer.uses_ours(source, *span)
         if used is not None:
-            raise InTheWay('%s:%d sets or uses one of the networks between the lines that were added by hand; take the line '
-                           'out, and write it below the block afterwards'
-                           % (source.path, there.bare.index(source.bare[used]) + 1))
+            raise InTheWay(
+                '%s:%d sets or uses one of the networks between the lines that were added by hand; take the line '
+                'out, and write it below the block afterwards' % (source.path, there.bare.index(source.bare[used]) + 1)
+            )
     line = trainer.collision(source)
     if line and not force:
-        raise InTheWay('%s:%d already has something of that name; remove the line%s, or use --force to add the plug-in all '
-                       'the same' % (source.path, trainer.collision(there), '' if adopt else
-                                     ', use --adopt if it was added by hand'))
+        raise InTheWay(
+            '%s:%d already has something of that name; remove the line%s, or use --force to add the plug-in all '
+            'the same'
+            % (source.path, trainer.collision(there), '' if adopt else ', use --adopt if it was added by hand')
+        )
     is_edited = source.block is not None and not source.block.intact
     if is_edited and not force:
-        raise InTheWay('%s:%d: the block of the plug-in was edited; move the edits below the block, or use --force to '
-                       'replace it and keep a backup' % (source.path, source.block.start + 1))
+        raise InTheWay(
+            '%s:%d: the block of the plug-in was edited; move the edits below the block, or use --force to '
+            'replace it and keep a backup' % (source.path, source.block.start + 1)
+        )
     new = source.with_block(lines, place)
     check_compiles(there, new)
     if new == there.content:
         return []
     keeps_backup = line or span or is_edited
     return [Change(free_backup(source.path), None, there.content)] * bool(keeps_backup) + [
-        Change(source.path, there.content, new)]
+        Change(source.path, there.content, new)
+    ]
 
 
 def plan_gone(checkout, force):
@@ -678,23 +760,29 @@ def plan_gone(checkout, force):
     changes, problems = [], []
     for path, recorded in sorted(checkout.gone().items()):
         there = checkout.read(path)
-        name = os.path.basename(path)[:-len('.py')]
+        name = os.path.basename(path)[: -len('.py')]
         for source in checkout.sources.values():
             line = source.outside_block(imports_one_of([name]))
             if line:
-                problems.append('%s:%d imports %s, which is no longer shipped; remove the line first' % (source.path, line, name))
+                problems.append(
+                    '%s:%d imports %s, which is no longer shipped; remove the line first' % (source.path, line, name)
+                )
         if sha(there) not in recorded:
             if not force:
-                problems.append('%s is no longer shipped, and was edited after it was copied; move it away, or use --force '
-                                'to take it out and keep a backup' % path)
+                problems.append(
+                    '%s is no longer shipped, and was edited after it was copied; move it away, or use --force '
+                    'to take it out and keep a backup' % path
+                )
             changes.append(Change(free_backup(path), None, there))
         changes.append(Change(path, there, None))
     for source in checkout.sources.values():
         for name in sorted(networks_in(source.block) - set(checkout.networks)):
             line = source.outside_block(names_networks([name]))
             if line:
-                problems.append('%s:%d names the network %s, which is no longer shipped; remove the line first'
-                                % (source.path, line, name))
+                problems.append(
+                    '%s:%d names the network %s, which is no longer shipped; remove the line first'
+                    % (source.path, line, name)
+                )
     return changes, problems
 
 
@@ -728,8 +816,10 @@ def plan_revert(checkout, force):
             continue  # it was there before, or somebody put it there by hand
         if state == 'foreign':
             if not force:
-                problems.append('%s was edited after it was copied; move it away, or use --force to take it out and '
-                                'keep a backup' % path)
+                problems.append(
+                    '%s was edited after it was copied; move it away, or use --force to take it out and '
+                    'keep a backup' % path
+                )
             changes.append(Change(free_backup(path), None, checkout.read(path)))
         changes.append(Change(path, checkout.read(path), None))
     for trainer in checkout.trainers:
@@ -738,8 +828,10 @@ def plan_revert(checkout, force):
                 continue
             if not source.block.intact:
                 if not force:
-                    problems.append('%s:%d: the block of the plug-in was edited; move the edits out of it, or use --force '
-                                    'to take it out and keep a backup' % (source.path, source.block.start + 1))
+                    problems.append(
+                        '%s:%d: the block of the plug-in was edited; move the edits out of it, or use --force '
+                        'to take it out and keep a backup' % (source.path, source.block.start + 1)
+                    )
                 changes.append(Change(free_backup(source.path), None, source.content))
             changes.append(Change(source.path, source.content, ''.join(source.without_block()).encode('utf-8')))
     if problems:
@@ -771,8 +863,10 @@ def check_compiles(source, new):
     """Refuse a result that this Python cannot compile although it could compile what was there before."""
     problem = compile_error(new, source.path)
     if problem is not None and compile_error(source.content, source.path) is None:
-        raise Refusal('%s would not compile with the block in it (line %s: %s); please report this'
-                      % (source.path, getattr(problem, 'lineno', '?'), problem))
+        raise Refusal(
+            '%s would not compile with the block in it (line %s: %s); please report this'
+            % (source.path, getattr(problem, 'lineno', '?'), problem)
+        )
 
 
 def compile_error(content, path):
@@ -787,6 +881,7 @@ def compile_error(content, path):
 
 
 # ------------------------------------------------------------------------------------------------------- run
+
 
 def run(changes, folders):
     """Make all `changes` or none.
@@ -821,7 +916,9 @@ def make(changes, let_them_in):
         for change in changes:
             let_them_in()
             if not is_as_before(change):
-                raise Refusal('%s was changed by somebody else in the meantime; nothing was changed, try again' % change.path)
+                raise Refusal(
+                    '%s was changed by somebody else in the meantime; nothing was changed, try again' % change.path
+                )
             begun.append(change)
             if change.new is None:
                 os.remove(change.path)
@@ -834,8 +931,16 @@ def make(changes, let_them_in):
         left = clean_up(changes, folders)
         nothing = 'nothing was changed' + ('; remove these: %s' % ', '.join(left) if left else '')
         if kept:
-            raise Refusal('%s, and not all could be taken back: %s' % (why(error), '; '.join(
-                '%s is changed%s' % (path, backup and ', what it was is in %s' % backup) for path, backup in kept)))
+            raise Refusal(
+                '%s, and not all could be taken back: %s'
+                % (
+                    why(error),
+                    '; '.join(
+                        '%s is changed%s' % (path, backup and ', what it was is in %s' % backup)
+                        for path, backup in kept
+                    ),
+                )
+            )
         if isinstance(error, OSError):
             raise Refusal('%s; %s' % (why(error), nothing))
         if isinstance(error, KeyboardInterrupt):
@@ -846,7 +951,8 @@ def make(changes, let_them_in):
 
 @contextlib.contextmanager
 def signals_wait():
-    """Let SIGINT, SIGTERM and SIGHUP wait in the block: none comes between what belongs together, however many there are.
+    """Let SIGINT, SIGTERM and SIGHUP wait in the block: none comes between what belongs together, however many there
+    are.
 
     Gives a function that raises KeyboardInterrupt where one has come. One that comes behind its last call does nothing
     more: what it would have stopped is done.
@@ -856,6 +962,7 @@ def signals_wait():
     def let_them_in():
         if came:
             raise KeyboardInterrupt
+
     for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}:  # Windows has no SIGHUP
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             with contextlib.suppress(ValueError):  # signals are the main thread's
@@ -953,7 +1060,7 @@ def alone_in(root):
 
 
 def write(path, content, like):
-    """Write a file and have it on disk, with mode, owner and attributes of the file `like`, or as its folder has them."""
+    """Write a file, synced, with mode, owner and attributes of the file `like`, or those of its folder."""
     try:
         with open(path, 'wb') as file:
             file.write(content)
@@ -968,8 +1075,10 @@ def write(path, content, like):
     if hasattr(os, 'chown'):
         # Group and owner one by one: whoever may not give a file away may still give it to a group of their own.
         own = os.stat(path)
-        for is_other, owner in ((status.st_gid != own.st_gid, (-1, status.st_gid)),
-                                (status.st_uid != own.st_uid, (status.st_uid, -1))):
+        for is_other, owner in (
+            (status.st_gid != own.st_gid, (-1, status.st_gid)),
+            (status.st_uid != own.st_uid, (status.st_uid, -1)),
+        ):
             with contextlib.suppress(OSError):  # someone else's file, or of nobody that a container knows
                 if is_other:
                     os.chown(path, *owner)
@@ -1008,18 +1117,25 @@ def remove_empty_symbol_folders(checkout):
 
 # ---------------------------------------------------------------------------------------------------- report
 
+
 def print_leftovers(checkout):
-    """Point out lines of the user's that need what was taken out, and copies that nobody says were put there by this."""
+    """Point out lines of the user's that need what was taken out, and copies that no block records."""
     for path, content in sorted(checkout.copies().items()):
         if os.path.isfile(path) and path not in checkout.needed_by_others() and read(path) == content:
-            print('Note: %s stays: no block says that it was put there by this program.' % os.path.relpath(path, checkout.root))
+            print(
+                'Note: %s stays: no block says that it was put there by this program.'
+                % os.path.relpath(path, checkout.root)
+            )
     for path, source in checkout.sources.items():
         line = source.outside_block(names_networks(checkout.networks))
-        took_ours = source.block or any(path not in trainer.configs and os.path.dirname(path) == trainer.folder
-                                        for trainer in checkout.trainers)  # from sample_config
+        took_ours = source.block or any(
+            path not in trainer.configs and os.path.dirname(path) == trainer.folder for trainer in checkout.trainers
+        )  # from sample_config
         if took_ours and line:
-            print('Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
-                  % (os.path.relpath(path, checkout.root), line))
+            print(
+                'Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
+                % (os.path.relpath(path, checkout.root), line)
+            )
 
 
 def kind(change):
@@ -1037,10 +1153,16 @@ def print_changes(title, changes, root):
 def print_diff(changes, root):
     for change in changes:
         name = os.path.relpath(change.path, root).replace(os.sep, '/')
-        old, new = [re.findall(r'[^\n]*\n|[^\n]+', (content or b'').decode('utf-8', 'replace'))
-                    for content in (change.old, change.new)]
-        for line in difflib.unified_diff(old, new, '/dev/null' if change.old is None else 'a/' + name,
-                                         '/dev/null' if change.new is None else 'b/' + name):
+        old, new = [
+            re.findall(r'[^\n]*\n|[^\n]+', (content or b'').decode('utf-8', 'replace'))
+            for content in (change.old, change.new)
+        ]
+        for line in difflib.unified_diff(
+            old,
+            new,
+            '/dev/null' if change.old is None else 'a/' + name,
+            '/dev/null' if change.new is None else 'b/' + name,
+        ):
             sys.stdout.write(line if line.endswith('\n') else line + '\n\\ No newline at end of file\n')
 
 
@@ -1050,12 +1172,17 @@ def print_next_step(checkout):
         script = os.path.basename(trainer.scripts[0])
         print('  cd %s' % quoted(trainer.folder))
         if trainer.host.partial_fc:
-            print('  horovodrun -np 8 -H localhost:8 python -u %s --network cru116 --loss arcface --dataset emore' % script)
+            print(
+                '  horovodrun -np 8 -H localhost:8 python -u %s --network cru116 --loss arcface --dataset emore'
+                % script
+            )
             continue
         if not any(os.path.exists(os.path.join(trainer.folder, name)) for name in _CONFIGS[1:]):
             print('  cp sample_config.py config.py    # and set the path of your data set in it')
-        print("  CUDA_VISIBLE_DEVICES='0,1,2,3,4,5,6,7' python -u %s --network cru116 --loss arcface --dataset emore"
-              % script)
+        print(
+            "  CUDA_VISIBLE_DEVICES='0,1,2,3,4,5,6,7' python -u %s --network cru116 --loss arcface --dataset emore"
+            % script
+        )
 
 
 def quoted(path):
@@ -1074,7 +1201,8 @@ def status(checkout):
         elif 'foreign' in copies or any(block and not block.intact for block in blocks):
             state = 'modified'
         elif set(copies) == {'current'} and all(
-                source.block and source.block.lines == trainer.block_of(source)[0] for source in sources):
+            source.block and source.block.lines == trainer.block_of(source)[0] for source in sources
+        ):
             state = 'installed'
         else:
             state = 'outdated'
@@ -1091,26 +1219,42 @@ def versions(checkout, trainer):
 
 # ------------------------------------------------------------------------------------------------- top level
 
+
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        prog='patch_insightface.py', description='Put CRU-Net, Residual Attention Network and iResNet into an '
+        prog='patch_insightface.py',
+        description='Put CRU-Net, Residual Attention Network and iResNet into an '
         'insightface checkout (python train.py --network cru116), or take them out again.',
         epilog='To change a setting of a network, write a line below the block in config.py, as '
         '"network.cru116.per_batch_size = 40", or "network.cru116.memonger = False" for faster steps that take four '
-        'times the memory.')
+        'times the memory.',
+    )
     parser.add_argument('--version', action='version', version='%(prog)s ' + VERSION)
     parser.add_argument('path', help='the checkout, or any folder in it')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--status', action='store_true', help='say what is there, for every trainer; exit 1 unless all '
-                                                            'are installed and up to date')
+    what.add_argument(
+        '--status',
+        action='store_true',
+        help='say what is there, for every trainer; exit 1 unless all are installed and up to date',
+    )
     what.add_argument('--revert', action='store_true', help='take the networks out again')
     parser.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
-    parser.add_argument('--force', action='store_true', help='replace what was edited or is not ours, keeping a backup '
-                                                             'FILE%s beside it' % BACKUP)
-    parser.add_argument('--adopt', action='store_true', help='put the marked blocks in the place of the same lines, added '
-                                                             'by hand, keeping a backup')
-    parser.add_argument('--only', metavar='FOLDER', help='only the trainer in this folder (an install also reaches those that have the '
-                                                       'networks and share its symbol folder)')
+    parser.add_argument(
+        '--force',
+        action='store_true',
+        help='replace what was edited or is not ours, keeping a backup FILE%s beside it' % BACKUP,
+    )
+    parser.add_argument(
+        '--adopt',
+        action='store_true',
+        help='put the marked blocks in the place of the same lines, added by hand, keeping a backup',
+    )
+    parser.add_argument(
+        '--only',
+        metavar='FOLDER',
+        help='only the trainer in this folder (an install also reaches those that have the '
+        'networks and share its symbol folder)',
+    )
     args = parser.parse_args(argv)
     if args.status and (args.dry_run or args.force or args.adopt):
         parser.error('--status changes nothing; leave out --dry-run, --force and --adopt')
@@ -1177,8 +1321,13 @@ def program(argv=None):
     except OSError as problem:
         if problem.filename is None:  # nothing else here writes where it has no name for
             close_output()
-        sys.stderr.write('patch_insightface.py: %s: %s\n' % (problem.filename or 'what this program prints cannot be written '
-                                                             '(--status tells what it has done)', problem.strerror))
+        sys.stderr.write(
+            'patch_insightface.py: %s: %s\n'
+            % (
+                problem.filename or 'what this program prints cannot be written (--status tells what it has done)',
+                problem.strerror,
+            )
+        )
         return 2
 
 
@@ -1191,7 +1340,9 @@ def write_anything():
         elif hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='replace')
         elif hasattr(stream, 'buffer'):  # Python 3.6
-            setattr(sys, name, io.TextIOWrapper(stream.buffer, stream.encoding, 'replace', line_buffering=name == 'stderr'))
+            setattr(
+                sys, name, io.TextIOWrapper(stream.buffer, stream.encoding, 'replace', line_buffering=name == 'stderr')
+            )
 
 
 def close_output():

@@ -2,9 +2,10 @@
 
 Reads mutants.toml beside it: the modules with the tests that guard each, mutants written by hand, and those known to
 survive, with the reason. Of every module a sample is taken, always the same for a seed. Works on copies of the tree in
-out/mutants. The exit code is 1 where less than 95 % of the mutants that are not equivalent are killed, where one written
-by hand survives, or where one survives that has no reason.
+out/mutants. The exit code is 1 where less than 95 % of the mutants that are not equivalent are killed, where one
+written by hand survives, or where one survives that has no reason.
 """
+
 import argparse
 import collections
 import contextlib
@@ -30,21 +31,36 @@ from rich.table import Table
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(ROOT, 'out', 'mutants')
 WANTED = 0.95
-PYTEST = [os.path.join(ROOT, '.venv', 'bin', 'python'), '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', '--durations=0']
+PYTEST = [
+    os.path.join(ROOT, '.venv', 'bin', 'python'),
+    '-m',
+    'pytest',
+    '-x',
+    '-q',
+    '-p',
+    'no:cacheprovider',
+    '--durations=0',
+]
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1', CI='true', PYTHONDONTWRITEBYTECODE='1')
-CONFIG = '[cosmic-ray]\nmodule-path = %s\ntimeout = %.1f\nexcluded-modules = []\ntest-command = %s\n' \
-         '[cosmic-ray.distributor]\nname = "local"\n'
+CONFIG = (
+    '[cosmic-ray]\nmodule-path = %s\ntimeout = %.1f\nexcluded-modules = []\ntest-command = %s\n'
+    '[cosmic-ray.distributor]\nname = "local"\n'
+)
 
 Mutant = collections.namedtuple('Mutant', 'module line before after survived')  # of the changed line; line from 1
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(prog='mutants.py', description=__doc__.split('\n\n')[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='mutants.py', description=__doc__.split('\n\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument('modules', nargs='*', help='modules of mutants.toml to break (default: all)')
-    parser.add_argument('--again', action='store_true',
-                        help='keep what was killed last time, and try those that survived, or were not tried, anew; a module '
-                             'that has changed since is begun anew')
+    parser.add_argument(
+        '--again',
+        action='store_true',
+        help='keep what was killed last time, and try those that survived, or were not tried, anew; a module '
+        'that has changed since is begun anew',
+    )
     parser.add_argument('--all', action='store_true', help='try all mutants in place of a sample, which takes days')
     parser.add_argument('--seed', type=int, default=0, help='of the sample')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='mutants that are tried at a time')
@@ -52,6 +68,7 @@ def parse_args():
 
 
 # -------------------------------------------------------------------------------------------------- one tree
+
 
 def copy_tree(folder):
     """Copy what git knows, and what it does not ignore, as it is now, into a new `folder`."""
@@ -65,8 +82,14 @@ def copy_tree(folder):
 
 def run_tests(tree, tests, timeout=None):
     """Run pytest in a tree; return (exit code, the end of its output), the code None where it took too long."""
-    process = subprocess.Popen(PYTEST + shlex.split(tests), cwd=tree, env=ENVIRONMENT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        PYTEST + shlex.split(tests),
+        cwd=tree,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output.decode('utf-8', 'replace')[-3000:]
@@ -81,7 +104,7 @@ def by_hand(tree, module, entry, tests, timeout):
     with open(path, encoding='utf-8') as file:
         text = file.read()
     if text.count(entry['before']) != 1:
-        raise ValueError('mutants.toml: this should be in %s once: %s' % (module, entry['before']))
+        raise ValueError('mutants.toml: this should be in {} once: {}'.format(module, entry['before']))
     try:
         with open(path, 'w', encoding='utf-8') as file:
             file.write(text.replace(entry['before'], entry['after']))
@@ -89,14 +112,16 @@ def by_hand(tree, module, entry, tests, timeout):
     finally:
         with open(path, 'w', encoding='utf-8') as file:
             file.write(text)
-    line = text[:text.index(entry['before'])].count('\n') + 1
+    line = text[: text.index(entry['before'])].count('\n') + 1
     return Mutant(module, line, entry['before'].strip(), entry['after'].strip(), code == 0)
 
 
 def prepare(tree, module, tests, sample, timeout, args):
-    """Let cosmic-ray find the mutants of a module, and mark all but a sample as skipped; return config, session, count."""
-    session = os.path.join(FOLDER, '%s-%s.sqlite' % (module.replace('/', '-'), checksum(os.path.join(tree, module))))
-    config = session[:-len('sqlite')] + 'toml'
+    """Let cosmic-ray find the mutants of a module, and skip all but a sample; return config, session, count."""
+    session = os.path.join(
+        FOLDER, '{}-{}.sqlite'.format(module.replace('/', '-'), checksum(os.path.join(tree, module)))
+    )
+    config = session[: -len('sqlite')] + 'toml'
     command = ' '.join(map(shlex.quote, PYTEST + shlex.split(tests)))
     with open(config, 'w', encoding='utf-8') as file:
         file.write(CONFIG % (toml_text(module), timeout, toml_text(command)))
@@ -124,16 +149,16 @@ def checksum(path):
 
 
 def forget_survivors(session):
-    """Forget the results of mutants that survived, so that they are tried anew; return how many a session has in all."""
+    """Forget the results of mutants that survived, so that they are tried anew; return the number of a session."""
     with contextlib.closing(sqlite3.connect(session)) as connection, connection:
         connection.execute("delete from work_results where test_outcome = 'SURVIVED'")
-        skipped, = connection.execute("select count(*) from work_results where worker_outcome = 'SKIPPED'").fetchone()
-        items, = connection.execute('select count(*) from work_items').fetchone()
+        (skipped,) = connection.execute("select count(*) from work_results where worker_outcome = 'SKIPPED'").fetchone()
+        (items,) = connection.execute('select count(*) from work_items').fetchone()
     return items - skipped
 
 
 def toml_text(text):
-    return '"%s"' % text.replace('\\', '\\\\').replace('"', '\\"')
+    return '"{}"'.format(text.replace('\\', '\\\\').replace('"', '\\"'))
 
 
 def cosmic_ray():
@@ -147,8 +172,10 @@ def describe_spec(spec):
 def count_results(session):
     """Return how many mutants of a session were tried so far."""
     try:
-        with sqlite3.connect('file:%s?mode=ro' % session, uri=True) as connection:
-            return connection.execute("select count(*) from work_results where worker_outcome != 'SKIPPED'").fetchone()[0]
+        with sqlite3.connect(f'file:{session}?mode=ro', uri=True) as connection:
+            return connection.execute("select count(*) from work_results where worker_outcome != 'SKIPPED'").fetchone()[
+                0
+            ]
     except sqlite3.OperationalError:  # it is being written
         return 0
 
@@ -178,7 +205,7 @@ def work_off(tree, modules, table, args, progress, results):
             try:
                 try_module(tree, module, table, args, progress, results)
             except (subprocess.CalledProcessError, OSError, ValueError) as error:
-                results.append('%s could not be tried: %s' % (module, error))
+                results.append(f'{module} could not be tried: {error}')
 
 
 def try_module(tree, module, table, args, progress, results):
@@ -187,7 +214,7 @@ def try_module(tree, module, table, args, progress, results):
     start, tests = time.time(), table['modules'][module]['tests']
     code, output = run_tests(tree, tests)
     if code != 0:
-        results.append('the tests of %s fail as it is:\n%s' % (module, output))
+        results.append(f'the tests of {module} fail as it is:\n{output}')
         return
     timeout = 3 * (time.time() - start) + 20
     entries = [entry for entry in table['by_hand'] if entry['module'] == module]
@@ -197,7 +224,7 @@ def try_module(tree, module, table, args, progress, results):
         mutant = by_hand(tree, module, entry, tests, timeout)
         results.append(mutant)
         if mutant.survived:
-            results.append('one written by hand survives: %s' % entry['what'])
+            results.append('one written by hand survives: {}'.format(entry['what']))
         progress.advance(bar)
     process = subprocess.Popen([cosmic_ray(), 'exec', config, session], cwd=tree, env=ENVIRONMENT)
     while process.poll() is None:
@@ -207,6 +234,7 @@ def try_module(tree, module, table, args, progress, results):
 
 
 # ----------------------------------------------------------------------------------------------- the whole
+
 
 def reason_of(mutant, table):
     """Return the entry of mutants.toml that knows a survivor, or None."""
@@ -224,7 +252,9 @@ def report(mutants, table):
     unknown, known = [], []
     for mutant in mutants:
         entry = reason_of(mutant, table) if mutant.survived else None
-        kind = 'killed' if not mutant.survived else 'equivalent' if entry and entry['kind'] == 'equivalent' else 'survived'
+        kind = (
+            'killed' if not mutant.survived else 'equivalent' if entry and entry['kind'] == 'equivalent' else 'survived'
+        )
         rows[mutant.module][kind] += 1
         if mutant.survived:
             (known if entry else unknown).append((mutant, entry))
@@ -234,8 +264,12 @@ def report(mutants, table):
             for column in ('where', 'before', 'after', 'why'):
                 grid.add_column(column, overflow='fold')
             for mutant, entry in found:
-                grid.add_row('%s:%d' % (mutant.module, mutant.line), mutant.before, mutant.after,
-                             '%s: %s' % (entry['kind'], entry['why']) if entry else '')
+                grid.add_row(
+                    '%s:%d' % (mutant.module, mutant.line),
+                    mutant.before,
+                    mutant.after,
+                    '{}: {}'.format(entry['kind'], entry['why']) if entry else '',
+                )
             console.print(grid, markup=False)
     grid = Table(title='mutants', title_justify='left')
     kinds = ('killed', 'survived', 'equivalent')
@@ -254,14 +288,18 @@ def main():
         table = toml.load(file)
     wrong = [module for module in args.modules if module not in table['modules']]
     if wrong:
-        sys.stderr.write('mutants.py: %s is not in mutants.toml; choose from %s\n' % (wrong[0], ', '.join(table['modules'])))
+        sys.stderr.write(
+            'mutants.py: {} is not in mutants.toml; choose from {}\n'.format(wrong[0], ', '.join(table['modules']))
+        )
         return 2
     modules, results = queue.Queue(), []
     for module in args.modules or table['modules']:
         modules.put(module)
     with Progress(transient=True) as progress, ThreadPoolExecutor(args.workers) as pool:
-        workers = [pool.submit(work_off, os.path.join(FOLDER, 'tree-%d' % number), modules, table, args, progress, results)
-                   for number in range(args.workers)]
+        workers = [
+            pool.submit(work_off, os.path.join(FOLDER, 'tree-%d' % number), modules, table, args, progress, results)
+            for number in range(args.workers)
+        ]
     share, unknown = report([result for result in results if isinstance(result, Mutant)], table)
     failures = [result for result in results if isinstance(result, str)]
     for failure in failures:

@@ -1,10 +1,11 @@
 """A stand-alone config with the contract of insightface's `config.py`.
 
 `from config import config, network, dataset, loss, default, generate_config`, as the host's trainers and the builders'
-`get_symbol()` have it; inside insightface the host's own `config.py` takes this one's place. Losses and data sets are the
-host's choices plus `synthetic`, the faces that `tools/train_synthetic.py` draws, and `imagenet` for the networks' original
-forms. Settings that no choice names keep the builders' defaults (`face_blocks.Settings`).
+`get_symbol()` have it; inside insightface the host's own `config.py` takes this one's place. Losses and data sets are
+the host's choices plus `synthetic`, the faces that `tools/train_synthetic.py` draws, and `imagenet` for the networks'
+original forms. Settings that no choice names keep the builders' defaults (`face_blocks.Settings`).
 """
+
 import copy
 
 from easydict import EasyDict
@@ -40,8 +41,16 @@ loss = EasyDict(
 )
 
 # Command-line defaults of the host's trainer, where a network choice does not have its own.
-_DEFAULT = dict(network='cru116', dataset='emore', loss='arcface', per_batch_size=128, lr=0.1, wd=0.0005, mom=0.9,
-                lr_steps='100000,160000,220000')
+_DEFAULT = dict(
+    network='cru116',
+    dataset='emore',
+    loss='arcface',
+    per_batch_size=128,
+    lr=0.1,
+    wd=0.0005,
+    mom=0.9,
+    lr_steps='100000,160000,220000',
+)
 config = EasyDict()
 default = EasyDict(_DEFAULT)
 

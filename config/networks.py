@@ -24,23 +24,38 @@ _FACE, _ORIGINAL = {}, {}
 def _add(name, face, original, face_recipe=None, imagenet_recipe=None):
     """Add a network: the settings of its face form, what the paper's form has besides, and what the recipes change."""
     _FACE[name] = dict(dict(face, **FACE_RECIPE), **(face_recipe or {}))
-    _ORIGINAL[name + '_imagenet'] = dict(dict(dict(face, **IMAGENET_FORM), **dict(original, **IMAGENET_RECIPE)),
-                                         **(imagenet_recipe or {}))
+    _ORIGINAL[name + '_imagenet'] = dict(
+        dict(dict(face, **IMAGENET_FORM), **dict(original, **IMAGENET_RECIPE)), **(imagenet_recipe or {})
+    )
 
 
 _RECOMPUTE = {'memonger': True}
 for _depth in (56, 116):
     _add('cru%d' % _depth, {'net_name': 'fcrunet', 'num_layers': _depth, 'emb_size': 256}, {'net_unit': 2})
 for _depth, _face_recipe, _imagenet_recipe in (
-        (56, {}, {}), (92, {}, {}),
-        (128, {'per_batch_size': 64}, _RECOMPUTE), (164, {'per_batch_size': 48}, _RECOMPUTE),
-        (200, {'per_batch_size': 40}, _RECOMPUTE), (236, {'per_batch_size': 32}, _RECOMPUTE),
-        (452, {'per_batch_size': 16}, {'memonger': True, 'per_batch_size': 16})):
-    _add('att%d' % _depth, {'net_name': 'fresattention', 'num_layers': _depth},
-         {'net_unit': 2, 'net_mask_up': 'paper'}, _face_recipe, _imagenet_recipe)
+    (56, {}, {}),
+    (92, {}, {}),
+    (128, {'per_batch_size': 64}, _RECOMPUTE),
+    (164, {'per_batch_size': 48}, _RECOMPUTE),
+    (200, {'per_batch_size': 40}, _RECOMPUTE),
+    (236, {'per_batch_size': 32}, _RECOMPUTE),
+    (452, {'per_batch_size': 16}, {'memonger': True, 'per_batch_size': 16}),
+):
+    _add(
+        'att%d' % _depth,
+        {'net_name': 'fresattention', 'num_layers': _depth},
+        {'net_unit': 2, 'net_mask_up': 'paper'},
+        _face_recipe,
+        _imagenet_recipe,
+    )
 for _depth, _imagenet_recipe in ((56, {}), (92, _RECOMPUTE)):
-    _add('attnext%d' % _depth, {'net_name': 'fresattention', 'num_layers': _depth, 'num_group': 32},
-         {'net_unit': 1, 'net_mask_up': 'paper'}, {}, _imagenet_recipe)
+    _add(
+        'attnext%d' % _depth,
+        {'net_name': 'fresattention', 'num_layers': _depth, 'num_group': 32},
+        {'net_unit': 1, 'net_mask_up': 'paper'},
+        {},
+        _imagenet_recipe,
+    )
 for _depth, _imagenet_recipe in ((50, {}), (101, {}), (152, {}), (200, _RECOMPUTE)):
     _add('ires%d' % _depth, {'net_name': 'firesnet', 'num_layers': _depth}, {}, {}, _imagenet_recipe)
 

@@ -9,6 +9,7 @@ parameter has the same name in every form of the unit (`net_unit`). As in the ho
 the activation that `net_act` selects; stem and head have the host's names (`conv0`, `bn0`, `relu0`, `bn1`,
 `pre_fc1`, `fc1`).
 """
+
 import inspect
 import os
 import sys
@@ -38,6 +39,7 @@ class Settings(NamedTuple):
 
     The defaults are the face form: 112x112 input, 3x3/1 stem, improved unit, PReLU, option E.
     """
+
     emb_size: int = 512
     image_shape: Tuple[int, int, int] = (112, 112, 3)  # height, width, channels
     bn_mom: float = 0.9
@@ -59,6 +61,7 @@ class Settings(NamedTuple):
 
 class FeatureMap(NamedTuple):
     """A symbol of shape (batch, channels) + size, with the part of its shape that the next layers need."""
+
     symbol: mx.sym.Symbol
     channels: int
     size: Tuple[int, int]  # height, width
@@ -66,6 +69,7 @@ class FeatureMap(NamedTuple):
 
 class Conv(NamedTuple):
     """A convolution without bias, padded so that stride 1 keeps the size."""
+
     num_filter: int
     kernel: int = 1
     stride: int = 1
@@ -76,10 +80,14 @@ class Conv(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- settings
 
+
 def setting_names(build):
     """Return the names of the settings that a builder takes: its own parameters, and the fields of Settings."""
-    own = [name for name, parameter in inspect.signature(build).parameters.items()
-           if parameter.kind != parameter.VAR_KEYWORD]
+    own = [
+        name
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind != parameter.VAR_KEYWORD
+    ]
     return own + list(Settings._fields)
 
 
@@ -111,6 +119,7 @@ def choose(key, value, choices):
 
 def checked(settings):
     """Return `settings` if all values are legal; else raise SettingError, naming key, value and choices."""
+
     def require(key, legal, wanted):
         value = getattr(settings, key)
         try:
@@ -136,13 +145,16 @@ def checked(settings):
     require('net_multiplier', lambda m: 0 < m < 100, 'above 0 (and below 100)')
     require('net_mean', lambda mean: all(abs(part) < 1e6 for part in per_channel(mean)), 'a number or three')
     require('net_std', lambda std: all(0 < part < 1e6 for part in per_channel(std)), 'a number above 0 or three')
-    require('image_shape',
-            lambda s: len(s) == 3 and all(n == int(n) for n in s) and min(s[:2]) >= SMALLEST_IMAGE and s[2] == 3,
-            '(height, width, 3) with height and width of at least %d' % SMALLEST_IMAGE)
+    require(
+        'image_shape',
+        lambda s: len(s) == 3 and all(n == int(n) for n in s) and min(s[:2]) >= SMALLEST_IMAGE and s[2] == 3,
+        '(height, width, 3) with height and width of at least %d' % SMALLEST_IMAGE,
+    )
     return settings
 
 
 # ------------------------------------------------------------------------------------------------ layers
+
 
 class Layers:
     """The layers of a network, with the settings that apply to all of them.
@@ -155,7 +167,9 @@ class Layers:
     def __init__(self, **settings):
         unknown = sorted(set(settings) - set(Settings._fields))
         if unknown:
-            raise SettingError('%s is not a setting; choose from %s' % (', '.join(unknown), ', '.join(Settings._fields)))
+            raise SettingError(
+                '%s is not a setting; choose from %s' % (', '.join(unknown), ', '.join(Settings._fields))
+            )
         self.settings = checked(Settings(**settings))
         self._trunk_type = 'float16' if self.settings.fp16 else 'float32'
 
@@ -171,9 +185,17 @@ class Layers:
             weight = self._merge_groups(conv, merged, name)
             num_group //= merged
         symbol = mx.sym.Convolution(
-            data=data.symbol, num_filter=conv.num_filter, kernel=(conv.kernel,) * 2, stride=(conv.stride,) * 2,
-            pad=(conv.kernel // 2,) * 2, num_group=num_group, no_bias=True,
-            workspace=self.settings.workspace, name=name, **({} if weight is None else {'weight': weight}))
+            data=data.symbol,
+            num_filter=conv.num_filter,
+            kernel=(conv.kernel,) * 2,
+            stride=(conv.stride,) * 2,
+            pad=(conv.kernel // 2,) * 2,
+            num_group=num_group,
+            no_bias=True,
+            workspace=self.settings.workspace,
+            name=name,
+            **({} if weight is None else {'weight': weight}),
+        )
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
 
     def keep_consumer(self, data, name):
@@ -192,8 +214,11 @@ class Layers:
         channels = num_filter // num_group
         if num_group == 1 or channels == 1:
             return 1
-        return next(count for count in range(1, num_group + 1)
-                    if num_group % count == 0 and (channels * count >= VECTOR or count == num_group))
+        return next(
+            count
+            for count in range(1, num_group + 1)
+            if num_group % count == 0 and (channels * count >= VECTOR or count == num_group)
+        )
 
     def _merge_groups(self, conv, count, name):
         """Return the weight of `conv` with `count` groups merged into one, block-diagonal with zeros elsewhere.
@@ -202,25 +227,30 @@ class Layers:
         around it are up to twenty times slower; 16 channels, a vector of AVX-512, are its common case. The
         multiplications by zero cost next to nothing (benchmarks/NOTES.md).
         """
-        channels, taps = conv.num_filter // conv.num_group, conv.kernel ** 2
+        channels, taps = conv.num_filter // conv.num_group, conv.kernel**2
         weight = conv.weight
         if weight is None:
             weight = mx.sym.Variable(name + '_weight', shape=(conv.num_filter, channels) + (conv.kernel,) * 2)
-        weight = mx.sym.reshape(weight, shape=(conv.num_group // count, count, channels, 1, channels, taps),
-                                name=name + '_groups')
+        weight = mx.sym.reshape(
+            weight, shape=(conv.num_group // count, count, channels, 1, channels, taps), name=name + '_groups'
+        )
         own = mx.sym._internal._eye(N=count, dtype=self._trunk_type, name=name + '_eye')
         own = mx.sym.reshape(own, shape=(1, count, 1, count, 1, 1), name=name + '_own')
         weight = mx.sym.broadcast_mul(weight, own, name=name + '_blocks')
-        return mx.sym.reshape(weight, shape=(conv.num_filter, channels * count) + (conv.kernel,) * 2,
-                              name=name + '_merged')
+        return mx.sym.reshape(
+            weight, shape=(conv.num_filter, channels * count) + (conv.kernel,) * 2, name=name + '_merged'
+        )
 
     def norm(self, data, name, fix_gamma=False):
         """BatchNorm."""
         # cuDNN's BatchNorm updates the moving statistics in the forward pass, so twice where that is recomputed;
         # MXNet's own updates them in the backward pass.
         once = {'cudnn_off': True} if self.settings.memonger else {}
-        return data._replace(symbol=mx.sym.BatchNorm(
-            data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name, **once))
+        return data._replace(
+            symbol=mx.sym.BatchNorm(
+                data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name, **once
+            )
+        )
 
     def act(self, data, name):
         """Apply the activation `net_act`.
@@ -248,8 +278,9 @@ class Layers:
         On a GPU MXNet fuses the first two. ReLU's gradient needs its output only, which the product keeps anyway.
         """
         bend = mx.sym.reshape(bend, shape=(1, -1, 1, 1), name=name + '_factor')
-        negative = mx.sym.Activation(mx.sym.negative(data.symbol, name=name + '_minus'), act_type='relu',
-                                     name=name + '_negative')
+        negative = mx.sym.Activation(
+            mx.sym.negative(data.symbol, name=name + '_minus'), act_type='relu', name=name + '_negative'
+        )
         return data._replace(symbol=mx.sym.broadcast_mul(negative, bend, name=name + '_bend'))
 
     def _bend_by_convolutions(self, data, bend, name):
@@ -259,14 +290,23 @@ class Layers:
         products the step is no faster (benchmarks/NOTES.md). Here all operators are oneDNN's, so no map changes
         its memory layout, and in inference the convolutions absorb the ReLU and the sum.
         """
+
         def scale(symbol, weight, name):
-            return mx.sym.Convolution(data=symbol, weight=weight, no_bias=True, kernel=(1, 1),
-                                      num_filter=data.channels, num_group=data.channels,
-                                      workspace=self.settings.workspace, name=name)
+            return mx.sym.Convolution(
+                data=symbol,
+                weight=weight,
+                no_bias=True,
+                kernel=(1, 1),
+                num_filter=data.channels,
+                num_group=data.channels,
+                workspace=self.settings.workspace,
+                name=name,
+            )
 
         kernel = mx.sym.reshape(bend, shape=(-1, 1, 1, 1), name=name + '_kernel')
-        minus_one = mx.sym._internal._full(shape=(data.channels, 1, 1, 1), value=-1.0, dtype=self._trunk_type,
-                                           name=name + '_minus_one')
+        minus_one = mx.sym._internal._full(
+            shape=(data.channels, 1, 1, 1), value=-1.0, dtype=self._trunk_type, name=name + '_minus_one'
+        )
         negative = scale(data.symbol, minus_one, name + '_minus')
         negative = mx.sym.Activation(negative, act_type='relu', name=name + '_negative')
         return self.keep_consumer(data._replace(symbol=scale(negative, kernel, name + '_bend')), name + '_bend')
@@ -306,8 +346,14 @@ class Layers:
         symbol = data.symbol
         for axis, before, after in (('width', data.size[1], size[1]), ('height', data.size[0], size[0])):
             node = '%s_%s' % (name, axis)
-            symbol = mx.sym.FullyConnected(symbol, weight=self._interpolation(before, after, node), num_hidden=after,
-                                           no_bias=True, flatten=False, name=node)
+            symbol = mx.sym.FullyConnected(
+                symbol,
+                weight=self._interpolation(before, after, node),
+                num_hidden=after,
+                no_bias=True,
+                flatten=False,
+                name=node,
+            )
             symbol = mx.sym.transpose(symbol, axes=(0, 1, 3, 2), name=name if axis == 'height' else node + '_swap')
         return data._replace(symbol=symbol, size=size)
 
@@ -320,8 +366,9 @@ class Layers:
         known = mx.sym._internal._arange(start=0, stop=before, name=name + '_known')
         known = mx.sym.reshape(known, shape=(1, before), name=name + '_known_row')
         distance = mx.sym.abs(mx.sym.broadcast_sub(source, known, name=name + '_offset'), name=name + '_distance')
-        matrix = mx.sym.relu(mx.sym._internal._rminus_scalar(distance, scalar=1.0, name=name + '_nearness'),
-                             name=name + '_matrix')
+        matrix = mx.sym.relu(
+            mx.sym._internal._rminus_scalar(distance, scalar=1.0, name=name + '_nearness'), name=name + '_matrix'
+        )
         return mx.sym.Cast(matrix, dtype='float16', name=name + '_cast') if self.settings.fp16 else matrix
 
     def add(self, left, right, name):
@@ -330,9 +377,11 @@ class Layers:
 
     def squeeze_excite(self, data, name):
         """Squeeze-and-Excitation (arXiv 1709.01507), reduction 16, with biases, as in the host."""
+
         def linear(gate, num_filter, name):
-            symbol = mx.sym.Convolution(data=gate.symbol, num_filter=num_filter, kernel=(1, 1),
-                                        workspace=self.settings.workspace, name=name)
+            symbol = mx.sym.Convolution(
+                data=gate.symbol, num_filter=num_filter, kernel=(1, 1), workspace=self.settings.workspace, name=name
+            )
             return FeatureMap(symbol, num_filter, gate.size)
 
         gate = self.global_pool(data, name + '_se_pool1')
@@ -348,6 +397,7 @@ def halved(size):
 
 
 # ---------------------------------------------------------------------------------------- residual units
+
 
 def bottleneck(width, num_filter, stride, num_group=1):
     """Return the convolutions of a bottleneck, C(1,width) - C(3,width,stride,num_group) - C(1,num_filter)."""
@@ -410,6 +460,7 @@ def changes_shape(data, num_filter, stride):
 
 
 # ------------------------------------------------------------------------------------------ the two ends
+
 
 def normalise(layers, data):
     """Normalise raw 0…255 RGB: (x - net_mean) / net_std, about -1…1; with `net_input` 2, by a BN of the data.
@@ -479,6 +530,7 @@ def recompute(layers, trunk, kept):
 
 class Head(NamedTuple):
     """An embedding head: the layers before the FC (keys of HEAD_LAYERS), the FC, and the BN after it."""
+
     before: Tuple[str, ...] = ()
     has_fc: bool = True
     has_bn: bool = False  # with gamma 1
@@ -502,8 +554,15 @@ HEADS = {
 
 def _depthwise(layers, data):
     """A depthwise convolution over the whole map, and BN."""
-    symbol = mx.sym.Convolution(data=data.symbol, num_filter=data.channels, num_group=data.channels, kernel=data.size,
-                                no_bias=True, workspace=layers.settings.workspace, name='conv_6dw7_7_conv2d')
+    symbol = mx.sym.Convolution(
+        data=data.symbol,
+        num_filter=data.channels,
+        num_group=data.channels,
+        kernel=data.size,
+        no_bias=True,
+        workspace=layers.settings.workspace,
+        name='conv_6dw7_7_conv2d',
+    )
     return layers.norm(FeatureMap(symbol, data.channels, (1, 1)), 'conv_6dw7_7_batchnorm')
 
 
@@ -535,8 +594,9 @@ def head(layers, data, open_end):
     if not form.has_fc:
         return mx.sym.Flatten(data.symbol, name='fc1')
     # FullyConnected flattens by itself; the host's FLOP counter expects it to take the 4-D map.
-    symbol = mx.sym.FullyConnected(data=data.symbol, num_hidden=int(settings.emb_size),
-                                   name='pre_fc1' if form.has_bn else 'fc1')
+    symbol = mx.sym.FullyConnected(
+        data=data.symbol, num_hidden=int(settings.emb_size), name='pre_fc1' if form.has_bn else 'fc1'
+    )
     if not form.has_bn:
         return symbol
     return mx.sym.BatchNorm(data=symbol, fix_gamma=True, eps=BN_EPS, momentum=settings.bn_mom, name='fc1')

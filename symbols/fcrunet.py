@@ -4,6 +4,7 @@ Chen, Jin, Kang, Feng, Yan: "Sharing Residual Units Through Collective Tensor Fa
 Neural Networks", IJCAI 2018, arXiv 1703.02180. The face form (112x112, improved unit, PReLU, option E) was
 first published in 2018 with LFW 0.99867.
 """
+
 from typing import NamedTuple
 
 import mxnet as mx
@@ -29,6 +30,7 @@ CARDINALITY = 32  # groups of the units that are not collective ("32x4d" in the 
 
 class Stage(NamedTuple):
     """A row of the paper's table of architectures."""
+
     units: int
     num_filter: int  # width of the units' output
     width: int  # K, width of the units' inner convolutions
@@ -70,10 +72,12 @@ def collective_unit(layers, data, stage, stride, shared, name):
         projection = Conv(stage.num_filter, weight=mx.sym.Variable(name + '_project_weight'))
         shortcut = project(layers, data, projection._replace(stride=stride), form, name + '_shortcut')
         data = project(layers, data, projection, form, name + '_project')
-    convs = (Conv(stage.width, weight=shared[0]),
-             Conv(stage.width, 3, stride, num_group=stage.width, weight=shared[1], joined=True),
-             Conv(stage.width),
-             Conv(stage.num_filter))
+    convs = (
+        Conv(stage.width, weight=shared[0]),
+        Conv(stage.width, 3, stride, num_group=stage.width, weight=shared[1], joined=True),
+        Conv(stage.width),
+        Conv(stage.num_filter),
+    )
     return residual_unit(layers, data, shortcut, convs, form, name)
 
 
@@ -87,8 +91,10 @@ def build(num_layers, **settings):
     layers = Layers(**settings)
     data, stride = stem(layers)
     for stage_number, stage in enumerate(stages, 1):
-        stage = stage._replace(num_filter=layers.width(stage.num_filter),
-                               width=layers.width(stage.width, 1 if stage.sharing else CARDINALITY))
+        stage = stage._replace(
+            num_filter=layers.width(stage.num_filter),
+            width=layers.width(stage.width, 1 if stage.sharing else CARDINALITY),
+        )
         for unit in range(stage.units):
             name = 'stage%d_unit%d' % (stage_number, unit + 1)
             if not stage.sharing:

@@ -4,6 +4,7 @@ Duta, Liu, Zhu, Shao: "Improved Residual Networks for Image and Video Recognitio
 unit is this network's contribution, so the face form keeps it and changes only stem, activation and head;
 `net_unit` does not apply.
 """
+
 from face_blocks import (
     POST_ACTIVATION,
     PRE_ACTIVATION,
@@ -24,12 +25,7 @@ from face_blocks import (
 NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages; K is a quarter of it
 
 # Units of each stage (paper, table 1).
-UNITS = {
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
+UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 
 def start_unit(layers, data, convs, name):

@@ -4,6 +4,7 @@ Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for 
 CVPR 2017, arXiv 1704.06904. The face form follows the face networks of 2018: 112x112, improved unit, PReLU,
 option E, and the "dense" reading of the mask's way up.
 """
+
 from typing import NamedTuple, Tuple
 
 import mxnet as mx
@@ -34,6 +35,7 @@ CLOSING_UNITS = 3  # units of stage 4, which has no attention
 
 class Depth(NamedTuple):
     """The paper's hyper-parameters: attention modules of stage 1, 2, 3, and the units of a module."""
+
     modules: Tuple[int, int, int]
     p: int = 1  # units before the module splits into trunk and mask
     t: int = 2  # units of the trunk
@@ -55,6 +57,7 @@ WIDTH_DIVISOR = {1: 4, 32: 2}
 
 class Widths(NamedTuple):
     """The widths of a stage's units, all bottlenecks."""
+
     num_filter: int  # of the output
     width: int  # K, of the inner convolutions
     num_group: int  # of the 3x3 convolution
@@ -62,6 +65,7 @@ class Widths(NamedTuple):
 
 class Attention(NamedTuple):
     """What the attention modules of a stage have in common."""
+
     widths: Widths
     poolings: int  # in the mask
     depth: Depth

@@ -1,4 +1,5 @@
 """What several test files need: the registry of networks, settings that are quick, symbols bound and compared."""
+
 import json
 import os
 
@@ -18,10 +19,10 @@ FACE_NETWORKS = [name for name in NETWORKS if not is_original(name)]
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.
-QUICK = dict(net_prelu='conv', net_resize='matrix', net_groups='merged')
+QUICK = {'net_prelu': 'conv', 'net_resize': 'matrix', 'net_groups': 'merged'}
 NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(64, 64, 3), memonger=False)
 # The forms of the papers, in MXNet's own operators, for what is read off the graph.
-PLAIN = dict(net_prelu='op', net_resize='op', net_groups='op', memonger=False)
+PLAIN = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'memonger': False}
 SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'  # of a benchmark's choice
 
 
@@ -85,8 +86,8 @@ def with_global_statistics(symbol):
 def assert_trained_alike(actual, expected, initial):
     """Assert that two trainings, {name: array}, came to the same, and did train.
 
-    Every parameter and statistic of `expected` has moved away from `initial`, by more than rounding could move it, and by
-    a hundred times what the two may be apart.
+    Every parameter and statistic of `expected` has moved away from `initial`, by more than rounding could move it, and
+    by a hundred times what the two may be apart.
     """
     assert set(actual) == set(expected) <= set(initial)
     for name in set(expected) - set(FIXED_GAMMAS):

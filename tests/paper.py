@@ -4,6 +4,7 @@ Nothing here comes from the builders. A network is walked layer by layer from th
 `shared/networks.md`; the walk adds up parameters and multiply-adds and keeps, for every residual branch, the
 sequence of its layers ("bn", "act", "C3x704/2g704": kernel x filters / stride g groups).
 """
+
 from collections import Counter
 
 
@@ -25,7 +26,7 @@ class Walk:
             elif item == 'act':
                 self.parameters += channels * self.act_parameters
             else:
-                kernel, filters, stride, groups, shared = (item + (1, 1, None)[len(item) - 2:])
+                kernel, filters, stride, groups, shared = item + (1, 1, None)[len(item) - 2 :]
                 size = (size - 1) // stride + 1
                 weights = kernel * kernel * (channels // groups) * filters
                 self.macs += weights * size * size
@@ -33,7 +34,7 @@ class Walk:
                     self.parameters += weights
                 if shared:
                     self.uses[shared] += 1
-                item = 'C%dx%d/%dg%d' % (kernel, filters, stride, groups)
+                item = f'C{kernel}x{filters}/{stride}g{groups}'
                 channels = filters
             texts.append(item)
         if name:
@@ -84,11 +85,13 @@ def crunet(depth, outputs, size, face):
     form = 'improved' if face else 'pre'
     channels, size, stride = start(walk, face)
     # units, K, out, units in a sharing group
-    table = {56: [(3, 128, 256, 0), (4, 256, 512, 0), (6, 640, 1024, 6), (3, 1024, 2048, 0)],
-             116: [(3, 128, 256, 0), (6, 352, 512, 6), (18, 704, 1024, 6), (3, 1024, 2048, 0)]}[depth]
+    table = {
+        56: [(3, 128, 256, 0), (4, 256, 512, 0), (6, 640, 1024, 6), (3, 1024, 2048, 0)],
+        116: [(3, 128, 256, 0), (6, 352, 512, 6), (18, 704, 1024, 6), (3, 1024, 2048, 0)],
+    }[depth]
     for stage, (units, width, out, sharing) in enumerate(table, 1):
         for unit in range(1, units + 1):
-            name = 'stage%d_unit%d' % (stage, unit)
+            name = f'stage{stage}_unit{unit}'
             if not sharing:
                 if unit == 1:
                     walk.layers(channels, size, [(1, out, stride), 'bn'] if face else ['bn', 'act', (1, out, stride)])
@@ -101,9 +104,13 @@ def crunet(depth, outputs, size, face):
                         conv = (1, out, step, 1, projection)
                         after = walk.layers(channels, size, [conv, 'bn'] if face else ['bn', 'act', conv])
                     channels = after[0]
-                group = 'stage%d_group%d' % (stage, (unit - 1) // sharing + 1)
-                convs = [(1, width, 1, 1, group + '_conv1_weight'), (3, width, stride, width, group + '_conv2_weight'),
-                         (1, width), (1, out)]
+                group = f'stage{stage}_group{(unit - 1) // sharing + 1}'
+                convs = [
+                    (1, width, 1, 1, group + '_conv1_weight'),
+                    (3, width, stride, width, group + '_conv2_weight'),
+                    (1, width),
+                    (1, out),
+                ]
                 sequence = with_norms(convs, form)
                 if not face:  # nothing between the two shared convolutions
                     sequence = ['bn', 'act', convs[0], convs[1]] + with_norms(convs[2:], form)
@@ -114,8 +121,15 @@ def crunet(depth, outputs, size, face):
 
 
 # Depth: attention modules of stages 1, 2, 3 and the paper's p, t, r.
-ATTENTION = {56: ((1, 1, 1), 1, 2, 1), 92: ((1, 2, 3), 1, 2, 1), 128: ((2, 3, 4), 1, 2, 1), 164: ((3, 4, 5), 1, 2, 1),
-             200: ((4, 5, 6), 1, 2, 1), 236: ((5, 6, 7), 1, 2, 1), 452: ((5, 6, 7), 2, 4, 3)}
+ATTENTION = {
+    56: ((1, 1, 1), 1, 2, 1),
+    92: ((1, 2, 3), 1, 2, 1),
+    128: ((2, 3, 4), 1, 2, 1),
+    164: ((3, 4, 5), 1, 2, 1),
+    200: ((4, 5, 6), 1, 2, 1),
+    236: ((5, 6, 7), 1, 2, 1),
+    452: ((5, 6, 7), 2, 4, 3),
+}
 
 
 def attention(depth, outputs, size, face, divisor=4, groups=1, original_form='pre'):
@@ -135,12 +149,12 @@ def attention(depth, outputs, size, face, divisor=4, groups=1, original_form='pr
 
     table, p, t, r = ATTENTION[depth]
     for stage, modules in enumerate(table, 1):
-        out = 128 * 2 ** stage
-        channels, size = unit(channels, size, out, stride, 'stage%d_unit1' % stage)
+        out = 128 * 2**stage
+        channels, size = unit(channels, size, out, stride, f'stage{stage}_unit1')
         stride = 2
         for module in range(1, modules + 1):
-            name = 'stage%d_attention%d_' % (stage, module)
-            parts = ['unit%d' % i for i in range(1, p + 1)] + ['trunk_unit%d' % i for i in range(1, t + 1)] + ['close']
+            name = f'stage{stage}_attention{module}_'
+            parts = [f'unit{i}' for i in range(1, p + 1)] + [f'trunk_unit{i}' for i in range(1, t + 1)] + ['close']
             for part in parts:
                 unit(channels, size, out, 1, name + part)
             sizes = [size]
@@ -148,13 +162,13 @@ def attention(depth, outputs, size, face, divisor=4, groups=1, original_form='pr
                 sizes.append((sizes[-1] + 1) // 2)
             for level, level_size in enumerate(sizes[1:], 1):
                 for i in range(1, r + 1):
-                    unit(channels, level_size, out, 1, name + 'mask_down%d_unit%d' % (level, i))
-                    unit(channels, level_size, out, 1, name + 'mask_up%d_unit%d' % (level, i))
+                    unit(channels, level_size, out, 1, name + f'mask_down{level}_unit{i}')
+                    unit(channels, level_size, out, 1, name + f'mask_up{level}_unit{i}')
                 if level < len(sizes) - 1:
-                    unit(channels, level_size, out, 1, name + 'mask_skip%d' % level)
+                    unit(channels, level_size, out, 1, name + f'mask_skip{level}')
             walk.layers(channels, size, ([] if form == 'post' else ['bn', 'act']) + [(1, out), 'bn', 'act', (1, out)])
     for number in (1, 2, 3):
-        channels, size = unit(channels, size, 2048, 2 if number == 1 else 1, 'stage4_unit%d' % number)
+        channels, size = unit(channels, size, 2048, 2 if number == 1 else 1, f'stage4_unit{number}')
     return finish(walk, channels, size, outputs, face, ['bn', 'act'] if form == 'pre' else [])
 
 
@@ -165,16 +179,18 @@ def attention_next(depth, outputs, size, face):
 def iresnet(depth, outputs, size, face):
     walk = Walk(size, face)
     channels, size, stride = start(walk, face, max_pool=False)
-    for stage, units in enumerate({50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}[depth], 1):
-        out = 128 * 2 ** stage
+    for stage, units in enumerate(
+        {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}[depth], 1
+    ):
+        out = 128 * 2**stage
         for unit in range(1, units + 1):
             convs = [(1, out // 4), (3, out // 4, 2 if unit == 1 else 1), (1, out)]
             if unit == 1:
                 walk.layers(channels, (size + 1) // 2, [(1, out), 'bn'])  # behind the max pooling
                 sequence = with_norms(convs, 'post')
             else:
-                sequence = with_norms(convs, 'pre')[1 if unit == 2 else 0:]
-            channels, size = walk.layers(channels, size, sequence, 'stage%d_unit%d' % (stage, unit))
+                sequence = with_norms(convs, 'pre')[1 if unit == 2 else 0 :]
+            channels, size = walk.layers(channels, size, sequence, f'stage{stage}_unit{unit}')
         walk.layers(channels, size, ['bn', 'act'])
     return finish(walk, channels, size, outputs, face, [])
 
@@ -186,4 +202,4 @@ def walk(network, outputs, size):
     """Walk a network choice by its name; `outputs` are embedding size or classes, `size` the image's side."""
     name, _, form = network.partition('_')
     family = name.rstrip('0123456789')
-    return FAMILIES[family](int(name[len(family):]), outputs, size, face=form != 'imagenet')
+    return FAMILIES[family](int(name[len(family) :]), outputs, size, face=form != 'imagenet')

@@ -1,4 +1,5 @@
 """The stand-alone config keeps the host's contract."""
+
 import pytest
 
 import config as host
@@ -33,10 +34,14 @@ def test_nothing_is_left_of_the_choice_before():
         assert not hasattr(config, key) and key not in config
 
 
-@pytest.mark.parametrize('names, words', [
-    (('cru57', 'emore', 'arcface'), "there is no network 'cru57'; choose from cru56, cru116"),
-    (('cru56', 'casia', 'arcface'), "there is no dataset 'casia'; choose from emore"),
-    (('cru56', 'emore', 'triplet'), "there is no loss 'triplet'; choose from softmax")])
+@pytest.mark.parametrize(
+    'names, words',
+    [
+        (('cru57', 'emore', 'arcface'), "there is no network 'cru57'; choose from cru56, cru116"),
+        (('cru56', 'casia', 'arcface'), "there is no dataset 'casia'; choose from emore"),
+        (('cru56', 'emore', 'triplet'), "there is no loss 'triplet'; choose from softmax"),
+    ],
+)
 def test_unknown_names(names, words):
     before = dict(host.config)
     with pytest.raises(ValueError) as caught:

@@ -1,4 +1,5 @@
 """The original forms compute what an independent implementation computes, with its weights."""
+
 import os
 import subprocess
 import sys
@@ -13,8 +14,12 @@ from netkit.errors import UserError
 from netkit.networks import build
 
 TOOL = os.path.join(TOOLS, 'import_gluoncv2.py')
-PEERS = {'cru56_imagenet': 'crunet56', 'cru116_imagenet': 'crunet116',
-         'att56_imagenet': 'resattnet56', 'att92_imagenet': 'resattnet92'}
+PEERS = {
+    'cru56_imagenet': 'crunet56',
+    'cru116_imagenet': 'crunet116',
+    'att56_imagenet': 'resattnet56',
+    'att92_imagenet': 'resattnet92',
+}
 
 
 def peer_with_random_weights(network):
@@ -22,8 +27,9 @@ def peer_with_random_weights(network):
 
     Statistics that fit no data normalise nothing: the weights are small enough that numbers do not grow from
     unit to unit, and rounding errors with them.
-   """
+    """
     from gluoncv2.model_provider import get_model
+
     net = get_model(PEERS[network])
     net.initialize(mx.init.Zero())
     net(mx.nd.zeros((1, 3, 224, 224)))
@@ -49,15 +55,16 @@ def saved(tmp_path_factory):
 
 
 def run(*options):
-    return subprocess.run([sys.executable, TOOL] + list(options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=300)
+    return subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=300)
 
 
 def compute(symbol, parameters, images):
     executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
     parameters = {name: mx.nd.array(array) for name, array in parameters.items()}
-    executor.copy_params_from({name: array for name, array in parameters.items() if name in executor.arg_dict},
-                              {name: array for name, array in parameters.items() if name in executor.aux_dict})
+    executor.copy_params_from(
+        {name: array for name, array in parameters.items() if name in executor.arg_dict},
+        {name: array for name, array in parameters.items() if name in executor.aux_dict},
+    )
     return executor.forward(is_train=False, data=images)[0].asnumpy()
 
 
@@ -111,13 +118,18 @@ def change(path, folder, edit):
     return changed
 
 
-@pytest.mark.parametrize('edit, words', [
-    (lambda p: p.pop('features.2.1.body.conv2.bn.beta'), 'features.2.1.body.conv2.bn.beta is missing'),
-    (lambda p: p.update({'output.1.bias': mx.nd.zeros(10)}), 'output.1.bias has shape (10,) instead of (1000,)'),
-    (lambda p: p.update({'features.9.weight': mx.nd.zeros(1)}), 'features.9.weight has no place in this network'),
-    (lambda p: p.update({'features.3.2.body.conv2.weight': mx.nd.zeros((640, 1, 3, 3))}),
-     'features.3.0.body.conv2.weight and features.3.2.body.conv2.weight should be one shared weight, but differ'),
-])
+@pytest.mark.parametrize(
+    'edit, words',
+    [
+        (lambda p: p.pop('features.2.1.body.conv2.bn.beta'), 'features.2.1.body.conv2.bn.beta is missing'),
+        (lambda p: p.update({'output.1.bias': mx.nd.zeros(10)}), 'output.1.bias has shape (10,) instead of (1000,)'),
+        (lambda p: p.update({'features.9.weight': mx.nd.zeros(1)}), 'features.9.weight has no place in this network'),
+        (
+            lambda p: p.update({'features.3.2.body.conv2.weight': mx.nd.zeros((640, 1, 3, 3))}),
+            'features.3.0.body.conv2.weight and features.3.2.body.conv2.weight should be one shared weight, but differ',
+        ),
+    ],
+)
 def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
     changed = change(saved, tmp_path, edit)
     done = run(changed, '--network', 'cru56_imagenet', '--output', str(tmp_path / 'out' / 'net'))
@@ -126,11 +138,15 @@ def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
     assert not os.path.exists(str(tmp_path / 'out'))
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--network', 'att56_imagenet'], 'does not fit att56_imagenet: '),
-    (['--network', 'cru116_imagenet'], 'does not fit cru116_imagenet: '),
-    (['--network', 'ires50_imagenet'], 'has no counterpart in gluoncv2; choose from cru56_imagenet'),
-    ([], 'the following arguments are required: --network')])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--network', 'att56_imagenet'], 'does not fit att56_imagenet: '),
+        (['--network', 'cru116_imagenet'], 'does not fit cru116_imagenet: '),
+        (['--network', 'ires50_imagenet'], 'has no counterpart in gluoncv2; choose from cru56_imagenet'),
+        ([], 'the following arguments are required: --network'),
+    ],
+)
 def test_bad_options(saved, tmp_path, options, words):
     done = run(saved, '--output', str(tmp_path / 'out' / 'net'), *options)
     assert done.returncode == 2 and words in done.stderr, done.stderr

@@ -1,4 +1,5 @@
 """The house keeps its order: which module may import which, who touches the interpreter, who interprets names."""
+
 import ast
 import glob
 import os
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from helpers import ROOT, TOOLS
+from helpers import TOOLS
 
 # What the modules of netkit may import of each other: a package, or a module beside the packages, from these only. Each
 # line names what stands in the lines above it, so there is no circle.
@@ -67,8 +68,11 @@ def strings(path):
     """Return the texts in a file that are not docstrings."""
     tree = ast.parse(text(path))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    return [node.value for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings]
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    ]
 
 
 def name_of(path):
@@ -110,7 +114,9 @@ def test_one_module_imports_mxnet_and_sets_its_variables():
     for path in PROGRAMS + MODULES:
         allowed = name_of(path) == os.path.join('netkit', '_mxnet.py')
         assert allowed or 'mxnet' not in {name.split('.')[0] for name in imports(path)}, path
-        assert allowed or not re.search(r'os\.environ(\.setdefault|\.update|\[[^]]*\] *=[^=])|os\.putenv', text(path)), path
+        assert allowed or not re.search(
+            r'os\.environ(\.setdefault|\.update|\[[^]]*\] *=[^=])|os\.putenv', text(path)
+        ), path
 
 
 def test_one_module_touches_the_path():

@@ -1,4 +1,5 @@
 """The reader of .params files against MXNet's own."""
+
 import struct
 
 import numpy as np
@@ -35,13 +36,21 @@ def test_numbers_without_axes_and_arrays_without_names(tmp_path):
     assert params_file.read(path) == []
 
 
-@pytest.mark.parametrize('axes', [struct.pack('<IIqq', 0xF993fac8, 2, 2, 3), struct.pack('<III', 2, 2, 3)], ids=['1', '0'])
+@pytest.mark.parametrize(
+    'axes', [struct.pack('<IIqq', 0xF993FAC8, 2, 2, 3), struct.pack('<III', 2, 2, 3)], ids=['1', '0']
+)
 def test_older_versions(tmp_path, axes):
     """Of before MXNet 1.0; plain MXNet still reads them."""
     path = tmp_path / 'x.params'
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    path.write_bytes(struct.pack('<QQQ', 0x112, 0, 1) + axes + struct.pack('<iii', 1, 0, 0) + values.tobytes()
-                     + struct.pack('<QQ', 1, 5) + b'arg:a')
+    path.write_bytes(
+        struct.pack('<QQQ', 0x112, 0, 1)
+        + axes
+        + struct.pack('<iii', 1, 0, 0)
+        + values.tobytes()
+        + struct.pack('<QQ', 1, 5)
+        + b'arg:a'
+    )
     np.testing.assert_array_equal(mx.nd.load(str(path))['arg:a'].asnumpy(), values)
     np.testing.assert_array_equal(params_file.read(str(path))['arg:a'], values)
 

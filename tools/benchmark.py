@@ -3,6 +3,7 @@
 A CHOICE is NETWORK or NETWORK:SETTING=VALUE,…; NETWORK:plain is the network without the rewritings that make it
 fast on a CPU. All choices run in one process, in turns (A B A B …), so that the ratios hold on a busy machine.
 """
+
 import os
 
 from netkit import report
@@ -19,22 +20,29 @@ MODES = ('training', 'inference')
 
 def parse_args(argv=None):
     parser = Parser(prog='benchmark.py', description=__doc__)
-    parser.add_argument('choices', nargs='*', metavar='CHOICE',
-                        help='what to measure; the first is what the others are compared with (to time: cru116:plain '
-                             'cru116; otherwise: all networks)')
+    parser.add_argument(
+        'choices',
+        nargs='*',
+        metavar='CHOICE',
+        help='what to measure; the first is what the others are compared with (to time: cru116:plain '
+        'cru116; otherwise: all networks)',
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--memory', action='store_true',
-                      help='instead: what MXNet plans for a training step at 32, 80 and 128 images')
-    what.add_argument('--scaling', action='store_true',
-                      help='instead: images and gradients of a training step on 1, 8 and 64 GPUs')
+    what.add_argument(
+        '--memory', action='store_true', help='instead: what MXNet plans for a training step at 32, 80 and 128 images'
+    )
+    what.add_argument(
+        '--scaling', action='store_true', help='instead: images and gradients of a training step on 1, 8 and 64 GPUs'
+    )
     what.add_argument('--building', action='store_true', help='instead: how long symbol and JSON take')
     parser.add_argument('--only', choices=MODES, help='time only this')
     parser.add_argument('--per-batch-size', type=whole_number(1), default=4, help='images in a step')
     parser.add_argument('--repetitions', type=whole_number(1), default=5, help='steps of each that are timed')
     parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu', help='where to compute')
     parser.add_argument('--peer', choices=('gluoncv2',), help="add this package's network of the same name, hybridised")
-    parser.add_argument('--plot', type=picture_path, metavar='FILE',
-                        help='draw the times into this file: .png, .svg or .pdf')
+    parser.add_argument(
+        '--plot', type=picture_path, metavar='FILE', help='draw the times into this file: .png, .svg or .pdf'
+    )
     parser.add_argument('--markdown', action='store_true', help='print Markdown tables')
     args = parser.parse_args(argv)
     if args.plot and (args.memory or args.building or args.scaling):

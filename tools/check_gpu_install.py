@@ -2,6 +2,7 @@
 
 In a scratch environment, with a stand-in for the driver's library that has no device. Downloads about 2.5 GB.
 """
+
 import glob
 import os
 import re
@@ -14,17 +15,19 @@ from netkit.cli import Parser, run
 from netkit.errors import UserError
 
 # What a driver without devices returns.
-ANSWERS = {'cuDriverGetVersion': '(int *version) { *version = 11020; return 0; }',
-           'cuDeviceGetCount': '(int *count) { *count = 0; return 100; }',
-           'cuGetErrorString': '(int error, const char **text) { *text = "no device"; return 0; }'}
-COMPUTE = '''
+ANSWERS = {
+    'cuDriverGetVersion': '(int *version) { *version = 11020; return 0; }',
+    'cuDeviceGetCount': '(int *count) { *count = 0; return 100; }',
+    'cuGetErrorString': '(int error, const char **text) { *text = "no device"; return 0; }',
+}
+COMPUTE = """
 from netkit._mxnet import mx
 from netkit.networks import build
 symbol = build('cru56', net_multiplier=0.25, emb_size=32)
 executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=(1, 3, 112, 112))
 print('MXNet', mx.__version__, 'with' if mx.runtime.Features().is_enabled('CUDA') else 'without', 'CUDA computed',
       executor.forward(is_train=False)[0].shape, 'on the CPU')
-'''
+"""
 
 
 def stand_in(library):
@@ -39,6 +42,7 @@ def main():
     parser.add_argument('--python', default=sys.executable, help='interpreter for the scratch environment')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix='gpu install ') as folder:
+
         def call(*command, **kwargs):
             try:
                 failed = subprocess.call(command, **kwargs)
@@ -49,8 +53,16 @@ def main():
 
         call(args.python, '-m', 'venv', os.path.join(folder, 'venv'))
         python = os.path.join(folder, 'venv', 'bin', 'python')
-        call(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r',
-             os.path.join(ROOT, 'requirements-gpu.txt'))
+        call(
+            python,
+            '-m',
+            'pip',
+            'install',
+            '--quiet',
+            '--disable-pip-version-check',
+            '-r',
+            os.path.join(ROOT, 'requirements-gpu.txt'),
+        )
         source = os.path.join(folder, 'cuda.c')
         with open(source, 'w') as file:
             file.write(stand_in(glob.glob(os.path.join(folder, 'venv', 'lib', '*', '*', 'mxnet', 'libmxnet.so'))[0]))

@@ -1,4 +1,5 @@
 """`make demo`: a narrow network learns to tell faces apart, then the full one takes two steps."""
+
 import contextlib
 import os
 import shlex
@@ -12,10 +13,35 @@ from netkit.training import log
 OUTPUT = os.path.join('out', 'demo')
 OWN = ('data', 'cru56-quarter', 'cru116')  # the folders in it that the demo makes
 DRAWN = ('property', 'train.rec', 'train.idx', 'lfw.bin')  # the files of the first, which are drawn anew
-LEARNS = ['--network', 'cru56', '--multiplier', '0.25', '--steps', '135', '--devices', '2', '--per-batch-size', '16',
-          '--images', '40', '--pairs', '200']
-FULL = ['--network', 'cru116', '--steps', '2', '--devices', '2', '--per-batch-size', '2', '--no-verification',
-        '--state-every', '0']
+LEARNS = [
+    '--network',
+    'cru56',
+    '--multiplier',
+    '0.25',
+    '--steps',
+    '135',
+    '--devices',
+    '2',
+    '--per-batch-size',
+    '16',
+    '--images',
+    '40',
+    '--pairs',
+    '200',
+]
+FULL = [
+    '--network',
+    'cru116',
+    '--steps',
+    '2',
+    '--devices',
+    '2',
+    '--per-batch-size',
+    '2',
+    '--no-verification',
+    '--state-every',
+    '0',
+]
 LEAST = 0.85  # of the verification; guessing gives 0.5
 
 
@@ -53,8 +79,9 @@ def main():
     print('\n2. cru116 at full width takes two steps')
     status = train([*FULL, '--data', data, '--output', full])
     if not status and learnt < LEAST:
-        sys.stderr.write(f'demo.py: the narrow cru56 tells faces apart with {learnt:.3f}, which should be {LEAST:.2f} '
-                         'at least\n')
+        sys.stderr.write(
+            f'demo.py: the narrow cru56 tells faces apart with {learnt:.3f}, which should be {LEAST:.2f} at least\n'
+        )
         return 1
     return status
 

@@ -4,6 +4,7 @@ With --network alone: the symbol. With --model: the checkpoint, cut at the embed
 MXNet's own operators, whatever forms it was trained in. All files are read back and compared with the network as it was
 trained; above the tolerance none of them is kept.
 """
+
 import collections
 import os
 import sys
@@ -24,24 +25,39 @@ FOLDED = '-folded'  # suffix of the prefix of files without BatchNorms
 def parse_args(argv=None):
     parser = Parser(prog='export.py', description=__doc__)
     parser.add_argument('--network', help='network choice; with --model, the network that the checkpoint has to be of')
-    parser.add_argument('--model', metavar='PREFIX,EPOCH',
-                        help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params')
-    parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX',
-                        help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx')
-    parser.add_argument('--fold-bn', action='store_true',
-                        help='fold every BatchNorm that can be folded exactly into the layer beside it; the files are '
-                             f'called PREFIX{FOLDED}-… and are for inference, not to be trained further')
+    parser.add_argument(
+        '--model',
+        metavar='PREFIX,EPOCH',
+        help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params',
+    )
+    parser.add_argument(
+        '--output',
+        required=True,
+        type=file_prefix,
+        metavar='PREFIX',
+        help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx',
+    )
+    parser.add_argument(
+        '--fold-bn',
+        action='store_true',
+        help='fold every BatchNorm that can be folded exactly into the layer beside it; the files are '
+        f'called PREFIX{FOLDED}-… and are for inference, not to be trained further',
+    )
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
     parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
-    parser.add_argument('--batch', type=whole_number(1, 4096), metavar='N',
-                        help='images that the ONNX file takes at a time (default: any number)')
+    parser.add_argument(
+        '--batch',
+        type=whole_number(1, 4096),
+        metavar='N',
+        help='images that the ONNX file takes at a time (default: any number)',
+    )
     add_sizes(parser)
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
     if not args.model and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; name a --model')
     if not args.onnx and (args.batch or args.precision != 'float32'):
-        parser.error('--batch and --precision are the ONNX file\'s; add --onnx')
+        parser.error("--batch and --precision are the ONNX file's; add --onnx")
     return args
 
 
@@ -67,16 +83,23 @@ def file_rows(scratch, folder, results):
 
 def report_folding(folding):
     """Print how many BatchNorms were folded, and why others stayed."""
-    print(f'{folding.norms - len(folding.left)} of {folding.norms} BatchNorms folded; {folding.before:,} numbers '
-          f'before, {folding.after:,} after.')
+    print(
+        f'{folding.norms - len(folding.left)} of {folding.norms} BatchNorms folded; {folding.before:,} numbers '
+        f'before, {folding.after:,} after.'
+    )
     first, counts = {}, collections.Counter(why for _, why in folding.left)
     for name, why in folding.left:
         first.setdefault(why, name)
     if first:
-        report.show('BatchNorms that stay', ('count', 'where', 'the first of them'),
-                    [(str(counts[why]), why, name) for why, name in first.items()])
-    print('Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take '
-          'the --model itself, or an export without --fold-bn.')
+        report.show(
+            'BatchNorms that stay',
+            ('count', 'where', 'the first of them'),
+            [(str(counts[why]), why, name) for why, name in first.items()],
+        )
+    print(
+        'Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take '
+        'the --model itself, or an export without --fold-bn.'
+    )
 
 
 def main():

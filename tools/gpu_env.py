@@ -7,6 +7,7 @@
 No CUDA has to be installed: all but the driver comes from PyPI (requirements-gpu.txt). The exit code is 1 where a
 library is missing.
 """
+
 import argparse
 import os
 import shlex

@@ -4,6 +4,7 @@ For cru56, cru116 and the attention networks, whose ImageNet weights the package
 face form of the network starts from every weight whose name and shape fit; the trainer initialises the rest
 (insightface: --pretrained PREFIX --pretrained-epoch 0).
 """
+
 import os
 
 from netkit import checkpoints, report
@@ -19,8 +20,9 @@ def main():
     parser = Parser(prog='import_gluoncv2.py', description=__doc__.split('\n\n')[0])
     parser.add_argument('params', help='.params file, as gluoncv2 saves or publishes it')
     parser.add_argument('--network', required=True, help=f'network choice: {", ".join(NETWORKS)}')
-    parser.add_argument('--output', required=True, type=file_prefix, metavar='PREFIX',
-                        help='prefix of the two files to write')
+    parser.add_argument(
+        '--output', required=True, type=file_prefix, metavar='PREFIX', help='prefix of the two files to write'
+    )
     parser.add_argument('--face', action='store_true', help='start the face form from every weight that fits')
     args = parser.parse_args()
     if args.network not in NETWORKS:
@@ -41,8 +43,10 @@ def main():
     if misfits:
         report.show('not taken over', ('parameter', 'why'), sorted(misfits.items()))
         report.show('taken over', ('parameter',), [(key,) for key in sorted(converted)])
-    print(f'{len(converted)} parameters of {network} taken over, {len(misfits)} not; written: '
-          f'{args.output}-symbol.json, {args.output}-0000.params')
+    print(
+        f'{len(converted)} parameters of {network} taken over, {len(misfits)} not; written: '
+        f'{args.output}-symbol.json, {args.output}-0000.params'
+    )
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ Every worker runs COMMAND. If that is python, or env and python, tools/worker.py
 script has to do so itself (python tools/worker.py train.py …). The job succeeds when all workers do. As soon as one of
 its processes fails, all others are stopped, since they would wait for it forever.
 """
+
 import argparse
 import contextlib
 import os
@@ -24,8 +25,9 @@ PATIENCE = 5  # seconds that scheduler and servers get to end by themselves afte
 
 
 def parse_args(argv=None):
-    parser = Parser(prog='launch_local.py', description=__doc__,
-                    usage='%(prog)s [--workers N] [--servers N] -- COMMAND')
+    parser = Parser(
+        prog='launch_local.py', description=__doc__, usage='%(prog)s [--workers N] [--servers N] -- COMMAND'
+    )
     parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that train')
     parser.add_argument('--servers', type=whole_number(1), default=1, help='processes that sum gradients')
     parser.add_argument('--port', type=whole_number(1, 65535), help='port of the scheduler (default: a free one)')
@@ -52,8 +54,13 @@ def with_runner(command):
         match = re.match(r'-([a-zA-Z]*?)([cmWX])(.*)$', command[place], re.DOTALL)
         if match and match.group(2) in 'cm':
             flags, kind, value = match.groups()
-            return (command[:place] + ['-' + flags] * bool(flags) + [RUNNER, '-' + kind] + [value] * bool(value)
-                    + command[place + 1:])
+            return (
+                command[:place]
+                + ['-' + flags] * bool(flags)
+                + [RUNNER, '-' + kind]
+                + [value] * bool(value)
+                + command[place + 1 :]
+            )
         if not command[place].startswith('-') and not takes_a_value(command[place - 1]):
             return command[:place] + [RUNNER] + command[place:]
     return command + [RUNNER]
@@ -72,8 +79,12 @@ def free_port():
 
 def start(args):
     """Start all processes, each with a process group of its own; return {name: Popen}."""
-    job = {'DMLC_PS_ROOT_URI': '127.0.0.1', 'DMLC_PS_ROOT_PORT': str(args.port or free_port()),
-           'DMLC_NUM_WORKER': str(args.workers), 'DMLC_NUM_SERVER': str(args.servers)}
+    job = {
+        'DMLC_PS_ROOT_URI': '127.0.0.1',
+        'DMLC_PS_ROOT_PORT': str(args.port or free_port()),
+        'DMLC_NUM_WORKER': str(args.workers),
+        'DMLC_NUM_SERVER': str(args.servers),
+    }
     names = ['scheduler'] + [f'server {number}' for number in range(args.servers)]
     names += [f'worker {number}' for number in range(args.workers)]
     processes = {}
@@ -81,8 +92,9 @@ def start(args):
         for name in names:
             role = name.split()[0]
             environment = dict(os.environ, DMLC_ROLE=role, **job)
-            processes[name] = subprocess.Popen(args.command if role == 'worker' else SERVE, env=environment,
-                                               start_new_session=True)
+            processes[name] = subprocess.Popen(
+                args.command if role == 'worker' else SERVE, env=environment, start_new_session=True
+            )
     except OSError as error:
         stop(processes)
         raise UserError(f'cannot start {args.command[0]}: {error.strerror}')

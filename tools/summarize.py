@@ -1,4 +1,5 @@
 """Summarise networks: one by its stages and units, several in a line each."""
+
 import json
 
 from netkit import report
@@ -22,32 +23,58 @@ COLUMNS = {
 
 def unit_rows(summary):
     """Return the table of one network: every stage with its units, the totals, and the paper's row."""
+
     def written(value, form):
         return '' if value is None else form(value)
 
     def row(name, output=None, parameters=None, macs=None, plan=None, details=(None, None, None)):
         size, channels = ('×'.join(map(str, output[1:])), str(output[0])) if output else ('', '')
         details = tuple(written(value, str) for value in details)
-        return (name, size, channels) + details + (
-            written(parameters, COLUMNS['parameters'][1]), written(macs, COLUMNS['macs'][1]),
-            written(plan, COLUMNS['plan_mb'][1]))
+        return (
+            (name, size, channels)
+            + details
+            + (
+                written(parameters, COLUMNS['parameters'][1]),
+                written(macs, COLUMNS['macs'][1]),
+                written(plan, COLUMNS['plan_mb'][1]),
+            )
+        )
 
     rows, stages = [], {}
     for unit in summary['units']:
         stages.setdefault(unit['stage'], []).append(unit)
     for stage, units in stages.items():
         if len(units) > 1:
-            rows.append(row(f'{stage}, {len(units)} units', units[-1]['output'],
-                            sum(unit['parameters'] for unit in units), sum(unit['macs'] for unit in units)))
+            rows.append(
+                row(
+                    f'{stage}, {len(units)} units',
+                    units[-1]['output'],
+                    sum(unit['parameters'] for unit in units),
+                    sum(unit['macs'] for unit in units),
+                )
+            )
         for unit in units:
-            rows.append(row('  ' * (len(units) > 1) + unit['unit'], unit['output'], unit['parameters'], unit['macs'],
-                            unit['plan_mb'], (unit['width'], unit['num_group'], unit['sharing'])))
+            rows.append(
+                row(
+                    '  ' * (len(units) > 1) + unit['unit'],
+                    unit['output'],
+                    unit['parameters'],
+                    unit['macs'],
+                    unit['plan_mb'],
+                    (unit['width'], unit['num_group'], unit['sharing']),
+                )
+            )
     rows.append(row('all', summary['output'], summary['parameters'], summary['macs'], summary['plan_mb']))
     if 'published' in summary:
         published = summary['published']
         printed = f'; the paper: {published["printed"]}' if published['printed'] else ''
-        rows.append(row(f'published for {published["network"]}{printed}', parameters=published['parameters'],
-                        macs=published['macs']))
+        rows.append(
+            row(
+                f'published for {published["network"]}{printed}',
+                parameters=published['parameters'],
+                macs=published['macs'],
+            )
+        )
     return rows
 
 
@@ -55,8 +82,9 @@ def parse_args(argv=None):
     parser = Parser(prog='summarize.py', description=__doc__)
     parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all network choices)')
     add_sizes(parser)
-    parser.add_argument('--sort', choices=COLUMNS, metavar='COLUMN',
-                        help=f'sort several networks by this column: {", ".join(COLUMNS)}')
+    parser.add_argument(
+        '--sort', choices=COLUMNS, metavar='COLUMN', help=f'sort several networks by this column: {", ".join(COLUMNS)}'
+    )
     parser.add_argument('--descending', action='store_true', help='the largest first')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print JSON: a list of networks, each with its units')
@@ -71,8 +99,9 @@ def main(argv=None):
     args = parse_args(argv)
     targets = [open_target(text, args.image_size, args.multiplier) for text in args.networks or NETWORKS]
     one = len(targets) == 1
-    summaries = [summarise(target, with_units=one or args.json)
-                 for target in report.progress(targets, 'network', hidden=one)]
+    summaries = [
+        summarise(target, with_units=one or args.json) for target in report.progress(targets, 'network', hidden=one)
+    ]
     if args.sort:
         summaries.sort(key=lambda summary: summary[args.sort], reverse=args.descending)
     show = report.show_as_markdown if args.markdown else report.show
@@ -81,11 +110,16 @@ def main(argv=None):
     elif one:
         show(targets[0].label, UNIT_COLUMNS, unit_rows(summaries[0]))
         if not args.markdown:
-            print(f'plan: what MXNet plans for a training step of {BATCH} images; of a unit, by itself, so that units '
-                  'use again what others are done with and the whole is less than their sum')
+            print(
+                f'plan: what MXNet plans for a training step of {BATCH} images; of a unit, by itself, so that units '
+                'use again what others are done with and the whole is less than their sum'
+            )
     else:
-        show('networks', tuple(heading for heading, _ in COLUMNS.values()),
-             [tuple(write(summary[key]) for key, (_, write) in COLUMNS.items()) for summary in summaries])
+        show(
+            'networks',
+            tuple(heading for heading, _ in COLUMNS.values()),
+            [tuple(write(summary[key]) for key, (_, write) in COLUMNS.items()) for summary in summaries],
+        )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
+
 from netkit.cli import Parser, add_sizes, run
 from netkit.data import faces
 from netkit.data.images import read_image
@@ -57,28 +58,45 @@ def parse_args(argv=None):
     def command(function, text):
         added = commands.add_parser(function.__name__, help=text, description=text)
         added.set_defaults(draw=function)
-        added.add_argument('-o', '--output', required=True, type=figures.picture_path, metavar='FILE',
-                           help='the picture: .svg and .pdf are drawn in vectors, .png in dots')
+        added.add_argument(
+            '-o',
+            '--output',
+            required=True,
+            type=figures.picture_path,
+            metavar='FILE',
+            help='the picture: .svg and .pdf are drawn in vectors, .png in dots',
+        )
         return added
 
     parser_ = command(network, 'a network: stages as columns, units as boxes')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
-    parser_.add_argument('--detail', metavar='UNIT',
-                         help='instead, the layers inside this unit, like stage2_unit1; unit: inside one of every kind')
+    parser_.add_argument(
+        '--detail',
+        metavar='UNIT',
+        help='instead, the layers inside this unit, like stage2_unit1; unit: inside one of every kind',
+    )
     add_sizes(parser_)
     parser_ = command(attention, 'the soft masks of all attention modules over an image, or any feature map')
     parser_.add_argument('--network', help='network choice; with --model, the one that the checkpoint has to be of')
     parser_.add_argument('--model', metavar='PREFIX,EPOCH', help='checkpoint; without it the weights are random')
     parser_.add_argument('--image', metavar='FILE', help='an aligned face, resized if need be (default: a drawn one)')
-    parser_.add_argument('--layer', metavar='NAME', action='append',
-                         help='draw the map of this layer instead, like stage2_unit1_plus; may be repeated')
+    parser_.add_argument(
+        '--layer',
+        metavar='NAME',
+        action='append',
+        help='draw the map of this layer instead, like stage2_unit1_plus; may be repeated',
+    )
     add_sizes(parser_)
     parser_ = command(sharing, 'how many parameters sharing saves, unit by unit')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
     add_sizes(parser_)
     parser_ = command(training, 'loss, accuracy, verification and speed of trainings, over each other')
-    parser_.add_argument('logs', nargs='+', metavar='LOG',
-                         help="train.log of tools/train_synthetic.py, or what insightface's train.py printed")
+    parser_.add_argument(
+        'logs',
+        nargs='+',
+        metavar='LOG',
+        help="train.log of tools/train_synthetic.py, or what insightface's train.py printed",
+    )
     args = parser.parse_args(argv)
     if not args.command:
         parser.error(f'say what to draw: {", ".join(commands.choices)}')

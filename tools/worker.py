@@ -7,6 +7,7 @@
 MXNet's own way out waits for all other workers, which wait for this one: an error in one of them would be a job that
 hangs. tools/launch_local.py puts it in front of what its workers run; on several machines whoever starts them does.
 """
+
 import os
 import runpy
 import sys
@@ -26,7 +27,7 @@ def main():
         sys.exit(2)
     what = sys.argv[2 if kind else 1]
     # As if it had been started by itself.
-    sys.argv[:] = ([kind] if kind == '-c' else [what]) + sys.argv[3 if kind else 2:]
+    sys.argv[:] = ([kind] if kind == '-c' else [what]) + sys.argv[3 if kind else 2 :]
     sys.path[0] = '' if kind == '-c' else os.getcwd() if kind else os.path.dirname(os.path.abspath(what))
     try:
         if kind == '-c':

@@ -1,4 +1,5 @@
 """The benchmark: what it prints, what it refuses. How fast anything is, no test says."""
+
 import os
 import subprocess
 import sys
@@ -20,8 +21,12 @@ SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'
 
 def run(*arguments, **kwargs):
     """Run the program; return the finished process."""
-    return subprocess.run([sys.executable, os.path.join(TOOLS, 'benchmark.py')] + list(arguments),
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, os.path.join(TOOLS, 'benchmark.py')] + list(arguments),
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
 
 
 def test_times_side_by_side(tmp_path):
@@ -45,16 +50,27 @@ def test_times_side_by_side(tmp_path):
 
 
 def test_the_peer():
-    done = run('cru56_imagenet', '--peer', 'gluoncv2', '--per-batch-size', '1', '--repetitions',
-               '1', '--only', 'inference', '--markdown')
+    done = run(
+        'cru56_imagenet',
+        '--peer',
+        'gluoncv2',
+        '--per-batch-size',
+        '1',
+        '--repetitions',
+        '1',
+        '--only',
+        'inference',
+        '--markdown',
+    )
     assert done.returncode == 0, done.stderr
     (rows,) = markdown(done.stdout)
-    assert [row['choice'] for row in rows][1:] == ['cru56_imagenet, convolutions and FCs alone',
-                                                   'gluoncv2 crunet56']
+    assert [row['choice'] for row in rows][1:] == ['cru56_imagenet, convolutions and FCs alone', 'gluoncv2 crunet56']
 
 
 def test_the_floor_is_every_learnt_layer_once():
-    symbol = build('att56', image_shape=(64, 64, 3), net_multiplier=0.1, net_prelu='conv', net_resize='matrix', memonger=True)
+    symbol = build(
+        'att56', image_shape=(64, 64, 3), net_multiplier=0.1, net_prelu='conv', net_resize='matrix', memonger=True
+    )
     floor = steps.Floor(symbol, (1, 3, 64, 64), mx.cpu(), training=True)
     macs = sum(count * layer_macs(step) for count, step in floor.steps)
     assert macs == count_macs(symbol, (64, 64, 3))
@@ -75,9 +91,10 @@ def test_memory_table(network):
     _, _, (row,) = plans.memory([choices.parse_choice(network)])
     of_choice = host.network[network]
     assert row[:3] == (network, str(of_choice.per_batch_size), 'on' if of_choice.get('memonger') else 'off')
-    assert row[3] == f'{count_parameters(build(network), shape_of(network)) / 2 ** 18:,.0f}'
-    for place, (memonger, batch) in enumerate((memonger, batch) for memonger in (False, True)
-                                              for batch in plans.BATCHES):
+    assert row[3] == f'{count_parameters(build(network), shape_of(network)) / 2**18:,.0f}'
+    for place, (memonger, batch) in enumerate(
+        (memonger, batch) for memonger in (False, True) for batch in plans.BATCHES
+    ):
         planned = planned_memory(build(network, memonger=memonger), batch, shape_of(network))
         assert row[4 + place] == f'{planned:,.0f}'
 
@@ -88,20 +105,23 @@ def test_building_table():
     assert all(float(cell.replace(',', '')) >= 0 for row in rows for cell in row[1:])
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (['cru57'], ["'cru57'", 'cru56']),
-    (['cru56', 'cru56'], ['once']),
-    (['cru56:width=2'], ["'width'", 'net_multiplier']),
-    (['cru56:net_prelu=fast'], ['net_prelu', "'op'"]),
-    (['att56', '--peer', 'gluoncv2'], ['att56', 'cru56_imagenet']),
-    (['cru56', '--peer', 'timm'], ['timm', 'gluoncv2']),
-    (['cru56', '--repetitions', '0'], ['0', 'at least 1']),
-    (['cru56', '--memory', '--building'], ['--memory']),
-    (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
-    (['cru56', '--plot', 'x.jpeg'], ['x.jpeg', '.png']),
-    (['cru56', '--device', 'gpu'], ['GPU']),
-    (['cru56', '--plot', '/dev/null/times.png'], ['/dev/null']),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['cru57'], ["'cru57'", 'cru56']),
+        (['cru56', 'cru56'], ['once']),
+        (['cru56:width=2'], ["'width'", 'net_multiplier']),
+        (['cru56:net_prelu=fast'], ['net_prelu', "'op'"]),
+        (['att56', '--peer', 'gluoncv2'], ['att56', 'cru56_imagenet']),
+        (['cru56', '--peer', 'timm'], ['timm', 'gluoncv2']),
+        (['cru56', '--repetitions', '0'], ['0', 'at least 1']),
+        (['cru56', '--memory', '--building'], ['--memory']),
+        (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
+        (['cru56', '--plot', 'x.jpeg'], ['x.jpeg', '.png']),
+        (['cru56', '--device', 'gpu'], ['GPU']),
+        (['cru56', '--plot', '/dev/null/times.png'], ['/dev/null']),
+    ],
+)
 def test_bad_input_is_one_sentence(arguments, words, tmp_path):
     done = run(*arguments, cwd=str(tmp_path))
     assert done.returncode == 2
@@ -115,7 +135,7 @@ def test_scaling():
     done = run('--scaling', 'cru116', 'ires50', '--markdown')
     assert done.returncode == 0, done.stderr
     ((shared, unshared),) = markdown(done.stdout)
-    assert [shared['images, %d GPU%s' % (count, 's' * (count > 1))] for count in (1, 8, 64)] == ['80', '640', '5,120']
-    assert shared['gradients MB'] == '%.0f' % (4 * 67433568 / 2 ** 20)
+    assert [shared[f'images, {count} GPU{"s" * (count > 1)}'] for count in (1, 8, 64)] == ['80', '640', '5,120']
+    assert shared['gradients MB'] == f'{4 * 67433568 / 2**20:.0f}'
     assert float(shared['unshared MB']) > 1.1 * float(shared['gradients MB'])
     assert unshared['gradients MB'] == unshared['unshared MB'] and unshared['saved'] == '0 %'

@@ -1,4 +1,5 @@
 """Export: the deployed networks against the trained ones, in the programs that people deploy them with."""
+
 import functools
 import json
 import os
@@ -70,8 +71,11 @@ def symbol_of(network, **changes):
 
 # ------------------------------------------------------------------------------------- all networks
 
-@pytest.mark.parametrize('network, form', [(network, TRAINED) for network in NETWORKS]
-                         + [(network, HOST) for network in ('cru56', 'att56', 'ires50')])
+
+@pytest.mark.parametrize(
+    'network, form',
+    [(network, TRAINED) for network in NETWORKS] + [(network, HOST) for network in ('cru56', 'att56', 'ires50')],
+)
 def test_a_trained_network_is_exported_as_the_plain_one(network, form):
     trained = plain(Graph.of(symbol_of(network, **form)))
     expected = Graph.of(symbol_of(network, **dict(NARROW, **PLAIN)))
@@ -99,12 +103,15 @@ def test_folded_and_as_onnx_a_network_computes_the_same(network):
 @pytest.mark.parametrize('network, left', [('cru116', 0), ('att92', 6), ('attnext92_imagenet', 0), ('ires50', 12)])
 def test_how_many_batchnorms_stay(network, left):
     symbol = symbol_of(network, **NARROW)
-    parameters = {name: np.ones(shape, np.float32)
-                  for name, shape in checkpoints.wanted_shapes(symbol, NARROW['image_shape']).items()}
+    parameters = {
+        name: np.ones(shape, np.float32)
+        for name, shape in checkpoints.wanted_shapes(symbol, NARROW['image_shape']).items()
+    }
     assert len(fold(plain(Graph.of(symbol)), parameters)[2]) == left
 
 
 # --------------------------------------------------------------------------------------- the program
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
@@ -125,8 +132,11 @@ def tool(run_tool):
 def test_the_symbol_alone_is_the_same_every_time(tmp_path):
     written = []
     for name in ('one', 'two'):
-        done = subprocess.run([sys.executable, TOOL, '--network', 'att56', '--output', str(tmp_path / name / 'att56')],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        done = subprocess.run(
+            [sys.executable, TOOL, '--network', 'att56', '--output', str(tmp_path / name / 'att56')],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         assert os.listdir(str(tmp_path / name)) == ['att56-symbol.json']
         with open(str(tmp_path / name / 'att56-symbol.json'), 'rb') as file:
@@ -151,7 +161,9 @@ def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypat
     code, out, err = tool('--model', prefix + ',3', '--output', output, *options)
     assert code == 0, err
     output += '-folded' * ('--fold-bn' in options)
-    assert sorted(os.listdir(os.path.dirname(output))) == [os.path.basename(output) + end for end in ('-0003.params', '-symbol.json')]
+    assert sorted(os.listdir(os.path.dirname(output))) == [
+        os.path.basename(output) + end for end in ('-0003.params', '-symbol.json')
+    ]
     assert ('Not to be trained further' in out) == ('--fold-bn' in options)
     data = images(2, 112)
     expected = compare.compute(symbol, parameters, data)
@@ -172,13 +184,15 @@ def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypat
     assert 'conv0' in mx.viz.plot_network(loaded, shape={'data': data.shape}).source
 
 
-@pytest.mark.parametrize('options, tolerance', [
-    ([], 1e-4), (['--fold-bn'], 1e-4), (['--fold-bn', '--batch', '2'], 1e-4), (['--precision', 'float16'], 5e-3)])
+@pytest.mark.parametrize(
+    'options, tolerance',
+    [([], 1e-4), (['--fold-bn'], 1e-4), (['--fold-bn', '--batch', '2'], 1e-4), (['--precision', 'float16'], 5e-3)],
+)
 def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, tolerance):
     prefix, symbol, parameters = trained
     code, out, err = tool('--model', prefix + ',3', '--onnx', '--output', str(tmp_path / 'cru56'), *options)
     assert code == 0, err
-    path = str(tmp_path / ('cru56%s.onnx' % ('-folded' * ('--fold-bn' in options))))
+    path = str(tmp_path / (f'cru56{"-folded" * ("--fold-bn" in options)}.onnx'))
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [('', 13)]
@@ -194,16 +208,20 @@ def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, toleranc
     assert stored == {onnx.TensorProto.FLOAT16 if 'float16' in options else onnx.TensorProto.FLOAT}
 
 
-@pytest.mark.parametrize('changes', [{}, {'net_input': 2}, {'net_mean': (120., 110., 100.), 'net_std': (60., 61., 62.)}],
-                         ids=['scalars', 'BatchNorm', 'channels'])
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'net_input': 2}, {'net_mean': (120.0, 110.0, 100.0), 'net_std': (60.0, 61.0, 62.0)}],
+    ids=['scalars', 'BatchNorm', 'channels'],
+)
 @pytest.mark.parametrize('half', [False, True], ids=['float32', 'float16'])
 def test_the_insightface_package_takes_it_for_what_it_is(tmp_path, changes, half):
     insightface = pytest.importorskip('insightface')  # it wants Python 3.10
     symbol = symbol_of('ires50', **dict(NARROW, image_shape=(112, 112, 3), **changes))
     parameters = settled(symbol, (2, 3, 112, 112))
     path, shape = str(tmp_path / 'ires50.onnx'), (112, 112, 3)
-    exporting.save_onnx(path, *fold(plain(Graph.of(symbol)), parameters)[:2], shape, None,
-                     'float16' if half else 'float32')
+    exporting.save_onnx(
+        path, *fold(plain(Graph.of(symbol)), parameters)[:2], shape, None, 'float16' if half else 'float32'
+    )
     model = insightface.model_zoo.get_model(path, providers=['CPUExecutionProvider'])
     assert type(model).__name__ == 'ArcFaceONNX'
     assert (model.input_mean, model.input_std) == (0, 1)  # the network normalises by itself
@@ -215,6 +233,7 @@ def test_the_insightface_package_takes_it_for_what_it_is(tmp_path, changes, half
 @pytest.mark.parametrize('network', ['cru56', 'att56', 'attnext56_imagenet', 'ires50'])
 def test_opencv_takes_it(tmp_path, network):
     import cv2
+
     symbol = symbol_of(network, **NARROW)
     shape = NARROW['image_shape']
     parameters = settled(symbol, (2, 3) + shape[:2])
@@ -233,12 +252,26 @@ def test_a_checkpoint_of_float16(tool, tmp_path, changes):
     types, _, _ = symbol.infer_type(data=np.float32)
     halves = {name for name, kind in zip(symbol.list_arguments(), types) if kind is np.float16}
     statistics = set(symbol.list_auxiliary_states())
-    mx.nd.save(str(tmp_path / 'model-0001.params'), {
-        ('aux:' if name in statistics else 'arg:') + name: mx.nd.array(array, dtype='float16' if name in halves else 'float32')
-        for name, array in exact.items()})
+    mx.nd.save(
+        str(tmp_path / 'model-0001.params'),
+        {
+            ('aux:' if name in statistics else 'arg:') + name: mx.nd.array(
+                array, dtype='float16' if name in halves else 'float32'
+            )
+            for name, array in exact.items()
+        },
+    )
     symbol.save(str(tmp_path / 'model-symbol.json'))
-    code, out, err = tool('--model', str(tmp_path / 'model') + ',1', '--image-size', '64,64', '--fold-bn', '--onnx',
-                          '--output', str(tmp_path / 'net'))
+    code, out, err = tool(
+        '--model',
+        str(tmp_path / 'model') + ',1',
+        '--image-size',
+        '64,64',
+        '--fold-bn',
+        '--onnx',
+        '--output',
+        str(tmp_path / 'net'),
+    )
     assert code == 0, err
     assert 'conv0_weight' in halves
     session = onnxruntime.InferenceSession(str(tmp_path / 'net-folded.onnx'), providers=['CPUExecutionProvider'])
@@ -248,17 +281,25 @@ def test_a_checkpoint_of_float16(tool, tmp_path, changes):
 
 
 def test_a_checkpoint_of_another_width(trained, tool, tmp_path):
-    code, out, err = tool('--model', trained[0] + ',3', '--network', 'cru56', '--multiplier', '0.25', '--output', str(tmp_path / 'net'))
+    code, out, err = tool(
+        '--model', trained[0] + ',3', '--network', 'cru56', '--multiplier', '0.25', '--output', str(tmp_path / 'net')
+    )
     assert code == 2 and 'add --multiplier' not in err  # it has an embedding of its own
     assert 'pre_fc1_weight in shape' in err, err
 
 
-@pytest.mark.parametrize('network, expected', [('att56', (112, 112)), ('att56_imagenet', (224, 224)), ('ires50_imagenet', None)])
+@pytest.mark.parametrize(
+    'network, expected', [('att56', (112, 112)), ('att56_imagenet', (224, 224)), ('ires50_imagenet', None)]
+)
 def test_the_size_of_the_images_is_what_the_parameters_fit(tmp_path, network, expected):
     symbol = symbol_of(network, net_multiplier=0.05, emb_size=8)
     prefix, shape = str(tmp_path / 'model'), shape_of(network)
-    checkpoints.save(prefix, 1, symbol, {name: np.ones(sizes, np.float32)
-                                        for name, sizes in checkpoints.wanted_shapes(symbol, shape).items()})
+    checkpoints.save(
+        prefix,
+        1,
+        symbol,
+        {name: np.ones(sizes, np.float32) for name, sizes in checkpoints.wanted_shapes(symbol, shape).items()},
+    )
     if expected:
         assert targets.of_checkpoint(prefix + ',1').image_shape == expected + (3,)
     else:
@@ -269,6 +310,7 @@ def test_the_size_of_the_images_is_what_the_parameters_fit(tmp_path, network, ex
 
 def test_an_image_of_16_bits_is_refused(tmp_path):
     from PIL import Image
+
     path = str(tmp_path / 'deep.png')
     Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(path)
     with pytest.raises(UserError, match='has more than 8 bits a channel; save it with 8'):
@@ -277,6 +319,7 @@ def test_an_image_of_16_bits_is_refused(tmp_path):
 
 def test_an_image_is_compared_too(trained, tool, tmp_path):
     from PIL import Image
+
     path = str(tmp_path / 'a face.png')
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 70, 3), np.uint8)).save(path)
     assert compare.comparison_images((112, 112, 3), read_image(path, 112, 112)).shape == (4, 3, 112, 112)
@@ -287,35 +330,46 @@ def test_an_image_is_compared_too(trained, tool, tmp_path):
 
 def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
     monkeypatch.setitem(compare.TOLERANCES, 'float32', 1e-12)
-    code, out, err = tool('--model', trained[0] + ',3', '--fold-bn', '--onnx', '--output', str(tmp_path / 'out' / 'net'))
+    code, out, err = tool(
+        '--model', trained[0] + ',3', '--fold-bn', '--onnx', '--output', str(tmp_path / 'out' / 'net')
+    )
     assert code == 1 and 'net-folded-0003.params differs from the network' in err and len(err.splitlines()) == 1
     assert os.listdir(str(tmp_path)) == []
 
 
 # ------------------------------------------------------------------------------------------ wrong input
 
-@pytest.mark.parametrize('options, words', [
-    ([], 'name a --network, a --model, or both'),
-    (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56"),
-    (['--network', 'cru56', '--onnx'], 'name a --model'),
-    (['--model', 'nothing'], '--model nothing is not PREFIX,EPOCH'),
-    (['--model', 'nothing,1'], 'cannot read nothing-symbol.json: No such file or directory'),
-    (['--model', '{model},7'], 'model-0007.params: No such file or directory'),
-    (['--model', '{model},3', '--batch', '2'], 'add --onnx'),
-    (['--model', '{model},3', '--onnx', '--batch', '0'], "'0' is not a whole number of at least 1"),
-    (['--model', '{model},3', '--image-size', '112'], "'112' is not HEIGHT,WIDTH"),
-    (['--model', '{model},3', '--image-size', '224,224'], 'pre_fc1_weight in shape'),
-    (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),
-    (['--model', '{model},3', '--network', 'cru56'], 'is of another width: its first layer has 16 filters, cru56 has 64; '
-                                                     'add --multiplier 0.25'),
-    (['--model', '{model},3', '--network', 'cru56', '--multiplier', '0.125'], 'cru56 with --multiplier 0.125 has 8; add --multiplier 0.25'),
-    (['--output', ''], "'' is a folder; add how the names of the files begin"),
-    (['--output', 'folder/'], "'folder/' is a folder; add how the names of the files begin, like folder/cru116"),
-    (['--output', '..'], "'..' is a folder; add how the names of the files begin"),
-    (['--output', 'a' * 250], 'is longer than the 236 bytes that the name of a file has room for'),
-    (['--model', '{model},3', '--network', 'att56'], 'is it a checkpoint of another network'),
-    (['--model', '{model},3', '--output', '{model}'], 'would overwrite the --model'),
-])
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ([], 'name a --network, a --model, or both'),
+        (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56"),
+        (['--network', 'cru56', '--onnx'], 'name a --model'),
+        (['--model', 'nothing'], '--model nothing is not PREFIX,EPOCH'),
+        (['--model', 'nothing,1'], 'cannot read nothing-symbol.json: No such file or directory'),
+        (['--model', '{model},7'], 'model-0007.params: No such file or directory'),
+        (['--model', '{model},3', '--batch', '2'], 'add --onnx'),
+        (['--model', '{model},3', '--onnx', '--batch', '0'], "'0' is not a whole number of at least 1"),
+        (['--model', '{model},3', '--image-size', '112'], "'112' is not HEIGHT,WIDTH"),
+        (['--model', '{model},3', '--image-size', '224,224'], 'pre_fc1_weight in shape'),
+        (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),
+        (
+            ['--model', '{model},3', '--network', 'cru56'],
+            'is of another width: its first layer has 16 filters, cru56 has 64; add --multiplier 0.25',
+        ),
+        (
+            ['--model', '{model},3', '--network', 'cru56', '--multiplier', '0.125'],
+            'cru56 with --multiplier 0.125 has 8; add --multiplier 0.25',
+        ),
+        (['--output', ''], "'' is a folder; add how the names of the files begin"),
+        (['--output', 'folder/'], "'folder/' is a folder; add how the names of the files begin, like folder/cru116"),
+        (['--output', '..'], "'..' is a folder; add how the names of the files begin"),
+        (['--output', 'a' * 250], 'is longer than the 236 bytes that the name of a file has room for'),
+        (['--model', '{model},3', '--network', 'att56'], 'is it a checkpoint of another network'),
+        (['--model', '{model},3', '--output', '{model}'], 'would overwrite the --model'),
+    ],
+)
 def test_wrong_options(trained, tool, tmp_path, options, words):
     options = [option.replace('{model}', trained[0]) for option in options]
     code, out, err = tool('--output', str(tmp_path / 'out' / 'net'), *options)
@@ -329,6 +383,7 @@ def change_parameters(edit):
         arrays = mx.nd.load(path)
         edit(arrays)
         mx.nd.save(path, arrays)
+
     return change
 
 
@@ -340,6 +395,7 @@ def change_symbol(edit):
         edit(content)
         with open(path, 'w') as file:
             json.dump(content, file)
+
     return change
 
 
@@ -348,6 +404,7 @@ def truncate(name, share):
         path = os.path.join(folder, name)
         with open(path, 'r+b') as file:
             file.truncate(int(os.path.getsize(path) * share))
+
     return change
 
 
@@ -358,6 +415,7 @@ def node(content, name):
 def set_value(name, value):
     def edit(arrays):
         arrays[name][0] = value
+
     return edit
 
 
@@ -395,14 +453,28 @@ def old_attributes(node, key):
     node[key] = dict(node.pop('attrs'), num_group='0')
 
 
-@pytest.mark.parametrize('op, attrs', [
-    ('GroupNorm', {'num_groups': '0'}), ('Reshape', {'shape': '(-4, -1, 0)'}), ('Reshape', {'shape': '(0, 0, -4, 0, -1, 0)'}),
-    ('SliceChannel', {'num_outputs': '3000000'}), ('SliceChannel', {'num_outputs': '0'})])
+@pytest.mark.parametrize(
+    'op, attrs',
+    [
+        ('GroupNorm', {'num_groups': '0'}),
+        ('Reshape', {'shape': '(-4, -1, 0)'}),
+        ('Reshape', {'shape': '(0, 0, -4, 0, -1, 0)'}),
+        ('SliceChannel', {'num_outputs': '3000000'}),
+        ('SliceChannel', {'num_outputs': '0'}),
+    ],
+)
 def test_operators_that_end_mxnet_are_refused(tmp_path, op, attrs):
     inputs = ['data'] + ['gamma', 'beta'] * (op == 'GroupNorm')
     variables = [{'op': 'null', 'name': name, 'inputs': []} for name in inputs]
-    content = {'nodes': [*variables, {'op': op, 'name': 'fc1', 'attrs': attrs, 'inputs': [[i, 0, 0] for i in range(len(inputs))]}],
-               'arg_nodes': list(range(len(inputs))), 'heads': [[len(inputs), 0, 0]], 'attrs': {'mxnet_version': ['int', 10901]}}
+    content = {
+        'nodes': [
+            *variables,
+            {'op': op, 'name': 'fc1', 'attrs': attrs, 'inputs': [[i, 0, 0] for i in range(len(inputs))]},
+        ],
+        'arg_nodes': list(range(len(inputs))),
+        'heads': [[len(inputs), 0, 0]],
+        'attrs': {'mxnet_version': ['int', 10901]},
+    }
     path = tmp_path / 'x-symbol.json'
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match='is not a symbol JSON of MXNet'):
@@ -415,34 +487,78 @@ def test_a_reshape_that_splits_an_axis_is_taken(tmp_path):
     assert load_symbol(path).infer_shape(data=(2, 30, 7))[1] == [(2, 10, 3, 7)]
 
 
-@pytest.mark.parametrize('change, words', [
-    (truncate('model-0003.params', 0.9), 'is not readable as an MXNet .params file'),
-    (truncate('model-symbol.json', 0.5), 'is not a symbol JSON of MXNet'),
-    (truncate('model-symbol.json', 0), 'is not a symbol JSON of MXNet'),
-    (change_parameters(lambda arrays: arrays.pop('arg:stage2_unit1_conv1_weight')), 'has no stage2_unit1_conv1_weight'),
-    (change_parameters(lambda arrays: arrays.update({'arg:bn0_gamma': mx.nd.ones(3)})), 'bn0_gamma in shape (3,) where'),
-    (change_parameters(lambda arrays: arrays.update({'arg:stage9_weight': mx.nd.ones(3)})), 'has stage9_weight, for which'),
-    (change_parameters(lambda arrays: arrays.update({'fc1': mx.nd.ones(3)})), 'fc1 has neither arg: nor aux: in front'),
-    (change_parameters(set_value('arg:conv0_weight', float('nan'))), 'has NaN or infinity in conv0_weight'),
-    (change_parameters(set_value('aux:bn0_moving_var', float('inf'))), 'has NaN or infinity in bn0_moving_var'),
-    (change_parameters(set_value('aux:bn0_moving_var', -1)), 'are not finite'),
-    (change_symbol(lambda content: node(content, 'conv0').update(op='Nonsense')), 'is not a symbol that this MXNet knows'),
-    (change_symbol(lambda content: node(content, 'relu0')['inputs'][0].__setitem__(1, 5)), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: content['nodes'][9]['inputs'].append([999999, 0, 0])), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='0')), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='00')), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: old_attributes(node(content, 'conv0'), 'attr')), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: old_attributes(node(content, 'conv0'), 'param')), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: node(content, 'conv0')['attrs'].update(stride='(0, 1)')), 'is not a symbol JSON of MXNet'),
-    (change_symbol(lambda content: node(content, 'fc1').update(name='embedding')), 'there is no fc1_output'),
-    (change_symbol(lambda content: node(content, 'data').update(name='image')), 'the network has no input called data'),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (truncate('model-0003.params', 0.9), 'is not readable as an MXNet .params file'),
+        (truncate('model-symbol.json', 0.5), 'is not a symbol JSON of MXNet'),
+        (truncate('model-symbol.json', 0), 'is not a symbol JSON of MXNet'),
+        (
+            change_parameters(lambda arrays: arrays.pop('arg:stage2_unit1_conv1_weight')),
+            'has no stage2_unit1_conv1_weight',
+        ),
+        (
+            change_parameters(lambda arrays: arrays.update({'arg:bn0_gamma': mx.nd.ones(3)})),
+            'bn0_gamma in shape (3,) where',
+        ),
+        (
+            change_parameters(lambda arrays: arrays.update({'arg:stage9_weight': mx.nd.ones(3)})),
+            'has stage9_weight, for which',
+        ),
+        (
+            change_parameters(lambda arrays: arrays.update({'fc1': mx.nd.ones(3)})),
+            'fc1 has neither arg: nor aux: in front',
+        ),
+        (change_parameters(set_value('arg:conv0_weight', float('nan'))), 'has NaN or infinity in conv0_weight'),
+        (change_parameters(set_value('aux:bn0_moving_var', float('inf'))), 'has NaN or infinity in bn0_moving_var'),
+        (change_parameters(set_value('aux:bn0_moving_var', -1)), 'are not finite'),
+        (
+            change_symbol(lambda content: node(content, 'conv0').update(op='Nonsense')),
+            'is not a symbol that this MXNet knows',
+        ),
+        (
+            change_symbol(lambda content: node(content, 'relu0')['inputs'][0].__setitem__(1, 5)),
+            'is not a symbol JSON of MXNet',
+        ),
+        (
+            change_symbol(lambda content: content['nodes'][9]['inputs'].append([999999, 0, 0])),
+            'is not a symbol JSON of MXNet',
+        ),
+        (
+            change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='0')),
+            'is not a symbol JSON of MXNet',
+        ),
+        (
+            change_symbol(lambda content: node(content, 'conv0')['attrs'].update(num_group='00')),
+            'is not a symbol JSON of MXNet',
+        ),
+        (
+            change_symbol(lambda content: old_attributes(node(content, 'conv0'), 'attr')),
+            'is not a symbol JSON of MXNet',
+        ),
+        (
+            change_symbol(lambda content: old_attributes(node(content, 'conv0'), 'param')),
+            'is not a symbol JSON of MXNet',
+        ),
+        (
+            change_symbol(lambda content: node(content, 'conv0')['attrs'].update(stride='(0, 1)')),
+            'is not a symbol JSON of MXNet',
+        ),
+        (change_symbol(lambda content: node(content, 'fc1').update(name='embedding')), 'there is no fc1_output'),
+        (
+            change_symbol(lambda content: node(content, 'data').update(name='image')),
+            'the network has no input called data',
+        ),
+    ],
+)
 def test_files_that_are_damaged_or_foreign(trained, tool, tmp_path, change, words):
     for name in ('model-symbol.json', 'model-0003.params'):
         with open(os.path.join(os.path.dirname(trained[0]), name), 'rb') as source:
             (tmp_path / name).write_bytes(source.read())
     change(str(tmp_path))
-    code, out, err = tool('--model', str(tmp_path / 'model') + ',3', '--fold-bn', '--output', str(tmp_path / 'out' / 'net'))
+    code, out, err = tool(
+        '--model', str(tmp_path / 'model') + ',3', '--fold-bn', '--output', str(tmp_path / 'out' / 'net')
+    )
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
     assert sorted(os.listdir(str(tmp_path))) == ['model-0003.params', 'model-symbol.json']
 
@@ -450,20 +566,25 @@ def test_files_that_are_damaged_or_foreign(trained, tool, tmp_path, change, word
 # ------------------------------------------------------------------------------------- foreign networks
 
 OPERATORS = {
-    'convolution': lambda x: mx.sym.Convolution(x, num_filter=6, kernel=(3, 2), stride=(2, 1), pad=(1, 0), dilate=(1, 2),
-                                                num_group=3, name='op'),
+    'convolution': lambda x: mx.sym.Convolution(
+        x, num_filter=6, kernel=(3, 2), stride=(2, 1), pad=(1, 0), dilate=(1, 2), num_group=3, name='op'
+    ),
     'fully connected': lambda x: mx.sym.FullyConnected(x, num_hidden=5, name='op'),
     'fully connected, unflattened': lambda x: mx.sym.FullyConnected(x, num_hidden=5, flatten=False, name='op'),
-    'unflattened without bias': lambda x: mx.sym.FullyConnected(x, num_hidden=5, flatten=False, no_bias=True, name='op'),
+    'unflattened without bias': lambda x: mx.sym.FullyConnected(
+        x, num_hidden=5, flatten=False, no_bias=True, name='op'
+    ),
     'batch norm': lambda x: mx.sym.BatchNorm(x, fix_gamma=False, eps=1e-3, name='op'),
     'batch norm, fixed gamma': lambda x: mx.sym.BatchNorm(x, name='op'),
     'batch norm of vectors': lambda x: mx.sym.BatchNorm(mx.sym.Flatten(x, name='flat'), name='op'),
     'max pooling': lambda x: mx.sym.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type='max', name='op'),
-    'max pooling, full': lambda x: mx.sym.Pooling(x, kernel=(3, 3), stride=(2, 2), pool_type='max',
-                                                  pooling_convention='full', name='op'),
+    'max pooling, full': lambda x: mx.sym.Pooling(
+        x, kernel=(3, 3), stride=(2, 2), pool_type='max', pooling_convention='full', name='op'
+    ),
     'average pooling': lambda x: mx.sym.Pooling(x, kernel=(3, 3), pad=(1, 1), pool_type='avg', name='op'),
-    'average without padding': lambda x: mx.sym.Pooling(x, kernel=(3, 3), pad=(1, 1), pool_type='avg',
-                                                        count_include_pad=False, name='op'),
+    'average without padding': lambda x: mx.sym.Pooling(
+        x, kernel=(3, 3), pad=(1, 1), pool_type='avg', count_include_pad=False, name='op'
+    ),
     'global average': lambda x: mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type='avg', name='op'),
     'global maximum': lambda x: mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type='max', name='op'),
     'resize': lambda x: mx.sym.contrib.BilinearResize2D(x, height=13, width=7, name='op'),
@@ -483,18 +604,34 @@ OPERATORS = {
     'reversed scalars': lambda x: mx.sym._internal._rdiv_scalar(200 - x + 1e3, scalar=7.0, name='op'),
     'power': lambda x: (x + 1) ** 0.5,
     'squeeze and excite': lambda x: mx.sym.broadcast_mul(
-        x, mx.sym.Activation(mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type='avg', name='squeeze') * 0.01,
-                             act_type='sigmoid', name='gate'), name='op'),
+        x,
+        mx.sym.Activation(
+            mx.sym.Pooling(x, global_pool=True, kernel=(1, 1), pool_type='avg', name='squeeze') * 0.01,
+            act_type='sigmoid',
+            name='gate',
+        ),
+        name='op',
+    ),
     'normalised weight': lambda x: mx.sym.FullyConnected(
-        x, weight=mx.sym.L2Normalization(mx.sym.Variable('class_weight', shape=(5, 192)), mode='instance', name='unit'),
-        no_bias=True, num_hidden=5, name='op'),
+        x,
+        weight=mx.sym.L2Normalization(mx.sym.Variable('class_weight', shape=(5, 192)), mode='instance', name='unit'),
+        no_bias=True,
+        num_hidden=5,
+        name='op',
+    ),
 }
-OPERATORS.update(('activation ' + kind, lambda x, kind=kind: mx.sym.Activation(x - 127, act_type=kind, name='op'))
-                 for kind in ('relu', 'sigmoid', 'tanh', 'softrelu', 'softsign'))
-OPERATORS.update(('leaky ' + kind, lambda x, kind=kind: mx.sym.LeakyReLU(x - 127, act_type=kind, name='op'))
-                 for kind in ('leaky', 'prelu', 'elu', 'selu', 'gelu'))
-OPERATORS.update((name, lambda x, name=name: getattr(mx.sym, name)(x * 0.01 + 0.1, name='op'))
-                 for name in ('relu', 'sigmoid', 'tanh', 'abs', 'sqrt', 'exp', 'log', 'negative'))
+OPERATORS.update(
+    ('activation ' + kind, lambda x, kind=kind: mx.sym.Activation(x - 127, act_type=kind, name='op'))
+    for kind in ('relu', 'sigmoid', 'tanh', 'softrelu', 'softsign')
+)
+OPERATORS.update(
+    ('leaky ' + kind, lambda x, kind=kind: mx.sym.LeakyReLU(x - 127, act_type=kind, name='op'))
+    for kind in ('leaky', 'prelu', 'elu', 'selu', 'gelu')
+)
+OPERATORS.update(
+    (name, lambda x, name=name: getattr(mx.sym, name)(x * 0.01 + 0.1, name='op'))
+    for name in ('relu', 'sigmoid', 'tanh', 'abs', 'sqrt', 'exp', 'log', 'negative')
+)
 
 
 @pytest.mark.parametrize('case', OPERATORS)
@@ -516,21 +653,33 @@ def nearly_prelu(x, by, scalar=1.0, act='relu', sign=-1.0, of_another=False, sha
     x, another = x - 127, x - 126
     y = another if of_another else x
     bend = mx.sym.reshape(scalar - gamma, shape=shape or ((1, -1, 1, 1) if by == 'mul' else (-1, 1, 1, 1)))
-    scale = dict(num_filter=3, num_group=3, kernel=kernel, no_bias=True)
+    scale = {'num_filter': 3, 'num_group': 3, 'kernel': kernel, 'no_bias': True}
     if by == 'mul':
         minus = mx.sym.negative(y)
     else:
         minus = mx.sym.Convolution(y, weight=mx.sym._internal._full(shape=(3, 1, 1, 1), value=sign), **scale)
     negative = mx.sym.Activation(minus, act_type=act)
-    return x + (mx.sym.broadcast_mul(negative, bend) if by == 'mul' else mx.sym.Convolution(negative, weight=bend, **scale))
+    return x + (
+        mx.sym.broadcast_mul(negative, bend) if by == 'mul' else mx.sym.Convolution(negative, weight=bend, **scale)
+    )
 
 
-@pytest.mark.parametrize('changes, expected', [
-    (dict(by='mul'), True), (dict(by='mul', scalar=2.0), False), (dict(by='mul', act='tanh'), False),
-    (dict(by='conv'), True), (dict(by='conv', scalar=2.0), False), (dict(by='conv', act='sigmoid'), False),
-    (dict(by='conv', sign=1.0), False), (dict(by='mul', of_another=True), False), (dict(by='conv', of_another=True), False),
-    (dict(by='mul', shape=(1, 1, 1, -1)), False), (dict(by='conv', kernel=(3, 3)), False),
-])
+@pytest.mark.parametrize(
+    'changes, expected',
+    [
+        ({'by': 'mul'}, True),
+        ({'by': 'mul', 'scalar': 2.0}, False),
+        ({'by': 'mul', 'act': 'tanh'}, False),
+        ({'by': 'conv'}, True),
+        ({'by': 'conv', 'scalar': 2.0}, False),
+        ({'by': 'conv', 'act': 'sigmoid'}, False),
+        ({'by': 'conv', 'sign': 1.0}, False),
+        ({'by': 'mul', 'of_another': True}, False),
+        ({'by': 'conv', 'of_another': True}, False),
+        ({'by': 'mul', 'shape': (1, 1, 1, -1)}, False),
+        ({'by': 'conv', 'kernel': (3, 3)}, False),
+    ],
+)
 def test_only_prelu_is_taken_for_one(changes, expected):
     graph = plain(Graph.of(nearly_prelu(mx.sym.Variable('data'), **changes)))
     assert any(node.op == 'LeakyReLU' for node in graph.nodes()) == expected
@@ -543,19 +692,32 @@ def test_one_slope_for_all_channels_stays_one():
     assert plain(Graph.of(symbol)).symbol().infer_shape(data=(2, 3, 4, 4))[0] == [(2, 3, 4, 4), (1,)]
 
 
-@pytest.mark.parametrize('symbol, words', [
-    (lambda x: mx.sym.LRN(x, nsize=3, name='old'), 'old is a LRN, an operator that is not known here'),
-    (lambda x: mx.sym.Pooling(x, kernel=(2, 2), pool_type='sum', name='pool'), 'pool, a Pooling, has pool_type=sum'),
-    (lambda x: mx.sym.BatchNorm(x, axis=3, name='norm'), 'norm, a BatchNorm, has axis=3'),
-    (lambda x: mx.sym.SliceChannel(x, num_outputs=3, axis=1, squeeze_axis=True, name='slices')[0],
-     'slices, a SliceChannel, has squeeze_axis=True'),
-    (lambda x: mx.sym.LeakyReLU(x, gamma=mx.sym.abs(mx.sym.Variable('g', shape=(3,)), name='size'), act_type='prelu', name='act'),
-     'act, a LeakyReLU, reads size, which is computed'),
-])
+@pytest.mark.parametrize(
+    'symbol, words',
+    [
+        (lambda x: mx.sym.LRN(x, nsize=3, name='old'), 'old is a LRN, an operator that is not known here'),
+        (
+            lambda x: mx.sym.Pooling(x, kernel=(2, 2), pool_type='sum', name='pool'),
+            'pool, a Pooling, has pool_type=sum',
+        ),
+        (lambda x: mx.sym.BatchNorm(x, axis=3, name='norm'), 'norm, a BatchNorm, has axis=3'),
+        (
+            lambda x: mx.sym.SliceChannel(x, num_outputs=3, axis=1, squeeze_axis=True, name='slices')[0],
+            'slices, a SliceChannel, has squeeze_axis=True',
+        ),
+        (
+            lambda x: mx.sym.LeakyReLU(
+                x, gamma=mx.sym.abs(mx.sym.Variable('g', shape=(3,)), name='size'), act_type='prelu', name='act'
+            ),
+            'act, a LeakyReLU, reads size, which is computed',
+        ),
+    ],
+)
 def test_operators_that_are_not_known(symbol, words):
     symbol = mx.sym.Flatten(symbol(mx.sym.Variable('data')), name='fc1')
-    parameters = {name: np.ones(shape, np.float32)
-                  for name, shape in checkpoints.wanted_shapes(symbol, (8, 8, 3)).items()}
+    parameters = {
+        name: np.ones(shape, np.float32) for name, shape in checkpoints.wanted_shapes(symbol, (8, 8, 3)).items()
+    }
     with pytest.raises(UserError, match=words):
         onnx_writer.convert(plain(Graph.of(symbol)), parameters, (8, 8, 3))
 
@@ -568,19 +730,21 @@ def test_parameters_whose_shape_nobody_knows():
 
 # ------------------------------------------------------------------------------------------- folding
 
+
 def norm(x, name='norm', **attributes):
     return mx.sym.BatchNorm(x, fix_gamma=False, name=name, **attributes)
 
 
 def conv(x, name='conv', **attributes):
-    return mx.sym.Convolution(x, **dict(dict(num_filter=6, kernel=(1, 1), name=name), **attributes))
+    return mx.sym.Convolution(x, **dict({'num_filter': 6, 'kernel': (1, 1), 'name': name}, **attributes))
 
 
 def shared_weight(x):
     weight = mx.sym.Variable('shared_weight')
     one = conv(norm(x, 'norm1'), 'conv1', weight=weight, no_bias=True, num_filter=3)
     return conv(norm(one, 'norm2'), 'conv2', weight=weight, no_bias=True, num_filter=3) + conv(
-        x, 'conv3', weight=weight, no_bias=True, num_filter=3)
+        x, 'conv3', weight=weight, no_bias=True, num_filter=3
+    )
 
 
 FOLDS = {
@@ -588,23 +752,36 @@ FOLDS = {
     'behind one that pads': (lambda x: norm(conv(x, kernel=(3, 3), pad=(1, 1))), []),
     'behind a layer': (lambda x: norm(mx.sym.FullyConnected(x, num_hidden=5, name='layer')), []),
     'in front of one that does not pad': (lambda x: conv(norm(x), kernel=(3, 3), stride=(2, 2)), []),
-    'in front of one that pads': (lambda x: conv(norm(x), kernel=(3, 3), pad=(1, 1)),
-                                  ['behind the image, in front of a padded convolution']),
+    'in front of one that pads': (
+        lambda x: conv(norm(x), kernel=(3, 3), pad=(1, 1)),
+        ['behind the image, in front of a padded convolution'],
+    ),
     'in front of groups': (lambda x: conv(norm(x), num_group=3, kernel=(2, 3), no_bias=True), []),
-    'in front of a layer': (lambda x: mx.sym.FullyConnected(mx.sym.Dropout(norm(x), name='drop'), num_hidden=5, name='layer'), []),
+    'in front of a layer': (
+        lambda x: mx.sym.FullyConnected(mx.sym.Dropout(norm(x), name='drop'), num_hidden=5, name='layer'),
+        [],
+    ),
     'in front of two layers': (lambda x: [conv(y, 'a') + conv(y, 'b') for y in [norm(x)]][0], []),
-    'in front of a layer and a sum': (lambda x: [conv(y, num_filter=3) + y for y in [norm(x)]][0],
-                                      ['behind the image, in front of Convolution and elemwise_add']),
-    'behind a layer that is read twice': (lambda x: [mx.sym.relu(norm(y), name='relu') + y for y in [conv(x)]][0],
-                                          ['behind a layer that others read too, in front of relu']),
-    'behind a layer that others read first': (lambda x: [mx.sym.relu(y, name='relu') + norm(y) for y in [conv(x)]][0],
-                                              ['behind a layer that others read too, in front of elemwise_add']),
+    'in front of a layer and a sum': (
+        lambda x: [conv(y, num_filter=3) + y for y in [norm(x)]][0],
+        ['behind the image, in front of Convolution and elemwise_add'],
+    ),
+    'behind a layer that is read twice': (
+        lambda x: [mx.sym.relu(norm(y), name='relu') + y for y in [conv(x)]][0],
+        ['behind a layer that others read too, in front of relu'],
+    ),
+    'behind a layer that others read first': (
+        lambda x: [mx.sym.relu(y, name='relu') + norm(y) for y in [conv(x)]][0],
+        ['behind a layer that others read too, in front of elemwise_add'],
+    ),
     'with the gamma that MXNet does not read by default': (lambda x: mx.sym.BatchNorm(conv(x), name='norm'), []),
     'of a weight that is shared': (shared_weight, []),
     'two in a row': (lambda x: norm(norm(conv(x), 'first')), []),
     'along another axis': (lambda x: conv(norm(x, axis=3)), ['over axis 3 instead of the channels']),
-    'between activations': (lambda x: mx.sym.relu(norm(mx.sym.tanh(x, name='tanh')), name='relu'),
-                            ['behind tanh, in front of relu']),
+    'between activations': (
+        lambda x: mx.sym.relu(norm(mx.sym.tanh(x, name='tanh')), name='relu'),
+        ['behind tanh, in front of relu'],
+    ),
 }
 
 
@@ -614,8 +791,10 @@ def test_folding(case):
     data = images(2, 8)
     symbol = mx.sym.Flatten(build_case(mx.sym.Variable('data')), name='fc1')
     random = np.random.RandomState(0)
-    parameters = {name: random.uniform(0.5, 1.5, shape).astype(np.float32)
-                  for name, shape in checkpoints.wanted_shapes(symbol, (8, 8, 3)).items()}
+    parameters = {
+        name: random.uniform(0.5, 1.5, shape).astype(np.float32)
+        for name, shape in checkpoints.wanted_shapes(symbol, (8, 8, 3)).items()
+    }
     before = {name: array.copy() for name, array in parameters.items()}
     folded, fewer, stayed = fold(plain(Graph.of(symbol)), parameters)
     assert [why for _, why in stayed] == left
@@ -629,8 +808,9 @@ def test_folding(case):
 def test_the_width_that_is_named_fits(tmp_path, width):
     """A rounded count of filters is of many widths; the one that is named has to give every layer its shape."""
     symbol = build('cru56', net_multiplier=width, image_shape=(64, 64, 3))
-    parameters = {name: np.zeros(shape, np.float32)
-                  for name, shape in checkpoints.wanted_shapes(symbol, (64, 64, 3)).items()}
+    parameters = {
+        name: np.zeros(shape, np.float32) for name, shape in checkpoints.wanted_shapes(symbol, (64, 64, 3)).items()
+    }
     checkpoints.save(str(tmp_path / 'x'), 1, symbol, parameters)
     for asked_for in (1.0, 0.25):
         with pytest.raises(UserError, match='is of another width') as caught:

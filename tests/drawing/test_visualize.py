@@ -1,4 +1,5 @@
 """The pictures of tools/visualize.py: every one is opened and looked into; what cannot be drawn is one sentence."""
+
 import collections
 import glob
 import os
@@ -28,12 +29,14 @@ SVG = '{http://www.w3.org/2000/svg}'
 @pytest.fixture
 def draw(tmp_path, capsys):
     """Return a function that runs the program with -o and returns the path of the picture."""
+
     def run(name, *arguments):
         path = str(tmp_path / 'a folder' / name)
         visualize.main(list(arguments) + ['-o', path])
-        assert capsys.readouterr().out.endswith('drawn into %s\n' % path)
+        assert capsys.readouterr().out.endswith(f'drawn into {path}\n')
         assert not [left for left in os.listdir(os.path.dirname(path)) if left.startswith('.')]
         return path
+
     return run
 
 
@@ -64,6 +67,7 @@ def units_of(network):
 
 
 # ------------------------------------------------------------------------------------------------ networks
+
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_a_network_is_drawn_with_a_box_for_each_unit(draw, network):
@@ -111,11 +115,15 @@ def test_formats(draw, ending, start):
         assert file.read() == content
 
 
-@pytest.mark.parametrize('network, kinds', [
-    ('cru116', 4),  # ResNeXt and collective, with and without projection
-    ('att92', 2), ('attnext56_imagenet', 3),  # a unit with a projection at stride 1, with one at stride 2, without
-    ('ires50', 4),  # start, middle behind it, end, middle
-])
+@pytest.mark.parametrize(
+    'network, kinds',
+    [
+        ('cru116', 4),  # ResNeXt and collective, with and without projection
+        ('att92', 2),
+        ('attnext56_imagenet', 3),  # a unit with a projection at stride 1, with one at stride 2, without
+        ('ires50', 4),  # start, middle behind it, end, middle
+    ],
+)
 def test_the_inside_of_every_kind_of_unit(draw, network, kinds):
     units = units_of(network)
     drawn = unit_drawing.kinds(units)
@@ -132,8 +140,22 @@ def test_a_unit_is_the_papers_figure():
     (unit,) = [unit for unit in units_of('cru116_imagenet') if unit.name == 'stage2_unit1']
     rows, chains = unit_drawing.layout(unit)
     texts = [[words_module.node_text(node) for node in chain.nodes] for chain in chains]
-    assert texts[0] == ['BN', 'ReLU', '1×1, 512', 'BN', 'ReLU', '1×1, 352', '3×3, 352, depthwise, /2',
-                        'BN', 'ReLU', '1×1, 352', 'BN', 'ReLU', '1×1, 512', '+']
+    assert texts[0] == [
+        'BN',
+        'ReLU',
+        '1×1, 512',
+        'BN',
+        'ReLU',
+        '1×1, 352',
+        '3×3, 352, depthwise, /2',
+        'BN',
+        'ReLU',
+        '1×1, 352',
+        'BN',
+        'ReLU',
+        '1×1, 512',
+        '+',
+    ]
     assert texts[1] == ['BN', 'ReLU', '1×1, 512, /2']
     assert chains[1].start is unit_drawing.INPUT and words_module.node_text(chains[1].end) == '+'
     offsets = unit_drawing.lanes(rows, chains)
@@ -164,11 +186,13 @@ def test_a_symbol_in_a_folder_with_an_odd_name(draw, tmp_path):
 
 
 def test_squeeze_and_excitation_has_its_own_lane():
-    (unit,) = [unit for unit in analysed(build('ires50', net_se=1), shape_of('ires50'))
-               if unit.name == 'stage1_unit3']
+    (unit,) = [unit for unit in analysed(build('ires50', net_se=1), shape_of('ires50')) if unit.name == 'stage1_unit3']
     rows, chains = unit_drawing.layout(unit)
-    gate, shortcut = (number for number, chain in sorted(enumerate(chains), key=lambda pair: str(pair[1].end))
-                      if number and not chain.nodes)
+    gate, shortcut = (
+        number
+        for number, chain in sorted(enumerate(chains), key=lambda pair: str(pair[1].end))
+        if number and not chain.nodes
+    )
     offsets = unit_drawing.lanes(rows, chains)
     spans = {number: (rows[chains[number].start], rows[chains[number].end]) for number in (gate, shortcut)}
     inner, outer = sorted((gate, shortcut), key=lambda number: spans[number][1] - spans[number][0])
@@ -190,12 +214,14 @@ def test_the_pictures_of_the_readme():
             shown = re.findall(r'!\[[^\]]+\]\(([^)]+)\)', file.read())
         paths += [os.path.join(os.path.dirname(page), path) for path in shown if 'benchmarks' not in path]
     assert sorted(os.path.basename(path) for path in paths) == sorted(
-        name for name in os.listdir(os.path.join(ROOT, 'docs')) if not name.endswith('.md'))
+        name for name in os.listdir(os.path.join(ROOT, 'docs')) if not name.endswith('.md')
+    )
     assert len(paths) == 3 and sum(map(os.path.getsize, paths)) < 300000
     assert_picture(next(path for path in paths if path.endswith('.png')), least_colours=1000)
 
 
 # ---------------------------------------------------------------------------------------- masks and maps
+
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
@@ -229,8 +255,9 @@ def test_masks_over_an_image(draw, model, face):
 
 
 def test_what_the_panels_show(model, face):
-    args = visualize.parse_args(['attention', '--model', model[0], '--image-size', model[1], '--image', face,
-                                 '-o', 'x.png'])
+    args = visualize.parse_args(
+        ['attention', '--model', model[0], '--image-size', model[1], '--image', face, '-o', 'x.png']
+    )
     figure = args.draw(args)
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 1 + 3 and len(figure.axes) == 1 + 2 * 3  # each mask has its scale
@@ -240,15 +267,20 @@ def test_what_the_panels_show(model, face):
     # The same masks, by an executor of the symbol as it was saved.
     symbol, parameters = checkpoints.load(*checkpoints.parse_model(model[0]))
     for panel, stage in zip(panels[1:], (1, 2, 3)):
-        mask = symbol.get_internals()['stage%d_attention1_mask_sigmoid_output' % stage]
+        mask = symbol.get_internals()[f'stage{stage}_attention1_mask_sigmoid_output']
         executor = mask.simple_bind(mx.cpu(), grad_req='null', data=(1, 3, height, height))
         arrays = {name: mx.nd.array(values) for name, values in parameters.items()}
         executor.copy_params_from(arrays, arrays, allow_extra_params=True)
         values = executor.forward(data=mx.nd.array(image.transpose(2, 0, 1)[None]))[0].asnumpy()[0]
         np.testing.assert_allclose(panel.images[-1].get_array(), values.mean(axis=0), atol=1e-5)
-        size = height // 2 ** stage
+        size = height // 2**stage
         assert panel.get_title() == 'stage%d_attention1\n%d×%d\nmean %.3g, spread %.2g' % (
-            stage, size, size, values.mean(), values.std())
+            stage,
+            size,
+            size,
+            values.mean(),
+            values.std(),
+        )
         assert panel.images[-1].get_extent() == [-0.5, height - 0.5, height - 0.5, -0.5]  # over the whole image
 
 
@@ -276,6 +308,7 @@ def test_any_feature_map(draw, model, face):
 
 # ------------------------------------------------------------------------------------------------- charts
 
+
 @pytest.mark.parametrize('network', ['cru56', 'cru116_imagenet'])
 def test_what_sharing_saves(draw, network):
     units = units_of(network)
@@ -287,7 +320,7 @@ def test_what_sharing_saves(draw, network):
     saved = sum(bar.get_width() for bar in unshared) - sum(bar.get_width() for bar in own)
     assert 1e6 * saved == pytest.approx(count_copies(symbol, shape))
     svg = Svg(draw('sharing.svg', 'sharing', network))
-    assert '%s: %.2f M in all' % (network, count_parameters(symbol, shape) / 1e6) in svg.texts
+    assert f'{network}: {count_parameters(symbol, shape) / 1000000.0:.2f} M in all' in svg.texts
     assert all(any(text.startswith(unit.name) for text in svg.texts) for unit in shown)
 
 
@@ -322,7 +355,7 @@ def test_training_curves_of_several_runs(draw, tmp_path):
 
 # What insightface's train.py printed, under MXNet 1.9.1, for 40 batches in an epoch; and, by their sources, older
 # MXNet's form of the line, train_parall.py's and partial_fc's.
-HOST_LOG = '''call reset()
+HOST_LOG = """call reset()
 INFO:root:Epoch[0] Batch [0-5]\tSpeed: 17.85 samples/sec\tacc=0.000000\tlossvalue=48.601344
 INFO:root:Epoch[0] Batch [30-35]\tSpeed: 18.33 samples/sec\tacc=0.025000\tlossvalue=41.680386
 testing verification..
@@ -336,7 +369,7 @@ INFO:root:Epoch[0] Time cost=26.860
 Iter[1] Batch [10]\tSpeed: 7.00 samples/sec
 rank-id:0:2020-01-01 00:00:00,000-Iter:60 Rank:3.50 it/sec Total:28.00 it/sec [0][loss]:12.34 
 {fc7_acc} 50 0.125
-'''
+"""
 
 
 def test_the_log_of_insightface(tmp_path):
@@ -353,13 +386,17 @@ def test_the_log_of_insightface(tmp_path):
     assert len(figure.axes[2].containers) == 4  # two sets of two runs
 
 
-@pytest.mark.parametrize('line, words', [
-    ('Epoch[0] Batch [20]\tSpeed: 1.2.3 samples/sec', 'contains malformed numbers'),
-    ('Epoch[0] Batch [20]\tSpeed: 12 samples/sec\tacc=1.2.3', 'contains malformed numbers'),
-    ('Epoch[0] Batch [%s]\tSpeed: 12 samples/sec' % ('9' * 5000), 'has no line of a training log'),
-    ('[lfw][20]Accuracy-Flip: .+-.', 'contains malformed numbers'),
-    ('\0' * 100000, 'has no line of a training log'),
-], ids=['speed', 'metric', 'step', 'verification', 'zeros'])
+@pytest.mark.parametrize(
+    'line, words',
+    [
+        ('Epoch[0] Batch [20]\tSpeed: 1.2.3 samples/sec', 'contains malformed numbers'),
+        ('Epoch[0] Batch [20]\tSpeed: 12 samples/sec\tacc=1.2.3', 'contains malformed numbers'),
+        ('Epoch[0] Batch [%s]\tSpeed: 12 samples/sec' % ('9' * 5000), 'has no line of a training log'),
+        ('[lfw][20]Accuracy-Flip: .+-.', 'contains malformed numbers'),
+        ('\0' * 100000, 'has no line of a training log'),
+    ],
+    ids=['speed', 'metric', 'step', 'verification', 'zeros'],
+)
 def test_a_damaged_log(tmp_path, line, words):
     (tmp_path / 'log').write_text(line)
     with pytest.raises(UserError, match=words):
@@ -367,7 +404,9 @@ def test_a_damaged_log(tmp_path, line, words):
 
 
 def test_epochs_of_one_line_each_are_not_placed_short(tmp_path):
-    (tmp_path / 'log').write_text(''.join('Epoch[%d] Batch [20]\tSpeed: 12 samples/sec\tacc=0.1\n' % epoch for epoch in range(3)))
+    (tmp_path / 'log').write_text(
+        ''.join('Epoch[%d] Batch [20]\tSpeed: 12 samples/sec\tacc=0.1\n' % epoch for epoch in range(3))
+    )
     assert sorted(training_log.read(str(tmp_path / 'log')).accuracy) == [20, 60, 100]
 
 
@@ -382,35 +421,49 @@ def test_a_long_curve_is_smoothed_and_an_empty_panel_says_so():
 
 # ------------------------------------------------------------------------------------------- what goes wrong
 
+
 @pytest.fixture
 def refused(run_tool):
     """Return a function that runs the program on what is wrong and returns the one sentence that it says."""
+
     def run(*arguments):
         code, _, err = run_tool(visualize, *arguments)
         assert code == 2 and len(err.splitlines()) == 1, err
         return err
+
     return run
 
 
-@pytest.mark.parametrize('arguments, words', [
-    ([], 'say what to draw: network, attention, sharing, training'),
-    (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network choice'),
-    (['network', 'cru56', '-o', '{out}.jpeg'], 'does not end in .svg, .png, .pdf'),
-    (['network', 'cru56', '-o', '{file}/x.svg'], 'cannot write to'),
-    (['network', 'cru56', '--detail', 'stage9_unit1', '-o', '{out}.svg'], 'there is no such unit; say unit'),
-    (['network', 'att56', '--detail', 'stage1_attention1_mask', '-o', '{out}.svg'], 'there is no such unit; say unit'),
-    (['sharing', 'ires50', '-o', '{out}.svg'], 'ires50 shares no weights'),
-    (['attention', '-o', '{out}.png'], 'name a --network, a --model, or both'),
-    (['attention', '--network', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules; name a feature map'),
-    (['attention', '--network', 'att56', '--image', '{file}', '-o', '{out}.png'], 'is not readable as an image'),
-    (['attention', '--network', 'att56', '--image', 'none.png', '-o', '{out}.png'], 'No such file'),
-    (['attention', '--network', 'cru56', '--layer', 'stage1_unit2_pluss', '-o', '{out}.png'],
-     'did you mean stage1_unit2_plus'),
-    (['attention', '--network', 'cru56', '--layer', 'fc1', '-o', '{out}.png'], 'no feature map: its shape is (1, 256)'),
-    (['attention', '--model', '{out},1', '-o', '{out}.png'], 'cannot read'),
-    (['training', '{file}', '-o', '{out}.png'], 'has no line of a training log'),
-    (['training', 'none.log', '-o', '{out}.png'], 'cannot read none.log: No such file'),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        ([], 'say what to draw: network, attention, sharing, training'),
+        (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network choice'),
+        (['network', 'cru56', '-o', '{out}.jpeg'], 'does not end in .svg, .png, .pdf'),
+        (['network', 'cru56', '-o', '{file}/x.svg'], 'cannot write to'),
+        (['network', 'cru56', '--detail', 'stage9_unit1', '-o', '{out}.svg'], 'there is no such unit; say unit'),
+        (
+            ['network', 'att56', '--detail', 'stage1_attention1_mask', '-o', '{out}.svg'],
+            'there is no such unit; say unit',
+        ),
+        (['sharing', 'ires50', '-o', '{out}.svg'], 'ires50 shares no weights'),
+        (['attention', '-o', '{out}.png'], 'name a --network, a --model, or both'),
+        (['attention', '--network', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules; name a feature map'),
+        (['attention', '--network', 'att56', '--image', '{file}', '-o', '{out}.png'], 'is not readable as an image'),
+        (['attention', '--network', 'att56', '--image', 'none.png', '-o', '{out}.png'], 'No such file'),
+        (
+            ['attention', '--network', 'cru56', '--layer', 'stage1_unit2_pluss', '-o', '{out}.png'],
+            'did you mean stage1_unit2_plus',
+        ),
+        (
+            ['attention', '--network', 'cru56', '--layer', 'fc1', '-o', '{out}.png'],
+            'no feature map: its shape is (1, 256)',
+        ),
+        (['attention', '--model', '{out},1', '-o', '{out}.png'], 'cannot read'),
+        (['training', '{file}', '-o', '{out}.png'], 'has no line of a training log'),
+        (['training', 'none.log', '-o', '{out}.png'], 'cannot read none.log: No such file'),
+    ],
+)
 def test_wrong_input_is_one_sentence(refused, tmp_path, arguments, words):
     (tmp_path / 'file').write_text('not a picture\n')
     assert words in refused(*[text.format(out=tmp_path / 'out', file=tmp_path / 'file') for text in arguments])
@@ -424,15 +477,20 @@ def test_units_that_do_not_follow_one_another_are_not_drawn(refused, tmp_path):
     net = mx.sym.elemwise_add(last, net, name='unit3_plus')
     path = str(tmp_path / 'net.json')
     net.save(path)
-    assert 'unit3 reads unit2 and unit1: only networks whose units follow one another' in refused('network', path, '-o', str(tmp_path / 'net.svg'))
+    assert 'unit3 reads unit2 and unit1: only networks whose units follow one another' in refused(
+        'network', path, '-o', str(tmp_path / 'net.svg')
+    )
 
 
 def test_an_attention_module_that_is_none(refused, tmp_path):
-    net = mx.sym.Convolution(mx.sym.Variable('data'), kernel=(1, 1), num_filter=3,
-                             name='stage1_attention1_mask_down1_unit1_conv1')
+    net = mx.sym.Convolution(
+        mx.sym.Variable('data'), kernel=(1, 1), num_filter=3, name='stage1_attention1_mask_down1_unit1_conv1'
+    )
     path = str(tmp_path / 'net.json')
     net.save(path)
-    assert 'stage1_attention1 has the name of an attention module, and no unit1' in refused('network', path, '-o', str(tmp_path / 'net.svg'))
+    assert 'stage1_attention1 has the name of an attention module, and no unit1' in refused(
+        'network', path, '-o', str(tmp_path / 'net.svg')
+    )
 
 
 @pytest.mark.parametrize('command', ['network', 'attention', 'sharing', 'training'])

@@ -1,4 +1,5 @@
 """Networks by their stages and units: the figures of tools/summarize.py, and what it refuses."""
+
 import json
 
 import numpy as np
@@ -17,15 +18,17 @@ from netkit.graph.counts import count_copies
 from netkit.graph.memory import plan
 from netkit.networks import build
 
-SMALL = dict(net_multiplier=0.1, emb_size=16)
+SMALL = {'net_multiplier': 0.1, 'emb_size': 16}
 
 
 @pytest.fixture
 def tool(capsys):
     """Return a function that runs the program and returns what it printed."""
+
     def run(*arguments):
         summarize.main(list(arguments))
         return capsys.readouterr().out
+
     return run
 
 
@@ -58,10 +61,12 @@ def test_sharing_groups_are_those_of_the_paper():
     for unit in units:
         groups.setdefault(unit.sharing, []).append(unit.name)
     del groups[None]
-    assert groups == {'stage2_group1': ['stage2_unit%d' % n for n in range(1, 7)],
-                      'stage3_group1': ['stage3_unit%d' % n for n in range(1, 7)],
-                      'stage3_group2': ['stage3_unit%d' % n for n in range(7, 13)],
-                      'stage3_group3': ['stage3_unit%d' % n for n in range(13, 19)]}
+    assert groups == {
+        'stage2_group1': ['stage2_unit%d' % n for n in range(1, 7)],
+        'stage3_group1': ['stage3_unit%d' % n for n in range(1, 7)],
+        'stage3_group2': ['stage3_unit%d' % n for n in range(7, 13)],
+        'stage3_group3': ['stage3_unit%d' % n for n in range(13, 19)],
+    }
 
 
 @pytest.mark.parametrize('memonger', [True, False])
@@ -74,7 +79,9 @@ def test_the_plan_of_a_unit_is_that_of_the_unit_alone(memonger):
         for node in alone.symbol.get_internals():
             if node.get_children() is not None and not node.name.endswith('_plus'):
                 node._set_attr(__force_mirroring__='True')
-    assert plans['stage1_unit3'] == plans['stage1_unit2'] == plan(alone.symbol, {'map': ((32, 256, 56, 56), np.float32)})
+    assert (
+        plans['stage1_unit3'] == plans['stage1_unit2'] == plan(alone.symbol, {'map': ((32, 256, 56, 56), np.float32)})
+    )
 
 
 def test_a_network_of_float16(tool, tmp_path):
@@ -92,8 +99,11 @@ def test_a_network_of_float16(tool, tmp_path):
 
 def test_one_network_by_units(tool):
     text = tool('cru56')
-    lines = {cells[1].strip(): cells for cells in (line.replace('│', '|').split('|') for line in text.splitlines())
-             if len(cells) > 5}
+    lines = {
+        cells[1].strip(): cells
+        for cells in (line.replace('│', '|').split('|') for line in text.splitlines())
+        if len(cells) > 5
+    }
     assert len(lines) == 1 + 4 + 16 + 1 + 1 + 1  # stem, stages, their units, head, all, what was published
     assert lines['all'][7].strip() == '49,307,008'
     assert lines['stage3, 6 units'][2].strip() == '14×14'
@@ -106,7 +116,9 @@ def test_the_original_form_is_what_was_published(tool):
     lines = [line.split('│') for line in tool('att92_imagenet').splitlines()]
     total, published = lines[-4], lines[-3]
     assert total[1].strip() == 'all' and published[1].strip() == 'published for att92_imagenet'
-    assert [cell.strip() for cell in total[7:9]] == [cell.strip() for cell in published[7:9]] == ['52,466,344', '10.534 G']
+    assert (
+        [cell.strip() for cell in total[7:9]] == [cell.strip() for cell in published[7:9]] == ['52,466,344', '10.534 G']
+    )
 
 
 def test_several_are_sorted_by_any_column(tool):
@@ -120,7 +132,12 @@ def test_several_are_sorted_by_any_column(tool):
 
 def test_json_has_units_and_the_paper(tool):
     (summary,) = json.loads(tool('att56', '--json'))
-    assert summary['published'] == dict(network='att56_imagenet', parameters=31810728, macs=6270836736, printed='')
+    assert summary['published'] == {
+        'network': 'att56_imagenet',
+        'parameters': 31810728,
+        'macs': 6270836736,
+        'printed': '',
+    }
     assert summary['plan_mb'] == pytest.approx(1878 / 32, abs=0.1)  # docs/memory.md
     units = {unit['unit']: unit for unit in summary['units']}
     assert units['stage1_attention1_mask_up3_unit1']['output'] == [256, 7, 7]
@@ -146,27 +163,39 @@ def test_a_symbol_and_a_checkpoint_are_as_good_as_a_choice(tool, tmp_path):
 def test_a_network_without_units_is_told_by_its_layers(tool, tmp_path):
     net = mx.sym.Variable('data')
     for number, stride in enumerate((1, 2, 2)):
-        net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), stride=(stride,) * 2, num_filter=8,
-                                 name='conv_%d_conv2d' % number)
+        net = mx.sym.Convolution(
+            net, kernel=(3, 3), pad=(1, 1), stride=(stride,) * 2, num_filter=8, name='conv_%d_conv2d' % number
+        )
         net = mx.sym.BatchNorm(net, fix_gamma=False, name='conv_%d_batchnorm' % number)
     net = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(net, num_hidden=10, name='classes'), name='softmax')
     path = str(tmp_path / 'foreign.json')
     net.save(path)
     (summary,) = json.loads(tool(path, '--image-size', '32,32', '--json'))
     assert [(unit['unit'], unit['stage']) for unit in summary['units']] == [
-        ('conv_0', '32×32'), ('conv_1', '16×16'), ('conv_2', '8×8'), ('classes', 'head'), ('softmax', 'head')]
+        ('conv_0', '32×32'),
+        ('conv_1', '16×16'),
+        ('conv_2', '8×8'),
+        ('classes', 'head'),
+        ('softmax', 'head'),
+    ]
     assert summary['parameters'] == (27 + 72 + 72) * 8 + 3 * (8 + 16) + 512 * 10 + 10
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (['cru57'], 'cru57 is not a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH; did you mean cru56'),
-    (['none-symbol.json'], 'cannot read none-symbol.json'),
-    (['none,1'], 'cannot read none-symbol.json'),
-    (['{file}'], 'is not a symbol JSON'),
-    (['cru56', '--image-size', '20,20'], 'image_shape'),
-    (['cru56', '--sort', 'beauty'], "invalid choice: 'beauty'"),
-    (['cru56', '--descending'], 'name a --sort'),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (
+            ['cru57'],
+            'cru57 is not a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH; did you mean cru56',
+        ),
+        (['none-symbol.json'], 'cannot read none-symbol.json'),
+        (['none,1'], 'cannot read none-symbol.json'),
+        (['{file}'], 'is not a symbol JSON'),
+        (['cru56', '--image-size', '20,20'], 'image_shape'),
+        (['cru56', '--sort', 'beauty'], "invalid choice: 'beauty'"),
+        (['cru56', '--descending'], 'name a --sort'),
+    ],
+)
 def test_wrong_input_is_one_sentence(run_tool, tmp_path, arguments, words):
     (tmp_path / 'broken.json').write_text('{"nodes": [')
     code, _, err = run_tool(summarize, *[text.replace('{file}', str(tmp_path / 'broken.json')) for text in arguments])

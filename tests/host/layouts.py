@@ -1,4 +1,5 @@
 """Lays out a miniature insightface, from `template/`, in the folders that it has had over the years."""
+
 import os
 import shutil
 
@@ -7,12 +8,18 @@ TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'template')
 # Trainer folder: (its trainers, its symbol folder), relative to the checkout; contract: "The layouts".
 LAYOUTS = {
     'A': {'recognition': (['train.py', 'train_parall.py'], 'recognition/symbol')},
-    "A'": {'recognition/ArcFace': (['train.py', 'train_parall.py'], 'recognition/ArcFace/symbol'),
-           'recognition/SubCenter-ArcFace': (['train_parall.py'], 'recognition/SubCenter-ArcFace/symbol')},
-    'B': {'recognition/ArcFace': (['train.py', 'train_parall.py'], 'recognition/symbol'),
-          'recognition/SubCenter-ArcFace': (['train_parall.py'], 'recognition/symbol')},
-    'C': {'recognition/arcface_mxnet': (['train.py', 'train_parall.py'], 'recognition/arcface_mxnet/symbol'),
-          'recognition/subcenter_arcface': (['train_parall.py'], 'recognition/subcenter_arcface/symbol')},
+    "A'": {
+        'recognition/ArcFace': (['train.py', 'train_parall.py'], 'recognition/ArcFace/symbol'),
+        'recognition/SubCenter-ArcFace': (['train_parall.py'], 'recognition/SubCenter-ArcFace/symbol'),
+    },
+    'B': {
+        'recognition/ArcFace': (['train.py', 'train_parall.py'], 'recognition/symbol'),
+        'recognition/SubCenter-ArcFace': (['train_parall.py'], 'recognition/symbol'),
+    },
+    'C': {
+        'recognition/arcface_mxnet': (['train.py', 'train_parall.py'], 'recognition/arcface_mxnet/symbol'),
+        'recognition/subcenter_arcface': (['train_parall.py'], 'recognition/subcenter_arcface/symbol'),
+    },
 }
 
 

@@ -3,6 +3,7 @@
 The host is the miniature of tests/host, in every layout. With INSIGHTFACE=/path/to/checkout the same is
 done to a copy of that checkout, whose trainer needs scikit-learn, scipy <= 1.7.3 and opencv as well.
 """
+
 import glob
 import os
 import re
@@ -44,7 +45,7 @@ def trainer(request, tmp_path):
     for folder in ('arcface_mxnet', 'ArcFace', ''):
         if os.path.exists(str(tmp_path / 'recognition' / folder / 'train.py')):
             return str(tmp_path / 'recognition' / folder)
-    raise AssertionError('%s has no MXNet trainer' % CHECKOUT)
+    raise AssertionError(f'{CHECKOUT} has no MXNet trainer')
 
 
 def plug_in_by_hand(trainer):
@@ -56,11 +57,15 @@ def plug_in_by_hand(trainer):
         text = file.read()
     last_import = re.findall(r'^import f\w+$', text, re.MULTILINE)[-1]
     with open(script, 'w') as file:
-        file.write(text.replace(last_import, last_import + ''.join('\nimport ' + module for module, _ in NETWORKS.values()), 1))
+        file.write(
+            text.replace(last_import, last_import + ''.join('\nimport ' + module for module, _ in NETWORKS.values()), 1)
+        )
     with open(os.path.join(trainer, 'sample_config.py')) as file:
         text = file.read()
-    lines = ''.join("network.{0} = edict()\nnetwork.{0}.net_name = '{1}'\nnetwork.{0}.num_layers = {2}\n"
-                    .format(name, *choice) for name, choice in NETWORKS.items())
+    lines = ''.join(
+        "network.{0} = edict()\nnetwork.{0}.net_name = '{1}'\nnetwork.{0}.num_layers = {2}\n".format(name, *choice)
+        for name, choice in NETWORKS.items()
+    )
     with open(os.path.join(trainer, 'config.py'), 'w') as file:
         file.write(re.sub(r'^(dataset = edict\(\))', lines.replace('\\', '\\\\') + r'\1', text, flags=re.MULTILINE))
 
@@ -73,17 +78,45 @@ def plug_in_by_patch(trainer):
 def set_up_small_run(trainer, faces_folder):
     """Edit config.py as a user would: this data set, two steps, a narrow network."""
     with open(os.path.join(trainer, 'config.py'), 'a') as file:
-        file.write('\ndataset.emore.dataset_path = %r\ndataset.emore.num_classes = 4\n' % faces_folder)
+        file.write(f'\ndataset.emore.dataset_path = {faces_folder!r}\ndataset.emore.num_classes = 4\n')
         file.write("dataset.emore.val_targets = ['lfw']\nconfig.max_steps = 1\n")
-        file.write('for _name in (%s):\n    network[_name].net_multiplier = 0.25\n' % ', '.join(map(repr, NETWORKS)))
+        file.write(
+            'for _name in ({}):\n    network[_name].net_multiplier = 0.25\n'.format(', '.join(map(repr, NETWORKS)))
+        )
 
 
 def train(trainer, network, models):
     """Run the host's trainer for two steps; return its output."""
-    command = [sys.executable, '-u', 'train.py', '--network', network, '--loss', 'arcface', '--dataset', 'emore',
-               '--per-batch-size', '2', '--lr', '0.001', '--verbose', '1', '--ckpt', '2', '--models-root', models]
-    done = subprocess.run(command, cwd=trainer, env=dict(os.environ, CUDA_VISIBLE_DEVICES=''), timeout=600,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    command = [
+        sys.executable,
+        '-u',
+        'train.py',
+        '--network',
+        network,
+        '--loss',
+        'arcface',
+        '--dataset',
+        'emore',
+        '--per-batch-size',
+        '2',
+        '--lr',
+        '0.001',
+        '--verbose',
+        '1',
+        '--ckpt',
+        '2',
+        '--models-root',
+        models,
+    ]
+    done = subprocess.run(
+        command,
+        cwd=trainer,
+        env=dict(os.environ, CUDA_VISIBLE_DEVICES=''),
+        timeout=600,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 
@@ -97,14 +130,18 @@ def test_trains(trainer, faces_folder, plug_in, network, tmp_path):
     assert 'Network FLOPs' in output
     files = sorted(glob.glob(str(tmp_path / 'models' / '*' / 'model-*')))
     assert [os.path.basename(path) for path in files][-1] == 'model-symbol.json'
-    symbol, arg_params, aux_params = mx.model.load_checkpoint(files[-1][:-len('-symbol.json')], 1)
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(files[-1][: -len('-symbol.json')], 1)
     assert symbol.list_outputs() == ['fc1_output']
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
     assert set(aux_params) == set(symbol.list_auxiliary_states())
 
 
 def test_patched_trained_and_reverted_nothing_is_left(trainer, faces_folder, tmp_path_factory):
-    root = os.path.dirname(trainer) if os.path.basename(trainer) == 'recognition' else os.path.dirname(os.path.dirname(trainer))
+    root = (
+        os.path.dirname(trainer)
+        if os.path.basename(trainer) == 'recognition'
+        else os.path.dirname(os.path.dirname(trainer))
+    )
     before = snapshot(root)
     plug_in_by_patch(trainer)
     set_up_small_run(trainer, faces_folder)
@@ -120,6 +157,7 @@ def test_same_bytes_work_without_any_config(tmp_path):
     for module in MODULES:
         shutil.copy(os.path.join(ROOT, 'symbols', module), str(tmp_path))
     code = "import fcrunet, sys; s = fcrunet.build(56, emb_size=8); print(s.name, 'config' in sys.modules)"
-    done = subprocess.run([sys.executable, '-c', code], cwd=str(tmp_path), stdout=subprocess.PIPE,
-                          universal_newlines=True, check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=str(tmp_path), stdout=subprocess.PIPE, text=True, check=True
+    )
     assert done.stdout == 'fc1 False\n'

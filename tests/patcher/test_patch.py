@@ -1,4 +1,5 @@
 """patch_insightface.py: in with one command, out again without a trace, and nothing of the user's touched."""
+
 import contextlib
 import io
 import os
@@ -51,8 +52,7 @@ def run(*options):
 
 def run_alone(*options):
     """The same in a process of its own."""
-    done = subprocess.run([sys.executable, TOOL] + list(options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=60)
+    done = subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -85,20 +85,26 @@ def file_in(checkout, *names):
 
 # ----------------------------------------------------------------------------------------- in and out again
 
+
 def test_every_layout(layout, tmp_path):
     root = str(tmp_path / 'checkout')
     trainers = lay_out(root, layout)
     before = snapshot(root)
-    assert run(root, '--status') == (1, ''.join('not installed  %s\n' % os.path.relpath(t, root) for t in trainers), '')
+    assert run(root, '--status') == (1, ''.join(f'not installed  {os.path.relpath(t, root)}\n' for t in trainers), '')
     code, output, _ = run(root)
     assert code == 0 and 'python -u train' in output and '--network cru116 --loss arcface --dataset emore' in output
-    assert run(root, '--status') == (0, ''.join('installed      %s  (%s)\n' % (
-        os.path.relpath(t, root), patcher.VERSION) for t in trainers), '')
+    assert run(root, '--status') == (
+        0,
+        ''.join(f'installed      {os.path.relpath(t, root)}  ({patcher.VERSION})\n' for t in trainers),
+        '',
+    )
     for trainer in trainers:
         own = os.path.join(trainer, 'symbol')
         symbol = own if os.path.isdir(own) else os.path.join(os.path.dirname(trainer), 'symbol')
         for module in MODULES:
-            with open(os.path.join(symbol, module), 'rb') as copied, open(os.path.join(ROOT, 'symbols', module), 'rb') as ours:
+            with open(os.path.join(symbol, module), 'rb') as copied, open(
+                os.path.join(ROOT, 'symbols', module), 'rb'
+            ) as ours:
                 assert copied.read() == ours.read()
     installed = snapshot(root)
     code, output, _ = run(root)
@@ -127,21 +133,31 @@ def test_any_folder_of_the_checkout_will_do(checkout):
 
 def test_the_config_knows_the_networks_and_keeps_the_users_edits(checkout):
     run(checkout)
-    code = ("from config import config, network, generate_config, dataset, default\n"
-            "generate_config('cru116', 'emore', 'arcface')\n"
-            "print(config.net_name, config.num_layers, default.per_batch_size, config.dataset_path, sorted(network) == %r)")
+    code = (
+        'from config import config, network, generate_config, dataset, default\n'
+        "generate_config('cru116', 'emore', 'arcface')\n"
+        'print(config.net_name, config.num_layers, default.per_batch_size, config.dataset_path, sorted(network) == %r)'
+    )
     expected = sorted(list(patcher.load_networks()) + ['mini', 'mini4'])
-    done = subprocess.run([sys.executable, '-c', code % expected], cwd=file_in(checkout, 'arcface_mxnet'),
-                          stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code % expected],
+        cwd=file_in(checkout, 'arcface_mxnet'),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     assert done.stdout == 'fcrunet 116 80 /data/mine True\n'
 
 
 def test_partial_fc_finds_the_networks(checkout):
     run(checkout)
     for network, size in (('cru56', 256), ('att56', 512), ('mini', 512)):
-        done = subprocess.run([sys.executable, 'train_memory.py', '--network', network],
-                              cwd=file_in(checkout, 'partial_fc', 'mxnet'), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True)
+        done = subprocess.run(
+            [sys.executable, 'train_memory.py', '--network', network],
+            cwd=file_in(checkout, 'partial_fc', 'mxnet'),
+            capture_output=True,
+            text=True,
+        )
         assert done.stdout == 'fc1 (%d, %d)\n' % (64 if network == 'mini' else 80, size), done.stderr
 
 
@@ -164,7 +180,7 @@ def test_dry_run_is_what_patch_would_apply(checkout, tmp_path):
     """The diff, applied by another program, gives the same tree."""
     if shutil.which('git') is None:
         pytest.skip('git is not installed')
-    edit(file_in(checkout, *CONFIG), lambda text: text[:text.index(b'# data sets')].rstrip(b'\n'))
+    edit(file_in(checkout, *CONFIG), lambda text: text[: text.index(b'# data sets')].rstrip(b'\n'))
     by_git = str(tmp_path / 'by git')
     shutil.copytree(checkout, by_git)
     diff = run(checkout, '--dry-run')[1]
@@ -172,8 +188,10 @@ def test_dry_run_is_what_patch_would_apply(checkout, tmp_path):
     subprocess.run(['git', 'apply', '--whitespace=nowarn', '-'], cwd=by_git, input=diff.encode(), check=True)
     shutil.rmtree(os.path.join(by_git, '.git'))
     run(checkout)
-    relative = [{os.path.relpath(path, root): content for path, (content, _) in snapshot(root).items()}
-                for root in (checkout, by_git)]
+    relative = [
+        {os.path.relpath(path, root): content for path, (content, _) in snapshot(root).items()}
+        for root in (checkout, by_git)
+    ]
     assert relative[0] == relative[1]
 
 
@@ -182,7 +200,9 @@ def test_an_older_install_is_brought_up_to_date(checkout, monkeypatch):
     old_networks = {'cru56': {'net_name': 'fcrunet', 'num_layers': 56}}
     with monkeypatch.context() as older:
         older.setattr(patcher, 'load_networks', lambda: old_networks)
-        older.setattr(patcher, 'load_modules', lambda networks: {'fcrunet.py': b'old = 1\n', 'face_blocks.py': b'old = 2\n'})
+        older.setattr(
+            patcher, 'load_modules', lambda networks: {'fcrunet.py': b'old = 1\n', 'face_blocks.py': b'old = 2\n'}
+        )
         assert patcher.main([checkout]) == 0
     assert run(checkout, '--status')[1].startswith('outdated')
     assert run(checkout)[0] == 0
@@ -193,21 +213,39 @@ def test_an_older_install_is_brought_up_to_date(checkout, monkeypatch):
     assert snapshot(checkout) == before
 
 
-@pytest.mark.parametrize('change', [
-    lambda text: text.replace(b'\n', b'\r\n'),
-    lambda text: text.rstrip(b'\n'),
-    lambda text: text.replace(b'\n', b'\r\n').rstrip(b'\r\n'),
-    lambda text: b'\xef\xbb\xbf' + text,
-    lambda text: text.replace(b'    ', b'\t'),
-    lambda text: text.replace(b'    ', b'  '),
-    lambda text: text[:text.index(b'# data sets')],
-    lambda text: text[:text.index(b'# data sets')].rstrip(b'\n'),
-    lambda text: text[:text.index(b'# data sets')].rstrip(b'\n').replace(b'\n', b'\r\n'),
-    lambda text: text + "# 人脸 \f\x0b\u2028 face".encode('utf-8'),
-    lambda text: text + b'\nprint "Python 2"\n',
-    lambda text: text.replace(b'network.mini4.num_layers = 4', b'network.mini4.net_blocks = [1,\n  2]') + b'print "2"\n',
-], ids=['crlf', 'no newline', 'crlf, no newline', 'bom', 'tabs', 'two spaces', 'ends there', 'ends there, no newline',
-        'ends there, crlf, no newline', 'odd characters', 'Python 2', 'Python 2, long line'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda text: text.replace(b'\n', b'\r\n'),
+        lambda text: text.rstrip(b'\n'),
+        lambda text: text.replace(b'\n', b'\r\n').rstrip(b'\r\n'),
+        lambda text: b'\xef\xbb\xbf' + text,
+        lambda text: text.replace(b'    ', b'\t'),
+        lambda text: text.replace(b'    ', b'  '),
+        lambda text: text[: text.index(b'# data sets')],
+        lambda text: text[: text.index(b'# data sets')].rstrip(b'\n'),
+        lambda text: text[: text.index(b'# data sets')].rstrip(b'\n').replace(b'\n', b'\r\n'),
+        lambda text: text + '# 人脸 \f\x0b\u2028 face'.encode('utf-8'),
+        lambda text: text + b'\nprint "Python 2"\n',
+        lambda text: (
+            text.replace(b'network.mini4.num_layers = 4', b'network.mini4.net_blocks = [1,\n  2]') + b'print "2"\n'
+        ),
+    ],
+    ids=[
+        'crlf',
+        'no newline',
+        'crlf, no newline',
+        'bom',
+        'tabs',
+        'two spaces',
+        'ends there',
+        'ends there, no newline',
+        'ends there, crlf, no newline',
+        'odd characters',
+        'Python 2',
+        'Python 2, long line',
+    ],
+)
 def test_revert_gives_back_every_byte(checkout, change):
     config = file_in(checkout, 'arcface_mxnet', 'config.py')
     edit(config, change)
@@ -264,6 +302,7 @@ def test_a_file_that_cannot_be_given_to_its_owner_is_given_to_its_group(checkout
         if owner != -1:
             raise PermissionError(1, 'Operation not permitted')
         real(path, owner, group)
+
     os.chown(script, 1234, 2345)
     os.chmod(script, 0o660)
     monkeypatch.setattr(os, 'chown', as_a_member)
@@ -288,6 +327,7 @@ def test_files_keep_their_extended_attributes(checkout):
 def test_a_file_that_cannot_be_given_back_is_ones_own(checkout, monkeypatch, problem):
     def refuse(*_):
         raise problem
+
     script = file_in(checkout, *TRAIN)
     os.chmod(script, 0o750)
     monkeypatch.setattr(os, 'chown', refuse)
@@ -295,7 +335,12 @@ def test_a_file_that_cannot_be_given_back_is_ones_own(checkout, monkeypatch, pro
 
     def of_another(path, *rest, **kwargs):
         status = real(path, *rest, **kwargs)
-        return os.stat_result((status.st_mode,) + tuple(status)[1:4] + (4321, 4321) + tuple(status)[6:]) if path == script else status
+        return (
+            os.stat_result((status.st_mode,) + tuple(status)[1:4] + (4321, 4321) + tuple(status)[6:])
+            if path == script
+            else status
+        )
+
     with monkeypatch.context() as patched:
         patched.setattr(os, 'stat', of_another)
         assert patcher.main([checkout]) == 0
@@ -307,7 +352,7 @@ def block(path):
     with open(path) as file:
         lines = file.read().splitlines()
     start, end = [index for index, line in enumerate(lines) if line.startswith((patcher.BEGIN, patcher.END))]
-    return [line for line in lines[start + 1:end] if not re.match(r'# \w+\.py [0-9a-f]{16}$', line)], lines[start - 1]
+    return [line for line in lines[start + 1 : end] if not re.match(r'# \w+\.py [0-9a-f]{16}$', line)], lines[start - 1]
 
 
 def test_the_blocks_hold_what_their_trainer_wants_and_no_more(checkout):
@@ -316,34 +361,51 @@ def test_the_blocks_hold_what_their_trainer_wants_and_no_more(checkout):
     for name in ('train.py', 'train_parall.py'):
         assert block(file_in(checkout, 'arcface_mxnet', name)) == (imports, 'import fmini')
     lines, _ = block(file_in(checkout, 'partial_fc', 'mxnet', 'train_memory.py'))
-    assert lines == ['import os', 'import sys',
-                     "sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'symbol'))"] + imports
+    assert (
+        lines
+        == [
+            'import os',
+            'import sys',
+            "sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'symbol'))",
+        ]
+        + imports
+    )
     lines, before = block(file_in(checkout, *CONFIG))
     assert before == 'network.mini4.per_batch_size = 16'
-    assert lines[:3] == ['network.cru56 = edict()', "network.cru56.net_name = 'fcrunet'", 'network.cru56.num_layers = 56']
+    assert lines[:3] == [
+        'network.cru56 = edict()',
+        "network.cru56.net_name = 'fcrunet'",
+        'network.cru56.num_layers = 56',
+    ]
     assert all(line == '' or line.startswith('network.') for line in lines)
     assert block(file_in(checkout, 'partial_fc', 'mxnet', 'default.py'))[0][0] == '_crunet_networks = {'
     assert not os.path.exists(file_in(checkout, 'arcface_mxnet', 'symbol', 'config.py'))
     assert os.path.exists(file_in(checkout, 'partial_fc', 'mxnet', 'config.py'))
 
 
-@pytest.mark.parametrize('text, before', [
-    ("import os\nimport fmini\nprint 'Python 2'\n", 'import fmini'),
-    ("import fmini\nimport os\nimport fmini as again\nx = 1\nprint 'Python 2'\n", 'import fmini as again'),
-    ("import fmini\nimport fminimal\nprint 'Python 2'\n", 'import fmini'),
-    ("import fmini, \\\n    os\nprint 'Python 2'\n", '    os'),
-    ("sys.path.append(os.path.join(here,\n                'symbol'))\nsys.path.append('symbol')\nprint 'Python 2'\n",
-     "sys.path.append('symbol')"),
-    ("sys.path.append(f('symbol',\n  1))\nprint 'Python 2'\n", '  1))'),
-    ("sys.path.append(('symbol'\nimport os\nprint 'Python 2'\n", "sys.path.append(('symbol'"),  # nobody closes it
-    ("sys.path.insert(0, 'symbol')  # (\nprint 'Python 2'\n", "sys.path.insert(0, 'symbol')  # ("),
-    ("sys.path.append('symbol')\nprint('Python 3')\n", "sys.path.append('symbol')"),
-    ("if x:\n  import fmini\nelse:\n  import os\nprint('Python 3')\n", '  import os'),
-    ("import fmini; y = '''\nabc\n'''; z = 1\nprint('Python 3')\n", "'''; z = 1"),
-    ("import fmini\n'''\nimport fmini\n'''\nprint 'Python 2'\n", 'import fmini'),
-    ("import fmini\n@decorated\ndef f():\n  pass\n", 'import fmini'),
-    ("import fmini\n@decorated\n@(\n  again)\nclass F: pass\n", 'import fmini'),
-])
+@pytest.mark.parametrize(
+    'text, before',
+    [
+        ("import os\nimport fmini\nprint 'Python 2'\n", 'import fmini'),
+        ("import fmini\nimport os\nimport fmini as again\nx = 1\nprint 'Python 2'\n", 'import fmini as again'),
+        ("import fmini\nimport fminimal\nprint 'Python 2'\n", 'import fmini'),
+        ("import fmini, \\\n    os\nprint 'Python 2'\n", '    os'),
+        (
+            "sys.path.append(os.path.join(here,\n                'symbol'))\n"
+            "sys.path.append('symbol')\nprint 'Python 2'\n",
+            "sys.path.append('symbol')",
+        ),
+        ("sys.path.append(f('symbol',\n  1))\nprint 'Python 2'\n", '  1))'),
+        ("sys.path.append(('symbol'\nimport os\nprint 'Python 2'\n", "sys.path.append(('symbol'"),  # nobody closes it
+        ("sys.path.insert(0, 'symbol')  # (\nprint 'Python 2'\n", "sys.path.insert(0, 'symbol')  # ("),
+        ("sys.path.append('symbol')\nprint('Python 3')\n", "sys.path.append('symbol')"),
+        ("if x:\n  import fmini\nelse:\n  import os\nprint('Python 3')\n", '  import os'),
+        ("import fmini; y = '''\nabc\n'''; z = 1\nprint('Python 3')\n", "'''; z = 1"),
+        ("import fmini\n'''\nimport fmini\n'''\nprint 'Python 2'\n", 'import fmini'),
+        ('import fmini\n@decorated\ndef f():\n  pass\n', 'import fmini'),
+        ('import fmini\n@decorated\n@(\n  again)\nclass F: pass\n', 'import fmini'),
+    ],
+)
 def test_the_place_of_the_imports(checkout, text, before):
     """Also in a file that only Python 2 can parse, whose lines are all there is to go by."""
     edit(file_in(checkout, *TRAIN), lambda _: text.encode())
@@ -351,32 +413,52 @@ def test_the_place_of_the_imports(checkout, text, before):
     assert block(file_in(checkout, *TRAIN))[1] == before
 
 
-@pytest.mark.parametrize('text, before', [
-    ("network = edict()\nnetwork.a = [1,\n  2]\nloss = 1\nprint 'Python 2'\n", '  2]'),
-    ("network = edict()\nnetwork['a'] = 'it (was'\nloss = 1\nprint 'Python 2'\n", "network['a'] = 'it (was'"),
-    ("network = edict()\nnetworks = 1\nprint 'Python 2'\n", 'network = edict()'),
-    ("network = edict()\nnetwork.a = [1,\n  2]  # end\nloss = 1\n", '  2]  # end'),
-    ("network = edict()\nnetwork.a = edict(); y = '''\nabc\n'''; z = 3\n", "'''; z = 3"),
-    ("network = edict()\n'''\nnetwork.old = edict()\n'''\nloss = 1\nprint 'Python 2'\n", 'network = edict()'),
-    ("network = edict()\nx = 'it\\'s'  # don't\ny = \"\"\"\nnetwork.old = 1\n\"\"\"\nprint 'Python 2'\n", 'network = edict()'),
-    ("network = edict()\n\"\"\"\na text\n\"\"\"\nloss = 1\n", 'network = edict()'),
-])
+@pytest.mark.parametrize(
+    'text, before',
+    [
+        ("network = edict()\nnetwork.a = [1,\n  2]\nloss = 1\nprint 'Python 2'\n", '  2]'),
+        ("network = edict()\nnetwork['a'] = 'it (was'\nloss = 1\nprint 'Python 2'\n", "network['a'] = 'it (was'"),
+        ("network = edict()\nnetworks = 1\nprint 'Python 2'\n", 'network = edict()'),
+        ('network = edict()\nnetwork.a = [1,\n  2]  # end\nloss = 1\n', '  2]  # end'),
+        ("network = edict()\nnetwork.a = edict(); y = '''\nabc\n'''; z = 3\n", "'''; z = 3"),
+        ("network = edict()\n'''\nnetwork.old = edict()\n'''\nloss = 1\nprint 'Python 2'\n", 'network = edict()'),
+        (
+            'network = edict()\nx = \'it\\\'s\'  # don\'t\ny = """\nnetwork.old = 1\n"""\nprint \'Python 2\'\n',
+            'network = edict()',
+        ),
+        ('network = edict()\n"""\na text\n"""\nloss = 1\n', 'network = edict()'),
+    ],
+)
 def test_the_place_of_the_choices(checkout, text, before):
     edit(file_in(checkout, *CONFIG), lambda _: text.encode())
     assert patcher.main([checkout]) == 0
     assert block(file_in(checkout, *CONFIG))[1] == before
 
 
-@pytest.mark.parametrize('line, name', [('network = EasyDict()', 'EasyDict'), ('network = easydict.EasyDict()', 'easydict.EasyDict'),
-                                        ('network = EasyDict({})', 'EasyDict'), ('network: EasyDict = EasyDict()', 'EasyDict'),
-                                        ('if True:\n    network = EasyDict()', 'EasyDict')])
+@pytest.mark.parametrize(
+    'line, name',
+    [
+        ('network = EasyDict()', 'EasyDict'),
+        ('network = easydict.EasyDict()', 'easydict.EasyDict'),
+        ('network = EasyDict({})', 'EasyDict'),
+        ('network: EasyDict = EasyDict()', 'EasyDict'),
+        ('if True:\n    network = EasyDict()', 'EasyDict'),
+    ],
+)
 def test_the_choices_are_made_as_the_config_makes_its_own(checkout, line, name):
     config = file_in(checkout, *CONFIG)
     imports = b'import easydict\nfrom easydict import EasyDict\n'
-    edit(config, lambda text: imports + text.replace(b'network = edict()', line.encode()).replace(
-        b'from easydict import EasyDict as edict', b'edict = dict'))
+    edit(
+        config,
+        lambda text: (
+            imports
+            + text.replace(b'network = edict()', line.encode()).replace(
+                b'from easydict import EasyDict as edict', b'edict = dict'
+            )
+        ),
+    )
     assert patcher.main([checkout]) == 0
-    assert block(config)[0][0] == 'network.cru56 = %s()' % name
+    assert block(config)[0][0] == f'network.cru56 = {name}()'
 
 
 @pytest.mark.parametrize('value', ['{}', 'dict()', 'OrderedDict()', '[]'])
@@ -385,7 +467,7 @@ def test_choices_that_have_no_names_are_refused(checkout, value):
     refused(checkout, r'config\.py: its network choices are no EasyDict')
 
 
-@pytest.mark.parametrize('text', ['x = %s1%s' % ('(' * 150, ')' * 150), 'x = %s1' % ('-' * 7000)])
+@pytest.mark.parametrize('text', ['x = {}1{}'.format('(' * 150, ')' * 150), 'x = %s1' % ('-' * 7000)])
 def test_what_this_python_cannot_parse_is_gone_by_its_lines(checkout, text):
     edit(file_in(checkout, *CONFIG), lambda content: content + text.encode() + b'\n')
     before = snapshot(checkout)
@@ -403,12 +485,15 @@ def project_of_ones_own(tmp_path):
     return project
 
 
-@pytest.mark.parametrize('name, content, words', [
-    ('symbols/fcrunet.py', None, r'the network cru56 wants .*fcrunet\.py, which is not there'),
-    ('symbols/fcrunet.py', 'def x(:\n', r'fcrunet\.py is not a Python module'),
-    ('config/networks.py', 'NETWORKS = {', r'networks\.py has no table of networks: '),
-    ('config/networks.py', 'NETWORK = {}', r'networks\.py has no table of networks: '),
-])
+@pytest.mark.parametrize(
+    'name, content, words',
+    [
+        ('symbols/fcrunet.py', None, r'the network cru56 wants .*fcrunet\.py, which is not there'),
+        ('symbols/fcrunet.py', 'def x(:\n', r'fcrunet\.py is not a Python module'),
+        ('config/networks.py', 'NETWORKS = {', r'networks\.py has no table of networks: '),
+        ('config/networks.py', 'NETWORK = {}', r'networks\.py has no table of networks: '),
+    ],
+)
 def test_a_fault_in_ones_own_project_is_a_sentence(checkout, project_of_ones_own, name, content, words):
     path = os.path.join(project_of_ones_own, name)
     os.remove(path)
@@ -416,26 +501,37 @@ def test_a_fault_in_ones_own_project_is_a_sentence(checkout, project_of_ones_own
         with open(path, 'w') as file:
             file.write(content)
     before = snapshot(checkout)
-    done = subprocess.run([sys.executable, os.path.join(project_of_ones_own, 'patch_insightface.py'), checkout],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, os.path.join(project_of_ones_own, 'patch_insightface.py'), checkout],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and re.search(words, done.stderr), done.stderr
     assert snapshot(checkout) == before
 
 
 def test_the_place_in_partial_fc_is_behind_generate_config(checkout):
     path = file_in(checkout, 'partial_fc', 'mxnet', 'default.py')
-    edit(path, lambda text: text.replace(b'def generate_config', b'def load():\n    pass\n\n\ndef generate_config')
-         + b'    assert network\n\n\ndef store():\n    pass\n')
+    edit(
+        path,
+        lambda text: (
+            text.replace(b'def generate_config', b'def load():\n    pass\n\n\ndef generate_config')
+            + b'    assert network\n\n\ndef store():\n    pass\n'
+        ),
+    )
     assert patcher.main([checkout]) == 0
     assert block(path)[1] == '    assert network'
 
 
-@pytest.mark.parametrize('files, script, before', [
-    (['fother.py'], 'import os\nimport fother\nimport sys\n', 'import fother'),
-    ([], 'import os\nimport fresnet\nimport sys\n', 'import fresnet'),  # it has been the host's in every version
-    (['_hidden.py', 'notes.txt'], 'import fresnet\nimport _hidden\nimport notes\n', 'import fresnet'),
-    (['fother.py'], 'import fresnet\nimport fother.part\n', 'import fresnet'),
-])
+@pytest.mark.parametrize(
+    'files, script, before',
+    [
+        (['fother.py'], 'import os\nimport fother\nimport sys\n', 'import fother'),
+        ([], 'import os\nimport fresnet\nimport sys\n', 'import fresnet'),  # it has been the host's in every version
+        (['_hidden.py', 'notes.txt'], 'import fresnet\nimport _hidden\nimport notes\n', 'import fresnet'),
+        (['fother.py'], 'import fresnet\nimport fother.part\n', 'import fresnet'),
+    ],
+)
 def test_the_hosts_modules_are_those_of_its_symbol_folder(checkout, files, script, before):
     symbol = file_in(checkout, 'arcface_mxnet', 'symbol')
     os.remove(os.path.join(symbol, 'fmini.py'))
@@ -469,6 +565,7 @@ def test_other_files_are_not_touched(checkout):
 
 # --------------------------------------------------------------------------------- nothing of the user's
 
+
 def refused(checkout, words, *options):
     """The tool stops with one sentence and leaves everything as it is."""
     before = snapshot(checkout) if os.path.isdir(checkout) else None
@@ -478,20 +575,50 @@ def refused(checkout, words, *options):
     assert before is None or snapshot(checkout) == before
 
 
-@pytest.mark.parametrize('name, change, words', [
-    (TRAIN, lambda text: text.replace(b'import fmini', b'import fmini\nimport fcrunet'), r'train\.py:16 already has'),
-    (CONFIG, lambda text: text.replace(b'# data', b'network.cru116 = edict()\n# data'), r'config\.py:29 already has'),
-    (CONFIG, lambda text: text.replace(b'# data', b'network["att92"] = edict()\n# data'), r'config\.py:29 already has'),
-    (CONFIG, lambda text: text.replace(b'# data', b'<<<<<<< HEAD\n# data'), r'config\.py:29 has an unresolved merge'),
-    (TRAIN, lambda text: text + b'>>>>>>> branch\n', r'has an unresolved merge conflict'),
-    (CONFIG, lambda text: b'\n# \xe9\n' + text, r'config\.py:2 is not UTF-8'),
-    (CONFIG, lambda text: re.sub(b'(?m)^network.*\n', b'', text), r'cannot find its network choices'),
-    (TRAIN, lambda text: text.replace(b'import fmini', b'').replace(b"'symbol'", b"'s'"), r'cannot find where it imports'),
-    (('arcface_mxnet', 'symbol', 'fcrunet.py'), lambda text: b'mine = 1\n', r'fcrunet\.py is not what this plug-in put'),
-    (CONFIG, lambda text: text + patcher.BEGIN.encode() + b'\n', r'do not form one block'),
-    (CONFIG, lambda text: patcher.BEGIN.encode() + b'\n' + text + patcher.BEGIN.encode() + b'\n',
-     r'config\.py:1 has markers of the plug-in that do not form one block'),
-])
+@pytest.mark.parametrize(
+    'name, change, words',
+    [
+        (
+            TRAIN,
+            lambda text: text.replace(b'import fmini', b'import fmini\nimport fcrunet'),
+            r'train\.py:16 already has',
+        ),
+        (
+            CONFIG,
+            lambda text: text.replace(b'# data', b'network.cru116 = edict()\n# data'),
+            r'config\.py:29 already has',
+        ),
+        (
+            CONFIG,
+            lambda text: text.replace(b'# data', b'network["att92"] = edict()\n# data'),
+            r'config\.py:29 already has',
+        ),
+        (
+            CONFIG,
+            lambda text: text.replace(b'# data', b'<<<<<<< HEAD\n# data'),
+            r'config\.py:29 has an unresolved merge',
+        ),
+        (TRAIN, lambda text: text + b'>>>>>>> branch\n', r'has an unresolved merge conflict'),
+        (CONFIG, lambda text: b'\n# \xe9\n' + text, r'config\.py:2 is not UTF-8'),
+        (CONFIG, lambda text: re.sub(b'(?m)^network.*\n', b'', text), r'cannot find its network choices'),
+        (
+            TRAIN,
+            lambda text: text.replace(b'import fmini', b'').replace(b"'symbol'", b"'s'"),
+            r'cannot find where it imports',
+        ),
+        (
+            ('arcface_mxnet', 'symbol', 'fcrunet.py'),
+            lambda text: b'mine = 1\n',
+            r'fcrunet\.py is not what this plug-in put',
+        ),
+        (CONFIG, lambda text: text + patcher.BEGIN.encode() + b'\n', r'do not form one block'),
+        (
+            CONFIG,
+            lambda text: patcher.BEGIN.encode() + b'\n' + text + patcher.BEGIN.encode() + b'\n',
+            r'config\.py:1 has markers of the plug-in that do not form one block',
+        ),
+    ],
+)
 def test_install_stops_before_what_is_not_its_own(checkout, name, change, words):
     path = file_in(checkout, *name)
     if not os.path.exists(path):
@@ -509,17 +636,22 @@ def test_the_version_is_told(checkout, monkeypatch):
         assert run(checkout)[0] == 0
     code, output, _ = run(checkout, '--status')
     assert code == 0 and output.splitlines()[0] == 'installed      recognition/arcface_mxnet  (0.9)'
-    edit(file_in(checkout, *TRAIN), lambda text: text.replace(patcher.BEGIN.encode() + b' 0.9;', patcher.BEGIN.encode()))
+    edit(
+        file_in(checkout, *TRAIN), lambda text: text.replace(patcher.BEGIN.encode() + b' 0.9;', patcher.BEGIN.encode())
+    )
     assert run(checkout, '--status')[1].splitlines()[0].endswith('arcface_mxnet  (0.9, before 1.0)')
     before = snapshot(checkout)
     assert run(checkout)[0] == 0 and snapshot(checkout) != before
-    assert run(checkout, '--status')[1].splitlines()[0].endswith('arcface_mxnet  (%s)' % patcher.VERSION)
-    assert run('--version') == (0, 'patch_insightface.py %s\n' % patcher.VERSION, '')
+    assert run(checkout, '--status')[1].splitlines()[0].endswith(f'arcface_mxnet  ({patcher.VERSION})')
+    assert run('--version') == (0, f'patch_insightface.py {patcher.VERSION}\n', '')
 
 
 def test_edited_block(checkout):
     run(checkout)
-    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 40'))
+    edit(
+        file_in(checkout, *CONFIG),
+        lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 40'),
+    )
     assert run(checkout, '--status')[1].startswith('modified')
     with open(file_in(checkout, *CONFIG)) as file:
         line = 1 + [text.startswith(patcher.BEGIN) for text in file].index(True)
@@ -562,12 +694,23 @@ def test_what_is_no_longer_shipped_goes(older, options):
     assert left == []
 
 
-@pytest.mark.parametrize('name, line, words', [
-    (CONFIG, "network.oldnet.per_batch_size = 40", r'config\.py:\d+ names the network oldnet, which is no longer shipped'),
-    (CONFIG, "network['oldnet'].per_batch_size = 40", r'config\.py:\d+ names the network oldnet, which is no longer shipped'),
-    (TRAIN, 'import foldnet', r'train\.py:\d+ imports foldnet, which is no longer shipped'),
-    (('arcface_mxnet', 'symbol', 'foldnet.py'), 'mine = 1', r'foldnet\.py is no longer shipped, and was edited'),
-])
+@pytest.mark.parametrize(
+    'name, line, words',
+    [
+        (
+            CONFIG,
+            'network.oldnet.per_batch_size = 40',
+            r'config\.py:\d+ names the network oldnet, which is no longer shipped',
+        ),
+        (
+            CONFIG,
+            "network['oldnet'].per_batch_size = 40",
+            r'config\.py:\d+ names the network oldnet, which is no longer shipped',
+        ),
+        (TRAIN, 'import foldnet', r'train\.py:\d+ imports foldnet, which is no longer shipped'),
+        (('arcface_mxnet', 'symbol', 'foldnet.py'), 'mine = 1', r'foldnet\.py is no longer shipped, and was edited'),
+    ],
+)
 def test_what_needs_what_is_no_longer_shipped_is_named_first(older, name, line, words):
     edit(file_in(older, *name), lambda text: text + line.encode() + b'\n')
     refused(older, words)
@@ -578,8 +721,11 @@ def test_all_collisions_are_named_at_once(checkout):
     edit(file_in(checkout, *CONFIG), lambda text: text + b'network.cru116 = edict()\n')
     with open(file_in(checkout, 'arcface_mxnet', 'symbol', 'firesnet.py'), 'w') as file:
         file.write('mine = 1\n')
-    refused(checkout, r'firesnet\.py is not what .*train\.py:\d+ already has .*config\.py:\d+ already has|'
-                      r'firesnet\.py is not what .*config\.py:\d+ already has .*train\.py:\d+ already has')
+    refused(
+        checkout,
+        r'firesnet\.py is not what .*train\.py:\d+ already has .*config\.py:\d+ already has|'
+        r'firesnet\.py is not what .*config\.py:\d+ already has .*train\.py:\d+ already has',
+    )
 
 
 @pytest.fixture
@@ -591,16 +737,24 @@ def by_hand(checkout):
             file.write(content)
     lines = patcher.network_lines(networks, 'edict')
     for name in ('config.py', 'sample_config.py'):
-        edit(file_in(checkout, 'arcface_mxnet', name),
-             lambda text: text.replace(b'# data sets', '\n'.join(lines).encode() + b'\n# data sets'))
+        edit(
+            file_in(checkout, 'arcface_mxnet', name),
+            lambda text: text.replace(b'# data sets', '\n'.join(lines).encode() + b'\n# data sets'),
+        )
     for name in ('train.py', 'train_parall.py'):
-        edit(file_in(checkout, 'arcface_mxnet', name), lambda text: text.replace(
-            b'import fmini', b'import fmini\nimport fcrunet\nimport fresattention\nimport firesnet'))
+        edit(
+            file_in(checkout, 'arcface_mxnet', name),
+            lambda text: text.replace(
+                b'import fmini', b'import fmini\nimport fcrunet\nimport fresattention\nimport firesnet'
+            ),
+        )
     return checkout
 
 
 def test_what_was_put_in_by_hand_is_adopted(by_hand):
-    states = dict(reversed(line.split(None, 2)[-1:] + [line[:14].strip()]) for line in run(by_hand, '--status')[1].splitlines())
+    states = dict(
+        reversed(line.split(None, 2)[-1:] + [line[:14].strip()]) for line in run(by_hand, '--status')[1].splitlines()
+    )
     assert 'by hand' in states
     refused(by_hand, r'train\.py:\d+ already has something of that name; remove the line, use --adopt')
     with open(file_in(by_hand, *TRAIN), 'rb') as file:
@@ -624,7 +778,9 @@ def test_as_the_readme_has_it_is_by_hand(checkout):
         with open(os.path.join(trainer, 'symbol', name), 'wb') as file:
             file.write(content)
     edit(file_in(checkout, *TRAIN), lambda text: text.replace(b'import fmini', b'import fmini\nimport fcrunet'))
-    edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'# data sets', b'network.cru116 = edict()\n# data sets'))
+    edit(
+        file_in(checkout, *CONFIG), lambda text: text.replace(b'# data sets', b'network.cru116 = edict()\n# data sets')
+    )
     assert run(checkout, '--status')[1].splitlines()[0].split(None, 2) == ['by', 'hand', 'recognition/arcface_mxnet']
 
 
@@ -632,12 +788,17 @@ def test_a_trainer_that_only_shares_the_modules_is_not_installed(tmp_path):
     root = str(tmp_path / 'checkout')
     first, other = lay_out(root, 'B')
     assert run(root, '--only', first)[0] == 0
-    assert run(root, '--status')[1].splitlines() == ['installed      %s  (%s)' % (os.path.relpath(first, root), patcher.VERSION),
-                                                     'not installed  ' + os.path.relpath(other, root)]
+    assert run(root, '--status')[1].splitlines() == [
+        f'installed      {os.path.relpath(first, root)}  ({patcher.VERSION})',
+        'not installed  ' + os.path.relpath(other, root),
+    ]
 
 
 def test_what_stands_between_adopted_imports_and_needs_them_stops_it(by_hand):
-    edit(file_in(by_hand, *TRAIN), lambda text: text.replace(b'import fresattention', b'NETS = [fcrunet]\nimport fresattention'))
+    edit(
+        file_in(by_hand, *TRAIN),
+        lambda text: text.replace(b'import fresattention', b'NETS = [fcrunet]\nimport fresattention'),
+    )
     with open(file_in(by_hand, *TRAIN)) as file:
         number = 1 + file.read().splitlines().index('NETS = [fcrunet]')
     refused(by_hand, r'train\.py:%d sets or uses one of the networks between the lines' % number, '--adopt')
@@ -670,13 +831,20 @@ def test_revert_of_one_trainer_leaves_an_older_module_that_another_needs(tmp_pat
 
 
 def test_what_was_changed_by_hand_is_not_adopted(by_hand):
-    edit(file_in(by_hand, *CONFIG), lambda text: text.replace(b'network.cru116 = edict()', b'network.cru116 = edict(x=1)'))
-    refused(by_hand, r'config\.py:\d+ sets or uses one of the networks between the lines that were added by hand', '--adopt')
+    edit(
+        file_in(by_hand, *CONFIG),
+        lambda text: text.replace(b'network.cru116 = edict()', b'network.cru116 = edict(x=1)'),
+    )
+    refused(
+        by_hand, r'config\.py:\d+ sets or uses one of the networks between the lines that were added by hand', '--adopt'
+    )
 
 
-LATER = [('network.cru116.per_batch_size = 40', "print(network.cru116.per_batch_size)", '40'),
-         ("network['att92'].memonger = False", 'print(network.att92.memonger)', 'False'),
-         ('network.mine = network.cru116', 'print(network.mine.num_layers)', '116')]
+LATER = [
+    ('network.cru116.per_batch_size = 40', 'print(network.cru116.per_batch_size)', '40'),
+    ("network['att92'].memonger = False", 'print(network.att92.memonger)', 'False'),
+    ('network.mine = network.cru116', 'print(network.mine.num_layers)', '116'),
+]
 
 
 @pytest.mark.parametrize('line, code, printed', LATER)
@@ -684,8 +852,12 @@ def test_what_uses_the_networks_behind_the_adopted_lines_stays_behind_them(by_ha
     config = file_in(by_hand, *CONFIG)
     edit(config, lambda text: text.replace(b'# data sets', line.encode() + b'\n# data sets'))
     assert run(by_hand, '--adopt')[0] == 0 and run(by_hand, '--status')[0] == 0
-    done = subprocess.run([sys.executable, '-c', 'from config import network; ' + code], cwd=os.path.dirname(config),
-                          stdout=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-c', 'from config import network; ' + code],
+        cwd=os.path.dirname(config),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert done.stdout == printed + '\n'
 
 
@@ -710,8 +882,10 @@ def test_revert_of_one_trainer_leaves_what_another_imports_by_hand(tmp_path):
     root = str(tmp_path / 'checkout')
     first, other = lay_out(root, 'B')
     assert run(root)[0] == 0
-    edit(os.path.join(other, 'train_parall.py'),
-         lambda text: b''.join(line for line in text.splitlines(True) if b'plug-in' not in line))
+    edit(
+        os.path.join(other, 'train_parall.py'),
+        lambda text: b''.join(line for line in text.splitlines(True) if b'plug-in' not in line),
+    )
     assert run(root, '--revert', '--only', first)[0] == 0
     assert set(MODULES) <= set(os.listdir(os.path.join(root, 'recognition', 'symbol')))
     refused(root, '--only  is no trainer of the checkout', '--only', '')
@@ -745,8 +919,9 @@ def test_a_config_that_takes_its_choices_from_the_sample_stays(checkout):
     with open(config, 'rb') as file:
         assert file.read() == before[config][0]
     code = "from config import network; print('cru116' in network)"
-    done = subprocess.run([sys.executable, '-c', code], cwd=os.path.dirname(config), stdout=subprocess.PIPE,
-                          universal_newlines=True, check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=os.path.dirname(config), stdout=subprocess.PIPE, text=True, check=True
+    )
     assert done.stdout == 'True\n'
     assert run(checkout, '--revert')[0] == 0
     shutil.rmtree(os.path.join(os.path.dirname(config), '__pycache__'), ignore_errors=True)
@@ -768,10 +943,16 @@ def test_revert_names_what_a_config_that_takes_the_samples_choices_needs(checkou
     assert code == 0 and re.search(r'Note: .*arcface_mxnet/config\.py:2 still names one of the networks', output)
 
 
-@pytest.mark.parametrize('text, words', [
-    (b'from choices import network\n', r'config/__init__\.py: cannot find its network choices .*add the choices by hand'),
-    (None, None),
-])
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        (
+            b'from choices import network\n',
+            r'config/__init__\.py: cannot find its network choices .*add the choices by hand',
+        ),
+        (None, None),
+    ],
+)
 def test_a_config_package(checkout, text, words):
     config, package = file_in(checkout, *CONFIG), file_in(checkout, 'arcface_mxnet', 'config', '__init__.py')
     with open(config, 'rb') as file:
@@ -794,7 +975,8 @@ def test_only_one_trainer(tmp_path):
     assert run(root, '--only', os.path.relpath(first, root))[0] == 0
     assert run(root, '--status', '--only', first)[0] == 0
     assert {path for path, content in snapshot(root).items() if before.get(path) != content} and all(
-        path.startswith(first + os.sep) for path, content in snapshot(root).items() if before.get(path) != content)
+        path.startswith(first + os.sep) for path, content in snapshot(root).items() if before.get(path) != content
+    )
     assert run(root)[0] == 0
     assert run(root, '--revert', '--only', first)[0] == 0 and run(root, '--status', '--only', others[0])[0] == 0
     assert run(root, '--revert')[0] == 0 and snapshot(root) == before
@@ -805,12 +987,16 @@ def test_every_backup_has_a_name_of_its_own(checkout):
     config = file_in(checkout, *CONFIG)
     assert patcher.main([checkout]) == 0
     for number in ('', '2', '3'):
-        edit(config, lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 4' + number.encode()))
+        edit(
+            config,
+            lambda text: text.replace(b'cru116.per_batch_size = 80', b'cru116.per_batch_size = 4' + number.encode()),
+        )
         assert patcher.main([checkout, '--force']) == 0
         with open(config + patcher.BACKUP + number) as file:
-            assert 'cru116.per_batch_size = 4%s\n' % number in file.read()
+            assert f'cru116.per_batch_size = 4{number}\n' in file.read()
     assert sorted(name for name in os.listdir(os.path.dirname(config)) if patcher.BACKUP in name) == [
-        'config.py' + patcher.BACKUP + number for number in ('', '2', '3')]
+        'config.py' + patcher.BACKUP + number for number in ('', '2', '3')
+    ]
 
 
 def test_edits_below_the_block_stay(checkout):
@@ -845,14 +1031,20 @@ def test_what_cannot_be_read_is_named(checkout):
 def test_a_statement_of_any_depth(checkout, terms):
     before = snapshot(checkout)
     edit(file_in(checkout, *CONFIG), lambda text: text + b'total = ' + b' + '.join([b'1'] * terms) + b'\n')
-    edit(file_in(checkout, *TRAIN), lambda text: text.replace(b'import fmini', b'import fmini\nx = ' + b'-' * 90 + b'1'))
+    edit(
+        file_in(checkout, *TRAIN), lambda text: text.replace(b'import fmini', b'import fmini\nx = ' + b'-' * 90 + b'1')
+    )
     with_it = snapshot(checkout)
     assert with_it != before and run(checkout)[0] == 0 and run(checkout, '--status')[0] == 0
     assert run(checkout, '--revert')[0] == 0 and snapshot(checkout) == with_it
 
 
-OUTPUTS = [('> /dev/full', 2, r'what this program prints cannot be written .*: No space left on device$'), ('>&-', 0, '$'),
-           ('2>&-', 0, '$'), ('>&- 2>&-', 0, '$')]
+OUTPUTS = [
+    ('> /dev/full', 2, r'what this program prints cannot be written .*: No space left on device$'),
+    ('>&-', 0, '$'),
+    ('2>&-', 0, '$'),
+    ('>&- 2>&-', 0, '$'),
+]
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
@@ -860,8 +1052,13 @@ OUTPUTS = [('> /dev/full', 2, r'what this program prints cannot be written .*: N
 @pytest.mark.parametrize('options', ['', '--status', '--dry-run', '--revert'])
 def test_output_that_cannot_be_written(checkout, how, code, words, options):
     before = snapshot(checkout)
-    done = subprocess.run('"%s" "%s" "%s" %s %s' % (sys.executable, TOOL, checkout, options, how), shell=True,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        f'"{sys.executable}" "{TOOL}" "{checkout}" {options} {how}',
+        shell=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.returncode == (1 if options == '--status' and not code else code)
     assert re.match(r'(patch_insightface\.py: )?' + words, done.stderr)
     if code:
@@ -871,14 +1068,17 @@ def test_output_that_cannot_be_written(checkout, how, code, words, options):
 def test_output_of_few_letters(checkout):
     edit(file_in(checkout, *CONFIG), lambda text: text + '# größer\n'.encode())
     for options in ([], ['--status'], ['--revert', '--dry-run'], ['--revert']):
-        done = subprocess.run([sys.executable, TOOL, checkout] + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              env=dict(os.environ, PYTHONIOENCODING='ascii'))
+        done = subprocess.run(
+            [sys.executable, TOOL, checkout] + options,
+            capture_output=True,
+            env=dict(os.environ, PYTHONIOENCODING='ascii'),
+        )
         assert (done.returncode, done.stderr) == (0, b''), options
 
 
 def test_the_plan_is_printed(checkout):
     lines = run(checkout)[1].splitlines()
-    assert lines[0] == 'Plan, in %s:' % checkout
+    assert lines[0] == f'Plan, in {checkout}:'
     assert '  add      recognition/arcface_mxnet/symbol/fcrunet.py' in lines
     assert '  change   recognition/arcface_mxnet/config.py' in lines
     assert 'Done: %d files.' % sum(line.startswith('  ') and 'recognition/' in line[:25] for line in lines) in lines
@@ -888,7 +1088,9 @@ def test_the_plan_is_printed(checkout):
 
 def test_a_reader_who_has_had_enough_ends_it(checkout):
     before = snapshot(checkout)
-    process = subprocess.Popen([sys.executable, TOOL, checkout, '--dry-run'], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, TOOL, checkout, '--dry-run'], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdout.close()
     assert process.stderr.read() == b'' and process.wait(30) == 1 and snapshot(checkout) == before
 
@@ -901,6 +1103,7 @@ def test_a_folder_that_cannot_be_synced_is_no_reason_to_stop(checkout, monkeypat
         if os.path.isdir('/proc/self/fd/%d' % what if name == 'fsync' else what):
             raise OSError(22, 'Invalid argument')
         return real(what, *rest)
+
     monkeypatch.setattr(os, name, refuse)
     assert patcher.main([checkout]) == 0 and patcher.main([checkout, '--revert']) == 0
 
@@ -968,7 +1171,7 @@ def test_links(checkout, tmp_path):
 def test_nothing_of_the_checkout_is_run(checkout, tmp_path):
     witness = str(tmp_path / 'was here')
     for name in (TRAIN, CONFIG, ('arcface_mxnet', 'symbol', 'fmini.py')):
-        edit(file_in(checkout, *name), lambda text: text + ('\nopen(%r, "w")\n' % witness).encode())
+        edit(file_in(checkout, *name), lambda text: text + (f'\nopen({witness!r}, "w")\n').encode())
     assert run(checkout)[0] == 0 and run(checkout, '--revert')[0] == 0
     assert not os.path.exists(witness)
 
@@ -979,12 +1182,15 @@ def test_what_is_no_checkout(tmp_path):
     os.makedirs(str(tmp_path / 'recognition' / 'arcface_torch'))
     with open(str(tmp_path / 'recognition' / 'arcface_torch' / 'train.py'), 'w') as file:
         file.write('import torch\n')
-    refused(str(tmp_path), r'has no MXNet trainer; looked for recognition/train\*\.py, .*recognition/arcface_mxnet/train')
+    refused(
+        str(tmp_path), r'has no MXNet trainer; looked for recognition/train\*\.py, .*recognition/arcface_mxnet/train'
+    )
     refused(str(tmp_path / 'recognition' / 'arcface_torch' / 'train.py'), 'is not a folder')
     assert run()[0] == 2 and run(str(tmp_path), '--dry-run', '--status')[0] == 2
 
 
 # --------------------------------------------------------------------------------------------- all or nothing
+
 
 def count_calls(monkeypatch, name, fail_at=None):
     """Count the calls of os.`name`; make one of them fail as a full disk would."""
@@ -995,6 +1201,7 @@ def count_calls(monkeypatch, name, fail_at=None):
         if len(calls) == fail_at:
             raise OSError(28, 'No space left on device', args[0] if isinstance(args[0], str) else None)
         return real(*args, **kwargs)
+
     monkeypatch.setattr(os, name, counted)
     return calls
 
@@ -1032,19 +1239,21 @@ def targets(checkout, options):
 
 @pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
 def test_where_one_target_cannot_be_replaced_nothing_changes(checkout, monkeypatch, options):
-    """Immutable, mounted by itself, in a sticky folder of another user: it fails going forward, and would going back."""
+    """Immutable, mounted by itself, in a sticky folder of another user: it fails, and would in going back."""
     if options:
         patcher.main([checkout])
     before = snapshot(checkout)
     for target in targets(checkout, options):
         with monkeypatch.context() as patched:
             for name in ('replace', 'remove', 'rename'):
+
                 def refuse(path, *rest, real=getattr(os, name)):
                     if target in (path,) + rest:
                         raise OSError(16, 'Device or resource busy', target)
                     return real(path, *rest)
+
                 patched.setattr(os, name, refuse)
-            refused(checkout, re.escape('%s: Device or resource busy; nothing was changed' % target), *options)
+            refused(checkout, re.escape(f'{target}: Device or resource busy; nothing was changed'), *options)
     assert snapshot(checkout) == before
 
 
@@ -1055,12 +1264,17 @@ def test_an_edit_in_the_meantime_is_not_overwritten(checkout, monkeypatch, optio
     before, script = snapshot(checkout), file_in(checkout, *TRAIN)
     real = os.fsync
     with monkeypatch.context() as patched:
+
         def editing(handle):
             patched.setattr(os, 'fsync', real)
             edit(script, lambda text: text + b'# saved by an editor\n')
+
         patched.setattr(os, 'fsync', editing)
         refused_edit = run(checkout, *options)
-    assert refused_edit[0] == 2 and 'train.py was changed by somebody else in the meantime; nothing was changed' in refused_edit[2]
+    assert (
+        refused_edit[0] == 2
+        and 'train.py was changed by somebody else in the meantime; nothing was changed' in refused_edit[2]
+    )
     edit(script, lambda text: text.replace(b'# saved by an editor\n', b''))
     assert snapshot(checkout) == before
 
@@ -1075,9 +1289,13 @@ def test_an_edit_before_the_roll_back_is_not_overwritten(checkout, monkeypatch):
             edit(script, lambda text: text + b'# saved by an editor\n')
             raise OSError(1, 'Operation not permitted', target)
         real(source, target)
+
     monkeypatch.setattr(os, 'replace', refuse)
     code, _, error = run(checkout)
-    assert code == 2 and 'not all could be taken back: %s is changed, what it was is in %s' % (script, script + patcher.BACKUP) in error
+    assert (
+        code == 2
+        and f'not all could be taken back: {script} is changed, what it was is in {script + patcher.BACKUP}' in error
+    )
     with open(script, 'rb') as file:
         assert file.read().endswith(b'# saved by an editor\n')
     with open(script + patcher.BACKUP, 'rb') as file:
@@ -1091,6 +1309,7 @@ def test_scratch_files_that_cannot_be_removed_are_named(checkout, monkeypatch):
         if path.endswith('train.py' + patcher.NEW):
             raise OSError(1, 'Operation not permitted', path)
         real(path)
+
     with monkeypatch.context() as patched:
         patched.setattr(os, 'remove', refuse)
         patched.setattr(os, 'replace', lambda source, target: refuse('train.py' + patcher.NEW))
@@ -1148,17 +1367,24 @@ def test_what_cannot_be_taken_back_is_named_and_kept(checkout, monkeypatch):
         if target == last or (target == script and source.endswith(patcher.OLD)):
             raise OSError(16, 'Device or resource busy', target)
         return real(source, target)
+
     monkeypatch.setattr(os, 'replace', refuse)
     code, _, error = run(checkout)
     backup = script + patcher.BACKUP
-    assert code == 2 and '%s: Device or resource busy, and not all could be taken back: %s is changed, what it was is in %s' % (
-        last, script, backup) in error
+    assert (
+        code == 2
+        and f'{last}: Device or resource busy, and not all could be taken back: {script} is changed, what it was '
+        f'is in {backup}'
+        in error
+    )
     after = snapshot(checkout)
     assert after.pop(backup)[0] == before[script][0] and after.pop(script)[0] != before.pop(script)[0]
     assert after == before
 
 
-@pytest.mark.parametrize('options, name', [([], 'fsync'), ([], 'replace'), (['--revert'], 'fsync'), (['--revert'], 'remove')])
+@pytest.mark.parametrize(
+    'options, name', [([], 'fsync'), ([], 'replace'), (['--revert'], 'fsync'), (['--revert'], 'remove')]
+)
 def test_ctrl_c_at_any_time_changes_nothing(checkout, monkeypatch, name, options):
     if options:
         patcher.main([checkout])
@@ -1172,11 +1398,14 @@ def test_ctrl_c_at_any_time_changes_nothing(checkout, monkeypatch, name, options
                 if len(calls) == number:
                     raise KeyboardInterrupt
                 return real(*args)
+
             patched.setattr(os, name, interrupted)
             code, _, error = run(checkout, *options)
         if snapshot(checkout) == before:
-            assert (code, error.splitlines()) in ((130, ['patch_insightface.py: interrupted; nothing was changed']),
-                                                  (130, ['patch_insightface.py: interrupted'])), number
+            assert (code, error.splitlines()) in (
+                (130, ['patch_insightface.py: interrupted; nothing was changed']),
+                (130, ['patch_insightface.py: interrupted']),
+            ), number
             stopped += 1
         else:
             patcher.main([checkout] + ([] if options else ['--revert']))
@@ -1209,28 +1438,53 @@ sys.exit(patcher.program([{checkout!r}]))
 @pytest.mark.parametrize('signals', [[15], [1], [2, 15], [15, 1, 2]])
 def test_sigterm_ends_as_ctrl_c_does(checkout, after, signals):
     before = snapshot(checkout)
-    done = subprocess.run([sys.executable, '-c', TERMINATED.format(root=ROOT, after=after, checkout=checkout, signals=signals)],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-c', TERMINATED.format(root=ROOT, after=after, checkout=checkout, signals=signals)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (130, 'patch_insightface.py: interrupted; nothing was changed\n')
     assert snapshot(checkout) == before
 
 
 def has(*command):
-    return shutil.which(command[0]) and subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    return (
+        shutil.which(command[0])
+        and subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    )
 
 
 @pytest.mark.skipif(not has('unshare', '-m', 'true'), reason='no mount namespaces here')
 @pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
-@pytest.mark.parametrize('mount', ['mount --bind "$1" "$1"', 'mount --bind "$2" "$2" && mount -o remount,ro,bind "$2"'],
-                         ids=['a file that is mounted', 'a folder that is mounted to be read only'])
+@pytest.mark.parametrize(
+    'mount',
+    ['mount --bind "$1" "$1"', 'mount --bind "$2" "$2" && mount -o remount,ro,bind "$2"'],
+    ids=['a file that is mounted', 'a folder that is mounted to be read only'],
+)
 def test_mounts(checkout, options, mount):
     if options:
         patcher.main([checkout])
     before, config = snapshot(checkout), file_in(checkout, *CONFIG)
-    command = 'set -e; %s; shift 2; exec "$@"' % mount
-    done = subprocess.run(['unshare', '-m', 'sh', '-c', command, 'sh', config, file_in(checkout, 'subcenter_arcface'),
-                           sys.executable, TOOL, checkout] + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True)
+    command = f'set -e; {mount}; shift 2; exec "$@"'
+    done = subprocess.run(
+        [
+            'unshare',
+            '-m',
+            'sh',
+            '-c',
+            command,
+            'sh',
+            config,
+            file_in(checkout, 'subcenter_arcface'),
+            sys.executable,
+            TOOL,
+            checkout,
+        ]
+        + options,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.endswith('; nothing was changed\n'), done.stderr
     assert snapshot(checkout) == before
 
@@ -1289,8 +1543,12 @@ def test_install_and_revert_at_once_leave_one_or_the_other(checkout):
     assert patcher.main([checkout]) == 0
     installed = snapshot(checkout)
     for _ in range(6):
-        processes = [subprocess.Popen([sys.executable, TOOL, checkout] + options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                     for options in ([], ['--revert'], [], ['--revert'])]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, TOOL, checkout] + options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for options in ([], ['--revert'], [], ['--revert'])
+        ]
         codes = [process.wait(60) for process in processes]
         assert 0 in codes and set(codes) <= {0, 2}
         assert snapshot(checkout) in (before, installed)
@@ -1338,8 +1596,11 @@ def test_killed_at_any_point_a_later_run_ends_well(checkout, options):
 @pytest.mark.parametrize('after', [0, 1, 3, 8, 9, 10])
 def test_killed_while_what_is_no_longer_shipped_goes(older, after):
     """A module that is gone, and recorded no more, leaves nothing behind either."""
-    code = KILLED.format(root=ROOT, after=after, arguments=[older]).replace(', os.fsync, os.remove', ', os.remove').replace(
-        ', dying(os.fsync)', '')
+    code = (
+        KILLED.format(root=ROOT, after=after, arguments=[older])
+        .replace(', os.fsync, os.remove', ', os.remove')
+        .replace(', dying(os.fsync)', '')
+    )
     assert subprocess.run([sys.executable, '-c', code], stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
     assert run(older)[0] == 0 and run(older, '--status')[0] == 0
     assert not [path for path in snapshot(older) if '.crunet-' in path or 'foldnet' in path]
@@ -1349,7 +1610,7 @@ def test_killed_while_what_is_no_longer_shipped_goes(older, after):
 
 with open(os.path.join(TEMPLATE, 'sample_config.py')) as _file:
     HEAD, TAIL = _file.read().split('# networks\n')
-TAIL = TAIL[TAIL.index('# data sets'):]
+TAIL = TAIL[TAIL.index('# data sets') :]
 
 names = st.from_regex(r'[a-z][a-z0-9_]{0,8}', fullmatch=True).filter(lambda name: name not in patcher.load_networks())
 values = st.one_of(st.integers(), st.booleans(), st.text(max_size=12), st.lists(st.integers(), max_size=3)).map(repr)
@@ -1362,18 +1623,27 @@ def network_entries(draw):
     for name in draw(st.lists(names, max_size=4)):
         lines += draw(st.sampled_from([[], [''], ['', '# ' + name], ['if True:  # ' + name, '    pass']]))
         lines.append(draw(st.sampled_from(['network.%s = edict()', "network['%s'] = edict()"])) % name)
-        lines.append("network['%s'].net_name = 'fmini'" % name)
+        lines.append(f"network['{name}'].net_name = 'fmini'")
         value = draw(values)
-        lines.append(draw(st.sampled_from(['network.%s.x = %s', 'network.%s.x = (\n    %s\n)', 'network.%s.x = %s; y = 1']))
-                     % (name if not name[0].isdigit() else 'n', value))
+        lines.append(
+            draw(st.sampled_from(['network.%s.x = %s', 'network.%s.x = (\n    %s\n)', 'network.%s.x = %s; y = 1']))
+            % (name if not name[0].isdigit() else 'n', value)
+        )
     return lines
 
 
-@given(entries=network_entries(), eol=st.sampled_from(['\n', '\r\n']), bom=st.booleans(), newline=st.booleans(),
-       tail=st.sampled_from([TAIL, '', '\n', '# end']), python2=st.booleans())
+@given(
+    entries=network_entries(),
+    eol=st.sampled_from(['\n', '\r\n']),
+    bom=st.booleans(),
+    newline=st.booleans(),
+    tail=st.sampled_from([TAIL, '', '\n', '# end']),
+    python2=st.booleans(),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_config(tmp_path_factory, entries, eol, bom, newline, tail, python2):
     import keyword
+
     if any(keyword.iskeyword(word) for line in entries for word in re.findall(r'network\.(\w+)', line)):
         return
     text = HEAD + '\n'.join(entries) + '\n' + tail + ('\nprint "2"\n' if python2 else '')
@@ -1396,12 +1666,29 @@ def test_any_config(tmp_path_factory, entries, eol, bom, newline, tail, python2)
     assert patcher.main([root, '--revert']) == 0 and snapshot(root) == before
 
 
-imports = st.lists(st.sampled_from(['import fmini', 'import os, fmini', 'import fmini as net', 'if True:\n    import fmini',
-                                    'try:\n    import fmini\nexcept ImportError:\n    raise', 'import os; import fmini',
-                                    '# import fcrunet', "TEXT = '''\nimport fcrunet_\n'''"]), min_size=1, max_size=4)
+imports = st.lists(
+    st.sampled_from(
+        [
+            'import fmini',
+            'import os, fmini',
+            'import fmini as net',
+            'if True:\n    import fmini',
+            'try:\n    import fmini\nexcept ImportError:\n    raise',
+            'import os; import fmini',
+            '# import fcrunet',
+            "TEXT = '''\nimport fcrunet_\n'''",
+        ]
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
-@given(imports=imports, eol=st.sampled_from(['\n', '\r\n']), rest=st.sampled_from(['', '\n', '\n\ndef f():\n  pass\n', '  # end']))
+@given(
+    imports=imports,
+    eol=st.sampled_from(['\n', '\r\n']),
+    rest=st.sampled_from(['', '\n', '\n\ndef f():\n  pass\n', '  # end']),
+)
 @settings(max_examples=60, deadline=None)
 def test_any_trainer(tmp_path_factory, imports, eol, rest):
     root = str(tmp_path_factory.mktemp('any'))

@@ -1,4 +1,5 @@
 """The pages: every link leads somewhere, every page is linked, and what is pasted names what exists."""
+
 import argparse
 import glob
 import importlib
@@ -12,8 +13,11 @@ import pytest
 import config as host
 from helpers import ROOT
 
-PAGES = sorted(os.path.relpath(path, ROOT) for pattern in ('*.md', 'docs/*.md', 'benchmarks/*.md')
-               for path in glob.glob(os.path.join(ROOT, pattern)))
+PAGES = sorted(
+    os.path.relpath(path, ROOT)
+    for pattern in ('*.md', 'docs/*.md', 'benchmarks/*.md')
+    for path in glob.glob(os.path.join(ROOT, pattern))
+)
 
 
 def read(page):
@@ -32,15 +36,22 @@ def test_the_readme_is_short_and_leads_to_every_page():
     text = read('README.md')
     assert len(text.splitlines()) <= 150
     for page in PAGES:
-        assert page == 'README.md' or page.startswith('benchmarks') or '(%s)' % page in text, page
+        assert page == 'README.md' or page.startswith('benchmarks') or f'({page})' in text, page
 
 
 class Parsed(Exception):
     """The options are right."""
 
 
-COMMANDS = sorted({(page, line) for page in PAGES for block in re.findall(r'(?ms)^ *```\n(.*?)^ *```', read(page))
-                   for line in re.sub(r'\\\n\s*', '', block).splitlines() if re.match(r'\s*python tools/\w+\.py', line)})
+COMMANDS = sorted(
+    {
+        (page, line)
+        for page in PAGES
+        for block in re.findall(r'(?ms)^ *```\n(.*?)^ *```', read(page))
+        for line in re.sub(r'\\\n\s*', '', block).splitlines()
+        if re.match(r'\s*python tools/\w+\.py', line)
+    }
+)
 
 
 def test_there_are_commands():
@@ -51,7 +62,7 @@ def test_there_are_commands():
 def test_the_options_of_a_command_exist(page, line, monkeypatch):
     words = shlex.split(re.split(r'\s{2,}#', line)[0], comments=False)
     if 'launch_local' in line:
-        words = words[:1] + words[words.index('--') + 2:]
+        words = words[:1] + words[words.index('--') + 2 :]
     words = [word for word in words if word not in ('2>/dev/null',)]
     module = importlib.import_module(os.path.basename(words[1])[:-3])
     real = argparse.ArgumentParser.parse_args
@@ -59,6 +70,7 @@ def test_the_options_of_a_command_exist(page, line, monkeypatch):
     def parse(parser, args=None, namespace=None):
         real(parser, words[2:] if args is None else args, namespace)
         raise Parsed
+
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse)
     monkeypatch.setattr('sys.argv', words[1:])
     for name in ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER'):
@@ -78,6 +90,6 @@ def test_named_networks_and_make_targets_exist(page):
 
 
 def test_make_help_lists_the_targets():
-    done = subprocess.run(['make', '-s', 'help'], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    done = subprocess.run(['make', '-s', 'help'], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     for target in ('demo', 'test', 'bench', 'mutants', 'test-host'):
-        assert 'make %s ' % target in done.stdout
+        assert f'make {target} ' in done.stdout

@@ -1,4 +1,5 @@
 """What is written is whole or not there, takes nobody's place by mistake, and leaves nothing behind."""
+
 import errno
 import os
 import pickle
@@ -24,8 +25,23 @@ from netkit.errors import UserError
 from netkit.files import new_files
 from netkit.training import run as run_module, state as resume
 
-TINY = ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '2', '--images', '2', '--pairs', '10',
-        '--no-verification', '--state-every', '0']
+TINY = [
+    '--multiplier',
+    '0.05',
+    '--steps',
+    '1',
+    '--per-batch-size',
+    '2',
+    '--identities',
+    '2',
+    '--images',
+    '2',
+    '--pairs',
+    '10',
+    '--no-verification',
+    '--state-every',
+    '0',
+]
 
 
 def write_into(folder, **contents):
@@ -41,6 +57,7 @@ def contents_of(folder):
 
 # --------------------------------------------------------------------------------------------- all or none
 
+
 @pytest.mark.parametrize('number', range(4))
 @pytest.mark.parametrize('error', [PermissionError(1, 'Operation not permitted'), KeyboardInterrupt()])
 def test_where_one_file_cannot_take_its_place_all_stay(tmp_path, monkeypatch, number, error):
@@ -52,15 +69,16 @@ def test_where_one_file_cannot_take_its_place_all_stay(tmp_path, monkeypatch, nu
         if len(calls) == number + 1:
             raise error
         real(source, target)
+
     with monkeypatch.context() as patched:
         patched.setattr(os, 'replace', refuse)
         if number < 3:
             with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
                 write_into(tmp_path, a='a', b='b', c='c')
-            assert contents_of(tmp_path) == dict(b='old b', c='old c')
+            assert contents_of(tmp_path) == {'b': 'old b', 'c': 'old c'}
         else:
             write_into(tmp_path, a='a', b='b', c='c')
-            assert contents_of(tmp_path) == dict(a='a', b='b', c='c')
+            assert contents_of(tmp_path) == {'a': 'a', 'b': 'b', 'c': 'c'}
 
 
 def test_a_folder_of_that_name(tmp_path, run_tool):
@@ -82,23 +100,27 @@ def test_a_state_that_is_a_folder(tmp_path, run_tool):
 def test_what_is_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     events = []
     real_sync, real_replace = files_module.sync, os.replace
-    monkeypatch.setattr(files_module, 'sync', lambda path: (events.append(('sync', os.path.basename(path))), real_sync(path)))
-    monkeypatch.setattr(os, 'replace', lambda *paths: (events.append(('name', os.path.basename(paths[1]))), real_replace(*paths)))
+    monkeypatch.setattr(
+        files_module, 'sync', lambda path: (events.append(('sync', os.path.basename(path))), real_sync(path))
+    )
+    monkeypatch.setattr(
+        os, 'replace', lambda *paths: (events.append(('name', os.path.basename(paths[1]))), real_replace(*paths))
+    )
     write_into(tmp_path, a='a', b='b')
     assert events == [('sync', 'a'), ('sync', 'b'), ('name', 'a'), ('name', 'b'), ('sync', tmp_path.name)]
 
 
 # ---------------------------------------------------------------------------------------- what was left
 
-UNFINISHED_RUN = """
+UNFINISHED_RUN = f"""
 import os, sys, time
-sys.path.insert(0, %r)
+sys.path.insert(0, {TOOLS!r})
 from netkit.files import new_files
 with new_files(sys.argv[1]) as scratch:
     open(os.path.join(scratch, 'half'), 'w').close()
     print('writing', flush=True)
     time.sleep(60)
-""" % TOOLS
+"""
 
 
 def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path):
@@ -111,7 +133,7 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
     process.kill()
     process.wait()
     write_into(tmp_path, a='b')
-    assert contents_of(tmp_path) == dict(a='b')
+    assert contents_of(tmp_path) == {'a': 'b'}
 
 
 def test_another_run_that_draws_is_not_disturbed(tmp_path, run_tool):
@@ -125,12 +147,13 @@ def test_another_run_that_draws_is_not_disturbed(tmp_path, run_tool):
 
 # ------------------------------------------------------------------------------------------- read back
 
+
 def cut_off(path, count):
     with open(path, 'r+b') as file:
         file.truncate(max(0, os.path.getsize(path) - count))
 
 
-@pytest.mark.parametrize('count', [1, 100, 10 ** 9])
+@pytest.mark.parametrize('count', [1, 100, 10**9])
 def test_a_checkpoint_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatch, count):
     """MXNet passes over a last write that fails."""
     real = mx.nd.save
@@ -142,10 +165,16 @@ def test_a_checkpoint_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatc
 
 def test_a_checkpoint_with_another_number(tmp_path, monkeypatch):
     real = mx.nd.save
-    monkeypatch.setattr(mx.nd, 'save', lambda path, arrays: real(path, {name: array + 1 for name, array in arrays.items()}))
+    monkeypatch.setattr(
+        mx.nd, 'save', lambda path, arrays: real(path, {name: array + 1 for name, array in arrays.items()})
+    )
     with pytest.raises(UserError, match='could not be written whole'):
-        checkpoints.save(str(tmp_path / 'x'), 0, mx.sym.FullyConnected(name='fc1', num_hidden=2),
-                        {'fc1_weight': np.ones((2, 2), np.float32)})
+        checkpoints.save(
+            str(tmp_path / 'x'),
+            0,
+            mx.sym.FullyConnected(name='fc1', num_hidden=2),
+            {'fc1_weight': np.ones((2, 2), np.float32)},
+        )
 
 
 def test_a_drawn_data_set_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatch):
@@ -155,6 +184,7 @@ def test_a_drawn_data_set_of_which_the_end_is_missing(tmp_path, run_tool, monkey
         real(record)
         if record.flag == 'w':
             cut_off(record.uri.value, 8)
+
     monkeypatch.setattr(mx.recordio.MXIndexedRecordIO, 'close', close)
     code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
     assert code == 2 and 'could not be written whole' in err and not (tmp_path / 'data').exists()
@@ -169,12 +199,13 @@ def test_a_symbol_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatch):
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_disk_that_takes_no_more(tmp_path, number):
-    with pytest.raises(UserError, match='cannot write to .*: %s$' % os.strerror(number)), new_files(str(tmp_path)):
+    with pytest.raises(UserError, match=f'cannot write to .*: {os.strerror(number)}$'), new_files(str(tmp_path)):
         raise OSError(number, os.strerror(number))
     assert not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------- what is read stays
+
 
 def test_the_weights_to_import_stay(tmp_path, run_tool):
     path = tmp_path / 'x-0000.params'
@@ -210,6 +241,7 @@ def test_the_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch):
 
 # ----------------------------------------------------------------------------------------- hostile pickles
 
+
 class Call:
     """Is called, when it is read from a pickle, as `function(*arguments)`."""
 
@@ -220,8 +252,9 @@ class Call:
         return self.function, self.arguments
 
 
-@pytest.mark.parametrize('same', [3, None, 'text', {1: 2}, np.bool_(True), [[True], [True, False]], [np.array([1, 2])] * 10,
-                                  ['yes'] * 10])
+@pytest.mark.parametrize(
+    'same', [3, None, 'text', {1: 2}, np.bool_(True), [[True], [True, False]], [np.array([1, 2])] * 10, ['yes'] * 10]
+)
 def test_answers_that_are_none(tmp_path, same):
     image = synthetic._encode(np.zeros((8, 8, 3), np.uint8))
     path = tmp_path / 'pairs.bin'
@@ -230,8 +263,12 @@ def test_answers_that_are_none(tmp_path, same):
         pairs.read_pairs(str(path), (8, 8, 3))
 
 
-ADDRESSES = [Call(np.ndarray, (8,), 'O', b'ABCDEFGH' * 8), Call(np.ndarray, (8,), np.dtype('O'), b'ABCDEFGH' * 8),
-             Call(np.dtype, 'O'), Call(eval, '1')]
+ADDRESSES = [
+    Call(np.ndarray, (8,), 'O', b'ABCDEFGH' * 8),
+    Call(np.ndarray, (8,), np.dtype('O'), b'ABCDEFGH' * 8),
+    Call(np.dtype, 'O'),
+    Call(eval, '1'),
+]
 
 
 @pytest.mark.parametrize('place', range(2))
@@ -240,13 +277,14 @@ def test_addresses_in_a_pickle_are_not_followed(tmp_path, number, place):
     """In a process of its own: what is tried here has ended one."""
     path = tmp_path / 'pairs.bin'
     path.write_bytes(pickle.dumps((ADDRESSES[number], [True]) if place else ([b''], ADDRESSES[number]), protocol=2))
-    code = 'import sys; sys.path.insert(0, %r)\nfrom netkit import cli\nfrom netkit.data import pairs\n' % TOOLS
-    code += 'cli.run(lambda: pairs.read_pairs(%r, (8, 8, 3)))' % str(path)
-    done = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, universal_newlines=True)
+    code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit import cli\nfrom netkit.data import pairs\n'
+    code += f'cli.run(lambda: pairs.read_pairs({str(path)!r}, (8, 8, 3)))'
+    done = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and 'is not a verification set' in done.stderr
 
 
 # ------------------------------------------------------------------------------------- damaged parameters
+
 
 def test_any_byte_of_a_checkpoint_may_be_another(tmp_path):
     path = str(tmp_path / 'x.params')
@@ -256,7 +294,7 @@ def test_any_byte_of_a_checkpoint_may_be_another(tmp_path):
     for place in range(24, len(content)):
         for value in (0, 1, 255):
             with open(path, 'wb') as file:
-                file.write(content[:place] + bytes([value]) + content[place + 1:])
+                file.write(content[:place] + bytes([value]) + content[place + 1 :])
             try:
                 checkpoints.load_parameters(path)
             except UserError as error:
@@ -268,7 +306,7 @@ def test_any_byte_of_a_state_may_be_another(tmp_path):
     path = tmp_path / resume.FILE
     content, refused = path.read_bytes(), 0
     for place in range(0, len(content), 3):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1:])
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
         try:
             resume.load(str(tmp_path), {'seed': 0})
         except UserError as error:
@@ -279,20 +317,35 @@ def test_any_byte_of_a_state_may_be_another(tmp_path):
 
 # ----------------------------------------------------------------------------------------- names and streams
 
+
 @pytest.mark.parametrize('name', [b'latin\xe4', 'é'.encode()])
 @pytest.mark.parametrize('program, option', [('export', b'--output'), ('train_synthetic', b'--output')])
 def test_names_that_are_not_in_the_letters_of_the_system(tmp_path, program, option, name):
-    done = subprocess.run([sys.executable.encode(), os.path.join(TOOLS, program + '.py').encode(), b'--network', b'cru56',
-                           option, os.fsencode(str(tmp_path)) + b'/' + name + b'/x'], stderr=subprocess.PIPE,
-                          env=dict(os.environ, LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0'))
+    done = subprocess.run(
+        [
+            sys.executable.encode(),
+            os.path.join(TOOLS, program + '.py').encode(),
+            b'--network',
+            b'cru56',
+            option,
+            os.fsencode(str(tmp_path)) + b'/' + name + b'/x',
+        ],
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0'),
+    )
     assert done.returncode == 2 and b'is not in the letters of this system' in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('how, code', [('>&-', 0), ('2>&-', 0), ('>&- 2>&-', 0)])
 def test_closed_output(tmp_path, how, code):
-    done = subprocess.run('"%s" "%s" --network cru56 --output "%s" %s' % (
-        sys.executable, os.path.join(TOOLS, 'export.py'), tmp_path / 'net', how), shell=True, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        '"{}" "{}" --network cru56 --output "{}" {}'.format(
+            sys.executable, os.path.join(TOOLS, 'export.py'), tmp_path / 'net', how
+        ),
+        shell=True,
+        stderr=subprocess.PIPE,
+    )
     assert (done.returncode, done.stderr) == (code, b'')
     assert mx.sym.load(str(tmp_path / 'net-symbol.json')).name == 'fc1'
 
@@ -300,8 +353,10 @@ def test_closed_output(tmp_path, how, code):
 @pytest.mark.parametrize('options, code', [(['--network', 'nope', '--output', 'x'], 2), (['--help'], 2)])
 def test_output_that_is_full(options, code):
     with open('/dev/full', 'w') as full:
-        done = subprocess.run([sys.executable, os.path.join(TOOLS, 'export.py')] + options,
-                              **({'stdout': full, 'stderr': subprocess.PIPE} if '--help' in options else {'stderr': full}))
+        done = subprocess.run(
+            [sys.executable, os.path.join(TOOLS, 'export.py')] + options,
+            **({'stdout': full, 'stderr': subprocess.PIPE} if '--help' in options else {'stderr': full}),
+        )
     assert done.returncode == code
     if done.stderr is not None:
         assert done.stderr == b'export.py: what this program prints cannot be written: No space left on device\n'
@@ -340,43 +395,64 @@ cli.run(main)
 """
 
 
-@pytest.mark.parametrize('code, output', [(SWALLOWED, ''), (TWICE, 'cleaned up\n')], ids=['in a destructor', 'and two more'])
+@pytest.mark.parametrize(
+    'code, output', [(SWALLOWED, ''), (TWICE, 'cleaned up\n')], ids=['in a destructor', 'and two more']
+)
 @pytest.mark.parametrize('name, status', [('SIGTERM', 143), ('SIGINT', 130)])
 def test_a_signal_is_not_lost_and_a_second_changes_nothing(code, output, name, status):
-    done = subprocess.run([sys.executable, '-c', code % (TOOLS, name)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True,
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    done = subprocess.run(
+        [sys.executable, '-c', code % (TOOLS, name)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert (done.returncode, done.stdout) == (status, output)
     assert done.stderr in ('', '-c: interrupted\n')
 
 
 # --------------------------------------------------------------------------------------------- odd numbers
 
-@pytest.mark.parametrize('program, options, words', [
-    (train_synthetic, ['--devices', '99999999999'], 'at most 1024'),
-    (train_synthetic, ['--loss-scale', '1e-300'], 'is not a number of at least 1e-06'),
-    (train_synthetic, ['--lr', '3e38'], 'and at most 1000'),
-    (export, ['--network', 'cru56', '--output', 'x' * 240], 'longer than the'),
-    (export, ['--model', 'a,' + '1' * 5000, '--output', 'x'], 'is not PREFIX,EPOCH'),
-    (export, ['--model', 'a,1', '--onnx', '--batch', '1' + '0' * 15, '--output', 'x'], 'at most 4096'),
-    (visualize, ['network', 'cru56', '-o', 'x' * 252 + '.svg'], 'longer than the'),
-    (visualize, ['network', 'cru56', '--image-size', '99999,99999', '-o', 'x.svg'], 'of at most 4096'),
-])
+
+@pytest.mark.parametrize(
+    'program, options, words',
+    [
+        (train_synthetic, ['--devices', '99999999999'], 'at most 1024'),
+        (train_synthetic, ['--loss-scale', '1e-300'], 'is not a number of at least 1e-06'),
+        (train_synthetic, ['--lr', '3e38'], 'and at most 1000'),
+        (export, ['--network', 'cru56', '--output', 'x' * 240], 'longer than the'),
+        (export, ['--model', 'a,' + '1' * 5000, '--output', 'x'], 'is not PREFIX,EPOCH'),
+        (export, ['--model', 'a,1', '--onnx', '--batch', '1' + '0' * 15, '--output', 'x'], 'at most 4096'),
+        (visualize, ['network', 'cru56', '-o', 'x' * 252 + '.svg'], 'longer than the'),
+        (visualize, ['network', 'cru56', '--image-size', '99999,99999', '-o', 'x.svg'], 'of at most 4096'),
+    ],
+)
 def test_numbers_and_names_that_are_too_large(run_tool, tmp_path, monkeypatch, program, options, words):
     monkeypatch.chdir(tmp_path)
     code, _, err = run_tool(program, *options)
     assert code == 2 and words in err and len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('arguments', [['benchmark', 'ires50', '--per-batch-size', '100000000', '--repetitions', '1', '--only',
-                                        'inference'],
-                                       ['visualize', 'attention', '--network', 'att92', '--image-size', '4096,4096', '-o', 'x.png'],
-                                       ['visualize', 'attention', '--network', 'att92_imagenet', '--image-size', '4096,4096', '-o',
-                                        'x.png']])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['benchmark', 'ires50', '--per-batch-size', '100000000', '--repetitions', '1', '--only', 'inference'],
+        ['visualize', 'attention', '--network', 'att92', '--image-size', '4096,4096', '-o', 'x.png'],
+        ['visualize', 'attention', '--network', 'att92_imagenet', '--image-size', '4096,4096', '-o', 'x.png'],
+    ],
+)
 def test_what_has_no_room_in_memory(tmp_path, arguments):
-    done = subprocess.run([sys.executable, os.path.join(TOOLS, arguments[0] + '.py')] + arguments[1:], cwd=str(tmp_path),
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
-    assert done.returncode == 2 and re.search('and this machine has|more than 2.31 weights', done.stderr) and len(done.stderr.splitlines()) == 1, done.stderr
+    done = subprocess.run(
+        [sys.executable, os.path.join(TOOLS, arguments[0] + '.py')] + arguments[1:],
+        cwd=str(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert (
+        done.returncode == 2
+        and re.search('and this machine has|more than 2.31 weights', done.stderr)
+        and len(done.stderr.splitlines()) == 1
+    ), done.stderr
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, run_tool, monkeypatch):
@@ -386,6 +462,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, run_tool, monkeypat
         values = real(trainer)
         values['fc1_beta'][0] = np.inf
         return values
+
     monkeypatch.setattr(run_module.Trainer, 'parameters', infinite)
     code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
     assert code == 2 and 'fc1_beta is not finite after the last step' in err and not list(tmp_path.glob('cru56*'))
@@ -394,6 +471,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, run_tool, monkeypat
 @pytest.mark.parametrize('names', [['a\x01b.log', '_u.log'], ['x\x7f\x9by.log', 'two\nlines.log']])
 def test_any_name_of_a_log(tmp_path, run_tool, names):
     import xml.etree.ElementTree
+
     line = 'Epoch[0] Batch [0-10]\tSpeed: 10.00 samples/sec\tacc=0.5\tlossvalue=3.0\n'
     for name in names:
         (tmp_path / name).write_text(line)

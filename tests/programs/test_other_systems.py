@@ -1,4 +1,5 @@
-"""macOS and Windows have less than Linux: the programs with what these lack taken away, and what is there failing as it does there."""
+"""macOS and Windows have less than Linux: the programs without what these lack."""
+
 import os
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from host.layouts import lay_out
 from netkit._mxnet import mx
 
 # Run by Python before a program, in its process and in those that it starts (as the module sitecustomize).
-LIKE_WINDOWS = '''
+LIKE_WINDOWS = """
 import builtins, os, signal
 
-for module, names in ((os, ("sched_getaffinity", "sysconf", "chown", "killpg", "fork", "getuid")), (signal, ("SIGHUP",))):
+lacking = ((os, ("sched_getaffinity", "sysconf", "chown", "killpg", "fork", "getuid")), (signal, ("SIGHUP",)))
+for module, names in lacking:
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
-real_import, real_open, real_fsync, real_exists, real_file = builtins.__import__, os.open, os.fsync, os.path.exists, builtins.open
+real_import, real_open, real_fsync = builtins.__import__, os.open, os.fsync
+real_exists, real_file = os.path.exists, builtins.open
 opened_to_read = set()
 
 def no_unix_modules(name, *rest, **kwargs):
@@ -40,7 +43,7 @@ def no_reading_handles(handle):
 
 builtins.__import__, os.open, os.fsync = no_unix_modules, no_folders, no_reading_handles
 os.path.exists = lambda path: not str(path).startswith("/proc") and real_exists(path)
-'''
+"""
 
 
 @pytest.fixture
@@ -51,11 +54,17 @@ def run_there(tmp_path):
     (system / 'sitecustomize.py').write_text(LIKE_WINDOWS)
 
     def run(program, *options, code=0):
-        done = subprocess.run([sys.executable, os.path.join(ROOT, program)] + list(options), stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, universal_newlines=True, timeout=240,
-                              env=dict(os.environ, PYTHONPATH=str(system)))
+        done = subprocess.run(
+            [sys.executable, os.path.join(ROOT, program)] + list(options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            env=dict(os.environ, PYTHONPATH=str(system)),
+        )
         assert done.returncode == code and 'Traceback' not in done.stdout, done.stdout
         return done.stdout
+
     return run
 
 
@@ -68,8 +77,26 @@ def test_export_and_summary(run_there, tmp_path):
 
 def test_training_and_what_comes_of_it(run_there, tmp_path):
     output = str(tmp_path / 'run')
-    options = ['--network', 'cru56', '--multiplier', '0.25', '--per-batch-size', '2', '--identities', '2', '--images', '2',
-               '--pairs', '10', '--output', output, '--state-every', '1', '--lr', '0.001']
+    options = [
+        '--network',
+        'cru56',
+        '--multiplier',
+        '0.25',
+        '--per-batch-size',
+        '2',
+        '--identities',
+        '2',
+        '--images',
+        '2',
+        '--pairs',
+        '10',
+        '--output',
+        output,
+        '--state-every',
+        '1',
+        '--lr',
+        '0.001',
+    ]
     run_there('tools/train_synthetic.py', '--steps', '1', *options)
     assert 'going on behind step 1 of 2' in run_there('tools/train_synthetic.py', '--steps', '2', '--resume', *options)
     model = os.path.join(output, 'cru56,1')
@@ -80,15 +107,26 @@ def test_training_and_what_comes_of_it(run_there, tmp_path):
 
 
 def test_benchmark_without_the_peak_of_the_memory(run_there):
-    output = run_there('tools/benchmark.py', 'cru56:net_multiplier=0.25', '--per-batch-size', '1', '--repetitions', '1',
-                       '--only', 'inference', '--markdown')
+    output = run_there(
+        'tools/benchmark.py',
+        'cru56:net_multiplier=0.25',
+        '--per-batch-size',
+        '1',
+        '--repetitions',
+        '1',
+        '--only',
+        'inference',
+        '--markdown',
+    )
     row = next(line for line in output.splitlines() if line.startswith('| cru56:'))
     assert row.split('|')[-3].strip() == '–'
 
 
 def test_several_processes_are_refused_in_a_sentence(run_there):
     output = run_there('tools/launch_local.py', '--', 'python', 'train.py', code=2)
-    assert output.splitlines() == ['launch_local.py: MXNet has no parameter server on this system; use Linux or macOS (see --help)']
+    assert output.splitlines() == [
+        'launch_local.py: MXNet has no parameter server on this system; use Linux or macOS (see --help)'
+    ]
 
 
 def test_patcher(run_there, tmp_path):

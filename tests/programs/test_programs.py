@@ -1,4 +1,5 @@
-"""Every program answers --help, and those that no other file of tests runs are run here, with every option of their output."""
+"""Every program answers --help; those that no other file of tests runs are run here."""
+
 import ctypes
 import glob
 import importlib
@@ -19,8 +20,19 @@ from helpers import SMALL, TOOLS, markdown
 from netkit import cli
 from netkit.errors import UserError
 
-PROGRAMS = ('benchmark', 'benchmark_deployment', 'check_gpu_install', 'demo', 'export', 'gpu_env', 'import_gluoncv2',
-            'launch_local', 'summarize', 'train_synthetic', 'visualize')  # worker passes all options on
+PROGRAMS = (
+    'benchmark',
+    'benchmark_deployment',
+    'check_gpu_install',
+    'demo',
+    'export',
+    'gpu_env',
+    'import_gluoncv2',
+    'launch_local',
+    'summarize',
+    'train_synthetic',
+    'visualize',
+)  # worker passes all options on
 
 
 def test_these_are_all_programs():
@@ -35,10 +47,11 @@ def test_these_are_all_programs():
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_help(run_tool, program):
     code, out, err = run_tool(importlib.import_module(program), '--help')
-    assert code == 0 and err == '' and out.startswith('usage: %s.py' % program) and 'None' not in out
+    assert code == 0 and err == '' and out.startswith(f'usage: {program}.py') and 'None' not in out
 
 
 # ------------------------------------------------------------------------------------------------- run
+
 
 def stops(main):
     with pytest.raises(SystemExit) as end:
@@ -49,30 +62,48 @@ def stops(main):
 def test_what_the_user_can_put_right_is_a_sentence(capsys):
     def main():
         raise UserError('a file is missing')
+
     assert stops(main) == 2
     assert capsys.readouterr().err.endswith(': a file is missing\n')
     assert stops(lambda: None) == 0 and stops(lambda: 1) == 1
 
     def interrupted():
         raise KeyboardInterrupt
+
     assert stops(interrupted) == 130
     assert stops(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
 
 
 def run_program(name, *options, **variables):
-    return subprocess.run([sys.executable, os.path.join(TOOLS, name + '.py')] + list(options), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env=dict(os.environ, **variables), timeout=120)
+    return subprocess.run(
+        [sys.executable, os.path.join(TOOLS, name + '.py')] + list(options),
+        capture_output=True,
+        env=dict(os.environ, **variables),
+        timeout=120,
+    )
 
 
-@pytest.mark.parametrize('program, options', [('summarize', ['cru56']), ('export', ['--network', 'cru56', '--output', '{folder}/net']),
-                                              ('benchmark', ['cru56', '--building'])])
+@pytest.mark.parametrize(
+    'program, options',
+    [
+        ('summarize', ['cru56']),
+        ('export', ['--network', 'cru56', '--output', '{folder}/net']),
+        ('benchmark', ['cru56', '--building']),
+    ],
+)
 def test_output_that_nobody_takes_is_a_sentence(tmp_path, program, options):
     with open('/dev/full', 'w') as full:
-        done = subprocess.run([sys.executable, os.path.join(TOOLS, program + '.py')]
-                              + [option.replace('{folder}', str(tmp_path)) for option in options],
-                              stdout=full, stderr=subprocess.PIPE, timeout=120)
+        done = subprocess.run(
+            [sys.executable, os.path.join(TOOLS, program + '.py')]
+            + [option.replace('{folder}', str(tmp_path)) for option in options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=120,
+        )
     assert done.returncode == 2
-    assert done.stderr.decode() == '%s.py: what this program prints cannot be written: No space left on device\n' % program
+    assert (
+        done.stderr.decode() == f'{program}.py: what this program prints cannot be written: No space left on device\n'
+    )
 
 
 def test_a_terminal_without_our_letters(tmp_path):
@@ -82,22 +113,42 @@ def test_a_terminal_without_our_letters(tmp_path):
 
 
 def test_bars_stay_out_of_logs(tmp_path):
-    done = run_program('train_synthetic', '--multiplier', '0.05', '--steps', '2', '--per-batch-size', '2', '--identities', '2',
-                       '--images', '2', '--pairs', '10', '--output', str(tmp_path))
+    done = run_program(
+        'train_synthetic',
+        '--multiplier',
+        '0.05',
+        '--steps',
+        '2',
+        '--per-batch-size',
+        '2',
+        '--identities',
+        '2',
+        '--images',
+        '2',
+        '--pairs',
+        '10',
+        '--output',
+        str(tmp_path),
+    )
     assert done.returncode == 0 and b'\r' not in done.stderr and b'it/s' not in done.stderr, done.stderr
 
 
 def test_a_python_without_mxnet_is_told():
     for program in ('summarize', 'train_synthetic', 'export', 'visualize', 'demo'):
-        done = subprocess.run([sys.executable, '-S', os.path.join(TOOLS, program + '.py')], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True)
+        done = subprocess.run(
+            [sys.executable, '-S', os.path.join(TOOLS, program + '.py')], capture_output=True, text=True
+        )
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-        assert done.stderr.startswith('%s.py: this Python has no mxnet; run "make demo" once, then' % program)
+        assert done.stderr.startswith(f'{program}.py: this Python has no mxnet; run "make demo" once, then')
 
 
 def test_ctrl_c_during_the_imports_is_no_traceback():
-    process = subprocess.Popen([sys.executable, os.path.join(TOOLS, 'summarize.py'), 'att452'], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(TOOLS, 'summarize.py'), 'att452'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with open('/proc/%d/maps' % process.pid) as maps:
         while 'libmxnet' not in maps.read() and process.poll() is None:
             time.sleep(0.01)
@@ -108,18 +159,24 @@ def test_ctrl_c_during_the_imports_is_no_traceback():
 
 
 def test_ctrl_c_that_is_ignored_stays_so():
-    code = 'import signal, sys; sys.path.insert(0, %r); from netkit import cli; cli.run(lambda: print(signal.getsignal(2)))'
-    done = subprocess.run([sys.executable, '-c', code % TOOLS], stdout=subprocess.PIPE,
-                          universal_newlines=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
-    assert (done.returncode, done.stdout) == (0, '%s\n' % signal.SIG_IGN)
+    code = (
+        'import signal, sys; sys.path.insert(0, %r); from netkit import cli; '
+        'cli.run(lambda: print(signal.getsignal(2)))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code % TOOLS],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert (done.returncode, done.stdout) == (0, f'{signal.SIG_IGN}\n')
 
 
 def small_disk(*command):
-    """Run a command with a disk of its own at `$1`, which the command sees as {disk}; skip where that is not possible."""
+    """Run a command with a disk of its own at `$1`, which it sees as {disk}; skip if that cannot be."""
     if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
         pytest.skip('no mount namespaces here')
-    return subprocess.run(['unshare', '-m', 'sh', '-c', *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=300)
+    return subprocess.run(['unshare', '-m', 'sh', '-c', *command], capture_output=True, text=True, timeout=300)
 
 
 FULL_DISK = """
@@ -132,23 +189,89 @@ exit $status
 """
 
 
-@pytest.mark.parametrize('size, program, options', [
-    ('16k', 'export', ['--network', 'cru56', '--output', '{disk}/net']),
-    ('8k', 'visualize', ['network', 'cru56', '-o', '{disk}/net.svg']),
-    ('400k', 'train_synthetic', ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '2', '--images', '2',
-                                 '--no-verification', '--state-every', '0', '--output', '{disk}']),
-    ('1200k', 'train_synthetic', ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '2', '--images',
-                                  '2', '--pairs', '10', '--no-verification', '--output', '{disk}']),
-    ('40k', 'train_synthetic', ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', '--identities', '40', '--output', '{disk}']),
-])
+@pytest.mark.parametrize(
+    'size, program, options',
+    [
+        ('16k', 'export', ['--network', 'cru56', '--output', '{disk}/net']),
+        ('8k', 'visualize', ['network', 'cru56', '-o', '{disk}/net.svg']),
+        (
+            '400k',
+            'train_synthetic',
+            [
+                '--multiplier',
+                '0.05',
+                '--steps',
+                '1',
+                '--per-batch-size',
+                '2',
+                '--identities',
+                '2',
+                '--images',
+                '2',
+                '--no-verification',
+                '--state-every',
+                '0',
+                '--output',
+                '{disk}',
+            ],
+        ),
+        (
+            '1200k',
+            'train_synthetic',
+            [
+                '--multiplier',
+                '0.05',
+                '--steps',
+                '1',
+                '--per-batch-size',
+                '2',
+                '--identities',
+                '2',
+                '--images',
+                '2',
+                '--pairs',
+                '10',
+                '--no-verification',
+                '--output',
+                '{disk}',
+            ],
+        ),
+        (
+            '40k',
+            'train_synthetic',
+            [
+                '--multiplier',
+                '0.05',
+                '--steps',
+                '1',
+                '--per-batch-size',
+                '2',
+                '--identities',
+                '40',
+                '--output',
+                '{disk}',
+            ],
+        ),
+    ],
+)
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_broken(tmp_path, size, program, options):
     disk, kept = tmp_path / 'disk', tmp_path / 'kept'
     disk.mkdir()
     kept.mkdir()
-    done = small_disk(FULL_DISK, 'sh', str(disk), str(kept), size, sys.executable, os.path.join(TOOLS, program + '.py'),
-                      *[option.replace('{disk}', str(disk)) for option in options])
+    done = small_disk(
+        FULL_DISK,
+        'sh',
+        str(disk),
+        str(kept),
+        size,
+        sys.executable,
+        os.path.join(TOOLS, program + '.py'),
+        *[option.replace('{disk}', str(disk)) for option in options],
+    )
     assert done.returncode == 2, (done.returncode, done.stderr)
-    assert 'Traceback' not in done.stderr and re.search('No space left on device|is the disk full', done.stderr), done.stderr
+    assert 'Traceback' not in done.stderr and re.search('No space left on device|is the disk full', done.stderr), (
+        done.stderr
+    )
     left = [path.name for path in kept.rglob('*') if path.is_file()]
     assert not [name for name in left if name.endswith(('.params', '.svg', 'symbol.json'))], left
     assert not any('unfinished' in str(path) for path in kept.rglob('*')), left
@@ -156,8 +279,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_broken(tmp_path, size, pro
 
 def test_a_reader_who_has_had_enough_ends_it():
     code = 'import sys; sys.path.insert(0, %r); from netkit import cli\ncli.run(lambda: print("x" * 10 ** 7))'
-    process = subprocess.Popen([sys.executable, '-c', code % TOOLS], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, '-c', code % TOOLS], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(10)
     process.stdout.close()
     assert process.stderr.read() == b'' and process.wait(30) == 141
@@ -167,22 +289,37 @@ def test_a_reader_who_has_had_enough_ends_it():
 def test_an_error_of_the_program_is_shown_as_one(error):
     def main():
         raise error('operands could not be broadcast together')
+
     with pytest.raises(error):
         cli.run(main)
 
 
 # -------------------------------------------------------------------------------------------- programs
 
+
 @pytest.mark.parametrize('options', [[], ['--markdown']])
 def test_deployment_is_timed(run_tool, options):
-    code, out, _ = run_tool(benchmark_deployment, 'cru56:' + SMALL, 'ires50:' + SMALL, '--per-batch-size', '2',
-                            '--repetitions', '1', *options)
+    code, out, _ = run_tool(
+        benchmark_deployment,
+        'cru56:' + SMALL,
+        'ires50:' + SMALL,
+        '--per-batch-size',
+        '2',
+        '--repetitions',
+        '1',
+        *options,
+    )
     assert code == 0
-    forms = ['MXNet, as the host trains it', 'MXNet, folded', 'onnxruntime', 'onnxruntime, folded',
-             'MXNet, convolutions and FCs alone']
+    forms = [
+        'MXNet, as the host trains it',
+        'MXNet, folded',
+        'onnxruntime',
+        'onnxruntime, folded',
+        'MXNet, convolutions and FCs alone',
+    ]
     if not options:
         assert all(out.count(form) >= 2 for form in forms)
-        assert 'cru56:%s in inference, batch 2' % SMALL in ' '.join(out.split())
+        assert f'cru56:{SMALL} in inference, batch 2' in ' '.join(out.split())
         return
     for rows in markdown(out):
         assert [row['form'] for row in rows] == forms and rows[0]['ratio'] == '1.00×'
@@ -201,8 +338,22 @@ def test_the_demo(run_tool, monkeypatch, tmp_path, least, expected):
     assert demo.LEAST == 0.85
     monkeypatch.setattr(demo, 'OUTPUT', str(tmp_path))
     monkeypatch.setattr(demo, 'LEAST', least)
-    small = ['--multiplier', '0.1', '--steps', '2', '--lr', '0.001', '--per-batch-size', '2', '--identities', '2', '--images', '2',
-             '--pairs', '20']
+    small = [
+        '--multiplier',
+        '0.1',
+        '--steps',
+        '2',
+        '--lr',
+        '0.001',
+        '--per-batch-size',
+        '2',
+        '--identities',
+        '2',
+        '--images',
+        '2',
+        '--pairs',
+        '20',
+    ]
     monkeypatch.setattr(demo, 'LEARNS', demo.LEARNS + small)
     monkeypatch.setattr(demo, 'FULL', demo.FULL + small)
     code, out, err = run_tool(demo)
@@ -237,8 +388,10 @@ def test_the_gpu_install_is_tried_with_a_driver_that_stands_in(run_tool, tmp_pat
     """Up to the 2.5 GB of packages: a library that wants functions of a driver stands for MXNet's."""
     files = {name: str(tmp_path / name) for name in ('log', 'mxnet', 'driver')}
     source = tmp_path / 'mxnet.c'
-    source.write_text('int cuFooBar(void); int cuDeviceGetCount(int *); int other(void);\n'
-                      'int needs(void) { int n; return cuFooBar() + cuDeviceGetCount(&n) + other(); }\n')
+    source.write_text(
+        'int cuFooBar(void); int cuDeviceGetCount(int *); int other(void);\n'
+        'int needs(void) { int n; return cuFooBar() + cuDeviceGetCount(&n) + other(); }\n'
+    )
     subprocess.run(['gcc', '-shared', '-fPIC', '-o', files['mxnet'], str(source)], check=True)
     python = tmp_path / 'python'
     python.write_text(PYTHON.format(status=status, **files))

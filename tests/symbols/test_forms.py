@@ -1,4 +1,5 @@
 """The forms of a network that compute the same: rewritten operators, and feature maps computed again in training."""
+
 import os
 import subprocess
 import sys
@@ -8,19 +9,7 @@ import pytest
 
 import config as host
 import face_blocks
-from helpers import (
-    FACE_NETWORKS,
-    NARROW,
-    NETWORKS,
-    PLAIN,
-    QUICK,
-    TOOLS,
-    assert_close,
-    bind,
-    nodes,
-    shape_of,
-    size_of,
-)
+from helpers import FACE_NETWORKS, NARROW, NETWORKS, PLAIN, QUICK, TOOLS, assert_close, bind, nodes, shape_of, size_of
 from netkit._mxnet import mx
 from netkit.graph.counts import count_parameters, shapes
 from netkit.graph.memory import planned_memory
@@ -31,6 +20,7 @@ PRODUCTS = dict(PLAIN, net_prelu='mul')
 
 
 # ------------------------------------------------------------------------------------- rewritten operators
+
 
 @pytest.mark.parametrize('network', SAMPLES)
 @pytest.mark.parametrize('form', [QUICK, PRODUCTS], ids=['quick', 'products'])
@@ -105,6 +95,7 @@ def test_no_convolution_has_groups_of_a_few_channels(network):
 
 # ----------------------------------------------------------------------------------------------- memonger
 
+
 @pytest.mark.parametrize('network', NETWORKS)
 def test_memonger_is_attributes_and_identities(network):
     off, on = [nodes(build(network, memonger=switch)) for switch in (False, True)]
@@ -112,7 +103,9 @@ def test_memonger_is_attributes_and_identities(network):
     assert all(name == parent + '_read' for name, parent in read.items())
     marked, same = [], []
     for node in on:
-        cudnn_off = node['attrs'].pop('cudnn_off', None)  # MXNet copies it to the variables that it makes for a BatchNorm
+        cudnn_off = node['attrs'].pop(
+            'cudnn_off', None
+        )  # MXNet copies it to the variables that it makes for a BatchNorm
         if node['attrs'].pop('__force_mirroring__', None):
             marked.append(node['name'])
             if node['op'] == 'BatchNorm':  # else cuDNN would update the moving statistics twice
@@ -126,8 +119,11 @@ def test_memonger_is_attributes_and_identities(network):
     assert len(marked) > 100
     # Computed again for nobody, a convolution would be refused by MXNet's own implementation.
     readers = {parent for node in on if node['name'] in marked for parent in node['parents']}
-    assert not [node['name'] for node in on
-                if node['name'] in marked and node['op'] == 'Convolution' and node['name'] not in readers]
+    assert not [
+        node['name']
+        for node in on
+        if node['name'] in marked and node['op'] == 'Convolution' and node['name'] not in readers
+    ]
 
 
 WITHOUT_ONEDNN = """
@@ -148,26 +144,26 @@ print('done')
 def test_memonger_without_onednn():
     """By MXNet's own operators, as on a GPU where cuDNN does not take a convolution."""
     variables = dict(os.environ, MXNET_MKLDNN_ENABLED='0', MXNET_STORAGE_FALLBACK_LOG_VERBOSE='0')
-    done = subprocess.run([sys.executable, '-c', WITHOUT_ONEDNN.format(tools=TOOLS)], env=variables,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_ONEDNN.format(tools=TOOLS)], env=variables, capture_output=True, text=True
+    )
     assert done.stdout == 'done\n', done.stderr[-2000:]
 
 
 @pytest.mark.parametrize('network', FACE_NETWORKS)
 def test_memonger_plans_a_third_of_the_memory(network):
-    off, on = [planned_memory(build(network, memonger=switch), 16, shape_of(network))
-               for switch in (False, True)]
+    off, on = [planned_memory(build(network, memonger=switch), 16, shape_of(network)) for switch in (False, True)]
     assert on < off / 3
 
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_the_default_batch_fits_11_gb(network):
-    """Plan, weights with gradient, momentum and the KVStore's copy, 86,000 classes likewise, and CUDA with its workspace."""
+    """Plan, weights four times (gradient, momentum, KVStore), 86,000 classes likewise, CUDA and its workspace."""
     symbol = build(network)
     batch, image_shape = host.network[network].per_batch_size, shape_of(network)
     parameters = count_parameters(symbol, image_shape) + 86000 * size_of(network)
     logits = 8 * 86000 * batch
-    rest = (16 * parameters + 4 * logits) / 2 ** 20 + settings_of(network)['workspace'] + 600
+    rest = (16 * parameters + 4 * logits) / 2**20 + settings_of(network)['workspace'] + 600
     assert planned_memory(symbol, batch, image_shape) + rest < 11 * 1024
 
 

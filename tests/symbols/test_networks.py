@@ -1,4 +1,5 @@
 """Every registered network choice: its counts and structure against the papers, its contract, its numbers."""
+
 import importlib
 import re
 import subprocess
@@ -35,6 +36,7 @@ from netkit.published import PUBLISHED
 
 # ---------------------------------------------------------------------------------- against the papers
 
+
 @pytest.mark.parametrize('network', NETWORKS)
 def test_counts_are_the_papers(network):
     symbol = build(network)
@@ -65,8 +67,13 @@ def branch_of(unit, by_name):
     while node['name'].startswith(unit + '_') and not node['name'].startswith(unit + '_project'):
         if node['op'] == 'Convolution':
             attrs = node['attrs']
-            kernel, stride = attrs['kernel'].strip('()').split(','), attrs.get('stride', '(1, 1)').strip('()').split(',')
-            sequence.append('C%sx%s/%sg%s' % (kernel[0], attrs['num_filter'], stride[0], attrs.get('num_group', '1')))
+            kernel, stride = (
+                attrs['kernel'].strip('()').split(','),
+                attrs.get('stride', '(1, 1)').strip('()').split(','),
+            )
+            sequence.append(
+                'C{}x{}/{}g{}'.format(kernel[0], attrs['num_filter'], stride[0], attrs.get('num_group', '1'))
+            )
         else:
             sequence.append({'BatchNorm': 'bn', 'LeakyReLU': 'act', 'Activation': 'act'}[node['op']])
         node = by_name[node['parents'][0]]
@@ -78,7 +85,7 @@ def test_every_unit_is_the_papers(network):
     symbol = build(network, **PLAIN)
     expected = paper.walk(network, size_of(network), shape_of(network)[0])
     by_name = {node['name']: node for node in nodes(symbol)}
-    units = {name[:-len('_plus')] for name in by_name if name.endswith('_plus')}
+    units = {name[: -len('_plus')] for name in by_name if name.endswith('_plus')}
     assert units == set(expected.branches)
     for unit in units:
         assert branch_of(unit, by_name) == expected.branches[unit], unit
@@ -110,7 +117,10 @@ def test_face_form(network):
 
     # Normalised first, by the nodes that the deployment client looks for; then the face stem without pooling.
     assert order[:5] == ['_minusscalar0', '_mulscalar0', 'conv0', 'bn0', 'relu0']
-    assert (by_name['_minusscalar0']['attrs']['scalar'], by_name['_mulscalar0']['attrs']['scalar']) == ('127.5', '0.0078125')
+    assert (by_name['_minusscalar0']['attrs']['scalar'], by_name['_mulscalar0']['attrs']['scalar']) == (
+        '127.5',
+        '0.0078125',
+    )
     assert by_name['conv0']['attrs']['kernel'] == '(3, 3)' and by_name['conv0']['attrs']['stride'] == '(1, 1)'
     assert 'relu0' in by_name[[n for n in order if n.startswith('stage1')][0]]['parents']
 
@@ -140,6 +150,7 @@ def test_sizes_of_the_stages(network, side, last):
 
 # ---------------------------------------------------------------------------------------- the contract
 
+
 @pytest.mark.parametrize('network', NETWORKS)
 def test_names(network):
     symbol = build(network)
@@ -167,12 +178,17 @@ print(build({network!r}).tojson())
 def test_json_is_the_same_every_time(network):
     first, second = build(network).tojson(), build(network).tojson()
     assert first == second
-    elsewhere = subprocess.run([sys.executable, '-c', BUILD.format(tools=TOOLS, network=network)],
-                               stdout=subprocess.PIPE, check=True, universal_newlines=True)
+    elsewhere = subprocess.run(
+        [sys.executable, '-c', BUILD.format(tools=TOOLS, network=network)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     assert elsewhere.stdout == first + '\n'
 
 
 # --------------------------------------------------------------------------------------------- training
+
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_every_argument_gets_a_gradient(network):
@@ -199,7 +215,7 @@ def test_training_lowers_the_loss(network):
     module = mx.mod.Module(symbol, context=mx.cpu())
     module.bind([('data', images.shape)], [('softmax_label', (4,))])
     module.init_params(mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2))
-    module.init_optimizer(optimizer_params=dict(learning_rate=0.005, momentum=0.9, rescale_grad=1 / 4))
+    module.init_optimizer(optimizer_params={'learning_rate': 0.005, 'momentum': 0.9, 'rescale_grad': 1 / 4})
     module.forward(mx.io.DataBatch([images], [mx.nd.zeros(4)]), is_train=True)
     label = module.get_outputs()[0].asnumpy().argmin(axis=1)  # what it believes least: there is something to learn
     losses = []
@@ -215,15 +231,30 @@ def test_training_lowers_the_loss(network):
 # -------------------------------------------------------------------------------------------- config keys
 
 SAMPLES = ['cru56', 'att56']
-CHANGES = [
-    dict(emb_size=7), dict(net_input=0), dict(net_input=2), dict(net_se=1), dict(net_unit=1), dict(net_unit=2),
-    dict(net_multiplier=0.1), dict(net_prelu='mul'), dict(net_prelu='op'), dict(net_groups='op'), dict(net_resize='op'),
-    dict(memonger=True),
-] + [dict(net_act=name) for name in face_blocks.ACTIVATIONS] + [dict(net_output=name) for name in face_blocks.HEADS]
+CHANGES = (
+    [
+        {'emb_size': 7},
+        {'net_input': 0},
+        {'net_input': 2},
+        {'net_se': 1},
+        {'net_unit': 1},
+        {'net_unit': 2},
+        {'net_multiplier': 0.1},
+        {'net_prelu': 'mul'},
+        {'net_prelu': 'op'},
+        {'net_groups': 'op'},
+        {'net_resize': 'op'},
+        {'memonger': True},
+    ]
+    + [{'net_act': name} for name in face_blocks.ACTIVATIONS]
+    + [{'net_output': name} for name in face_blocks.HEADS]
+)
 
 
 @pytest.mark.parametrize('network', SAMPLES)
-@pytest.mark.parametrize('changes', CHANGES, ids=lambda changes: ','.join('%s=%s' % item for item in changes.items()))
+@pytest.mark.parametrize(
+    'changes', CHANGES, ids=lambda changes: ','.join('{}={}'.format(*item) for item in changes.items())
+)
 def test_every_config_key_computes(network, changes):
     symbol = build(network, **{**NARROW, 'image_shape': (56, 48, 3), **changes})
     executor = symbol.simple_bind(mx.cpu(), data=(2, 3, 56, 48))
@@ -245,7 +276,10 @@ def test_what_the_config_keys_change(network):
     plain = ops()
     assert [a['momentum'] for op, _, a in ops(bn_mom=0.5) if op == 'BatchNorm'][0] == '0.5'
     assert {a['workspace'] for op, _, a in ops(workspace=99) if op == 'Convolution'} == {'99'}
-    assert {a['act_type'] for op, _, a in ops(net_act='relu') if op in ('Activation', 'LeakyReLU')} <= {'relu', 'sigmoid'}
+    assert {a['act_type'] for op, _, a in ops(net_act='relu') if op in ('Activation', 'LeakyReLU')} <= {
+        'relu',
+        'sigmoid',
+    }
     assert ops(net_input=2)[1:6] != plain[1:6] and any(name == 'bn_data' for _, name, _ in ops(net_input=2))
     assert [a['kernel'] for _, name, a in ops(net_input=0) if name == 'conv0'] == ['(7, 7)']
     gates = [name for _, name, _ in ops(net_se=1) if name.endswith('_se_scale')]
@@ -281,15 +315,24 @@ def test_fp16_trunk(network, form):
 
 def test_heads_have_the_hosts_nodes():
     expected = {
-        'E': ['bn1', 'dropout0', 'pre_fc1', 'fc1'], 'FC': ['bn1', 'pre_fc1', 'fc1'], 'I': ['bn1', 'pre_fc1', 'fc1'],
+        'E': ['bn1', 'dropout0', 'pre_fc1', 'fc1'],
+        'FC': ['bn1', 'pre_fc1', 'fc1'],
+        'I': ['bn1', 'pre_fc1', 'fc1'],
         'GAP': ['bn1', 'relu1', 'pool1', 'pre_fc1', 'fc1'],
         'GDC': ['conv_6dw7_7_conv2d', 'conv_6dw7_7_batchnorm', 'pre_fc1', 'fc1'],
-        'F': ['bn1', 'dropout0', 'fc1'], 'G': ['bn1', 'fc1'], 'H': ['fc1'], 'J': ['pre_fc1', 'fc1'],
-        'Z': ['bn1', 'dropout0', 'fc1'], 'C': ['pool1', 'fc1']}
+        'F': ['bn1', 'dropout0', 'fc1'],
+        'G': ['bn1', 'fc1'],
+        'H': ['fc1'],
+        'J': ['pre_fc1', 'fc1'],
+        'Z': ['bn1', 'dropout0', 'fc1'],
+        'C': ['pool1', 'fc1'],
+    }
     assert set(expected) == set(face_blocks.HEADS)
     for output, names in expected.items():
-        order = [node['name'] for node in nodes(fcrunet.build(56, net_output=output, net_prelu='op')) if node['op'] != 'null']
-        assert order[order.index('stage4_unit3_plus') + 1:] == names, output
+        order = [
+            node['name'] for node in nodes(fcrunet.build(56, net_output=output, net_prelu='op')) if node['op'] != 'null'
+        ]
+        assert order[order.index('stage4_unit3_plus') + 1 :] == names, output
 
 
 @pytest.mark.parametrize('network', ['att56', 'att56_imagenet'])
@@ -300,9 +343,15 @@ def test_two_readings_of_the_masks_way_up(network):
     assert build(network).tojson() == default.tojson()
     assert set(dense.list_arguments()) == set(paper_.list_arguments())
     added = {node['name'] for node in nodes(dense)} - {node['name'] for node in nodes(paper_)}
-    assert added == {'stage%d_attention1_mask_%s' % (stage, what) for stage, whats in (
-        (1, ('plus_trunk', 'up1_plus_down', 'up2_plus_down')), (2, ('plus_trunk', 'up1_plus_down')),
-        (3, ('plus_trunk',))) for what in whats}
+    assert added == {
+        'stage%d_attention1_mask_%s' % (stage, what)
+        for stage, whats in (
+            (1, ('plus_trunk', 'up1_plus_down', 'up2_plus_down')),
+            (2, ('plus_trunk', 'up1_plus_down')),
+            (3, ('plus_trunk',)),
+        )
+        for what in whats
+    }
 
 
 def test_normalisation_by_channel():
@@ -326,29 +375,48 @@ def test_iresnet_units():
 
 # ---------------------------------------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize('changes, words', [
-    (dict(net_act='swish'), ['net_act', "'swish'", "'prelu'"]),
-    (dict(net_act=1), ['net_act', 'prelu']),
-    (dict(net_unit=4), ['net_unit', '4', '1, 2, 3']),
-    (dict(net_unit='3'), ['net_unit', "'3'"]),
-    (dict(net_input=3), ['net_input', '0, 1, 2']),
-    (dict(net_output='GNAP'), ['net_output', "'GNAP'", "'GDC'"]),
-    (dict(net_prelu='fast'), ['net_prelu', "'mul', 'conv', 'op'"]), (dict(net_groups=1), ['net_groups', "'merged'"]),
-    (dict(net_resize='fast'), ['net_resize', "'matrix'"]), (dict(memonger='yes'), ['memonger', "'yes'"]),
-    (dict(net_se=2), ['net_se', '2']),
-    (dict(fp16='yes'), ['fp16', "'yes'"]),
-    (dict(emb_size=0), ['emb_size', '0']), (dict(emb_size='many'), ['emb_size', "'many'"]),
-    (dict(bn_mom=1.5), ['bn_mom', '1.5']), (dict(bn_mom=1), ['bn_mom']), (dict(bn_mom=-0.1), ['bn_mom']),
-    (dict(emb_size=2.5), ['emb_size']), (dict(workspace=-1), ['workspace']), (dict(workspace=0.5), ['workspace']),
-    (dict(net_multiplier=100), ['net_multiplier']), (dict(net_multiplier=-1), ['net_multiplier']),
-    (dict(image_shape=(112, 31, 3)), ['image_shape']), (dict(image_shape=(112, 112, 1)), ['image_shape']),
-    (dict(image_shape=(112, 112)), ['image_shape']), (dict(image_shape=(112.5, 112, 3)), ['image_shape']),
-    (dict(net_std=-1), ['net_std']), (dict(net_std=1e6), ['net_std']), (dict(net_mean=-1e6), ['net_mean']),
-    (dict(net_multiplier=0), ['net_multiplier']), (dict(net_multiplier=float('nan')), ['net_multiplier']),
-    (dict(image_shape=(16, 112, 3)), ['image_shape', '32']), (dict(image_shape=112), ['image_shape']),
-    (dict(num_layers=57), ['num_layers', '57', '56']),
-    (dict(net_std=0), ['net_std', '0']), (dict(net_mean=(1, 2)), ['net_mean', '(1, 2)']),
-])
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'net_act': 'swish'}, ['net_act', "'swish'", "'prelu'"]),
+        ({'net_act': 1}, ['net_act', 'prelu']),
+        ({'net_unit': 4}, ['net_unit', '4', '1, 2, 3']),
+        ({'net_unit': '3'}, ['net_unit', "'3'"]),
+        ({'net_input': 3}, ['net_input', '0, 1, 2']),
+        ({'net_output': 'GNAP'}, ['net_output', "'GNAP'", "'GDC'"]),
+        ({'net_prelu': 'fast'}, ['net_prelu', "'mul', 'conv', 'op'"]),
+        ({'net_groups': 1}, ['net_groups', "'merged'"]),
+        ({'net_resize': 'fast'}, ['net_resize', "'matrix'"]),
+        ({'memonger': 'yes'}, ['memonger', "'yes'"]),
+        ({'net_se': 2}, ['net_se', '2']),
+        ({'fp16': 'yes'}, ['fp16', "'yes'"]),
+        ({'emb_size': 0}, ['emb_size', '0']),
+        ({'emb_size': 'many'}, ['emb_size', "'many'"]),
+        ({'bn_mom': 1.5}, ['bn_mom', '1.5']),
+        ({'bn_mom': 1}, ['bn_mom']),
+        ({'bn_mom': -0.1}, ['bn_mom']),
+        ({'emb_size': 2.5}, ['emb_size']),
+        ({'workspace': -1}, ['workspace']),
+        ({'workspace': 0.5}, ['workspace']),
+        ({'net_multiplier': 100}, ['net_multiplier']),
+        ({'net_multiplier': -1}, ['net_multiplier']),
+        ({'image_shape': (112, 31, 3)}, ['image_shape']),
+        ({'image_shape': (112, 112, 1)}, ['image_shape']),
+        ({'image_shape': (112, 112)}, ['image_shape']),
+        ({'image_shape': (112.5, 112, 3)}, ['image_shape']),
+        ({'net_std': -1}, ['net_std']),
+        ({'net_std': 1e6}, ['net_std']),
+        ({'net_mean': -1e6}, ['net_mean']),
+        ({'net_multiplier': 0}, ['net_multiplier']),
+        ({'net_multiplier': float('nan')}, ['net_multiplier']),
+        ({'image_shape': (16, 112, 3)}, ['image_shape', '32']),
+        ({'image_shape': 112}, ['image_shape']),
+        ({'num_layers': 57}, ['num_layers', '57', '56']),
+        ({'net_std': 0}, ['net_std', '0']),
+        ({'net_mean': (1, 2)}, ['net_mean', '(1, 2)']),
+    ],
+)
 def test_undefined_values_are_named(changes, words):
     for network in SAMPLES:
         host.generate_config(network, 'synthetic', 'arcface')
@@ -361,8 +429,13 @@ def test_undefined_values_are_named(changes, words):
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-@pytest.mark.parametrize('changes, words', [(dict(num_group=8), ['num_group', '8', '1, 32']),
-                                            (dict(net_mask_up='sparse'), ['net_mask_up', "'sparse'", "'dense'"])])
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'num_group': 8}, ['num_group', '8', '1, 32']),
+        ({'net_mask_up': 'sparse'}, ['net_mask_up', "'sparse'", "'dense'"]),
+    ],
+)
 def test_undefined_values_of_attention_networks_are_named(changes, words):
     with pytest.raises(UserError) as caught:
         build('att56', **changes)
@@ -370,9 +443,11 @@ def test_undefined_values_of_attention_networks_are_named(changes, words):
 
 
 def test_without_a_config_it_is_the_face_form():
-    for network, built in (('cru56', fcrunet.build(56, emb_size=256, memonger=True)),
-                           ('att56', fresattention.build(56, memonger=True)),
-                           ('ires50', firesnet.build(50, memonger=True))):
+    for network, built in (
+        ('cru56', fcrunet.build(56, emb_size=256, memonger=True)),
+        ('att56', fresattention.build(56, memonger=True)),
+        ('ires50', firesnet.build(50, memonger=True)),
+    ):
         assert built.tojson() == build(network).tojson()
 
 

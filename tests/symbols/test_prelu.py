@@ -3,6 +3,7 @@
 The judge is a difference quotient in float64. It is not of MXNet's operator, which rounds what is negative to float32
 there too; that both compute the same is tested in test_forms.py.
 """
+
 import json
 import os
 import subprocess
@@ -17,7 +18,14 @@ from netkit._mxnet import mx
 from netkit.networks import build, forms_for, settings_of
 
 NETWORKS = ('cru56', 'att56', 'ires50')  # one of each kind
-SMALL = dict(net_multiplier=0.1, emb_size=16, image_shape=(32, 32, 3), net_output='FC', net_resize='op', net_groups='op')
+SMALL = {
+    'net_multiplier': 0.1,
+    'emb_size': 16,
+    'image_shape': (32, 32, 3),
+    'net_output': 'FC',
+    'net_resize': 'op',
+    'net_groups': 'op',
+}
 BATCH = 4
 
 
@@ -86,7 +94,7 @@ def test_the_gradient_is_the_difference_quotient(network, true_gradients):
     """Along random signs of all slopes at once: any part of the gradient that is wrong by itself moves the sum."""
     executor, gradients = bind(network, 'mul'), true_gradients[network]
     assert len(gradients) > 20
-    allowed = 1e-6 * np.sqrt(sum((gradient ** 2).sum() for gradient in gradients.values()))
+    allowed = 1e-6 * np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
     for name, gradient in gradients.items():
         assert np.linalg.norm(gradient) > 10 * allowed, name  # so that a factor in it alone would show
     for seed in range(4):
@@ -96,8 +104,13 @@ def test_the_gradient_is_the_difference_quotient(network, true_gradients):
         assert abs(quotient(executor, direction) - expected) < allowed
 
 
-PATHS = [(prelu, memonger, number) for prelu in ('mul', 'conv') for memonger in (False, True)
-         for number in ('float32', 'float64') if (prelu, number) != ('conv', 'float64')]  # it has constants of float32
+PATHS = [
+    (prelu, memonger, number)
+    for prelu in ('mul', 'conv')
+    for memonger in (False, True)
+    for number in ('float32', 'float64')
+    if (prelu, number) != ('conv', 'float64')
+]  # it has constants of float32
 OPERATOR = ('op', False, 'float64')
 
 
@@ -106,8 +119,10 @@ def distances(network, expected):
     found = {}
     for prelu, memonger, number in PATHS + [OPERATOR]:
         gradients = slope_gradients(network, prelu, memonger, np.dtype(number).type)
-        found['%s, memonger %s, %s' % (prelu, memonger, number)] = [
-            float(np.linalg.norm(gradients[name] - expected[name]) / np.linalg.norm(expected[name])) for name in sorted(expected)]
+        found[f'{prelu}, memonger {memonger}, {number}'] = [
+            float(np.linalg.norm(gradients[name] - expected[name]) / np.linalg.norm(expected[name]))
+            for name in sorted(expected)
+        ]
     return found
 
 
@@ -115,10 +130,16 @@ def distances(network, expected):
 def measured(request, true_gradients, tmp_path_factory):
     """Return {network: distances} of a process of its own."""
     path = str(tmp_path_factory.mktemp('prelu') / 'true.npz')
-    np.savez(path, **{'%s %s' % (network, name): array for network in NETWORKS for name, array in true_gradients[network].items()})
-    variables = dict(os.environ, MXNET_MKLDNN_ENABLED=str(int(request.param == 'oneDNN')), MXNET_STORAGE_FALLBACK_LOG_VERBOSE='0')
+    np.savez(
+        path, **{f'{network} {name}': array for network in NETWORKS for name, array in true_gradients[network].items()}
+    )
+    variables = dict(
+        os.environ, MXNET_MKLDNN_ENABLED=str(int(request.param == 'oneDNN')), MXNET_STORAGE_FALLBACK_LOG_VERBOSE='0'
+    )
     variables['PYTHONPATH'] = os.pathsep.join([TOOLS, os.path.join(ROOT, 'tests'), os.path.join(ROOT, 'symbols')])
-    done = subprocess.run([sys.executable, os.path.abspath(__file__), path], env=variables, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, os.path.abspath(__file__), path], env=variables, stdout=subprocess.PIPE, check=True
+    )
     return json.loads(done.stdout.decode())
 
 
@@ -132,7 +153,7 @@ def test_slopes_get_their_true_gradient(network, measured):
 @pytest.mark.parametrize('network', NETWORKS)
 def test_mxnets_operator_is_told_apart(network, measured):
     """In float64 MXNet computes it by itself, with oneDNN or without: then no slope's gradient is the true one."""
-    found, = [found for path, found in measured[network].items() if path.startswith('op')]
+    (found,) = [found for path, found in measured[network].items() if path.startswith('op')]
     assert all(0.6 < share < 0.9 for share in found)  # slopes of 0.2 to 0.3 times the gradient
 
 
@@ -140,13 +161,16 @@ def test_the_page_shows_what_it_says():
     with open(os.path.join(ROOT, 'docs', 'prelu.md'), encoding='utf-8') as file:
         text = file.read()
     code = text.split('```python\n')[1].split('```')[0]
-    done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, universal_newlines=True, check=True)
+    done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == '-9.0\n-4.5\n' and 'prints -9 and -4.5' in text
 
 
 def main():
     with np.load(sys.argv[1]) as file:
-        expected = {network: {key.split()[1]: file[key] for key in file.files if key.split()[0] == network} for network in NETWORKS}
+        expected = {
+            network: {key.split()[1]: file[key] for key in file.files if key.split()[0] == network}
+            for network in NETWORKS
+        }
     print(json.dumps({network: distances(network, expected[network]) for network in NETWORKS}))
 
 

@@ -1,4 +1,5 @@
 """Training in several processes, and runs that are killed; test_trainer.py has the devices of one process."""
+
 import filecmp
 import os
 import signal
@@ -32,8 +33,9 @@ def data(tmp_path_factory):
 
 def run(*command, timeout=200):
     """Run a Python script; one that takes too long is told to end, as a launcher is that has children to end, too."""
-    process = subprocess.Popen([sys.executable] + list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               universal_newlines=True)
+    process = subprocess.Popen(
+        [sys.executable] + list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -62,7 +64,7 @@ def read_arrays(arrays):
 
 # ------------------------------------------------------------------------------------------ processes
 
-WORKER = '''
+WORKER = """
 import os, sys
 sys.path.insert(0, {tools!r})
 import train_synthetic
@@ -72,7 +74,8 @@ from netkit.training import loop, trainer
 train, read_pairs, probabilities = loop.train, pairs.read_pairs, trainer.Trainer.probabilities
 def train_and_keep(trainer, *rest):
     result = train(trainer, *rest)
-    arrays = {{'arg:' + name: mx.nd.array(array) for name, array in trainer.parameters().items() if 'moving' not in name}}
+    learnt = {{name: array for name, array in trainer.parameters().items() if 'moving' not in name}}
+    arrays = {{'arg:' + name: mx.nd.array(array) for name, array in learnt.items()}}
     mx.nd.save(os.path.join({output!r}, 'rank-%d.params' % trainer.kvstore.rank), arrays)
     return result
 def read_and_tell(*arguments):
@@ -86,7 +89,7 @@ def stop_in_step_3(self):
 loop.train, pairs.read_pairs = train_and_keep, read_and_tell
 trainer.Trainer.probabilities = stop_in_step_3
 train_synthetic.run(train_synthetic.main)
-'''
+"""
 
 
 def test_two_workers_train_as_one_process(tmp_path):
@@ -98,10 +101,38 @@ def test_two_workers_train_as_one_process(tmp_path):
     script = tmp_path / 'worker script.py'
     script.write_text(WORKER.format(tools=TOOLS, output=str(tmp_path)))
     options = [option for option in SMALL if option != '--no-verification'] + [
-        '--steps', '4', '--draw', '--data', str(tmp_path / 'data'), '--identities', '4', '--images', '4', '--pairs', '10', '--state-every', '2',
-        '--lr', '0.001']
-    job = [LAUNCH, '--workers', '2', '--servers', '1', '--', sys.executable, '-u', str(script), *options,
-           '--kvstore', 'dist_sync', '--output', str(tmp_path / 'two')]
+        '--steps',
+        '4',
+        '--draw',
+        '--data',
+        str(tmp_path / 'data'),
+        '--identities',
+        '4',
+        '--images',
+        '4',
+        '--pairs',
+        '10',
+        '--state-every',
+        '2',
+        '--lr',
+        '0.001',
+    ]
+    job = [
+        LAUNCH,
+        '--workers',
+        '2',
+        '--servers',
+        '1',
+        '--',
+        sys.executable,
+        '-u',
+        str(script),
+        *options,
+        '--kvstore',
+        'dist_sync',
+        '--output',
+        str(tmp_path / 'two'),
+    ]
     stopped = run(*job)
     assert stopped.returncode == 1 and 'ended with exit code 7; the job was stopped' in stopped.stderr
     for path in tmp_path.glob('pairs-*'):
@@ -124,10 +155,12 @@ def test_two_workers_train_as_one_process(tmp_path):
 
 def test_what_the_workers_started_ends_with_them(tmp_path):
     script = tmp_path / 'starts.py'
-    script.write_text('import os, subprocess, sys, time\n'
-                      'child = subprocess.Popen(["sleep", "300"])\n'
-                      'open(os.path.join(%r, str(child.pid)), "w").close()\n'
-                      'time.sleep(2)\nsys.exit(3)\n' % str(tmp_path))
+    script.write_text(
+        'import os, subprocess, sys, time\n'
+        'child = subprocess.Popen(["sleep", "300"])\n'
+        f'open(os.path.join({str(tmp_path)!r}, str(child.pid)), "w").close()\n'
+        'time.sleep(2)\nsys.exit(3)\n'
+    )
     assert run(LAUNCH, '--workers', '2', '--', sys.executable, str(script), timeout=60).returncode == 1
     children = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
     assert children and not [pid for pid in children if is_running(pid)]
@@ -141,21 +174,26 @@ def is_running(pid):
         return False
 
 
-@pytest.mark.parametrize('options, ending, words', [
-    ([], 'os.kill(os.getpid(), 9)', 'worker 1 was ended by signal 9'),
-    ([], 'sys.exit(3)', 'worker 1 ended with exit code 3'),
-    ([], '1 / 0', 'worker 1 ended with exit code 1'),
-    (['-u'], '1 / 0', 'worker 1 ended with exit code 1'),
-    (['-c'], '1 / 0', 'worker 1 ended with exit code 1'),
-])
+@pytest.mark.parametrize(
+    'options, ending, words',
+    [
+        ([], 'os.kill(os.getpid(), 9)', 'worker 1 was ended by signal 9'),
+        ([], 'sys.exit(3)', 'worker 1 ended with exit code 3'),
+        ([], '1 / 0', 'worker 1 ended with exit code 1'),
+        (['-u'], '1 / 0', 'worker 1 ended with exit code 1'),
+        (['-c'], '1 / 0', 'worker 1 ended with exit code 1'),
+    ],
+)
 def test_a_worker_that_dies_ends_the_job(tmp_path, options, ending, words):
-    code = ('import os, sys, mxnet as mx\n'
-            "kvstore = mx.kv.create('dist_sync')\n"
-            "kvstore.init('weight', mx.nd.ones((2,)))\n"
-            'if kvstore.rank == 1:\n    %s\n'
-            "kvstore.push('weight', mx.nd.ones((2,)))\n"
-            "kvstore.pull('weight', mx.nd.ones((2,)))\n"
-            'mx.nd.waitall()\n' % ending)
+    code = (
+        'import os, sys, mxnet as mx\n'
+        "kvstore = mx.kv.create('dist_sync')\n"
+        "kvstore.init('weight', mx.nd.ones((2,)))\n"
+        f'if kvstore.rank == 1:\n    {ending}\n'
+        "kvstore.push('weight', mx.nd.ones((2,)))\n"
+        "kvstore.pull('weight', mx.nd.ones((2,)))\n"
+        'mx.nd.waitall()\n'
+    )
     (tmp_path / 'dies.py').write_text(code)
     what = code if options == ['-c'] else str(tmp_path / 'dies.py')
     done = run(LAUNCH, '--workers', '2', '--', sys.executable, *options, what, timeout=60)
@@ -163,37 +201,68 @@ def test_a_worker_that_dies_ends_the_job(tmp_path, options, ending, words):
     assert words.split(' ', 2)[2] in done.stderr and 'the job was stopped' in done.stderr
 
 
-@pytest.mark.parametrize('command, expected', [
-    ('python train.py -u', 'python RUNNER train.py -u'),
-    ('/usr/bin/python3.10 -u train.py --lr 1', '/usr/bin/python3.10 -u RUNNER train.py --lr 1'),
-    ('python3 -uB -W ignore -Xdev -uX dev --check-hash-based-pycs never train.py',
-     'python3 -uB -W ignore -Xdev -uX dev --check-hash-based-pycs never RUNNER train.py'),
-    ('python -O -m train -m', 'python -O RUNNER -m train -m'), ('python -uOm train', 'python -uO RUNNER -m train'),
-    ('python -mtrain -c', 'python RUNNER -m train -c'), ('python -c pass', 'python RUNNER -c pass'),
-    ('python -Bcpass -m', 'python -B RUNNER -c pass -m'), ('python -Wignore::m train.py', 'python -Wignore::m RUNNER train.py'),
-    ('python -u', 'python -u RUNNER'), ('python', 'python RUNNER'), ('pypy3 train.py', 'pypy3 RUNNER train.py'),
-    ('env A=1 B=2 python3.8d -u train.py', 'env A=1 B=2 python3.8d -u RUNNER train.py'), ('env', 'env'),
-    ('env bash train.sh', 'env bash train.sh'), ('bash train.sh', 'bash train.sh'), ('./train.py', './train.py'),
-    ('python-config a.py', 'python-config a.py')])
+@pytest.mark.parametrize(
+    'command, expected',
+    [
+        ('python train.py -u', 'python RUNNER train.py -u'),
+        ('/usr/bin/python3.10 -u train.py --lr 1', '/usr/bin/python3.10 -u RUNNER train.py --lr 1'),
+        (
+            'python3 -uB -W ignore -Xdev -uX dev --check-hash-based-pycs never train.py',
+            'python3 -uB -W ignore -Xdev -uX dev --check-hash-based-pycs never RUNNER train.py',
+        ),
+        ('python -O -m train -m', 'python -O RUNNER -m train -m'),
+        ('python -uOm train', 'python -uO RUNNER -m train'),
+        ('python -mtrain -c', 'python RUNNER -m train -c'),
+        ('python -c pass', 'python RUNNER -c pass'),
+        ('python -Bcpass -m', 'python -B RUNNER -c pass -m'),
+        ('python -Wignore::m train.py', 'python -Wignore::m RUNNER train.py'),
+        ('python -u', 'python -u RUNNER'),
+        ('python', 'python RUNNER'),
+        ('pypy3 train.py', 'pypy3 RUNNER train.py'),
+        ('env A=1 B=2 python3.8d -u train.py', 'env A=1 B=2 python3.8d -u RUNNER train.py'),
+        ('env', 'env'),
+        ('env bash train.sh', 'env bash train.sh'),
+        ('bash train.sh', 'bash train.sh'),
+        ('./train.py', './train.py'),
+        ('python-config a.py', 'python-config a.py'),
+    ],
+)
 def test_the_runner_comes_behind_pythons_options(command, expected):
     expected = [launch_local.RUNNER if word == 'RUNNER' else word for word in expected.split()]
     assert launch_local.with_runner(command.split()) == expected
 
 
 @pytest.mark.parametrize('options', [['SCRIPT'], ['-m', 'script'], ['-c', 'CODE']])
-@pytest.mark.parametrize('ending, status, words', [
-    ('pass', 0, ''), ('sys.exit(0)', 0, ''), ('sys.exit(3)', 3, ''), ('sys.exit("a sentence")', 1, 'a sentence'),
-    ('1 / 0', 1, 'ZeroDivisionError')])
+@pytest.mark.parametrize(
+    'ending, status, words',
+    [
+        ('pass', 0, ''),
+        ('sys.exit(0)', 0, ''),
+        ('sys.exit(3)', 3, ''),
+        ('sys.exit("a sentence")', 1, 'a sentence'),
+        ('1 / 0', 1, 'ZeroDivisionError'),
+    ],
+)
 def test_the_runner_runs_as_python_does(tmp_path, options, ending, status, words):
     """The same arguments, the same path to import from, the same output, the same exit code."""
-    code = 'import sys, other\ndef f(): pass\nprint(__name__, sys.argv, sys.path[0], sys.modules["__main__"].f is f)\n' + ending
+    code = (
+        'import sys, other\ndef f(): pass\nprint(__name__, sys.argv, sys.path[0], sys.modules["__main__"].f is f)\n'
+        + ending
+    )
     (tmp_path / 'script.py').write_text(code)
     (tmp_path / 'other.py').write_text('')
     options = [{'SCRIPT': str(tmp_path / 'script.py'), 'CODE': code}.get(option, option) for option in options]
     runner = launch_local.RUNNER
-    ways = [subprocess.run([sys.executable] + front + options + ['-x', 'y z'], stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path), timeout=60)
-            for front in ([], [runner])]
+    ways = [
+        subprocess.run(
+            [sys.executable] + front + options + ['-x', 'y z'],
+            capture_output=True,
+            text=True,
+            cwd=str(tmp_path),
+            timeout=60,
+        )
+        for front in ([], [runner])
+    ]
     assert [way.returncode for way in ways] == [status] * 2
     assert ways[0].stdout == ways[1].stdout != '' and all(words in way.stderr for way in ways)
 
@@ -204,7 +273,7 @@ def test_the_runner_says_what_it_wants(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith('worker.py: name what to run')
     path = str(tmp_path / 'none.py')
     done = run(launch_local.RUNNER, path)
-    assert (done.returncode, done.stderr) == (2, 'worker.py: there is no file %s to run\n' % path)
+    assert (done.returncode, done.stderr) == (2, f'worker.py: there is no file {path} to run\n')
 
 
 def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
@@ -216,22 +285,26 @@ def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
     assert 'cannot write to' in done.stderr and 'ended with exit code 2; the job was stopped' in done.stderr
 
 
-@pytest.mark.parametrize('tool, options, words', [
-    (launch_local, [], 'say what the workers are to run'),
-    (launch_local, ['--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),
-    (launch_local, ['--', 'no-such-command'], 'cannot start no-such-command: No such file or directory'),
-    (train_synthetic, ['--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
-    (train_synthetic, ['--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
-    (train_synthetic, ['--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
-    (train_synthetic, ['--fp16'], '--fp16 wants a GPU'),
-    (train_synthetic, ['--on-bad-record', 'hope'], "invalid choice: 'hope'"),
-])
+@pytest.mark.parametrize(
+    'tool, options, words',
+    [
+        (launch_local, [], 'say what the workers are to run'),
+        (launch_local, ['--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),
+        (launch_local, ['--', 'no-such-command'], 'cannot start no-such-command: No such file or directory'),
+        (train_synthetic, ['--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
+        (train_synthetic, ['--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
+        (train_synthetic, ['--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
+        (train_synthetic, ['--fp16'], '--fp16 wants a GPU'),
+        (train_synthetic, ['--on-bad-record', 'hope'], "invalid choice: 'hope'"),
+    ],
+)
 def test_wrong_options(run_tool, tool, options, words):
     code, _, err = run_tool(tool, *options)
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
 
 
 # -------------------------------------------------------------------------------------- interruptions
+
 
 def test_killed_and_resumed_is_as_never_killed(data, tmp_path):
     options = SMALL + ['--steps', '8', '--data', data, '--state-every', '1']
@@ -240,8 +313,11 @@ def test_killed_and_resumed_is_as_never_killed(data, tmp_path):
     output, kills = str(tmp_path / 'killed'), 0
     state = os.path.join(output, resume.FILE)
     for delay in (0.0, 0.07, 0.2):
-        process = subprocess.Popen([sys.executable, TRAIN] + options + ['--output', output, '--resume'],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, TRAIN] + options + ['--output', output, '--resume'],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         seen = os.path.getmtime(state) if os.path.exists(state) else None
         while process.poll() is None and (not os.path.exists(state) or os.path.getmtime(state) == seen):
             time.sleep(0.01)
@@ -263,9 +339,10 @@ def test_killed_and_resumed_is_as_never_killed(data, tmp_path):
 
 # ----------------------------------------------------------------------------------- CUDA's libraries
 
+
 @pytest.fixture
 def wheels(tmp_path, monkeypatch):
-    """A site-packages folder with one of NVIDIA's wheels, as far as the tool looks; return the folder of its library."""
+    """A site-packages folder with one of NVIDIA's wheels; return the folder of its library."""
     library = tmp_path / 'site packages' / 'nvidia' / 'cudnn' / 'lib'
     library.mkdir(parents=True)
     (library / 'libcudnn.so.8').write_bytes(b'')
@@ -283,12 +360,13 @@ def test_the_gpu_table_tells_what_is_where_and_what_brings_the_rest(wheels):
     assert '8.9.6.50' in lines['libcudnn.so.8'] and wheels in lines['libcudnn.so.8']
     assert 'pip install nvidia-nccl-cu11==2.21.5' in lines['libnccl.so.2']
     assert 'MXNet 1.9.1 sees no GPU' in done.stderr
-    assert done.stdout == "export LD_LIBRARY_PATH='%s:/some/where'\n" % wheels
+    assert done.stdout == f"export LD_LIBRARY_PATH='{wheels}:/some/where'\n"
 
 
 def test_a_command_runs_with_the_gpu_libraries(wheels):
-    done = run(os.path.join(TOOLS, 'gpu_env.py'), '--', sys.executable, '-c',
-               "import os; print(os.environ['LD_LIBRARY_PATH'])")
+    done = run(
+        os.path.join(TOOLS, 'gpu_env.py'), '--', sys.executable, '-c', "import os; print(os.environ['LD_LIBRARY_PATH'])"
+    )
     assert done.returncode == 0 and done.stdout == wheels + ':/some/where\n', done.stderr
     done = run(os.path.join(TOOLS, 'gpu_env.py'), '--', 'no-such-command')
     assert done.returncode == 2 and 'cannot run no-such-command' in done.stderr

@@ -1,4 +1,5 @@
 """The trainer on drawn faces: what it leaves behind, that it repeats itself, and what it says to bad input."""
+
 import filecmp
 import os
 import pickle
@@ -35,11 +36,11 @@ def data(tmp_path_factory):
 
 
 def run(*options, cwd=None):
-    return subprocess.run([sys.executable, TOOL] + list(options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=300, cwd=cwd)
+    return subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
 # --------------------------------------------------------------------------------------------- the data
+
 
 def test_data_is_in_the_hosts_format(data):
     assert sorted(os.listdir(data)) == ['lfw.bin', 'property', 'train.idx', 'train.rec']
@@ -66,8 +67,10 @@ def test_records_and_pairs_are_read_back(data):
 def test_a_person_looks_more_like_himself_than_like_others():
     rng = np.random.RandomState(3)
     people = [faces.draw_identity(rng) for _ in range(12)]
-    halves = [[np.mean([faces.draw_face(identity, rng).astype(float) for _ in range(8)], axis=0) for _ in range(2)]
-              for identity in people]
+    halves = [
+        [np.mean([faces.draw_face(identity, rng).astype(float) for _ in range(8)], axis=0) for _ in range(2)]
+        for identity in people
+    ]
     distance = np.array([[np.abs(first - second)[30:90, 30:80].mean() for _, second in halves] for first, _ in halves])
     own = np.diag(distance)
     assert (own > 0).all() and own.mean() < 0.7 * distance[~np.eye(12, dtype=bool)].mean()
@@ -119,23 +122,34 @@ def test_workers_share_the_images_of_a_step(data):
 
 # --------------------------------------------------------------------------------------- loss, verification
 
-@pytest.mark.parametrize('m1, m2, m3', [(1.0, 0.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (1.2, 0.1, 0.1)])
+
+@pytest.mark.parametrize(
+    'm1, m2, m3', [(1.0, 0.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (1.2, 0.1, 0.1)]
+)
 def test_margin_logits(m1, m2, m3):
     rng = np.random.RandomState(0)
     embedding, weight, label = rng.normal(size=(5, 8)), rng.normal(size=(6, 8)), np.array([0, 1, 2, 5, 5])
-    cosine = (embedding / np.linalg.norm(embedding, axis=1)[:, None]) @ (weight / np.linalg.norm(weight, axis=1)[:, None]).T
+    cosine = (embedding / np.linalg.norm(embedding, axis=1)[:, None]) @ (
+        weight / np.linalg.norm(weight, axis=1)[:, None]
+    ).T
     expected = 64 * cosine
     for row, column in enumerate(label):
         expected[row, column] = 64 * (np.cos(m1 * np.arccos(cosine[row, column]) + m2) - m3)
-    symbol = losses.margin_logits(mx.sym.Variable('e'), mx.sym.Variable('l'), mx.sym.Variable('w', shape=(6, 8)), 6,
-                                  dict(loss_s=64.0, loss_m1=m1, loss_m2=m2, loss_m3=m3))
+    symbol = losses.margin_logits(
+        mx.sym.Variable('e'),
+        mx.sym.Variable('l'),
+        mx.sym.Variable('w', shape=(6, 8)),
+        6,
+        {'loss_s': 64.0, 'loss_m1': m1, 'loss_m2': m2, 'loss_m3': m3},
+    )
     actual = symbol.eval(e=mx.nd.array(embedding), l=mx.nd.array(label), w=mx.nd.array(weight))[0]
     np.testing.assert_allclose(actual.asnumpy(), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_margin_stays_finite_where_the_angle_is_zero():
-    symbol = losses.margin_logits(mx.sym.Variable('e'), mx.sym.Variable('l'), mx.sym.Variable('w', shape=(2, 3)), 2,
-                                  host.loss.arcface)
+    symbol = losses.margin_logits(
+        mx.sym.Variable('e'), mx.sym.Variable('l'), mx.sym.Variable('w', shape=(2, 3)), 2, host.loss.arcface
+    )
     executor = symbol.simple_bind(mx.cpu(), e=(1, 3), l=(1,))
     executor.arg_dict['e'][:] = mx.nd.array([[1, 2, 3]])
     executor.arg_dict['w'][:] = mx.nd.array([[2, 4, 6], [1, 0, 0]])
@@ -166,13 +180,16 @@ def test_verification_accuracy():
 def test_verification_of_pairs_that_are_nearly_opposite_and_of_nothing():
     same = np.arange(40) % 2 == 0
     angles = np.where(same, 2.2, 2.8)  # squared distances of 3.18 and 3.88
-    pairs = np.stack([np.tile([1, 0], (40, 1)), np.stack([np.cos(angles), np.sin(angles)], axis=1)], axis=1).reshape(80, 2)
+    pairs = np.stack([np.tile([1, 0], (40, 1)), np.stack([np.cos(angles), np.sin(angles)], axis=1)], axis=1).reshape(
+        80, 2
+    )
     assert verification.accuracy(pairs, same) == (1.0, 0.0)
     pairs[:2] = 0  # two embeddings of length 0: a distance of 0
     assert verification.accuracy(pairs, same) == (1.0, 0.0)
 
 
 # ----------------------------------------------------------------------------------------------- the tool
+
 
 def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
     outputs = [str(tmp_path / name) for name in ('one', 'two')]
@@ -188,35 +205,49 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
     assert set(aux_params) == set(symbol.list_auxiliary_states())
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56, cru116"),
-    (['--loss', 'triplet'], "there is no loss 'triplet'; choose from"),
-    (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not a whole number of at least 1"),
-    (['--steps', 'many'], "argument --steps: 'many' is not a whole number of at least 1"),
-    (['--lr', '-1'], "argument --lr: '-1' is not a number of at least 1e-30 and at most 1000"),
-    (['--multiplier', '1000'], 'net_multiplier=1000.0 is not legal'),
-    (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
-    (['--data', os.path.join(ROOT, 'tests', 'misspelt')], 'name another --data, or add --draw to have one drawn there'),
-    (['--data', ''], 'the name of the folder is empty'), (['--output', ''], 'the name of the folder is empty'),
-    (['--seed', '4294967296'], "'4294967296' is not a whole number of at least 0 and at most 4294967295"),
-    (['--lr', '1e300'], "'1e300' is not a number of at least 1e-30"),
-    (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
-    (['--no-such-option'], 'unrecognized arguments: --no-such-option')])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56, cru116"),
+        (['--loss', 'triplet'], "there is no loss 'triplet'; choose from"),
+        (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not a whole number of at least 1"),
+        (['--steps', 'many'], "argument --steps: 'many' is not a whole number of at least 1"),
+        (['--lr', '-1'], "argument --lr: '-1' is not a number of at least 1e-30 and at most 1000"),
+        (['--multiplier', '1000'], 'net_multiplier=1000.0 is not legal'),
+        (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
+        (
+            ['--data', os.path.join(ROOT, 'tests', 'misspelt')],
+            'name another --data, or add --draw to have one drawn there',
+        ),
+        (['--data', ''], 'the name of the folder is empty'),
+        (['--output', ''], 'the name of the folder is empty'),
+        (['--seed', '4294967296'], "'4294967296' is not a whole number of at least 0 and at most 4294967295"),
+        (['--lr', '1e300'], "'1e300' is not a number of at least 1e-30"),
+        (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
+        (['--no-such-option'], 'unrecognized arguments: --no-such-option'),
+    ],
+)
 def test_bad_options(run_tool, options, words, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, 'train', lambda *_: pytest.fail('it trained first'))
     output = str(tmp_path / 'out')
-    code, _, err = run_tool(train_synthetic, *QUICK, '--identities', '2', '--images', '1', '--pairs', '10', '--output', output,
-                            *options)
+    code, _, err = run_tool(
+        train_synthetic, *QUICK, '--identities', '2', '--images', '1', '--pairs', '10', '--output', output, *options
+    )
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
     assert not os.path.exists(output) or os.listdir(output) == []
 
 
-@pytest.mark.parametrize('options, classes', [(['--per-batch-size', '100000000'], None), (['--devices', '99'], None),
-                                              ([], 400000000)])
+@pytest.mark.parametrize(
+    'options, classes', [(['--per-batch-size', '100000000'], None), (['--devices', '99'], None), ([], 400000000)]
+)
 def test_what_has_no_room_in_memory_is_refused(data, tmp_path, run_tool, monkeypatch, options, classes):
     monkeypatch.setattr(run_module, 'make_trainer', lambda *_: pytest.fail('it went on'))
-    folder = damaged(data, str(tmp_path / 'damaged'), 'property', lambda content: b'%d,112,112' % classes if classes else content)
-    code, _, err = run_tool(train_synthetic, *QUICK, '--no-verification', '--data', folder, '--output', str(tmp_path / 'out'), *options)
+    folder = damaged(
+        data, str(tmp_path / 'damaged'), 'property', lambda content: b'%d,112,112' % classes if classes else content
+    )
+    code, _, err = run_tool(
+        train_synthetic, *QUICK, '--no-verification', '--data', folder, '--output', str(tmp_path / 'out'), *options
+    )
     assert code == 2 and 'and this machine has' in err and len(err.splitlines()) == 1, err
 
 
@@ -225,10 +256,24 @@ def test_a_mistyped_folder_stays_as_it_is(tmp_path, run_tool):
         if folder.name == 'empty':
             folder.mkdir()
         code, _, err = run_tool(train_synthetic, *QUICK, '--data', str(folder), '--output', str(tmp_path / 'out'))
-        assert code == 2 and 'there is no data set in %s' % folder in err
+        assert code == 2 and f'there is no data set in {folder}' in err
         assert not folder.exists() or os.listdir(str(folder)) == []
-    code, _, err = run_tool(train_synthetic, *QUICK, '--identities', '2', '--images', '2', '--pairs', '10', '--no-verification',
-                            '--draw', '--data', str(folder), '--output', str(tmp_path / 'out'))
+    code, _, err = run_tool(
+        train_synthetic,
+        *QUICK,
+        '--identities',
+        '2',
+        '--images',
+        '2',
+        '--pairs',
+        '10',
+        '--no-verification',
+        '--draw',
+        '--data',
+        str(folder),
+        '--output',
+        str(tmp_path / 'out'),
+    )
     assert code == 0 and 'property' in os.listdir(str(folder)), err
 
 
@@ -242,7 +287,10 @@ def test_pairs_as_numpy_arrays_are_read(data, tmp_path):
             with open(path, 'wb') as file:
                 pickle.dump((images, np.array(same)), file, protocol)
             found = pairs.read_pairs(path, IMAGE_SHAPE)
-            assert all((one == other).all() for one, other in zip(found[0], expected[0])) and (found[1] == expected[1]).all()
+            assert (
+                all((one == other).all() for one, other in zip(found[0], expected[0]))
+                and (found[1] == expected[1]).all()
+            )
 
 
 def damaged(data, folder, name, change):
@@ -255,24 +303,31 @@ def damaged(data, folder, name, change):
     return folder
 
 
-@pytest.mark.parametrize('name, change, words', [
-    ('train.rec', lambda content: content[:len(content) // 2], 'is truncated: it has'),
-    ('train.rec', lambda content: content[:-8], 'is truncated: it has'),
-    ('train.rec', lambda content: b'', 'is truncated: it has 0 bytes'),
-    ('train.rec', lambda content: bytes(len(content)), 'there is no record at offset'),
-    ('train.idx', lambda content: b'zero one two', 'is not an index'),
-    ('train.idx', lambda content: b'', 'lists no records'),
-    ('train.idx', lambda content: content[:content.rstrip().rindex(b'\t')], 'is not an index'),
-    ('train.idx', lambda content: content.rstrip() + b'9' * 30, 'names offsets that no file has'),
-    ('train.idx', lambda content: content.replace(b'\t', b'\t-'), 'names offsets that no file has'),
-    ('property', lambda content: b'4,112', 'is not readable as "classes,height,width"'),
-    ('property', lambda content: b'4,0,112', 'has a number below 1'),
-    ('property', lambda content: b'2,112,112', 'has label 2.0; "property" allows 0 to 1'),
-    ('lfw.bin', lambda content: content[:100], 'is not a verification set'),
-    ('lfw.bin', lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)), 'list): an image cannot be decoded'),
-    ('lfw.bin', lambda content: pickle.dumps(([b''] * 20, [True] * 10), 4), 'list): an image is empty'),
-    ('lfw.bin', lambda content: b'cos\nsystem\n(S"true"\ntR.', 'it names os.system'),
-])
+@pytest.mark.parametrize(
+    'name, change, words',
+    [
+        ('train.rec', lambda content: content[: len(content) // 2], 'is truncated: it has'),
+        ('train.rec', lambda content: content[:-8], 'is truncated: it has'),
+        ('train.rec', lambda content: b'', 'is truncated: it has 0 bytes'),
+        ('train.rec', lambda content: bytes(len(content)), 'there is no record at offset'),
+        ('train.idx', lambda content: b'zero one two', 'is not an index'),
+        ('train.idx', lambda content: b'', 'lists no records'),
+        ('train.idx', lambda content: content[: content.rstrip().rindex(b'\t')], 'is not an index'),
+        ('train.idx', lambda content: content.rstrip() + b'9' * 30, 'names offsets that no file has'),
+        ('train.idx', lambda content: content.replace(b'\t', b'\t-'), 'names offsets that no file has'),
+        ('property', lambda content: b'4,112', 'is not readable as "classes,height,width"'),
+        ('property', lambda content: b'4,0,112', 'has a number below 1'),
+        ('property', lambda content: b'2,112,112', 'has label 2.0; "property" allows 0 to 1'),
+        ('lfw.bin', lambda content: content[:100], 'is not a verification set'),
+        (
+            'lfw.bin',
+            lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)),
+            'list): an image cannot be decoded',
+        ),
+        ('lfw.bin', lambda content: pickle.dumps(([b''] * 20, [True] * 10), 4), 'list): an image is empty'),
+        ('lfw.bin', lambda content: b'cos\nsystem\n(S"true"\ntR.', 'it names os.system'),
+    ],
+)
 def test_damaged_data(data, tmp_path, name, change, words):
     folder = damaged(data, str(tmp_path / 'damaged'), name, change)
     with pytest.raises(UserError) as caught:
@@ -288,7 +343,7 @@ def test_a_missing_file_is_named(data, tmp_path, name):
     folder = str(tmp_path / 'damaged')
     shutil.copytree(data, folder)
     os.remove(os.path.join(folder, name))
-    with pytest.raises(UserError, match='%s is missing$' % name):
+    with pytest.raises(UserError, match=f'{name} is missing$'):
         FaceRecords(folder, IMAGE_SHAPE)
 
 
@@ -374,11 +429,14 @@ def shifted(content):
     return b''.join(b'%s\t%d\n' % (number, int(offset) + (4 if number == b'7' else 0)) for number, offset in lines)
 
 
-@pytest.mark.parametrize('name, change, number, words', [
-    ('train.rec', shorten, 16, 'is truncated'),
-    ('train.idx', without_line, 7, 'has no record 7'),
-    ('train.idx', shifted, 7, 'record 7 is not readable'),
-])
+@pytest.mark.parametrize(
+    'name, change, number, words',
+    [
+        ('train.rec', shorten, 16, 'is truncated'),
+        ('train.idx', without_line, 7, 'has no record 7'),
+        ('train.idx', shifted, 7, 'record 7 is not readable'),
+    ],
+)
 def test_files_that_do_not_fit_each_other(data, tmp_path, name, change, number, words):
     folder = damaged(data, str(tmp_path / 'damaged'), name, change)
     with pytest.raises(UserError, match=words):
@@ -393,7 +451,9 @@ def test_files_that_do_not_fit_each_other(data, tmp_path, name, change, number, 
 
 def test_every_missing_record_counts(data, tmp_path):
     def without(content):
-        return b''.join(line for line in content.splitlines(True) if line.split(b'\t')[0] not in (b'3', b'7', b'8', b'15'))
+        return b''.join(
+            line for line in content.splitlines(True) if line.split(b'\t')[0] not in (b'3', b'7', b'8', b'15')
+        )
 
     folder = damaged(data, str(tmp_path / 'damaged'), 'train.idx', without)
     with pytest.raises(UserError, match='has no record 3'):
@@ -412,7 +472,9 @@ def write_records(folder, records):
         file.write('2,112,112')
 
 
-@pytest.mark.parametrize('label', [[-1, 3], [4, 3], [float('nan'), 3], [1, float('nan')], [1, float('inf')], [1, 2, 3], [3], 3.0])
+@pytest.mark.parametrize(
+    'label', [[-1, 3], [4, 3], [float('nan'), 3], [1, float('nan')], [1, float('inf')], [1, 2, 3], [3], 3.0]
+)
 def test_a_range_with_one_bad_end(tmp_path, label):
     image = synthetic._encode(np.zeros(IMAGE_SHAPE, np.uint8))
     for whole in (True, False):  # the range of the set, the range of an identity
@@ -443,7 +505,17 @@ def test_an_identity_without_images(tmp_path):
 def test_the_tool_leaves_bad_records_out_and_says_how_many(data, tmp_path, run_tool):
     folder = damaged(data, str(tmp_path / 'damaged'), 'train.idx', without_line)
     overwrite_image(folder, 5, b'no image at all' * 20)
-    options = QUICK + ['--steps', '4', '--lr', '0.01', '--data', folder, '--no-verification', '--output', str(tmp_path / 'out')]
+    options = QUICK + [
+        '--steps',
+        '4',
+        '--lr',
+        '0.01',
+        '--data',
+        folder,
+        '--no-verification',
+        '--output',
+        str(tmp_path / 'out'),
+    ]
     code, out, err = run_tool(train_synthetic, *options)
     assert code == 2 and 'has no record 7' in err
     code, out, _ = run_tool(train_synthetic, *options, '--on-bad-record', 'skip')
@@ -461,15 +533,29 @@ def test_what_a_killed_run_was_drawing_is_drawn_anew(tmp_path, run_tool):
     unfinished = tmp_path / 'out' / 'data' / '.unfinished-x'
     unfinished.mkdir(parents=True)
     (unfinished / 'train.rec').write_bytes(b'x' * 100)
-    code, _, err = run_tool(train_synthetic, *QUICK, '--lr', '0.01', '--identities', '2', '--images', '2', '--no-verification',
-                            '--output', str(tmp_path / 'out'))
+    code, _, err = run_tool(
+        train_synthetic,
+        *QUICK,
+        '--lr',
+        '0.01',
+        '--identities',
+        '2',
+        '--images',
+        '2',
+        '--no-verification',
+        '--output',
+        str(tmp_path / 'out'),
+    )
     assert code == 0, err
     assert sorted(os.listdir(str(unfinished.parent))) == ['lfw.bin', 'property', 'train.idx', 'train.rec']
 
 
 def test_sigterm_while_it_draws_leaves_nothing(tmp_path):
-    process = subprocess.Popen([sys.executable, TOOL] + QUICK + ['--identities', '200', '--output', str(tmp_path / 'out')],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, TOOL] + QUICK + ['--identities', '200', '--output', str(tmp_path / 'out')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     while not os.path.isdir(str(tmp_path / 'out' / 'data')) or os.listdir(str(tmp_path / 'out' / 'data')) == []:
         assert process.poll() is None
         time.sleep(0.05)

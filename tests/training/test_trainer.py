@@ -1,4 +1,5 @@
 """The trainer against plain MXNet: one device, several, interrupted; what is on the disk is what was trained."""
+
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from netkit.training import (
 from netkit.training.trainer import Trainer
 from netkit.training.verification import embed
 
-SGD = dict(learning_rate=0.1, momentum=0.9, wd=5e-4)
+SGD = {'learning_rate': 0.1, 'momentum': 0.9, 'wd': 5e-4}
 SHAPE = (64, 64, 3)
 
 
@@ -42,8 +43,13 @@ def training_symbol(network, **changes):
 
 def make(symbol, devices=1, batch_size=16, **options):
     """Return a Trainer with its first weights, always the same."""
-    trainer = Trainer(symbol, [mx.cpu(i) for i in range(devices)], (batch_size, 3, *SHAPE[:2]), mx.kv.create('local'),
-                      **dict(SGD, **options))
+    trainer = Trainer(
+        symbol,
+        [mx.cpu(i) for i in range(devices)],
+        (batch_size, 3, *SHAPE[:2]),
+        mx.kv.create('local'),
+        **dict(SGD, **options),
+    )
     mx.random.seed(0)
     trainer.initialize(initializer())
     return trainer
@@ -51,8 +57,9 @@ def make(symbol, devices=1, batch_size=16, **options):
 
 def batch(seed, size=16):
     random = np.random.RandomState(seed)
-    return mx.io.DataBatch([mx.nd.array(random.randint(0, 256, (size, 3) + SHAPE[:2]))],
-                           [mx.nd.array(random.randint(0, 4, size))])
+    return mx.io.DataBatch(
+        [mx.nd.array(random.randint(0, 256, (size, 3) + SHAPE[:2]))], [mx.nd.array(random.randint(0, 4, size))]
+    )
 
 
 def make_module(symbol, data_shape, devices=1, **options):
@@ -77,6 +84,7 @@ def equal(one, other):
 
 
 # --------------------------------------------------------------------------------------------- the steps
+
 
 @pytest.mark.parametrize('network', ['cru56', 'att56', 'ires50'])
 def test_steps_are_those_of_plain_mxnet(network):
@@ -110,7 +118,7 @@ def test_two_devices_are_those_of_plain_mxnet(monkeypatch):
 
 
 def smooth_symbol(network):
-    """Return a network whose gradients rounding changes little: tanh has no kink, and statistics that are fixed no noise."""
+    """Return a network whose gradients rounding changes little: without kinks, with fixed statistics."""
     return with_global_statistics(training_symbol(network, net_output='FC', net_act='tanh'))
 
 
@@ -168,7 +176,7 @@ def test_dropout_differs_between_steps_and_devices_and_follows_from_the_seed():
             found.append([executor.outputs[0].asnumpy() != 0 for executor in trainer.executors])
         return found
 
-    (first, second), = [masks(0, 2)]
+    ((first, second),) = [masks(0, 2)]
     assert 0.5 < np.mean(first) < 0.7
     for one, other in ((first[0], first[1]), (first[0], second[0]), (first[1], second[1])):
         assert 0.3 < np.mean(one != other) < 0.7
@@ -176,6 +184,7 @@ def test_dropout_differs_between_steps_and_devices_and_follows_from_the_seed():
 
 
 # ---------------------------------------------------------------------------------------- loss scale
+
 
 def test_the_loss_scale_changes_nothing_but_the_gradients():
     embedding, trained = build('ires50', **NARROW), []
@@ -222,7 +231,7 @@ for _ in range(200):
 
 
 def test_a_trainer_may_go_while_mxnet_computes():
-    """MXNet frees a kvstore without waiting for what it still has to sum: the process ended by SIGFPE, one time in a hundred."""
+    """MXNet frees a kvstore without waiting for its sums: one time in a hundred SIGFPE ended the process."""
     done = subprocess.run([sys.executable, '-c', DROPPED % TOOLS], stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b'')
 
@@ -239,6 +248,7 @@ def test_another_mxnet_is_refused(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------- interruptions
+
 
 def steps_of(trainer, first, last):
     for seed in range(first, last):
@@ -298,26 +308,42 @@ def spoil(state, key, value):
     return state if value is None else dict(state, **{key: value})
 
 
-@pytest.mark.parametrize('key, value', [
-    ('arg:fc7_weight', np.zeros((5, 32), np.float32)), ('arg:conv0_weight', None), ('arg:conv9_weight', np.zeros(3)),
-    ('aux:0:bn0_moving_mean', None), ('aux:1:bn0_moving_mean', np.zeros(3)), ('state:fc7_weight:0', np.zeros(3)),
-    ('state:fc8_weight:0', np.zeros(3)), ('steps', None), ('updates', np.zeros(2))])
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('arg:fc7_weight', np.zeros((5, 32), np.float32)),
+        ('arg:conv0_weight', None),
+        ('arg:conv9_weight', np.zeros(3)),
+        ('aux:0:bn0_moving_mean', None),
+        ('aux:1:bn0_moving_mean', np.zeros(3)),
+        ('state:fc7_weight:0', np.zeros(3)),
+        ('state:fc8_weight:0', np.zeros(3)),
+        ('steps', None),
+        ('updates', np.zeros(2)),
+    ],
+)
 def test_a_state_of_another_network_is_refused_and_changes_nothing(key, value):
     trainer = make(training_symbol('cru56', net_multiplier=0.1))
     trainer.step(batch(0))
     before = trainer.state()
-    with pytest.raises(UserError, match='the file does not fit the network: %s' % key):
+    with pytest.raises(UserError, match=f'the file does not fit the network: {key}'):
         trainer.load_state(spoil(before, key, value), 'the file')
     assert equal(trainer.state(), before)
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda path: open(path, 'r+b').truncate(100), 'is not the state of a training run'),
-    (lambda path: open(path, 'wb').write(b'nonsense'), 'is not the state of a training run'),
-    (lambda path: np.savez(path, run=np.array('{"settings": {"lr": 0.1}}')), 'is not the state of a training run'),
-    (lambda path: np.savez(path, run=np.array(json.dumps(dict(loss=[1, 0], settings={'lr': 0.2})))), 'was made with lr 0.2, not 0.1'),
-    (lambda path: np.savez(path, run=np.array(['an object'], object)), 'is not the state of a training run'),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda path: open(path, 'r+b').truncate(100), 'is not the state of a training run'),
+        (lambda path: open(path, 'wb').write(b'nonsense'), 'is not the state of a training run'),
+        (lambda path: np.savez(path, run=np.array('{"settings": {"lr": 0.1}}')), 'is not the state of a training run'),
+        (
+            lambda path: np.savez(path, run=np.array(json.dumps({'loss': [1, 0], 'settings': {'lr': 0.2}}))),
+            'was made with lr 0.2, not 0.1',
+        ),
+        (lambda path: np.savez(path, run=np.array(['an object'], object)), 'is not the state of a training run'),
+    ],
+)
 def test_a_state_that_does_not_fit(tmp_path, change, words):
     resume.save(str(tmp_path), {'steps': np.array(1)}, {'lr': 0.1}, [2.0, 0.0])
     assert resume.load(str(tmp_path), {'lr': 0.1}) == ({'steps': 1}, [2.0, 0.0])
@@ -351,10 +377,17 @@ def on_disk(output):
 
 def run_plain_mxnet(data, steps, devices=1):
     """Return (first, last) parameters of the same run by mx.mod.Module, without Dropout, seed 0."""
-    embedding = build('cru56', net_multiplier=0.1, net_output='FC', net_prelu='conv', net_resize='matrix', memonger=False)
+    embedding = build(
+        'cru56', net_multiplier=0.1, net_output='FC', net_prelu='conv', net_resize='matrix', memonger=False
+    )
     symbol = losses.classifier(embedding, 256, 4, host.loss.arcface)
-    module = make_module(symbol, (4 * devices, 3, 112, 112), devices, learning_rate=0.02,
-                         lr_scheduler=mx.lr_scheduler.MultiFactorScheduler([3, 4], 0.1, base_lr=0.02))  # of four steps
+    module = make_module(
+        symbol,
+        (4 * devices, 3, 112, 112),
+        devices,
+        learning_rate=0.02,
+        lr_scheduler=mx.lr_scheduler.MultiFactorScheduler([3, 4], 0.1, base_lr=0.02),
+    )  # of four steps
     batches = FaceBatches(FaceRecords(data, (112, 112, 3)), 4 * devices, 0)
     initial = values(module)
     for _ in range(steps):
@@ -387,12 +420,14 @@ def embeddings_by_plain_mxnet(output, images):
 
 def accuracy_by_hand(embeddings, same):
     """LFW's protocol once more: in each of ten parts the threshold that is best on the other nine."""
-    unit = embeddings / np.sqrt((embeddings ** 2).sum(axis=1))[:, None]
+    unit = embeddings / np.sqrt((embeddings**2).sum(axis=1))[:, None]
     distances = [((unit[2 * pair] - unit[2 * pair + 1]) ** 2).sum() for pair in range(len(same))]
     scores = []
     for part in np.array_split(np.arange(len(same)), 10):
+
         def score(threshold, pairs):
             return np.mean([(distances[pair] < threshold) == same[pair] for pair in pairs])
+
         rest = [pair for pair in range(len(same)) if pair not in part]
         best = max(np.arange(400) / 100, key=lambda threshold: score(threshold, rest))
         scores.append(score(best, part))
@@ -414,8 +449,12 @@ def test_the_printed_verification_is_the_files(data, tmp_path):
 def test_embeddings_are_of_image_and_mirror(devices, batch_size):
     symbol = build('cru56', **NARROW)
     executor = bind(symbol, batch=10, side=SHAPE[0], grad_req='null')
-    parameters = {name: array.asnumpy() for arrays in (executor.arg_dict, executor.aux_dict)
-                  for name, array in arrays.items() if name != 'data'}
+    parameters = {
+        name: array.asnumpy()
+        for arrays in (executor.arg_dict, executor.aux_dict)
+        for name, array in arrays.items()
+        if name != 'data'
+    }
     images = list(np.random.RandomState(0).randint(0, 256, (5,) + SHAPE).astype(np.uint8))
     views = np.stack(images + [image[:, ::-1] for image in images]).transpose(0, 3, 1, 2)
     rows = executor.forward(is_train=False, data=mx.nd.array(views))[0].asnumpy()
@@ -438,9 +477,14 @@ def small_pairs(path, monkeypatch=pytest.MonkeyPatch()):
         synthetic._write_pairs(path, 12, 0, bar=type('Bar', (), {'update': lambda *_: None}))
 
 
-@pytest.mark.parametrize('change, words', [
-    (no_pairs, 'cannot read .*lfw.bin: No such file'), (five_pairs, '5 pairs are not enough for 10 folds'),
-    (small_pairs, r'has an image of \(96, 96, 3\), the network takes \(112, 112, 3\)')])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (no_pairs, 'cannot read .*lfw.bin: No such file'),
+        (five_pairs, '5 pairs are not enough for 10 folds'),
+        (small_pairs, r'has an image of \(96, 96, 3\), the network takes \(112, 112, 3\)'),
+    ],
+)
 @pytest.mark.parametrize('when', ['before', 'while it trains'])
 def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkeypatch, change, words, when):
     folder, output = str(tmp_path / 'data'), str(tmp_path / 'out')
@@ -464,8 +508,14 @@ def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkey
     before = on_disk(output)[1]
     row = train('--steps', '2', '--data', folder, '--output', output, '--resume')
     assert row.verification and row.speed is None and train_synthetic.show(row) == 0
-    assert 'after 2 steps the moving statistics, by which a network is verified, are not settled' in capsys.readouterr().out
-    assert train_synthetic.show(row._replace(steps=train_synthetic.SETTLED)) == 0 and 'not settled' not in capsys.readouterr().out
+    assert (
+        'after 2 steps the moving statistics, by which a network is verified, are not settled'
+        in capsys.readouterr().out
+    )
+    assert (
+        train_synthetic.show(row._replace(steps=train_synthetic.SETTLED)) == 0
+        and 'not settled' not in capsys.readouterr().out
+    )
     assert equal(on_disk(output)[1], before)
 
 
@@ -519,14 +569,22 @@ def test_the_state_is_written_after_every_so_many_steps_and_the_last(data, tmp_p
     assert saved == [2, 4, 5]
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--network', 'cru116'], 'network cru56, not cru116'), (['--loss', 'cosface'], 'loss arcface, not cosface'),
-    (['--per-batch-size', '5'], 'per_batch_size 4, not 5'),
-    (['--devices', '2'], 'devices 1, not 2'), (['--lr', '0.03'], r'lr 0\.02, not 0\.03'),
-    (['--multiplier', '0.2'], r'multiplier 0\.1, not 0\.2'), (['--loss-scale', '2'], r'loss_scale 1\.0, not 2\.0'),
-    (['--seed', '1'], 'seed 0, not 1'), (['--on-bad-record', 'skip'], 'on_bad_record stop, not skip')])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--network', 'cru116'], 'network cru56, not cru116'),
+        (['--loss', 'cosface'], 'loss arcface, not cosface'),
+        (['--per-batch-size', '5'], 'per_batch_size 4, not 5'),
+        (['--devices', '2'], 'devices 1, not 2'),
+        (['--lr', '0.03'], r'lr 0\.02, not 0\.03'),
+        (['--multiplier', '0.2'], r'multiplier 0\.1, not 0\.2'),
+        (['--loss-scale', '2'], r'loss_scale 1\.0, not 2\.0'),
+        (['--seed', '1'], 'seed 0, not 1'),
+        (['--on-bad-record', 'skip'], 'on_bad_record stop, not skip'),
+    ],
+)
 def test_other_options_do_not_go_on(finished, data, options, words):
-    with pytest.raises(UserError, match='was made with %s; repeat the options of that run' % words):
+    with pytest.raises(UserError, match=f'was made with {words}; repeat the options of that run'):
         train('--steps', '2', '--data', data, '--output', finished, '--no-verification', '--resume', *options)
 
 
@@ -571,7 +629,9 @@ def test_other_data_do_not_go_on(finished, tmp_path):
 
 def test_workers_that_see_other_states_do_not_go_on(finished, data, monkeypatch):
     monkeypatch.setattr(run_module, 'first_workers', lambda kvstore, number: 1)
-    with pytest.raises(UserError, match='the first worker goes on behind step 1, this one behind step 2; all have to see'):
+    with pytest.raises(
+        UserError, match='the first worker goes on behind step 1, this one behind step 2; all have to see'
+    ):
         train('--steps', '2', '--data', data, '--output', finished, '--no-verification', '--resume')
 
 
@@ -639,14 +699,26 @@ def test_with_state_every_0_no_state_is_written(data, tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == ['cru56-0001.params', 'cru56-symbol.json', training_log.FILE]
 
 
-@pytest.mark.parametrize('applied, ends', [
-    ([False, False, True, False, False, True], False), ([True, False, False, False], True), ([False] * 3, True)])
+@pytest.mark.parametrize(
+    'applied, ends',
+    [([False, False, True, False, False, True], False), ([True, False, False, False], True), ([False] * 3, True)],
+)
 def test_overflows_in_a_row_end_the_run(data, tmp_path, monkeypatch, applied, ends):
     steps = len(applied)
     monkeypatch.setattr(loop, 'OVERFLOWS', 3)
     monkeypatch.setattr(Trainer, 'step', lambda self, batch: applied.pop(0))
     monkeypatch.setattr(Trainer, 'probabilities', lambda self: np.full((4, 4), 0.25))
-    options = ['--steps', str(steps), '--loss-scale', '2', '--data', data, '--output', str(tmp_path), '--no-verification']
+    options = [
+        '--steps',
+        str(steps),
+        '--loss-scale',
+        '2',
+        '--data',
+        data,
+        '--output',
+        str(tmp_path),
+        '--no-verification',
+    ]
     if ends:
         with pytest.raises(UserError, match='not finite any more; try a smaller --lr or --loss-scale'):
             train(*options)

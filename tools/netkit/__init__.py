@@ -13,6 +13,7 @@
 Imports go one way, `tests/test_house.py` says which. This file puts the project's folders on `sys.path`; `_mxnet` sets
 the environment variables that MXNet reads and imports it; nothing else does either.
 """
+
 import importlib.util
 import os
 import signal
@@ -35,8 +36,10 @@ def _prepare(folder, program):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     missing = [name for name in ('mxnet', 'numpy', 'tqdm') if importlib.util.find_spec(name) is None]
     if missing and program not in WITHOUT_MXNET:
-        sys.stderr.write(f'{program}: this Python has no {missing[0]}; run "make demo" once, then '
-                         '". .venv/bin/activate", or run .venv/bin/python instead of python\n')
+        sys.stderr.write(
+            f'{program}: this Python has no {missing[0]}; run "make demo" once, then '
+            '". .venv/bin/activate", or run .venv/bin/python instead of python\n'
+        )
         sys.exit(2)
 
 

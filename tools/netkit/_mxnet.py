@@ -3,6 +3,7 @@
 MXNet reads environment variables when it is imported. They are set here and nowhere else, so programs that start other
 programs (gpu_env.py, launch_local.py) do not import this module and pass their environment on unchanged.
 """
+
 import contextlib
 import os
 

@@ -1,4 +1,5 @@
 """Checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params: read, written, checked."""
+
 import os
 
 import numpy as np
@@ -31,13 +32,15 @@ def save(prefix, epoch, symbol, parameters):
     symbol_path, parameters_path = files(prefix, epoch)
     save_symbol(symbol_path, symbol)
     statistics = set(symbol.list_auxiliary_states())
-    arrays = {('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values)
-              for name, values in parameters.items()}
+    arrays = {
+        ('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values) for name, values in parameters.items()
+    }
     try:
         mx.nd.save(parameters_path, arrays)
         written = load_arrays(parameters_path)
         is_whole = set(written) == set(arrays) and all(
-            np.array_equal(written[name], array.asnumpy(), equal_nan=True) for name, array in arrays.items())
+            np.array_equal(written[name], array.asnumpy(), equal_nan=True) for name, array in arrays.items()
+        )
     except (mx.MXNetError, UserError):
         is_whole = False
     if not is_whole:
@@ -87,8 +90,10 @@ def fitting(parameters, symbol, image_shape, path):
         if name not in parameters:
             raise UserError(f'{path} has no {name}; is it a checkpoint of another network?')
         if parameters[name].shape != shape:
-            raise UserError(f'{path} has {name} in shape {parameters[name].shape} where the network wants {shape}; is '
-                            'it a checkpoint of another network, or for images of another size?')
+            raise UserError(
+                f'{path} has {name} in shape {parameters[name].shape} where the network wants {shape}; is '
+                'it a checkpoint of another network, or for images of another size?'
+            )
         if not np.isfinite(parameters[name]).all():
             raise UserError(f'{path} has NaN or infinity in {name}; take an earlier checkpoint')
     for name in parameters:
@@ -107,5 +112,8 @@ def wanted_shapes(symbol, image_shape):
         arguments, _, statistics = symbol.infer_shape(data=(1, 3, height, width))
     if arguments is None:
         raise UserError(f'MXNet cannot tell the shapes of the parameters for images of {height}×{width}')
-    return {name: shape for name, shape in zip(names, arguments + statistics)
-            if name != 'data' and not name.endswith('label')}
+    return {
+        name: shape
+        for name, shape in zip(names, arguments + statistics)
+        if name != 'data' and not name.endswith('label')
+    }

@@ -1,4 +1,5 @@
 """The command line: parser, argument types, and how a program runs and ends."""
+
 import argparse
 import contextlib
 import os
@@ -40,8 +41,10 @@ class Parser(argparse.ArgumentParser):
         """Parse; refuse names that are not UTF-8, the only ones that MXNet takes."""
         for text in [*(sys.argv[1:] if args is None else args), os.getcwd()]:
             if any('\udc80' <= letter <= '\udcff' for letter in text):
-                self.error(f"{os.fsencode(text)!r} is not in the letters of this system's setting "
-                           f'({sys.getfilesystemencoding()}); set LC_ALL=C.UTF-8, or rename it in UTF-8')
+                self.error(
+                    f"{os.fsencode(text)!r} is not in the letters of this system's setting "
+                    f'({sys.getfilesystemencoding()}); set LC_ALL=C.UTF-8, or rename it in UTF-8'
+                )
         return super().parse_known_args(args, namespace)
 
 
@@ -52,6 +55,7 @@ def command_of(arguments):
 
 def whole_number(least, most=None):
     """Return an argparse type: a whole number from `least` to `most`."""
+
     def parse(text):
         try:
             number = int(text)
@@ -61,11 +65,13 @@ def whole_number(least, most=None):
             limit = '' if most is None else f' and at most {most}'
             raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least {least}{limit}')
         return number
+
     return parse
 
 
 def number(least, most):
     """Return an argparse type: a number from `least` to `most`."""
+
     def parse(text):
         try:
             value = float(text)
@@ -74,6 +80,7 @@ def number(least, most):
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f'{text!r} is not a number of at least {least:g} and at most {most:g}')
         return value
+
     return parse
 
 
@@ -81,8 +88,9 @@ def check_name(name, suffix=''):
     """Raise ArgumentTypeError if `name`, followed by `suffix`, is too long for the name of a file."""
     longest = LONGEST_NAME - len(suffix)
     if len(os.fsencode(name)) > longest:
-        raise argparse.ArgumentTypeError(f'{name!r} is longer than the {longest} bytes that the name of a file has '
-                                         'room for')
+        raise argparse.ArgumentTypeError(
+            f'{name!r} is longer than the {longest} bytes that the name of a file has room for'
+        )
 
 
 def file_prefix(text):
@@ -104,8 +112,9 @@ def folder_name(text):
 def image_size(text):
     """Argparse type: HEIGHT,WIDTH; returns (height, width, 3)."""
     sides = text.split(',')
-    if len(sides) != 2 or not all(side.strip().isdecimal() and len(side) < 9 and 0 < int(side) <= LARGEST_SIDE
-                                  for side in sides):
+    if len(sides) != 2 or not all(
+        side.strip().isdecimal() and len(side) < 9 and 0 < int(side) <= LARGEST_SIDE for side in sides
+    ):
         raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHT,WIDTH, like 112,112, of at most {LARGEST_SIDE}')
     return int(sides[0]), int(sides[1]), 3
 
@@ -115,10 +124,18 @@ multiplier = number(1e-6, 1e6)  # argparse type: of the width of a network
 
 def add_sizes(parser):
     """Add the options for the size of the images and the width of the network."""
-    parser.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH',
-                        help="images' size (default: the network choice's, a checkpoint's if it tells, else 112,112)")
-    parser.add_argument('--multiplier', type=multiplier, default=1.0,
-                        help='width of the network choice against the paper (net_multiplier)')
+    parser.add_argument(
+        '--image-size',
+        type=image_size,
+        metavar='HEIGHT,WIDTH',
+        help="images' size (default: the network choice's, a checkpoint's if it tells, else 112,112)",
+    )
+    parser.add_argument(
+        '--multiplier',
+        type=multiplier,
+        default=1.0,
+        help='width of the network choice against the paper (net_multiplier)',
+    )
 
 
 def run(main):

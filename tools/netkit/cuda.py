@@ -1,4 +1,5 @@
 """The CUDA libraries that mxnet-cu112 needs: in NVIDIA's wheels, or on the system."""
+
 import collections
 import ctypes
 import glob
@@ -11,11 +12,17 @@ from netkit import ROOT
 
 # {library that libmxnet.so of the wheel needs: package that contains it}.
 LIBRARIES = {
-    'libcudart.so.11.0': 'nvidia-cuda-runtime-cu11', 'libcublas.so.11': 'nvidia-cublas-cu11',
-    'libcudnn.so.8': 'nvidia-cudnn-cu11', 'libcufft.so.10': 'nvidia-cufft-cu11',
+    'libcudart.so.11.0': 'nvidia-cuda-runtime-cu11',
+    'libcublas.so.11': 'nvidia-cublas-cu11',
+    'libcudnn.so.8': 'nvidia-cudnn-cu11',
+    'libcufft.so.10': 'nvidia-cufft-cu11',
     'libcurand.so.10': 'nvidia-curand-cu11',
-    'libcusolver.so.11': 'nvidia-cusolver-cu11', 'libnvrtc.so.11.2': 'nvidia-cuda-nvrtc-cu11',
-    'libnvToolsExt.so.1': 'nvidia-nvtx-cu11', 'libnccl.so.2': 'nvidia-nccl-cu11', 'libcuda.so.1': None}
+    'libcusolver.so.11': 'nvidia-cusolver-cu11',
+    'libnvrtc.so.11.2': 'nvidia-cuda-nvrtc-cu11',
+    'libnvToolsExt.so.1': 'nvidia-nvtx-cu11',
+    'libnccl.so.2': 'nvidia-nccl-cu11',
+    'libcuda.so.1': None,
+}
 DRIVER = 'libcuda.so.1'
 # Libraries that these need, and MXNet does not name.
 NEEDED_BY_OTHERS = {'libcusparse.so.11': 'nvidia-cusparse-cu11'}
@@ -33,9 +40,10 @@ def pinned():
 def wheel_version(package):
     """Return the version of an installed package, '' if it is not installed."""
     pattern = package.replace('-', '_') + '-*.dist-info'
-    names = [os.path.basename(path) for folder in sys.path
-             for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
-    return names[0][len(package) + 1:-len('.dist-info')] if names else ''
+    names = [
+        os.path.basename(path) for folder in sys.path for path in glob.glob(os.path.join(glob.escape(folder), pattern))
+    ]
+    return names[0][len(package) + 1 : -len('.dist-info')] if names else ''
 
 
 def find(library, package):
@@ -84,8 +92,9 @@ def library_path(found):
 
 def what_mxnet_sees(path):
     """Return a sentence on the MXNet of this Python, with LD_LIBRARY_PATH set to `path`."""
-    done = subprocess.run([sys.executable, '-c', SEES_GPUS], capture_output=True, text=True,
-                          env=dict(os.environ, LD_LIBRARY_PATH=path))
+    done = subprocess.run(
+        [sys.executable, '-c', SEES_GPUS], capture_output=True, text=True, env=dict(os.environ, LD_LIBRARY_PATH=path)
+    )
     version, gpus = (done.stdout.split() + ['', ''])[:2]
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]

@@ -1,4 +1,5 @@
 """Refusals: errors that the user can correct, each one sentence."""
+
 import contextlib
 
 

@@ -1,4 +1,5 @@
 """Files are written whole or not at all, sets of files all or none, and no input file is overwritten."""
+
 import contextlib
 import errno
 import glob
@@ -20,7 +21,7 @@ UNFINISHED = '.unfinished-'  # prefix of the scratch folders
 
 @contextlib.contextmanager
 def new_files(folder):
-    """Yield a scratch folder to write files into, which on success move into `folder`, and on an exception are discarded.
+    """Yield a scratch folder for files; on success move them into `folder`, on an exception discard them.
 
     The scratch folder is inside `folder`, so moving is renaming. Raises UserError if `folder` cannot be written (before
     the block is entered), if the disk is full, or if a file cannot be moved; then the files that it would have replaced

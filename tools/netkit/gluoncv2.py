@@ -1,4 +1,5 @@
 """The networks of gluoncv2: their names, and their ImageNet weights under the names of ours."""
+
 import re
 
 import numpy as np
@@ -15,32 +16,49 @@ GLUON_BN_EPS = 1e-5
 IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
 IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
 # Prefixes of parameters, ours and theirs. {a}, {b}, … are the numbers in ours, {a0}, … the same counted from 0.
-PLACES = [(re.compile(ours), theirs) for ours, theirs in (
-    (r'conv0_', 'features.0.conv.conv.'),
-    (r'bn0_', 'features.0.conv.bn.'),
-    (r'bn1_', 'features.5.bn.'),
-    (r'fc1_', 'output.1.'),
-    (r'stage(\d)_group(\d+)_conv1_', 'features.{a}.{b0_group}.body.conv1.conv.'),
-    (r'stage(\d)_group(\d+)_conv2_', 'features.{a}.{b0_group}.body.conv2.'),
-    (r'stage(\d)_unit(\d+)_', 'features.{a}.{b0}.'),
-    (r'stage(\d)_attention(\d+)_unit(\d+)_', 'features.{a}.{b}.init_blocks.blocks.{c0}.'),
-    (r'stage(\d)_attention(\d+)_trunk_unit(\d+)_', 'features.{a}.{b}.hg.skip_seq.0.blocks.{c0}.'),
-    (r'stage(\d)_attention(\d+)_mask_down(\d)_unit(\d+)_', 'features.{a}.{b}.hg.down_seq.{c0}.res_blocks.blocks.{d0}.'),
-    (r'stage(\d)_attention(\d+)_mask_up(\d)_unit(\d+)_', 'features.{a}.{b}.hg.up_seq.{c0}.res_blocks.blocks.{d0}.'),
-    (r'stage(\d)_attention(\d+)_mask_skip(\d)_', 'features.{a}.{b}.hg.skip_seq.{c}.skip1.'),
-    (r'stage(\d)_attention(\d+)_mask_bn(\d)_', 'features.{a}.{b}.middle_block.conv{c}.bn.'),
-    (r'stage(\d)_attention(\d+)_mask_conv(\d)_', 'features.{a}.{b}.middle_block.conv{c}.conv.'),
-    (r'stage(\d)_attention(\d+)_close_', 'features.{a}.{b}.final_block.'))]
+PLACES = [
+    (re.compile(ours), theirs)
+    for ours, theirs in (
+        (r'conv0_', 'features.0.conv.conv.'),
+        (r'bn0_', 'features.0.conv.bn.'),
+        (r'bn1_', 'features.5.bn.'),
+        (r'fc1_', 'output.1.'),
+        (r'stage(\d)_group(\d+)_conv1_', 'features.{a}.{b0_group}.body.conv1.conv.'),
+        (r'stage(\d)_group(\d+)_conv2_', 'features.{a}.{b0_group}.body.conv2.'),
+        (r'stage(\d)_unit(\d+)_', 'features.{a}.{b0}.'),
+        (r'stage(\d)_attention(\d+)_unit(\d+)_', 'features.{a}.{b}.init_blocks.blocks.{c0}.'),
+        (r'stage(\d)_attention(\d+)_trunk_unit(\d+)_', 'features.{a}.{b}.hg.skip_seq.0.blocks.{c0}.'),
+        (
+            r'stage(\d)_attention(\d+)_mask_down(\d)_unit(\d+)_',
+            'features.{a}.{b}.hg.down_seq.{c0}.res_blocks.blocks.{d0}.',
+        ),
+        (r'stage(\d)_attention(\d+)_mask_up(\d)_unit(\d+)_', 'features.{a}.{b}.hg.up_seq.{c0}.res_blocks.blocks.{d0}.'),
+        (r'stage(\d)_attention(\d+)_mask_skip(\d)_', 'features.{a}.{b}.hg.skip_seq.{c}.skip1.'),
+        (r'stage(\d)_attention(\d+)_mask_bn(\d)_', 'features.{a}.{b}.middle_block.conv{c}.bn.'),
+        (r'stage(\d)_attention(\d+)_mask_conv(\d)_', 'features.{a}.{b}.middle_block.conv{c}.conv.'),
+        (r'stage(\d)_attention(\d+)_close_', 'features.{a}.{b}.final_block.'),
+    )
+]
 # The layers of a unit, ours and theirs.
-LAYERS = [(re.compile(ours), theirs) for ours, theirs in (
-    (r'bn(\d)_', 'body.conv{a}.bn.'),
-    (r'conv(\d)_', 'body.conv{a}.conv.'),
-    (r'project_bn_', 'input_conv.bn.'),
-    (r'project_', 'input_conv.conv.'),
-    (r'shortcut_bn_', 'identity_conv.bn.'),
-    (r'shortcut_', 'identity_conv.conv.'))]
-SUFFIXES = {'weight': 'weight', 'bias': 'bias', 'gamma': 'gamma', 'beta': 'beta',
-            'moving_mean': 'running_mean', 'moving_var': 'running_var'}
+LAYERS = [
+    (re.compile(ours), theirs)
+    for ours, theirs in (
+        (r'bn(\d)_', 'body.conv{a}.bn.'),
+        (r'conv(\d)_', 'body.conv{a}.conv.'),
+        (r'project_bn_', 'input_conv.bn.'),
+        (r'project_', 'input_conv.conv.'),
+        (r'shortcut_bn_', 'identity_conv.bn.'),
+        (r'shortcut_', 'identity_conv.conv.'),
+    )
+]
+SUFFIXES = {
+    'weight': 'weight',
+    'bias': 'bias',
+    'gamma': 'gamma',
+    'beta': 'beta',
+    'moving_mean': 'running_mean',
+    'moving_var': 'running_var',
+}
 SHARING = 6  # units in a sharing group; gluoncv2 numbers the group by its first unit
 
 
@@ -52,7 +70,7 @@ def _rename(table, name):
             numbers = dict(zip('abcd', map(int, match.groups())))
             counted = {letter + '0': number - 1 for letter, number in numbers.items()}
             group = SHARING * (numbers.get('b', 1) - 1)
-            return theirs.format(b0_group=group, **numbers, **counted), name[match.end():]
+            return theirs.format(b0_group=group, **numbers, **counted), name[match.end() :]
     return '', name
 
 

@@ -1,4 +1,5 @@
 """From a network choice to its symbol: choice → settings → builder → symbol."""
+
 import importlib
 
 import config as host

@@ -6,12 +6,13 @@ one (uint64 each), the count of arrays (uint64), the arrays, the count of names 
 (int32, 0 is dense), the shape as the count of axes (int32) and the axes (int64), and unless that is empty a device
 (two int32), the number of its dtype (int32) and the values.
 """
+
 import math
 import struct
 
 import numpy as np
 
-FILE_MAGIC, FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION = 0x112, 0xF993fac8, 0xF993fac9, 0xF993faca
+FILE_MAGIC, FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 TYPES = {0: 'float32', 1: 'float64', 2: 'float16', 3: 'uint8', 4: 'int32', 5: 'int8', 6: 'int64', 7: 'bool'}
 LONGEST = 1 << 16  # bytes of a name
 MOST_AXES = 32
@@ -32,7 +33,7 @@ class _Reader:
         if not 0 <= count <= len(self.content) - self.place:
             raise Malformed('it ends too early')
         self.place += count
-        return self.content[self.place - count:self.place]
+        return self.content[self.place - count : self.place]
 
     def numbers(self, form):
         """Return the next values, little-endian, of the format `form` of struct."""
@@ -51,7 +52,7 @@ def read(path):
         arrays.append(_read_array(reader))
     names = []
     for _ in range(_count_names(reader, count)):
-        length, = reader.numbers('Q')
+        (length,) = reader.numbers('Q')
         names.append(bytes(reader.take(length if length <= LONGEST else -1)).decode('utf-8'))
     if len(set(names)) < len(names):
         raise Malformed('a name comes twice')
@@ -59,7 +60,7 @@ def read(path):
 
 
 def _count_names(reader, arrays):
-    names, = reader.numbers('Q')
+    (names,) = reader.numbers('Q')
     if names not in (0, arrays):
         raise Malformed(f'it has {names} names for {arrays} arrays')
     return names
@@ -67,11 +68,11 @@ def _count_names(reader, arrays):
 
 def _read_array(reader):
     """Read an array."""
-    version, = reader.numbers('I')
+    (version,) = reader.numbers('I')
     if version in (SPARSE_VERSION, NUMPY_VERSION) and reader.numbers('i') != (0,):
         raise Malformed('it holds an array that is not dense')
     if version in (FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION):
-        axes, = reader.numbers('i')
+        (axes,) = reader.numbers('i')
         kind = 'q'
     else:  # the oldest format has the count of axes here
         axes, kind = version, 'I'

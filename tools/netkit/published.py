@@ -2,11 +2,13 @@
 
 From the papers, or counted from the authors' own definitions (CRU-Net: from the networks of gluoncv2), at 224x224.
 """
+
 from typing import NamedTuple, Optional
 
 
 class Published(NamedTuple):
     """Learnt parameters; multiply-adds of convolutions and FCs for one image; what the paper itself prints."""
+
     parameters: int
     macs: Optional[float] = None
     printed: str = ''

@@ -1,11 +1,23 @@
 """Tables, on the terminal and as Markdown."""
+
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 # Left-justified columns; all others are numbers.
-TEXT_COLUMNS = ('network', 'choice', 'file', 'form', 'published', 'where', 'the first of them',
-                'library', 'version', 'unit', 'shares')
+TEXT_COLUMNS = (
+    'network',
+    'choice',
+    'file',
+    'form',
+    'published',
+    'where',
+    'the first of them',
+    'library',
+    'version',
+    'unit',
+    'shares',
+)
 
 
 def show(title, columns, rows, file=None):

@@ -1,4 +1,5 @@
 """What there is to tell about a network: its figures, unit by unit, beside the published ones."""
+
 from netkit.deploy.plain import plain
 from netkit.graph.memory import planned_memories, planned_memory
 from netkit.graph.naming import original_form
@@ -22,18 +23,30 @@ def summarise(target, with_units=True):
     """
     units = units_of(target)
     summary = {
-        'network': target.label, 'input': list(target.image_shape[:2]), 'output': list(units[-1].output),
+        'network': target.label,
+        'input': list(target.image_shape[:2]),
+        'output': list(units[-1].output),
         'parameters': sum(unit.parameters for unit in units),
         'saved_by_sharing': sum(unit.unshared - unit.parameters for unit in units),
         'macs': sum(unit.macs for unit in units),
-        'plan_mb': planned_memory(target.symbol, BATCH, target.image_shape) / BATCH}
+        'plan_mb': planned_memory(target.symbol, BATCH, target.image_shape) / BATCH,
+    }
     if with_units:
         plans = planned_memories(target.symbol, target.image_shape, BATCH)
-        summary['units'] = [{
-            'unit': unit.name, 'stage': unit.stage, 'output': list(unit.output), 'width': unit.width,
-            'num_group': unit.num_group, 'sharing': unit.sharing, 'parameters': unit.parameters, 'macs': unit.macs,
-            'plan_mb': plans[unit.name] / BATCH}
-            for unit in units]
+        summary['units'] = [
+            {
+                'unit': unit.name,
+                'stage': unit.stage,
+                'output': list(unit.output),
+                'width': unit.width,
+                'num_group': unit.num_group,
+                'sharing': unit.sharing,
+                'parameters': unit.parameters,
+                'macs': unit.macs,
+                'plan_mb': plans[unit.name] / BATCH,
+            }
+            for unit in units
+        ]
         original = target.network and original_form(target.network)
         if original in PUBLISHED:  # a user's own network is not
             summary['published'] = dict(PUBLISHED[original]._asdict(), network=original)

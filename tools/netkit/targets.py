@@ -1,4 +1,5 @@
 """What a program is asked to look at: a network choice, a symbol JSON, or a checkpoint."""
+
 import contextlib
 import difflib
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -21,6 +22,7 @@ HELP = 'a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH'
 
 class Target(NamedTuple):
     """A symbol, without the classes behind its embedding, and what is known about it."""
+
     label: str  # for titles
     symbol: mx.sym.Symbol
     image_shape: Tuple[int, int, int]  # height, width, channels
@@ -95,19 +97,22 @@ def check_width(parameters, wanted, network, multiplier, image_shape, path):
             width = width_of(parameters, network, image_shape)
             advice = f'add --multiplier {width:g}' if width else 'no --multiplier was found that fits its stages'
             named = network if multiplier == 1 else f'{network} with --multiplier {multiplier:g}'
-            raise UserError(f'{path} is of another width: its first layer has {filters} filters, {named} has {asked_for}; '
-                            f'{advice}')
+            raise UserError(
+                f'{path} is of another width: its first layer has {filters} filters, {named} has {asked_for}; {advice}'
+            )
 
 
 def width_of(parameters, network, image_shape):
-    """Return the width, with as few decimals as possible, at which a network choice has stages of these shapes, or None."""
+    """Return the width, with as few decimals as possible, at which a network choice has these stages, or None."""
+
     def stages(width):
         wanted = checkpoints.wanted_shapes(of_network(network, image_shape, width).symbol, image_shape)
         return {name: shape for name, shape in wanted.items() if stage_of(name)}
 
     whole = stages(1.0)
-    widest = max((name for name in whole if name in parameters and parameters[name].ndim),
-                 key=lambda name: whole[name][0])
+    widest = max(
+        (name for name in whole if name in parameters and parameters[name].ndim), key=lambda name: whole[name][0]
+    )
     share = parameters[widest].shape[0] / whole[widest][0]
     for width in dict.fromkeys(round(share, decimals) for decimals in range(1, 7)):
         with contextlib.suppress(UserError):
@@ -125,8 +130,9 @@ def found_shape(symbol, parameters, path):
             if all(name in parameters and parameters[name].shape == wanted[name] for name in wanted):
                 fitting.append(shape)
     if len(fitting) > 1:
-        raise UserError(f'{path} takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for '
-                        'faces as a rule')
+        raise UserError(
+            f'{path} takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for faces as a rule'
+        )
     return fitting[0] if fitting else DEFAULT_SHAPE  # if none fits, `fitting` will name the parameter
 
 

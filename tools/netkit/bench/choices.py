@@ -1,4 +1,5 @@
 """What to measure: NETWORK or NETWORK:SETTING=VALUE,…"""
+
 import ast
 import re
 from typing import NamedTuple
@@ -13,6 +14,7 @@ PLAIN = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'memonger': 
 
 class Choice(NamedTuple):
     """A network choice, and the settings that differ from those that suit the device."""
+
     label: str
     network: str
     overrides: dict
@@ -43,8 +45,10 @@ def parse_choice(text):
             continue
         key, _, value = setting.partition('=')
         if key not in known:
-            raise UserError(f'{key!r} is not a setting; write NETWORK:plain or NETWORK:SETTING=VALUE with a setting of '
-                            f'{", ".join(known)}')
+            raise UserError(
+                f'{key!r} is not a setting; write NETWORK:plain or NETWORK:SETTING=VALUE with a setting of '
+                f'{", ".join(known)}'
+            )
         try:
             overrides[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -1,4 +1,5 @@
 """The deployed forms of a network, to be timed side by side."""
+
 import statistics
 
 from netkit._mxnet import mx
@@ -20,11 +21,13 @@ def forms(choice, batch):
     data = parameters.pop('data')
     graph = plain(Graph.of(symbol))
     folded, fewer, _ = fold(graph, parameters)
-    return {'MXNet, as the host trains it': trained,
-            'MXNet, folded': Step(folded.symbol(), shape, context, training=False),
-            'onnxruntime': Session(graph, parameters, image_shape, data),
-            'onnxruntime, folded': Session(folded, fewer, image_shape, data),
-            'MXNet, convolutions and FCs alone': Floor(symbol, shape, context, training=False)}
+    return {
+        'MXNet, as the host trains it': trained,
+        'MXNet, folded': Step(folded.symbol(), shape, context, training=False),
+        'onnxruntime': Session(graph, parameters, image_shape, data),
+        'onnxruntime, folded': Session(folded, fewer, image_shape, data),
+        'MXNet, convolutions and FCs alone': Floor(symbol, shape, context, training=False),
+    }
 
 
 def rows_of(seconds, batch):
@@ -33,6 +36,7 @@ def rows_of(seconds, batch):
     for form, times in seconds.items():
         least, median, most = (1e3 / batch * pick(times) for pick in (min, statistics.median, max))
         first = first or median
-        rows.append((form, f'{median:.1f}', f'{least:.0f}…{most:.0f}', f'{1000.0 / median:.2f}',
-                     f'{first / median:.2f}×'))
+        rows.append(
+            (form, f'{median:.1f}', f'{least:.0f}…{most:.0f}', f'{1000.0 / median:.2f}', f'{first / median:.2f}×')
+        )
     return rows

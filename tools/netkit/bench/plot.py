@@ -1,4 +1,5 @@
 """Times as bars."""
+
 from netkit.drawing import figures
 
 
@@ -9,8 +10,10 @@ def save(results, path):
     panels = figure.subplots(1, len(results), squeeze=False)
     for (mode, rows), panel in zip(results.items(), panels[0]):
         medians = [1e3 * row.median for row in rows]
-        errors = [[1e3 * (row.median - min(row.seconds)) for row in rows],
-                  [1e3 * (max(row.seconds) - row.median) for row in rows]]
+        errors = [
+            [1e3 * (row.median - min(row.seconds)) for row in rows],
+            [1e3 * (max(row.seconds) - row.median) for row in rows],
+        ]
         colours = ['tab:blue' if row.choice else 'tab:gray' for row in rows]
         panel.barh([row.label for row in rows], medians, xerr=errors, color=colours, height=0.6)
         for place, row in enumerate(rows):

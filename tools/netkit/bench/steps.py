@@ -1,4 +1,5 @@
 """The steps that are timed: training steps and inferences, by MXNet, gluoncv2 or onnxruntime."""
+
 import collections
 import math
 
@@ -17,8 +18,10 @@ class Step:
     """A training step (forward and backward) or an inference of a symbol on noise; a call runs it."""
 
     def __init__(self, symbol, shape, context, training, data_gradient=False):
-        request = {name: 'write' if training and (name != 'data' or data_gradient) else 'null'
-                   for name in symbol.list_arguments()}
+        request = {
+            name: 'write' if training and (name != 'data' or data_gradient) else 'null'
+            for name in symbol.list_arguments()
+        }
         with refusals(f'MXNet does not compute this on a {context.device_type}'):
             self.executor = symbol.simple_bind(context, grad_req=request, data=shape)
         self.training = training
@@ -93,12 +96,14 @@ class Session:
 
     def __init__(self, graph, parameters, image_shape, data):
         import onnxruntime
+
         options = onnxruntime.SessionOptions()
         # Otherwise its threads would spin while the others take their turns.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         model = onnx_writer.convert(graph, parameters, image_shape)
-        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options,
-                                                    providers=['CPUExecutionProvider'])
+        self.session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=['CPUExecutionProvider']
+        )
         self.data = data
 
     def __call__(self):

@@ -1,4 +1,5 @@
 """Times, in turns (A B A B …), so that the ratios hold on a busy machine."""
+
 import multiprocessing
 import os
 import re
@@ -16,12 +17,22 @@ from netkit.gluoncv2 import peer_name
 from netkit.graph.counts import count_macs
 from netkit.graph.memory import check_room, planned_memory
 
-COLUMNS = ('choice', 'ms/image', 'spread', 'images/s', 'GFLOP/s', 'over the floor', 'plan MB/image', 'peak RSS MB',
-           'ratio')
+COLUMNS = (
+    'choice',
+    'ms/image',
+    'spread',
+    'images/s',
+    'GFLOP/s',
+    'over the floor',
+    'plan MB/image',
+    'peak RSS MB',
+    'ratio',
+)
 
 
 class Row(NamedTuple):
     """What was measured of one step; all but `rss` is for one image, `choice` is None for a floor or a peer."""
+
     label: str
     choice: Optional[Choice]
     seconds: List[float]
@@ -46,8 +57,10 @@ def check(choice, args):
     """Raise UserError for a choice that cannot be built, or plainly does not fit in this machine's memory."""
     symbol, image_shape = choice.build(args.device)
     if args.device == 'cpu':
-        check_room(args.per_batch_size * planned_memory(symbol, 1, image_shape, args.only != 'inference') * 2 ** 20,
-                   f'take a smaller --per-batch-size: {choice.label} with {args.per_batch_size} images wants')
+        check_room(
+            args.per_batch_size * planned_memory(symbol, 1, image_shape, args.only != 'inference') * 2**20,
+            f'take a smaller --per-batch-size: {choice.label} with {args.per_batch_size} images wants',
+        )
     if args.peer:
         peer_name(choice.network)
 
@@ -88,16 +101,28 @@ def time_choices(choices, args, training):
                 facts[label] = None, floors[of_same], macs, None
         plan = planned_memory(symbol, args.per_batch_size, image_shape, training) / args.per_batch_size
         facts[choice.label] = choice, floors[of_same], macs, plan
-    seconds = {label: [second / args.per_batch_size for second in times]
-               for label, times in measure(steps, args.repetitions).items()}
+    seconds = {
+        label: [second / args.per_batch_size for second in times]
+        for label, times in measure(steps, args.repetitions).items()
+    }
     del steps
     median = {label: statistics.median(times) for label, times in seconds.items()}
     rows = []
     with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
         for label, (choice, floor, macs, plan) in sorted(facts.items(), key=lambda item: item[1][0] is None):
             rss = pool.apply(peak_memory, (choice, args.per_batch_size, args.device, training)) if choice else None
-            rows.append(Row(label, choice, seconds[label], median[floor], median[choices[0].label] / median[label],
-                            2 * macs * (3 if training else 1) / median[label] / 1e9, plan, rss))
+            rows.append(
+                Row(
+                    label,
+                    choice,
+                    seconds[label],
+                    median[floor],
+                    median[choices[0].label] / median[label],
+                    2 * macs * (3 if training else 1) / median[label] / 1e9,
+                    plan,
+                    rss,
+                )
+            )
     return rows
 
 
@@ -114,13 +139,21 @@ def peak_memory(choice, batch, device, training):
             import resource
         except ImportError:  # on Windows
             return None
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20  # macOS counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
     with open('/proc/self/status') as status:  # getrusage would return the parent's peak where that is higher
         return int(re.search(r'VmHWM:\s+(\d+) kB', status.read()).group(1)) / 1024
 
 
 def texts_of(row):
     """Return the texts of a Row, for the table with COLUMNS."""
-    return (row.label, f'{1e3 * row.median:.1f}', f'{1e3 * min(row.seconds):.0f}…{1e3 * max(row.seconds):.0f}',
-            f'{1 / row.median:.2f}', f'{row.gflops:.0f}', f'{row.median / row.floor:.2f}×',
-            f'{row.plan:.1f}' if row.choice else '–', f'{row.rss:.0f}' if row.rss else '–', f'{row.ratio:.2f}×')
+    return (
+        row.label,
+        f'{1e3 * row.median:.1f}',
+        f'{1e3 * min(row.seconds):.0f}…{1e3 * max(row.seconds):.0f}',
+        f'{1 / row.median:.2f}',
+        f'{row.gflops:.0f}',
+        f'{row.median / row.floor:.2f}×',
+        f'{row.plan:.1f}' if row.choice else '–',
+        f'{row.rss:.0f}' if row.rss else '–',
+        f'{row.ratio:.2f}×',
+    )

@@ -1,4 +1,5 @@
 """Batches for training: the order of the images, and their augmentation."""
+
 import numpy as np
 
 from netkit._mxnet import mx
@@ -36,8 +37,10 @@ class FaceBatches:
             if found:
                 return found[0], found[1][:, ::-1] if is_mirrored else found[1]
             number += 1
-        raise UserError(f'{self.records.path}: not one of its {len(self.records)} images is usable; the first: '
-                        f'{next(iter(self.records.bad.values()))}')
+        raise UserError(
+            f'{self.records.path}: not one of its {len(self.records)} images is usable; the first: '
+            f'{next(iter(self.records.bad.values()))}'
+        )
 
     def _order(self, number):
         """Return (position, is_mirrored) of the `number`-th image since the start."""

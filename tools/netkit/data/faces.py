@@ -5,6 +5,7 @@ an image is that identity on an ellipsoid head, turned, lit, partly covered, blu
 two identities apart is spread over shape and colour, and light and background vary more than skin does, so
 a network has to learn the face and not the average colour.
 """
+
 import math
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ HEAD_DEPTH = 0.9  # of the ellipsoid, in half head widths
 
 class Identity(NamedTuple):
     """What stays the same from image to image. Lengths are in half head widths, angles in radians."""
+
     skin: tuple
     hair: tuple
     iris: tuple
@@ -46,23 +48,39 @@ class Identity(NamedTuple):
 
 def draw_identity(rng):
     """Return a random Identity from the numpy RandomState `rng`."""
+
     def mix(dark, light, spread):
         share = rng.uniform()
-        return tuple(float(np.clip(d + (w - d) * share + rng.uniform(-spread, spread), 0, 255))
-                     for d, w in zip(dark, light))
+        return tuple(
+            float(np.clip(d + (w - d) * share + rng.uniform(-spread, spread), 0, 255)) for d, w in zip(dark, light)
+        )
 
     return Identity(
-        skin=mix((92, 56, 38), (244, 208, 184), 14), hair=mix((18, 14, 12), (224, 180, 110), 40),
-        iris=mix((40, 24, 14), (110, 160, 190), 20), lips=mix((104, 44, 46), (224, 110, 112), 20),
-        head_height=rng.uniform(1.1, 1.55), jaw=rng.uniform(0.35, 1.0),
-        eye_distance=rng.uniform(0.3, 0.54), eye_level=rng.uniform(-0.34, 0.0),
-        eye_width=rng.uniform(0.12, 0.27), eye_opening=rng.uniform(0.04, 0.15), eye_slant=rng.uniform(-0.3, 0.3),
-        brow_gap=rng.uniform(0.13, 0.28), brow_thickness=rng.uniform(0.02, 0.12), brow_slant=rng.uniform(-0.4, 0.4),
-        nose_length=rng.uniform(0.3, 0.62), nose_width=rng.uniform(0.1, 0.36),
-        mouth_level=rng.uniform(0.55, 0.78), mouth_width=rng.uniform(0.18, 0.54),
-        lip_thickness=rng.uniform(0.03, 0.17), fringe=rng.uniform(0.0, 0.7), parting=rng.uniform(-1, 1),
-        side_hair=rng.uniform(-0.7, 1.0), beard=max(0.0, rng.uniform(-0.8, 0.8)),
-        freckles=tuple(map(tuple, rng.uniform((-0.6, -0.1), (0.6, 0.6), (rng.randint(0, 5), 2)))))
+        skin=mix((92, 56, 38), (244, 208, 184), 14),
+        hair=mix((18, 14, 12), (224, 180, 110), 40),
+        iris=mix((40, 24, 14), (110, 160, 190), 20),
+        lips=mix((104, 44, 46), (224, 110, 112), 20),
+        head_height=rng.uniform(1.1, 1.55),
+        jaw=rng.uniform(0.35, 1.0),
+        eye_distance=rng.uniform(0.3, 0.54),
+        eye_level=rng.uniform(-0.34, 0.0),
+        eye_width=rng.uniform(0.12, 0.27),
+        eye_opening=rng.uniform(0.04, 0.15),
+        eye_slant=rng.uniform(-0.3, 0.3),
+        brow_gap=rng.uniform(0.13, 0.28),
+        brow_thickness=rng.uniform(0.02, 0.12),
+        brow_slant=rng.uniform(-0.4, 0.4),
+        nose_length=rng.uniform(0.3, 0.62),
+        nose_width=rng.uniform(0.1, 0.36),
+        mouth_level=rng.uniform(0.55, 0.78),
+        mouth_width=rng.uniform(0.18, 0.54),
+        lip_thickness=rng.uniform(0.03, 0.17),
+        fringe=rng.uniform(0.0, 0.7),
+        parting=rng.uniform(-1, 1),
+        side_hair=rng.uniform(-0.7, 1.0),
+        beard=max(0.0, rng.uniform(-0.8, 0.8)),
+        freckles=tuple(map(tuple, rng.uniform((-0.6, -0.1), (0.6, 0.6), (rng.randint(0, 5), 2)))),
+    )
 
 
 class _View:
@@ -90,8 +108,9 @@ class _View:
 def _ellipse(x, y, width, height, angle=0.0, arc=(0.0, 2 * math.pi)):
     angles = np.linspace(*arc, 24)
     across, down = width * np.cos(angles), height * np.sin(angles)
-    return np.column_stack([x + across * math.cos(angle) - down * math.sin(angle),
-                            y + across * math.sin(angle) + down * math.cos(angle)])
+    return np.column_stack(
+        [x + across * math.cos(angle) - down * math.sin(angle), y + across * math.sin(angle) + down * math.cos(angle)]
+    )
 
 
 def _shade(colour, factor):
@@ -101,7 +120,7 @@ def _shade(colour, factor):
 def _head_outline(identity):
     outline = _ellipse(0, 0, 0.98, identity.head_height * 0.98)
     below = np.clip(outline[:, 1] / identity.head_height, 0, 1)
-    outline[:, 0] *= 1 - (1 - identity.jaw) * below ** 2 * 0.6
+    outline[:, 0] *= 1 - (1 - identity.jaw) * below**2 * 0.6
     return outline
 
 
@@ -120,30 +139,43 @@ def _draw_features(pen, view, identity, rng):
 
     if identity.beard:
         beard = _ellipse(0, identity.mouth_level, 0.72 * identity.jaw, 0.55)
-        pen.polygon(view.project(beard), fill=_shade(tuple(
-            (1 - identity.beard) * s + identity.beard * h for s, h in zip(identity.skin, identity.hair)), 0.9))
+        pen.polygon(
+            view.project(beard),
+            fill=_shade(
+                tuple((1 - identity.beard) * s + identity.beard * h for s, h in zip(identity.skin, identity.hair)), 0.9
+            ),
+        )
     for x, y in identity.freckles:
         pen.polygon(view.project(_ellipse(x, y, 0.025, 0.025)), fill=_shade(identity.skin, 0.6))
     for side in (-1, 1):
         x, y, slant = side * identity.eye_distance, identity.eye_level, side * identity.eye_slant
         opening = identity.eye_opening * eyes_open
-        pen.polygon(view.project(_ellipse(x, y, identity.eye_width * 1.15, opening * 1.45, slant)),
-                    fill=_shade(identity.skin, 0.72))
+        pen.polygon(
+            view.project(_ellipse(x, y, identity.eye_width * 1.15, opening * 1.45, slant)),
+            fill=_shade(identity.skin, 0.72),
+        )
         pen.polygon(view.project(_ellipse(x, y, identity.eye_width, opening, slant)), fill=(236, 234, 228))
         iris = min(opening, identity.eye_width * 0.5)
         x_iris = x + gaze * identity.eye_width * 0.5
         pen.polygon(view.project(_ellipse(x_iris, y, iris, iris)), fill=_shade(identity.iris, 1))
         pen.polygon(view.project(_ellipse(x_iris, y, iris * 0.45, iris * 0.45)), fill=(12, 10, 10))
-        brow = _ellipse(x, y - identity.brow_gap - brows_up, identity.eye_width * 1.25, identity.brow_thickness,
-                        side * identity.brow_slant)
+        brow = _ellipse(
+            x,
+            y - identity.brow_gap - brows_up,
+            identity.eye_width * 1.25,
+            identity.brow_thickness,
+            side * identity.brow_slant,
+        )
         pen.polygon(view.project(brow), fill=_shade(identity.hair, 0.7))
     top, tip = identity.eye_level + 0.05, identity.eye_level + identity.nose_length
     nose = [(-0.05, top), (0.05, top), (identity.nose_width, tip), (-identity.nose_width, tip)]
     pen.polygon(view.project(nose, 0.14), fill=_shade(identity.skin, 0.9))
     pen.polygon(view.project(_ellipse(0, tip, identity.nose_width, 0.07), 0.24), fill=_shade(identity.skin, 1.06))
     for side in (-1, 1):
-        pen.polygon(view.project(_ellipse(side * identity.nose_width * 0.5, tip + 0.04, 0.04, 0.025), 0.2),
-                    fill=_shade(identity.skin, 0.45))
+        pen.polygon(
+            view.project(_ellipse(side * identity.nose_width * 0.5, tip + 0.04, 0.04, 0.025), 0.2),
+            fill=_shade(identity.skin, 0.45),
+        )
     mouth = _ellipse(0, identity.mouth_level, identity.mouth_width + abs(smile), identity.lip_thickness + mouth_open)
     mouth[:, 1] -= smile * (mouth[:, 0] / identity.mouth_width) ** 2
     pen.polygon(view.project(mouth), fill=_shade(identity.lips, 1))

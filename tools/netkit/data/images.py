@@ -1,4 +1,5 @@
 """Images from files."""
+
 import numpy as np
 
 from netkit.errors import UserError
@@ -7,6 +8,7 @@ from netkit.errors import UserError
 def read_image(path, height, width):
     """Return the image at `path`, resized, as (height, width, 3) uint8 RGB; raises UserError."""
     from PIL import Image
+
     try:
         with Image.open(path) as image:
             if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white

@@ -1,4 +1,5 @@
 """Verification pairs in insightface's format, such as `lfw.bin`: pickles, read without executing anything in them."""
+
 import pickle
 import re
 

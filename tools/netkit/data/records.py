@@ -1,4 +1,5 @@
 """Images and labels of a data set in insightface's format: `train.rec`, `train.idx` and `property`."""
+
 import itertools
 import os
 import struct
@@ -9,7 +10,7 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.errors import UserError
 
-REC_MAGIC = 0xced7230a  # dmlc RecordIO: magic number, 3 bits of continuation and 29 of length, data padded to 4 bytes
+REC_MAGIC = 0xCED7230A  # dmlc RecordIO: magic number, 3 bits of continuation and 29 of length, data padded to 4 bytes
 
 
 def read_property(folder):
@@ -56,7 +57,7 @@ class FaceRecords:
     def checksum(self):
         """Return a checksum of the data set: of the index, which has the length of every record."""
         with open(self.record.idx_path, 'rb') as file:
-            return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xffffffff)
+            return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xFFFFFFFF)
 
     def __len__(self):
         return len(self.images)
@@ -95,15 +96,17 @@ class FaceRecords:
         header, content = self._read(number)
         label = float(np.ravel(header.label)[0])
         if not (0 <= label < self.classes and label == int(label)):
-            raise UserError(f'{self.path}: record {number} has label {label}; "property" allows 0 to '
-                            f'{self.classes - 1}')
+            raise UserError(
+                f'{self.path}: record {number} has label {label}; "property" allows 0 to {self.classes - 1}'
+            )
         try:
             image = mx.image.imdecode(content).asnumpy()
         except (mx.MXNetError, ValueError):
             raise UserError(f'{self.path}: the image of record {number} cannot be decoded')
         if image.shape != self.image_shape:
-            raise UserError(f'{self.path}: record {number} is an image of {image.shape}, the network takes '
-                            f'{self.image_shape}')
+            raise UserError(
+                f'{self.path}: record {number} is an image of {image.shape}, the network takes {self.image_shape}'
+            )
         return int(label), image
 
     def _check_identity(self, number):
@@ -119,7 +122,7 @@ class FaceRecords:
         if not self.record.idx:
             raise UserError(f'{self.record.idx_path} lists no records')
         number, offset = max(self.record.idx.items(), key=lambda entry: entry[1])
-        if not 0 <= min(self.record.idx.values()) <= offset < 2 ** 62:
+        if not 0 <= min(self.record.idx.values()) <= offset < 2**62:
             raise UserError(f'{self.record.idx_path} names offsets that no file has')
         with open(self.path, 'rb') as file:
             file.seek(offset)
@@ -128,12 +131,15 @@ class FaceRecords:
         if len(start) == 8:
             magic, length = struct.unpack('<II', start)
             if magic != REC_MAGIC:
-                raise UserError(f'{self.path}: there is no record at offset {offset}, where train.idx has record '
-                                f'{number}; the two files do not belong together')
+                raise UserError(
+                    f'{self.path}: there is no record at offset {offset}, where train.idx has record '
+                    f'{number}; the two files do not belong together'
+                )
             if offset + 8 + (length & (1 << 29) - 1) <= size:
                 return
-        raise UserError(f'{self.path} is truncated: it has {size} bytes and ends before its last record, {number}; '
-                        'copy it again')
+        raise UserError(
+            f'{self.path} is truncated: it has {size} bytes and ends before its last record, {number}; copy it again'
+        )
 
     def _read(self, number):
         try:
@@ -152,6 +158,7 @@ class FaceRecords:
         """Return (first, end), the range of records in the record of the whole set, or of an identity."""
         label = np.ravel(self._read(number)[0].label)
         if len(label) != 2 or not 0 <= label[0] <= label[1] < float('inf'):
-            raise UserError(f'{self.path}: record {number} should hold a range of records; is this a data set of '
-                            'insightface?')
+            raise UserError(
+                f'{self.path}: record {number} should hold a range of records; is this a data set of insightface?'
+            )
         return int(label[0]), int(label[1])

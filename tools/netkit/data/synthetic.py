@@ -4,6 +4,7 @@ The folder of a data set contains `train.rec` and `train.idx` (record 0: the ran
 records: the range of their images; image records: label and encoded image), `property` ("classes,height,width") and
 the verification pairs `lfw.bin`.
 """
+
 import io
 import os
 import pickle
@@ -24,8 +25,9 @@ def write_synthetic(folder, identities, images, pairs, seed):
 
     Raises UserError if they cannot be written.
     """
-    with new_files(folder) as scratch, tqdm(total=identities * images + 2 * pairs, unit='faces', desc='drawing faces',
-                                            disable=None) as bar:
+    with new_files(folder) as scratch, tqdm(
+        total=identities * images + 2 * pairs, unit='faces', desc='drawing faces', disable=None
+    ) as bar:
         with open(os.path.join(scratch, 'property'), 'w') as file:
             file.write(f'{identities},{faces.SIZE},{faces.SIZE}\n')
         try:

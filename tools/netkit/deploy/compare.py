@@ -1,4 +1,5 @@
 """Comparison of written files with the trained network: do they compute the same?"""
+
 import os
 
 import numpy as np
@@ -36,11 +37,12 @@ def compute(symbol, parameters, images):
 def compute_onnx(path, images, batch):
     """Return the output of an ONNX file for images in onnxruntime, `batch` at a time (None: all)."""
     import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     batch = batch or len(images)
     padded = np.concatenate([images, np.zeros((-len(images) % batch,) + images.shape[1:], np.float32)])
     parts = padded.reshape((-1, batch) + images.shape[1:])
-    return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[:len(images)]
+    return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[: len(images)]
 
 
 def compare(actual, expected, tolerance, path):
@@ -50,6 +52,8 @@ def compare(actual, expected, tolerance, path):
     lengths = np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
     cosine = (np.sum(rows[0] * rows[1], axis=1) / lengths).min()
     if not difference <= tolerance:  # also where it is NaN
-        raise Different(f'{os.path.basename(path)} differs from the network by {difference:.1e} of the range of its '
-                        f'values, more than {tolerance:.0e}; nothing was written')
+        raise Different(
+            f'{os.path.basename(path)} differs from the network by {difference:.1e} of the range of its '
+            f'values, more than {tolerance:.0e}; nothing was written'
+        )
     return difference, cosine

@@ -1,4 +1,5 @@
 """The files of a deployed network, written and compared with the network as it was trained."""
+
 from typing import List, NamedTuple, Tuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from netkit.graph.symbol_json import load_symbol, save_symbol
 
 class Folding(NamedTuple):
     """What `fold` did to a network."""
+
     norms: int  # BatchNorms before
     left: List[Tuple[str, str]]  # those that stayed: (name, why)
     before: int  # numbers stored before and after
@@ -31,8 +33,9 @@ def export_symbol(symbol, prefix):
 def export_model(args, target, pixels, prefix):
     """Write a checkpoint's files under `prefix`, and compare them with the network.
 
-    `args` are the options of `tools/export.py`; `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
-    besides noise. Returns ({path: (largest difference, smallest cosine)}, Folding or None). Raises Different.
+    `args` are the options of `tools/export.py`; `target` is the checkpoint, cut at its embedding; `pixels`,
+    (height, width, 3) or None, is an image to compare on besides noise. Returns ({path: (largest difference, smallest
+    cosine)}, Folding or None). Raises Different.
     """
     epoch = checkpoints.parse_model(args.model)[1]
     parameters, images = target.parameters, comparison_images(target.image_shape, pixels)
@@ -75,5 +78,6 @@ def save_onnx(path, graph, parameters, image_shape, batch, precision):
     import onnx
 
     from netkit.deploy import onnx_writer  # takes a second, which an export without ONNX need not wait
+
     model = onnx_writer.convert(graph, parameters, image_shape, batch)
     onnx.save(onnx_writer.in_half_precision(model) if precision == 'float16' else model, path)

@@ -2,6 +2,7 @@
 
 Parameters are dicts {name: float32 array}.
 """
+
 import numpy as np
 
 from netkit.graph.naming import EMBEDDING
@@ -133,6 +134,7 @@ def round_to_float32(parameters, *names):
 
 def bypass(norm, graph, readers):
     """Let the readers of a BatchNorm read its input instead, and update `readers`."""
+
     def follow(entry):
         return norm.inputs[0] if entry[0] is norm else entry
 

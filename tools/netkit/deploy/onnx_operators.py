@@ -1,4 +1,5 @@
 """MXNet's operators in ONNX: one function per operator, registered in CONVERTERS."""
+
 import math
 
 import numpy as np
@@ -11,9 +12,11 @@ CONVERTERS = {}  # {operator of MXNet: function(writer, node) that writes it and
 
 def converts(*operators):
     """Register a function as the converter of these operators of MXNet."""
+
     def register(function):
         CONVERTERS.update(dict.fromkeys(operators, function))
         return function
+
     return register
 
 
@@ -31,9 +34,16 @@ def convolution(writer, node):
     kernel = node.attr('kernel')
     ones, zeros = ((number,) * len(kernel) for number in (1, 0))
     inputs = [writer.read(node, place) for place in range(len(node.inputs))]
-    return writer.emit('Conv', inputs, node.name, kernel_shape=kernel, strides=node.attr('stride') or ones,
-                       pads=(node.attr('pad') or zeros) * 2, dilations=node.attr('dilate') or ones,
-                       group=node.attr('num_group', 1))
+    return writer.emit(
+        'Conv',
+        inputs,
+        node.name,
+        kernel_shape=kernel,
+        strides=node.attr('stride') or ones,
+        pads=(node.attr('pad') or zeros) * 2,
+        dilations=node.attr('dilate') or ones,
+        group=node.attr('num_group', 1),
+    )
 
 
 @converts('FullyConnected')
@@ -91,9 +101,16 @@ def pooling(writer, node):
     kernel = node.attr('kernel')
     ones, zeros = ((number,) * len(kernel) for number in (1, 0))
     attributes = {'count_include_pad': int(node.attr('count_include_pad', True))} if kind == 'Average' else {}
-    return writer.emit(f'{kind}Pool', [writer.read(node)], node.name, kernel_shape=kernel,
-                       strides=node.attr('stride') or ones, pads=(node.attr('pad') or zeros) * 2,
-                       ceil_mode=int(only(node, 'pooling_convention', 'valid', 'full') == 'full'), **attributes)
+    return writer.emit(
+        f'{kind}Pool',
+        [writer.read(node)],
+        node.name,
+        kernel_shape=kernel,
+        strides=node.attr('stride') or ones,
+        pads=(node.attr('pad') or zeros) * 2,
+        ceil_mode=int(only(node, 'pooling_convention', 'valid', 'full') == 'full'),
+        **attributes,
+    )
 
 
 @converts('_contrib_BilinearResize2D')
@@ -116,8 +133,9 @@ def resize(writer, node, **attributes):
         scale = np.float32(after / before)
         # The length is the scale times what was there, rounded down.
         scales.append(scale if int(scale * np.float32(before)) == after else np.nextafter(scale, np.float32(np.inf)))
-    return writer.emit('Resize', [writer.read(node), '', writer.constant(node.name + '_scales', scales)], node.name,
-                       **attributes)
+    return writer.emit(
+        'Resize', [writer.read(node), '', writer.constant(node.name + '_scales', scales)], node.name, **attributes
+    )
 
 
 @converts('_copy', 'BlockGrad', 'Dropout')
@@ -159,8 +177,10 @@ def slice_channel(writer, node):
 def slice_axis(writer, node):
     axis, end = node.attr('axis'), node.attr('end')
     bounds = node.attr('begin'), np.iinfo(np.int64).max if end in (None, 'None') else end, axis
-    inputs = [writer.constant(f'{node.name}_{word}', [number], np.int64)
-              for word, number in zip(('begin', 'end', 'axis'), bounds)]
+    inputs = [
+        writer.constant(f'{node.name}_{word}', [number], np.int64)
+        for word, number in zip(('begin', 'end', 'axis'), bounds)
+    ]
     return writer.emit('Slice', [writer.read(node)] + inputs, node.name)
 
 
@@ -197,17 +217,34 @@ def _by_mxnets_name(names):
     return {name: op for op, text in names.items() for name in text.split()}
 
 
-BINARY = _by_mxnets_name({
-    'Add': 'elemwise_add _plus _Plus broadcast_add broadcast_plus',
-    'Sub': 'elemwise_sub _minus _Minus broadcast_sub broadcast_minus',
-    'Mul': 'elemwise_mul _mul _Mul broadcast_mul',
-    'Div': 'elemwise_div _div _Div broadcast_div'})
-SCALAR = _by_mxnets_name({
-    'Add': '_plus_scalar _PlusScalar', 'Sub': '_minus_scalar _MinusScalar', 'Mul': '_mul_scalar _MulScalar',
-    'Div': '_div_scalar _DivScalar', 'Pow': '_power_scalar _PowerScalar'})
+BINARY = _by_mxnets_name(
+    {
+        'Add': 'elemwise_add _plus _Plus broadcast_add broadcast_plus',
+        'Sub': 'elemwise_sub _minus _Minus broadcast_sub broadcast_minus',
+        'Mul': 'elemwise_mul _mul _Mul broadcast_mul',
+        'Div': 'elemwise_div _div _Div broadcast_div',
+    }
+)
+SCALAR = _by_mxnets_name(
+    {
+        'Add': '_plus_scalar _PlusScalar',
+        'Sub': '_minus_scalar _MinusScalar',
+        'Mul': '_mul_scalar _MulScalar',
+        'Div': '_div_scalar _DivScalar',
+        'Pow': '_power_scalar _PowerScalar',
+    }
+)
 REVERSED = _by_mxnets_name({'Sub': '_rminus_scalar _RMinusScalar', 'Div': '_rdiv_scalar _RDivScalar'})
-UNARY = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'tanh': 'Tanh', 'abs': 'Abs', 'sqrt': 'Sqrt', 'exp': 'Exp',
-         'log': 'Log', 'negative': 'Neg'}
+UNARY = {
+    'relu': 'Relu',
+    'sigmoid': 'Sigmoid',
+    'tanh': 'Tanh',
+    'abs': 'Abs',
+    'sqrt': 'Sqrt',
+    'exp': 'Exp',
+    'log': 'Log',
+    'negative': 'Neg',
+}
 
 
 @converts(*BINARY)

@@ -4,6 +4,7 @@ MXNet's own exporter is silently wrong in five places with these networks: it st
 package, leaves PReLU's slopes in a shape that does not broadcast, forgets that FullyConnected flattens, exports a gamma
 that the network does not use, and lists parameters as inputs.
 """
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -27,19 +28,26 @@ def convert(graph, parameters, image_shape, batch=None):
     for node in graph.nodes():
         if node.op != 'null':
             if node.op not in CONVERTERS:
-                raise UserError(f'{node.name} is a {node.op}, an operator that is not known here; --onnx cannot write '
-                                'it')
+                raise UserError(
+                    f'{node.name} is a {node.op}, an operator that is not known here; --onnx cannot write it'
+                )
             writer.names[node] = CONVERTERS[node.op](writer, node)
     writer.show_that_images_are_raw()
     images = batch or 'batch'
     size = writer.shape(graph.outputs[0])[1:]
     described = helper.make_graph(
-        writer.nodes, 'embedding',
+        writer.nodes,
+        'embedding',
         [helper.make_tensor_value_info('data', TensorProto.FLOAT, [images, 3] + list(image_shape[:2]))],
         [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, [images] + list(size))],
-        [numpy_helper.from_array(array, name) for name, array in writer.constants.items()])
-    model = helper.make_model(described, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION,
-                              producer_name='tools/export.py')
+        [numpy_helper.from_array(array, name) for name, array in writer.constants.items()],
+    )
+    model = helper.make_model(
+        described,
+        opset_imports=[helper.make_opsetid('', OPSET)],
+        ir_version=IR_VERSION,
+        producer_name='tools/export.py',
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -55,8 +63,10 @@ def in_half_precision(model):
         if values.dtype != np.float32 or constant.name in stay:
             continue
         if np.abs(values).max(initial=0) > HALF_MAX:
-            raise UserError(f'{constant.name} holds {np.abs(values).max():g}, and float16 ends at {HALF_MAX:g}; leave '
-                            '--precision at float32')
+            raise UserError(
+                f'{constant.name} holds {np.abs(values).max():g}, and float16 ends at {HALF_MAX:g}; leave '
+                '--precision at float32'
+            )
         constant.CopyFrom(numpy_helper.from_array(values.astype(np.float16), constant.name))
     for node in graph.node:
         for names in (node.input, node.output):
@@ -64,8 +74,9 @@ def in_half_precision(model):
                 if name in ('data', EMBEDDING):
                     names[place] = name + '_float16'
     graph.node.insert(0, helper.make_node('Cast', ['data'], ['data_float16'], 'Cast_data', to=TensorProto.FLOAT16))
-    graph.node.append(helper.make_node('Cast', [EMBEDDING + '_float16'], [EMBEDDING], 'Cast_' + EMBEDDING,
-                                       to=TensorProto.FLOAT))
+    graph.node.append(
+        helper.make_node('Cast', [EMBEDDING + '_float16'], [EMBEDDING], 'Cast_' + EMBEDDING, to=TensorProto.FLOAT)
+    )
     onnx.checker.check_model(half, full_check=True)
     return half
 
@@ -104,8 +115,10 @@ class Writer:
         """Return (name, values) of an input of `node` that has to be a parameter."""
         source = node.inputs[place][0]
         if source.name not in self.parameters:
-            raise UserError(f'{node.name}, a {node.op}, reads {source.name}, which is computed and no parameter; '
-                            '--onnx cannot write it')
+            raise UserError(
+                f'{node.name}, a {node.op}, reads {source.name}, which is computed and no parameter; '
+                '--onnx cannot write it'
+            )
         return source.name, self.parameters[source.name]
 
     def shape(self, entry):

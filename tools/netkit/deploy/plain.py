@@ -1,4 +1,5 @@
 """The graph that is deployed, in MXNet's own operators: cut at the embedding, without what only training needs."""
+
 from netkit.errors import UserError
 from netkit.graph.naming import EMBEDDING
 from netkit.graph.nodes import Node
@@ -24,9 +25,11 @@ def cut(symbol):
 
 def in_float32(graph):
     """Return the graph with float32 in place of float16, as the reference in comparisons."""
+
     def rule(node):
         if node.attrs.get('dtype') == 'float16':
             node.attrs['dtype'] = 'float32'
+
     return graph.rewritten(rule)
 
 
@@ -37,6 +40,7 @@ def plain(graph):
     bilinear resizing and grouped convolutions become MXNet's own operators, whichever form of `symbols/face_blocks.py`
     they were trained in.
     """
+
     def rule(node):
         node.attrs.pop('cudnn_off', None)
         if node.op in PASSES_ON and node.name != EMBEDDING:

@@ -1,4 +1,5 @@
 """An attention module in the picture of a network: trunk, mask with its levels, skips."""
+
 import re
 
 from netkit.drawing.lane import GLUE, HEIGHT, MASK_UNIT, MODULE, STEP, UNIT, WIDTH, Lane
@@ -17,11 +18,14 @@ class Module:
 
     def __init__(self, name, units):
         self.name = name
-        self.units = {unit.name[len(name) + 1:]: unit for unit in units}
+        self.units = {unit.name[len(name) + 1 :]: unit for unit in units}
         self.levels = len(set(MASK_LEVEL.findall(' '.join(self.units))))
         levels = range(1, self.levels + 1)
-        needed = (['unit1', 'trunk_unit1', 'mask', 'close'] + [mask_skip(level) for level in levels[:-1]]
-                  + [mask_units(way, level) + '1' for level in levels for way in ('down', 'up')])
+        needed = (
+            ['unit1', 'trunk_unit1', 'mask', 'close']
+            + [mask_skip(level) for level in levels[:-1]]
+            + [mask_units(way, level) + '1' for level in levels for way in ('down', 'up')]
+        )
         missing = [role for role in needed if role not in self.units]
         if missing or not levels:
             raise UserError(f'{name} has the name of an attention module, and no {[*missing, "mask"][0]}')
@@ -60,8 +64,9 @@ def draw_module(lane, module):
     sheet.line(mask.end + [(mask.x, y), (lane.x + 0.1, y)])
     sheet.text((lane.x + 0.2, y - 0.09), '(1 + mask) × trunk', 6, 'left')
     lane.box(short(module.units['close']), UNIT, module.units['close'].name)
-    sheet.frame(lane.x - WIDTH / 2 - 0.1, top, lane.x - WIDTH / 2 + module.width(), lane.y - STEP / 2, MODULE,
-                module.name)
+    sheet.frame(
+        lane.x - WIDTH / 2 - 0.1, top, lane.x - WIDTH / 2 + module.width(), lane.y - STEP / 2, MODULE, module.name
+    )
 
 
 def draw_mask(lane, module, trunk_end):
@@ -69,7 +74,7 @@ def draw_mask(lane, module, trunk_end):
     sheet, down = lane.sheet, {}
 
     def widths(level):
-        return WIDTH * SHRINK ** level
+        return WIDTH * SHRINK**level
 
     for level in range(1, module.levels + 1):
         units = module.some(mask_units('down', level))

@@ -1,4 +1,5 @@
 """Charts: what sharing saves in a network, and the curves of trainings."""
+
 import os
 import re
 
@@ -34,8 +35,9 @@ def draw_sharing(title, units):
     panel.set_xlim(0, 1.3 * max(unshared))
     panel.invert_yaxis()
     panel.tick_params(labelsize=7)
-    panel.set_xlabel('million parameters; a shared weight counts for the first unit that has it; stem and head not '
-                     'shown', fontsize=8)
+    panel.set_xlabel(
+        'million parameters; a shared weight counts for the first unit that has it; stem and head not shown', fontsize=8
+    )
     share = saved / (parameters + saved)
     panel.set_title(f'{title}: sharing saves {saved / 1e6:.2f} M parameters, {100 * share:.0f} %')
     panel.legend(loc='upper right', fontsize=8)
@@ -53,8 +55,7 @@ def draw_training(runs):
         for name, curve in (('loss', curves.loss), ('accuracy', curves.accuracy), ('images/s', curves.speed)):
             draw_curve(panels[name], label, curve, colour)
         for place, (name, curve) in enumerate(curves.verification.items()):
-            draw_verification(panels['verification'], f'{label}, {name}', curve, colour,
-                              STYLES[place % len(STYLES)])
+            draw_verification(panels['verification'], f'{label}, {name}', curve, colour, STYLES[place % len(STYLES)])
     for name, panel in panels.items():
         panel.set_title(name, fontsize=10)
         panel.set_xlabel('step', fontsize=8)
@@ -86,8 +87,18 @@ def draw_verification(panel, label, curve, colour, style):
     """Draw a curve with error bars, {step: (mean, standard deviation)}."""
     steps = sorted(curve)
     means, deviations = np.array([curve[step] for step in steps]).T
-    panel.errorbar(steps, means, deviations, color=colour, linestyle=style, marker='.', capsize=2, linewidth=1.4,
-                   elinewidth=0.6, label=label)
+    panel.errorbar(
+        steps,
+        means,
+        deviations,
+        color=colour,
+        linestyle=style,
+        marker='.',
+        capsize=2,
+        linewidth=1.4,
+        elinewidth=0.6,
+        label=label,
+    )
 
 
 def labels(paths):

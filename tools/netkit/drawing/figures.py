@@ -1,4 +1,5 @@
 """Figures, drawn without a screen, as files."""
+
 import argparse
 import os
 import re
@@ -22,9 +23,11 @@ def new_figure(width, height):
     """Return an empty matplotlib figure of width × height inches."""
     import matplotlib
     from matplotlib.figure import Figure
+
     # Text as text, in SVG and PDF: it can be searched, and the files are a tenth as large.
-    matplotlib.rcParams.update({'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures',
-                                'text.parse_math': False})  # a path may hold $ signs
+    matplotlib.rcParams.update(
+        {'svg.fonttype': 'none', 'pdf.fonttype': 42, 'svg.hashsalt': 'pictures', 'text.parse_math': False}
+    )  # a path may hold $ signs
     return Figure(figsize=(width, height))
 
 

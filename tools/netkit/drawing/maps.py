@@ -1,4 +1,5 @@
 """What a network makes of an image, as heat maps: the soft masks of its attention modules, or any feature map."""
+
 import difflib
 import math
 
@@ -15,8 +16,10 @@ from netkit.networks import initializer
 
 CHANNELS = 11  # of a feature map that are drawn, besides their mean
 COLUMNS = 6  # of panels of feature maps
-CAPTION = ("a panel with a layer's name: mean over the channels; mean and spread (standard deviation) in its title: "
-           'over all channels and positions')
+CAPTION = (
+    "a panel with a layer's name: mean over the channels; mean and spread (standard deviation) in its title: "
+    'over all channels and positions'
+)
 
 
 def compute(target, image, names):
@@ -34,8 +37,10 @@ def compute(target, image, names):
             alike = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             advice = f'; did you mean {", ".join(alike)}?' if alike else ''
             raise UserError(f'--layer {name}: {target.label} has no such layer{advice}')
-    check_room(planned_memory(symbol, 1, image.shape) * 2 ** 20,  # it is bound as for training
-               f'take a smaller --image-size: {target.label} wants for one image')
+    check_room(
+        planned_memory(symbol, 1, image.shape) * 2**20,  # it is bound as for training
+        f'take a smaller --image-size: {target.label} wants for one image',
+    )
     data = np.float32(image).transpose(2, 0, 1)[None]
     module = mx.mod.Module(mx.sym.Group([known[name] for name in names]), label_names=None)
     # For inference MXNet would fuse layers, and with some choices of outputs it then confuses the parameters.
@@ -57,11 +62,15 @@ def compute(target, image, names):
 
 def masks_of(target):
     """Return the names of the soft masks; raises UserError if there are none."""
-    names = [name[:-len('_output')] for name in target.symbol.get_internals().list_outputs()
-             if name.endswith(SOFT_MASK + '_output')]
+    names = [
+        name[: -len('_output')]
+        for name in target.symbol.get_internals().list_outputs()
+        if name.endswith(SOFT_MASK + '_output')
+    ]
     if not names:
-        raise UserError(f'{target.label} has no attention modules; name a feature map by --layer, or an attention '
-                        'network (att…)')
+        raise UserError(
+            f'{target.label} has no attention modules; name a feature map by --layer, or an attention network (att…)'
+        )
     return names
 
 
@@ -75,7 +84,7 @@ def draw_masks(title, image, masks):
     for panel, (name, mask) in zip(panels[1:], masks.items()):
         panel.imshow(grey)
         heat(figure, panel, mask.mean(axis=0), image.shape[:2], alpha=0.65)
-        panel.set_title(f'{name[:-len(SOFT_MASK)]}\n{described(mask)}', fontsize=8)
+        panel.set_title(f'{name[: -len(SOFT_MASK)]}\n{described(mask)}', fontsize=8)
     return figure
 
 
@@ -114,7 +123,8 @@ def grid(title, count, columns):
 
 def heat(figure, panel, values, size, alpha=1.0):
     """Draw a map over an area of `size`, (height, width), with its scale beside it."""
-    shown = panel.imshow(values, extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5), interpolation='nearest',
-                         cmap='inferno', alpha=alpha)
+    shown = panel.imshow(
+        values, extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5), interpolation='nearest', cmap='inferno', alpha=alpha
+    )
     scale = figure.colorbar(shown, ax=panel, fraction=0.046, pad=0.03)
     scale.ax.tick_params(labelsize=6)

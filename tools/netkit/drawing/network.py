@@ -1,4 +1,5 @@
 """A network as an engineer draws it: a column for each stage, a box for each unit."""
+
 from netkit.drawing.attention import Module, draw_module
 from netkit.drawing.lane import GLUE, GROUPS, MASK_UNIT, PLAIN, START, UNIT, WIDTH, Lane
 from netkit.drawing.sheet import MARGIN, Sheet
@@ -69,20 +70,22 @@ def draw_units(lane, items):
             group.append((item, lane.box(short(item), colour, item.name)))
         else:
             lane.box(short(item), START if halves(item) else UNIT, item.name)
-    return max([right] + [draw_shared(lane.sheet, left + WIDTH, colour, *zip(*group))
-                          for colour, group in groups.values()])
+    return max(
+        [right] + [draw_shared(lane.sheet, left + WIDTH, colour, *zip(*group)) for colour, group in groups.values()]
+    )
 
 
 def draw_shared(sheet, left, colour, units, heights):
     """Draw the weights that a group of units shares, connected to its units; return the right edge."""
-    shared = [node for node in units[0].nodes
-              if weight_of(node) and weight_of(node).name.startswith(units[0].sharing)]
+    shared = [node for node in units[0].nodes if weight_of(node) and weight_of(node).name.startswith(units[0].sharing)]
     x, y = left + 0.75, (heights[0] + heights[-1]) / 2
     for height in heights:
         sheet.line([(x - 0.5, y), (left, height)], arrow=False, colour='#999999', width=0.6)
-    lines = (['shared by', f'{len(units)} units:']
-             + [conv_text(node).replace(', depthwise', ',\ndepthwise') for node in shared]
-             + [number_text(units[-1].unshared - units[-1].parameters)])
+    lines = (
+        ['shared by', f'{len(units)} units:']
+        + [conv_text(node).replace(', depthwise', ',\ndepthwise') for node in shared]
+        + [number_text(units[-1].unshared - units[-1].parameters)]
+    )
     text = '\n'.join(lines)
     sheet.box((x, y), (1.0, 0.15 + 0.13 * (text.count('\n') + 1)), text, colour, units[0].sharing, 6.5)
     return x + 0.5

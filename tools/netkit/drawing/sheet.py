@@ -2,6 +2,7 @@
 
 Everything that is drawn with a `name` has it as its id in an SVG file.
 """
+
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path
@@ -31,8 +32,19 @@ class Sheet:
     def text(self, at, text, size=7, align='center', upright='center', weight='normal'):
         """Write `text` at the point `at`; return about where it ends if it is aligned left."""
         x, y = at
-        artist = Text(x, y, text, fontsize=size, ha=align, va=upright, color=INK, fontweight=weight, linespacing=1.25,
-                      zorder=4, parse_math=False)
+        artist = Text(
+            x,
+            y,
+            text,
+            fontsize=size,
+            ha=align,
+            va=upright,
+            color=INK,
+            fontweight=weight,
+            linespacing=1.25,
+            zorder=4,
+            parse_math=False,
+        )
         length = max(map(len, text.split('\n'))) if align == 'left' else 0
         right = x + CHARACTER * size * length
         self._add(artist, right, y)
@@ -41,8 +53,16 @@ class Sheet:
     def box(self, middle, extent, text='', colour='white', name=None, size=7):
         """Draw a box around the point `middle`, of `extent`, (width, height)."""
         (x, y), (width, height) = middle, extent
-        artist = FancyBboxPatch((x - width / 2, y - height / 2), width, height, facecolor=colour, edgecolor=INK,
-                                boxstyle='round,pad=0,rounding_size=0.05', linewidth=0.8, zorder=3)
+        artist = FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            facecolor=colour,
+            edgecolor=INK,
+            boxstyle='round,pad=0,rounding_size=0.05',
+            linewidth=0.8,
+            zorder=3,
+        )
         self._add(artist, x + width / 2, y + height / 2, name)
         if text:
             self.text(middle, text, size)
@@ -67,8 +87,17 @@ class Sheet:
     def line(self, points, arrow=True, colour=INK, width=0.8):
         """Draw a line through `points`, by default with an arrow at its end."""
         if arrow:
-            artist = FancyArrowPatch(path=Path(points), arrowstyle='-|>', mutation_scale=6, color=colour,
-                                     linewidth=width, zorder=2, shrinkA=0, shrinkB=0, joinstyle='miter')
+            artist = FancyArrowPatch(
+                path=Path(points),
+                arrowstyle='-|>',
+                mutation_scale=6,
+                color=colour,
+                linewidth=width,
+                zorder=2,
+                shrinkA=0,
+                shrinkB=0,
+                joinstyle='miter',
+            )
         else:
             artist = Line2D(*zip(*points), color=colour, linewidth=width, zorder=2)
         self._add(artist, max(x for x, _ in points), max(y for _, y in points))

@@ -1,4 +1,5 @@
 """The inside of a unit as papers draw it: layers from top to bottom, shortcuts beside them, weights in colour."""
+
 import collections
 
 from netkit.drawing.lane import GROUPS, HEIGHT, PLAIN, STEP
@@ -13,8 +14,11 @@ BARE = 0.3  # room for a shortcut without layers
 TOP = 1.05  # where a unit's input stands
 INPUT = None  # stands for the node that a unit's first layers read
 OWN, SHARED, TWICE = '#dbe9f6', GROUPS[0], GROUPS[2]
-LEGEND = {OWN: 'weights of its own', SHARED: 'weights shared with other units',
-          TWICE: 'one weight, used twice in the unit'}
+LEGEND = {
+    OWN: 'weights of its own',
+    SHARED: 'weights shared with other units',
+    TWICE: 'one weight, used twice in the unit',
+}
 # `nodes` between two that stand elsewhere; `end` is None where nothing in the unit reads them.
 Chain = collections.namedtuple('Chain', 'start nodes end')
 
@@ -31,9 +35,17 @@ def kinds(units):
         if unit.name in (STEM, HEAD) or not is_drawable(unit):
             continue
         places = {node: place for place, node in enumerate(unit.nodes)}
-        layers = tuple((node.op, node.attrs.get('kernel'), node.attrs.get('stride'), node.attrs.get('act_type'),
-                        node.attr('num_group', 1) > 1, tuple(places.get(source, -1) for source, _ in node.inputs))
-                       for node in unit.nodes)
+        layers = tuple(
+            (
+                node.op,
+                node.attrs.get('kernel'),
+                node.attrs.get('stride'),
+                node.attrs.get('act_type'),
+                node.attr('num_group', 1) > 1,
+                tuple(places.get(source, -1) for source, _ in node.inputs),
+            )
+            for node in unit.nodes
+        )
         found.setdefault((layers, bool(unit.sharing)), unit)
     return list(found.values())
 
@@ -42,8 +54,9 @@ def named(units, name):
     """Return the unit called `name`; raises UserError if there is none."""
     names = {unit.name: unit for unit in units if is_drawable(unit)}
     if name not in names:
-        raise UserError(f'--detail {name}: there is no such unit; say unit, for one of each kind, or name one of '
-                        f'{", ".join(names)}')
+        raise UserError(
+            f'--detail {name}: there is no such unit; say unit, for one of each kind, or name one of {", ".join(names)}'
+        )
     return names[name]
 
 

@@ -1,8 +1,15 @@
 """Layers, shapes and numbers in a few words."""
+
 from netkit.graph.naming import is_on_branch, short_unit
 
-SIGNS = {'elemwise_add': '+', '_Plus': '+', 'broadcast_add': '+',
-         'elemwise_mul': '×', '_Mul': '×', 'broadcast_mul': '×'}
+SIGNS = {
+    'elemwise_add': '+',
+    '_Plus': '+',
+    'broadcast_add': '+',
+    'elemwise_mul': '×',
+    '_Mul': '×',
+    'broadcast_mul': '×',
+}
 WORDS = dict(SIGNS, BatchNorm='BN', prelu='PReLU', relu='ReLU', FullyConnected='FC')
 SCALARS = {'_plus_scalar': '+', '_minus_scalar': '−', '_mul_scalar': '×'}
 

@@ -1,4 +1,5 @@
 """Shapes, parameters and multiply-adds of a symbol, without running it."""
+
 import collections
 
 import numpy as np

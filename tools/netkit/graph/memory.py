@@ -1,4 +1,5 @@
 """The memory that MXNet plans for a symbol, as a whole and unit by unit, and whether this machine has it."""
+
 import math
 import os
 import re
@@ -20,7 +21,7 @@ def plan(symbol, inputs, training=True):
     """
     with refusals('MXNet cannot plan the memory'):
         shapes, _, statistics_shapes = symbol.infer_shape(**{name: shape for name, (shape, _) in inputs.items()})
-        if max(map(math.prod, shapes + statistics_shapes)) >= 2 ** 31:
+        if max(map(math.prod, shapes + statistics_shapes)) >= 2**31:
             raise UserError('for images that large a layer has more than 2^31 weights, which MXNet does not take')
         types, _, statistics_types = symbol.infer_type(**{name: type_ for name, (_, type_) in inputs.items()})
 
@@ -30,8 +31,13 @@ def plan(symbol, inputs, training=True):
         names = symbol.list_arguments()
         gradients = dict(zip(names, empty_arrays(shapes, types)))
         gradients.pop('data', None)  # not needed
-        executor = symbol.bind(mx.cpu(), dict(zip(names, empty_arrays(shapes, types))), gradients if training else None,
-                               'write' if training else 'null', empty_arrays(statistics_shapes, statistics_types))
+        executor = symbol.bind(
+            mx.cpu(),
+            dict(zip(names, empty_arrays(shapes, types))),
+            gradients if training else None,
+            'write' if training else 'null',
+            empty_arrays(statistics_shapes, statistics_types),
+        )
         return float(re.search(r'Total ([\d.]+) MB allocated', executor.debug_str()).group(1))
 
 
@@ -55,7 +61,7 @@ def check_room(wanted, sentence):
     """
     there = machine_memory()
     if there and wanted > there:
-        raise UserError(f'{sentence} about {wanted / 2 ** 30:.3g} GB, and this machine has {there / 2 ** 30:.3g}')
+        raise UserError(f'{sentence} about {wanted / 2**30:.3g} GB, and this machine has {there / 2**30:.3g}')
 
 
 def planned_memories(symbol, image_shape, batch):
@@ -79,9 +85,14 @@ def likeness(unit, readers, described):
     """Return a key that is equal for units that differ only in names and parameters."""
     inside, numbers, layers = set(unit.nodes), {}, []
     for node in unit.nodes:
-        inputs = tuple((numbers.setdefault(source, len(numbers)), output,
-                        None if source in inside or source.op == 'null' else of_output(described, source, output))
-                       for source, output in node.inputs)
+        inputs = tuple(
+            (
+                numbers.setdefault(source, len(numbers)),
+                output,
+                None if source in inside or source.op == 'null' else of_output(described, source, output),
+            )
+            for source, output in node.inputs
+        )
         numbers[node] = len(numbers)
         layers.append((node.op, tuple(sorted(node.attrs.items())), inputs, inside.issuperset(readers[node])))
     return tuple(layers)

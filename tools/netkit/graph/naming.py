@@ -3,6 +3,7 @@
 A node's name tells where it is: `stage3_unit4_conv2` is in the unit `stage3_unit4`, here and in insightface;
 `stage2_attention1_mask_up1_unit1_bn1` is in an attention module.
 """
+
 import re
 
 IMAGENET = '_imagenet'  # suffix of the choice of a network's original form
@@ -31,7 +32,7 @@ def original_form(network):
 
 def face_form(network):
     """Return the network choice of the face form of `network`."""
-    return network[:-len(IMAGENET)] if is_original(network) else network
+    return network[: -len(IMAGENET)] if is_original(network) else network
 
 
 def unit_of(node):

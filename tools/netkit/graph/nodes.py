@@ -1,4 +1,5 @@
 """A symbol as nodes (operator, name, attributes, inputs) that can be read and rewritten."""
+
 import ast
 import json
 
@@ -102,5 +103,13 @@ class Graph:
             if node.attrs:
                 described[-1]['attrs'] = node.attrs
         variables = [place[node] for node in nodes if node.op == 'null']
-        return mx.sym.load_json(json.dumps({'nodes': described, 'arg_nodes': variables, 'heads': pointers(self.outputs),
-                                            'attrs': {'mxnet_version': ['int', VERSION]}}))
+        return mx.sym.load_json(
+            json.dumps(
+                {
+                    'nodes': described,
+                    'arg_nodes': variables,
+                    'heads': pointers(self.outputs),
+                    'attrs': {'mxnet_version': ['int', VERSION]},
+                }
+            )
+        )

@@ -1,4 +1,5 @@
 """Symbol JSON files. MXNet crashes on damaged and hostile ones, so they are checked before it loads them."""
+
 import json
 import re
 
@@ -70,6 +71,14 @@ def count_outputs(node, attrs):
         return 3  # two of them, mean and variance, are hidden
     inputs = [{'op': 'null', 'name': f'input{place}', 'inputs': []} for place in range(len(node['inputs']))]
     alone = dict(node, inputs=[[place, 0, 0] for place in range(len(inputs))])
-    symbol = mx.sym.load_json(json.dumps({'nodes': [*inputs, alone], 'arg_nodes': list(range(len(inputs))),
-                                          'heads': [[len(inputs), 0, 0]], 'attrs': attrs}))
+    symbol = mx.sym.load_json(
+        json.dumps(
+            {
+                'nodes': [*inputs, alone],
+                'arg_nodes': list(range(len(inputs))),
+                'heads': [[len(inputs), 0, 0]],
+                'attrs': attrs,
+            }
+        )
+    )
     return len(symbol.get_internals().list_outputs()) - len(inputs)

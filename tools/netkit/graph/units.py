@@ -3,6 +3,7 @@
 Nodes belong to units by their names (`naming`). What precedes the first unit is the stem, what follows the last the
 head. In a symbol without such names every layer is a unit, and a stage is the layers whose maps have the same size.
 """
+
 import collections
 from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
@@ -18,6 +19,7 @@ from netkit.graph.nodes import Node
 @dataclass(eq=False)
 class Unit:
     """A part of a network: its operators, parameters, and multiply-adds for one image."""
+
     name: str
     stage: str = ''
     nodes: List[Node] = field(default_factory=list)  # operators, in topological order
@@ -73,8 +75,7 @@ def analyse(graph, image_shape):
     users = collections.Counter(name for unit in units for name in {variable.name for variable in learnt(unit)})
     for unit in units:
         inside = set(unit.nodes)
-        maps = (entry for node in unit.nodes for entry in node.inputs
-                if entry[0] not in inside and is_map(entry[0]))
+        maps = (entry for node in unit.nodes for entry in node.inputs if entry[0] not in inside and is_map(entry[0]))
         unit.input = next((of_output(shape, *entry)[1:] for entry in maps), ())
         unit.output = of_output(shape, unit.nodes[-1])[1:]
         # A unit without a stage belongs to those whose maps have the size of its own.
@@ -86,8 +87,11 @@ def analyse(graph, image_shape):
             counted.add(variable.name)
             if users[variable.name] > 1 and not unit.sharing:
                 unit.sharing = sharing_group(variable.name)
-        unit.macs = sum(layer_macs(node, of_output(shape, *node.inputs[1]), of_output(shape, node))
-                        for node in unit.nodes if node.op in LAYERS)
+        unit.macs = sum(
+            layer_macs(node, of_output(shape, *node.inputs[1]), of_output(shape, node))
+            for node in unit.nodes
+            if node.op in LAYERS
+        )
         spatial = [node for node in unit.nodes if node.op == 'Convolution' and max(node.attr('kernel')) > 1]
         if spatial:
             unit.width, unit.num_group = spatial[0].attr('num_filter'), spatial[0].attr('num_group', 1)
@@ -101,8 +105,9 @@ def is_map(node):
 
 def learnt(unit):
     """Return the learnable variables of a unit, as often as it uses them; no moving statistics."""
-    inputs = [entry for node in unit.nodes
-              for entry in (node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:])]
+    inputs = [
+        entry for node in unit.nodes for entry in (node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:])
+    ]
     return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
 
 

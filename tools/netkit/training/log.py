@@ -1,4 +1,5 @@
 """The log of a training, in the format of insightface's trainer: ours is written, both are read."""
+
 import os
 import re
 import time
@@ -41,8 +42,10 @@ class Writer:
         if step % EVERY == 0 or step == self.last_step:
             count, seconds = len(self.losses), time.time() - self.start
             accuracy, loss = sum(self.accuracies) / count, sum(self.losses) / count
-            self.file.write(f'Epoch[0] Batch [{step - count}-{step}]\tSpeed: {self.images / seconds:.2f} samples/sec\t'
-                            f'acc={accuracy:f}\tlossvalue={loss:f}\n')
+            self.file.write(
+                f'Epoch[0] Batch [{step - count}-{step}]\tSpeed: {self.images / seconds:.2f} samples/sec\t'
+                f'acc={accuracy:f}\tlossvalue={loss:f}\n'
+            )
             self._start_line()
 
     def verified(self, name, step, mean, deviation):
@@ -58,6 +61,7 @@ class Writer:
 
 class Curves(NamedTuple):
     """The curves in a log, each {step: value}."""
+
     loss: dict
     accuracy: dict
     speed: dict  # images per second
@@ -94,8 +98,10 @@ def read(path):
     except ValueError:
         raise UserError(f'{path} contains malformed numbers, in {line.strip()[:80]!r}')
     if not rows and not any(curves):
-        raise UserError(f'{path} has no line of a training log ("Epoch[0] Batch [20] Speed: … samples/sec"); is it the '
-                        'output of a trainer?')
+        raise UserError(
+            f'{path} has no line of a training log ("Epoch[0] Batch [20] Speed: … samples/sec"); is it the '
+            'output of a trainer?'
+        )
     length = epoch_length(rows)
     for epoch, batch, speed, metrics in rows:
         step = epoch * length + batch

@@ -1,4 +1,5 @@
 """The training loop: step after step, with progress, log and state."""
+
 import math
 import time
 
@@ -21,8 +22,9 @@ def train(trainer, batches, args, same, log, smoothed=None):
     start, first_step, overflows, skipped, speed = time.time(), trainer.steps, 0, 0, None
     batch_size = batches.batch_size * batches.num_parts
     batch = batches.next() if first_step < args.steps else None
-    with tqdm(total=args.steps, initial=first_step, unit='step', desc='training',
-              disable=True if log is None else None) as bar:
+    with tqdm(
+        total=args.steps, initial=first_step, unit='step', desc='training', disable=True if log is None else None
+    ) as bar:
         for step in range(first_step + 1, args.steps + 1):
             overflows = 0 if trainer.step(batch) else overflows + 1
             skipped += overflows > 0
@@ -31,8 +33,10 @@ def train(trainer, batches, args, same, log, smoothed=None):
                 batch = batches.next()  # read while MXNet, which runs asynchronously, computes
             now = loss_and_accuracy(trainer.probabilities(), label)
             if not math.isfinite(now[0]) or overflows == OVERFLOWS or step == args.steps and skipped == step:
-                raise UserError('the loss or its gradients are not finite any more; try a smaller --lr'
-                                + (' or --loss-scale' if args.loss_scale > 1 else ''))
+                raise UserError(
+                    'the loss or its gradients are not finite any more; try a smaller --lr'
+                    + (' or --loss-scale' if args.loss_scale > 1 else '')
+                )
             smoothed = [0.9 * old + 0.1 * new for old, new in zip(smoothed or now, now)]
             speed = (step - first_step) * batch_size / (time.time() - start)
             bar.set_postfix_str(f'loss {smoothed[0]:.2f}, accuracy {smoothed[1]:.2f}, {speed:.1f} images/s')

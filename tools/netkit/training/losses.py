@@ -2,6 +2,7 @@
 
 Not copied into insightface, which has its own; names and arithmetic are the host's.
 """
+
 from netkit._mxnet import mx
 
 # arccos has an infinite slope at 1, which rounding can reach or exceed. Nothing is lost: this is cos(0.0014).
@@ -23,8 +24,9 @@ def margin_logits(embedding, label, weight, num_classes, loss):
     of_label = mx.sym.pick(cosine, label, axis=1, keepdims=True, name='fc7_label')
     target = of_label
     if (m1, m2) != (1.0, 0.0):
-        angle = mx.sym.arccos(mx.sym.clip(of_label, -LARGEST_COSINE, LARGEST_COSINE, name='fc7_label_clip'),
-                              name='fc7_angle')
+        angle = mx.sym.arccos(
+            mx.sym.clip(of_label, -LARGEST_COSINE, LARGEST_COSINE, name='fc7_label_clip'), name='fc7_angle'
+        )
         target = mx.sym.cos(angle * m1 + m2, name='fc7_margin')
     change = mx.sym.one_hot(label, depth=num_classes, name='fc7_one_hot')
     change = mx.sym.broadcast_mul(change, target - m3 - of_label, name='fc7_change')
@@ -47,6 +49,7 @@ def classifier(embedding, emb_size, num_classes, loss, loss_scale=1.0):
     else:
         raise ValueError('loss_name={!r} is not known; choose from softmax, margin_softmax'.format(loss['loss_name']))
     # The mean over the images of one device; the trainer divides by the number of devices.
-    softmax = mx.sym.SoftmaxOutput(data=logits, label=label, normalization='valid', grad_scale=loss_scale,
-                                   name='softmax')
+    softmax = mx.sym.SoftmaxOutput(
+        data=logits, label=label, normalization='valid', grad_scale=loss_scale, name='softmax'
+    )
     return mx.sym.Group([mx.sym.BlockGrad(embedding, name='embedding'), softmax])

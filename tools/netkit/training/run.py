@@ -1,4 +1,5 @@
 """A whole training, from options to a verified checkpoint."""
+
 import contextlib
 import os
 import sys
@@ -27,12 +28,23 @@ from netkit.training.workers import create_kvstore, first_workers, wait_for_work
 EPOCH = 1  # of the checkpoint
 CONTEXT = 256 << 20  # bytes that a CPU context takes in addition to parameters and maps: 200 MB, measured
 # The options that have to be the same to resume a run; of --steps there may be more.
-SAME = ('network', 'loss', 'per_batch_size', 'devices', 'lr', 'multiplier', 'fp16', 'loss_scale', 'seed',
-        'on_bad_record')
+SAME = (
+    'network',
+    'loss',
+    'per_batch_size',
+    'devices',
+    'lr',
+    'multiplier',
+    'fp16',
+    'loss_scale',
+    'seed',
+    'on_bad_record',
+)
 
 
 class Result(NamedTuple):
     """What a training came to."""
+
     network: str
     multiplier: float
     loss: str
@@ -61,13 +73,15 @@ def run_training(args):
         warn_of_pairs(folder, image_shape)
 
     check_memory(embedding, records.classes, settings, args, contexts)
-    symbol = losses.classifier(embedding, settings['emb_size'], records.classes, entry('loss', args.loss),
-                               args.loss_scale)
+    symbol = losses.classifier(
+        embedding, settings['emb_size'], records.classes, entry('loss', args.loss), args.loss_scale
+    )
     trainer = make_trainer(symbol, contexts, image_shape, args, kvstore)
     same = dict({name: getattr(args, name) for name in SAME}, workers=kvstore.num_workers, data=records.checksum())
     smoothed = resume(trainer, args, same)
-    batches = FaceBatches(records, args.per_batch_size * args.devices, args.seed, kvstore.rank, kvstore.num_workers,
-                          trainer.steps)
+    batches = FaceBatches(
+        records, args.per_batch_size * args.devices, args.seed, kvstore.rank, kvstore.num_workers, trainer.steps
+    )
     with contextlib.ExitStack() as stack:
         writer = None
         if is_first:
@@ -75,8 +89,10 @@ def run_training(args):
             writer = stack.enter_context(log.Writer(path, args.steps, goes_on=trainer.steps > 0))
         smoothed, speed = loop.train(trainer, batches, args, same, writer, smoothed)
         if records.bad:
-            print(f'worker {kvstore.rank} left out {records.count_bad()} records; the first: '
-                  f'{next(iter(records.bad.values()))}')
+            print(
+                f'worker {kvstore.rank} left out {records.count_bad()} records; the first: '
+                f'{next(iter(records.bad.values()))}'
+            )
         if not is_first:
             return None
         files = save(trainer, args.output, args.network)
@@ -85,8 +101,19 @@ def run_training(args):
             verified, problem = try_to_verify(args, folder, image_shape, contexts, files[1])
         if verified:
             writer.verified('verification', args.steps, *verified)
-    return Result(args.network, args.multiplier, args.loss, args.steps, count_parameters(embedding, image_shape),
-                  count_macs(embedding, image_shape), smoothed[0], speed, verified, problem, files)
+    return Result(
+        args.network,
+        args.multiplier,
+        args.loss,
+        args.steps,
+        count_parameters(embedding, image_shape),
+        count_macs(embedding, image_shape),
+        smoothed[0],
+        speed,
+        verified,
+        problem,
+        files,
+    )
 
 
 def devices(count):
@@ -119,8 +146,9 @@ def data_folder(args, kvstore):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError(f'{folder} is neither empty nor a data set (it has no "property"); name another --data')
         if args.data and not args.draw:
-            raise UserError(f'there is no data set in {folder}; name another --data, or add --draw to have one drawn '
-                            'there')
+            raise UserError(
+                f'there is no data set in {folder}; name another --data, or add --draw to have one drawn there'
+            )
         write_synthetic(folder, args.identities, args.images, args.pairs, args.seed)
     elif kvstore.rank == 0:
         print(f'using the data set that is in {folder}')
@@ -155,19 +183,31 @@ def check_memory(embedding, classes, settings, args, contexts):
         return
     image_shape = settings['image_shape']
     weights = CONTEXT + 12 * (count_parameters(embedding, image_shape) + classes * settings['emb_size'])
-    maps = planned_memory(embedding, 1, image_shape) * 2 ** 20 + 12 * classes
-    check_room(len(contexts) * (weights + args.per_batch_size * maps),
-               f'take fewer --devices or a smaller --per-batch-size: {len(contexts)} devices with '
-               f'{args.per_batch_size} images each and {classes} classes want')
+    maps = planned_memory(embedding, 1, image_shape) * 2**20 + 12 * classes
+    check_room(
+        len(contexts) * (weights + args.per_batch_size * maps),
+        f'take fewer --devices or a smaller --per-batch-size: {len(contexts)} devices with '
+        f'{args.per_batch_size} images each and {classes} classes want',
+    )
 
 
 def make_trainer(symbol, contexts, image_shape, args, kvstore):
     """Return the Trainer of a run, with initialised weights, and the host's momentum and weight decay."""
     default = {**host.default, **entry('network', args.network)}
     data_shape = (args.per_batch_size * len(contexts), 3, *image_shape[:2])
-    trainer = Trainer(symbol, contexts, data_shape, kvstore, args.seed, args.loss_scale, learning_rate=args.lr,
-                      momentum=default['mom'], wd=default['wd'], multi_precision=args.fp16,
-                      lr_scheduler=schedule(args.lr, args.steps))
+    trainer = Trainer(
+        symbol,
+        contexts,
+        data_shape,
+        kvstore,
+        args.seed,
+        args.loss_scale,
+        learning_rate=args.lr,
+        momentum=default['mom'],
+        wd=default['wd'],
+        multi_precision=args.fp16,
+        lr_scheduler=schedule(args.lr, args.steps),
+    )
     mx.random.seed(args.seed)
     trainer.initialize(initializer())
     return trainer
@@ -189,8 +229,10 @@ def resume(trainer, args, same):
         state.forget(args.output)
     steps = first_workers(trainer.kvstore, trainer.steps)
     if steps != trainer.steps:
-        raise UserError(f'--resume: the first worker goes on behind step {steps}, this one behind step '
-                        f'{trainer.steps}; all have to see the same --output')
+        raise UserError(
+            f'--resume: the first worker goes on behind step {steps}, this one behind step '
+            f'{trainer.steps}; all have to see the same --output'
+        )
     if steps > args.steps:
         raise UserError(f'--resume: {path} is of step {steps}, behind the last of --steps {args.steps}; ask for more')
     if found and is_first:
@@ -207,8 +249,9 @@ def save(trainer, folder, name):
             raise UserError(f'{parameter} is not finite after the last step; try a smaller --lr')
     names = embedding.list_arguments() + embedding.list_auxiliary_states()
     with new_files(folder) as scratch:
-        checkpoints.save(os.path.join(scratch, name), EPOCH, embedding,
-                         {name: parameters[name] for name in names if name != 'data'})
+        checkpoints.save(
+            os.path.join(scratch, name), EPOCH, embedding, {name: parameters[name] for name in names if name != 'data'}
+        )
     return checkpoints.files(os.path.join(folder, name), EPOCH)
 
 

@@ -1,4 +1,5 @@
 """The learning rate of every step."""
+
 import math
 
 from netkit._mxnet import mx

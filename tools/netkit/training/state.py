@@ -3,6 +3,7 @@
 A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and the smoothed loss. The order of
 the data, the learning rate and Dropout's masks follow from the seed and the number of the step.
 """
+
 import contextlib
 import errno
 import json
@@ -53,6 +54,8 @@ def load(folder, settings):
         raise UserError(f'{path} is not the state of a training run: {error}; remove it to start anew')
     for option, value in settings.items():
         if made_with.get(option) != value:
-            raise UserError(f'{path} was made with {option} {made_with.get(option)}, not {value}; repeat the options '
-                            'of that run, or remove it to start anew')
+            raise UserError(
+                f'{path} was made with {option} {made_with.get(option)}, not {value}; repeat the options '
+                'of that run, or remove it to start anew'
+            )
     return state, loss

@@ -4,6 +4,7 @@ All that this project knows about how MXNet trains is here, in terms of executor
 `mx.mod.Module` is not used: it keeps a second copy of the weights, saves that one, and lets it go stale without a word
 when anything but Module changes the first. Here the devices' arrays are the only copies.
 """
+
 import copy
 
 import numpy as np
@@ -19,8 +20,10 @@ DROPOUT = 3  # purpose of random numbers, beside the seed: 0 to 2 are the data s
 def all_finite(arrays):
     """Tell whether no element is infinite or NaN."""
     # MXNet's operator crashes with more than 200 arrays.
-    return all(mx.nd.multi_all_finite(*arrays[start:start + 200], num_arrays=len(arrays[start:start + 200])).asscalar()
-               for start in range(0, len(arrays), 200))
+    return all(
+        mx.nd.multi_all_finite(*arrays[start : start + 200], num_arrays=len(arrays[start : start + 200])).asscalar()
+        for start in range(0, len(arrays), 200)
+    )
 
 
 class Trainer:
@@ -39,20 +42,28 @@ class Trainer:
         not 1, a step whose gradients are not finite is skipped. Raises UserError with another version of MXNet.
         """
         if mx.__version__ != WRITTEN_FOR:
-            raise UserError(f'training here is written for MXNet {WRITTEN_FOR}, this is {mx.__version__}; install '
-                            'requirements.txt')
+            raise UserError(
+                f'training here is written for MXNet {WRITTEN_FOR}, this is {mx.__version__}; install requirements.txt'
+            )
         self.symbol, self.contexts, self.kvstore, self.seed = symbol, contexts, kvstore, seed
         self.steps, self.may_overflow = 0, loss_scale != 1
         images = data_shape[0] // len(contexts)
         inputs = {'data': (images, *data_shape[1:]), 'softmax_label': (images,)}
         self.names = [name for name in symbol.list_arguments() if name not in inputs]
-        self.executors = [symbol.simple_bind(context, {name: 'write' if name in self.names else 'null'
-                                                       for name in symbol.list_arguments()},
-                                             dict.fromkeys(inputs, np.float32), **inputs) for context in contexts]
+        self.executors = [
+            symbol.simple_bind(
+                context,
+                {name: 'write' if name in self.names else 'null' for name in symbol.list_arguments()},
+                dict.fromkeys(inputs, np.float32),
+                **inputs,
+            )
+            for context in contexts
+        ]
         # SoftmaxOutput averages over the images of a device; the gradients of devices and workers are summed.
         summed = len(contexts) * kvstore.num_workers * loss_scale
-        names = {self._index(place, device): name
-                 for place, name in enumerate(self.names) for device in range(len(contexts))}
+        names = {
+            self._index(place, device): name for place, name in enumerate(self.names) for device in range(len(contexts))
+        }
         self.sgd = dict(sgd, sym=symbol, rescale_grad=1.0 / summed, param_idx2name=names)
         self.updater = self._updater()
         # The kvstore only sums: with the optimiser in it, or on its servers, the momentum could not be saved.
@@ -99,7 +110,7 @@ class Trainer:
             # Dropout's masks depend on the step and on the device's number in the whole job. CPU contexts share one
             # generator, whose seeding MXNet orders among the operations pushed before and after.
             random = np.random.RandomState([self.seed, DROPOUT, self.steps, first_device + number])
-            mx.random.seed(random.randint(2 ** 31 - 1), context)
+            mx.random.seed(random.randint(2**31 - 1), context)
             executor.forward(is_train=True, data=data, softmax_label=label)
         for executor in self.executors:
             executor.backward()
@@ -115,9 +126,11 @@ class Trainer:
         if self.may_overflow and not all_finite([of_devices[0] for of_devices in gradients]):
             return False
         for device, executor in enumerate(self.executors):
-            self.updater([self._index(place, device) for place in range(len(self.names))],
-                         [of_devices[device] for of_devices in gradients],
-                         [executor.arg_dict[name] for name in self.names])
+            self.updater(
+                [self._index(place, device) for place in range(len(self.names))],
+                [of_devices[device] for of_devices in gradients],
+                [executor.arg_dict[name] for name in self.names],
+            )
         return True
 
     def probabilities(self):

@@ -1,4 +1,5 @@
 """Face verification as LFW and insightface measure it: are two images of the same person?"""
+
 import numpy as np
 from tqdm import tqdm
 
@@ -17,15 +18,17 @@ def embed(symbol, parameters, images, batch_size, contexts):
     arrays = {name: mx.nd.array(array) for name, array in parameters.items()}
     module = mx.mod.Module(symbol, context=contexts, label_names=None)
     module.bind([('data', (batch_size, 3) + images[0].shape[:2])], for_training=False)
-    module.set_params({name: array for name, array in arrays.items() if name not in statistics},
-                      {name: array for name, array in arrays.items() if name in statistics})
+    module.set_params(
+        {name: array for name, array in arrays.items() if name not in statistics},
+        {name: array for name, array in arrays.items() if name in statistics},
+    )
     views = [image for pair in zip(images, (image[:, ::-1] for image in images)) for image in pair]
     rows = []
     for start in tqdm(range(0, len(views), batch_size), unit='batch', desc='verifying', disable=None):
-        part = np.stack(views[start:start + batch_size]).transpose(0, 3, 1, 2).astype(np.float32)
+        part = np.stack(views[start : start + batch_size]).transpose(0, 3, 1, 2).astype(np.float32)
         padded = np.concatenate([part, np.zeros((batch_size - len(part),) + part.shape[1:], np.float32)])
         module.forward(mx.io.DataBatch([mx.nd.array(padded)]), is_train=False)
-        rows.append(module.get_outputs()[0].asnumpy()[:len(part)])
+        rows.append(module.get_outputs()[0].asnumpy()[: len(part)])
     rows = np.concatenate(rows)
     return rows[0::2] + rows[1::2]
 

@@ -1,4 +1,5 @@
 """MXNet's kvstore, by which the workers of a training exchange gradients."""
+
 from netkit._mxnet import mx
 from netkit.errors import UserError
 
