@@ -1,11 +1,16 @@
 """What several test files need: the registry of networks, settings that are quick, symbols bound and compared."""
 
+import contextlib
+import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 
 import netkit  # noqa: F401  it puts the project on the path
+from netkit import cli
 from netkit._mxnet import mx
 from netkit.deploy.plain import plain
 from netkit.graph import units
@@ -20,7 +25,7 @@ FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.
 QUICK = {'net_prelu': 'conv', 'net_resize': 'matrix', 'net_groups': 'merged'}
-NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(64, 64, 3), memonger=False)
+NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(48, 48, 3), memonger=False)
 # The forms of the papers, in MXNet's own operators, for what is read off the graph.
 PLAIN = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'memonger': False}
 SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'  # of a benchmark's choice
@@ -50,8 +55,8 @@ def nodes(symbol):
     return found
 
 
-def bind(symbol, batch=2, side=64, grad_req='write', seed=0):
-    """Bind with random weights and images of `side` pixels, 64 as NARROW has them."""
+def bind(symbol, batch=2, side=48, grad_req='write', seed=0):
+    """Bind with random weights and images of `side` pixels, 48 as NARROW has them."""
     executor = symbol.simple_bind(mx.cpu(), data=(batch, 3, side, side), grad_req=grad_req)
     rng = np.random.RandomState(seed)
     for name, array in executor.arg_dict.items():
@@ -81,6 +86,19 @@ def with_global_statistics(symbol):
         if node['op'] == 'BatchNorm':
             node['attrs']['use_global_stats'] = 'True'
     return mx.sym.load_json(json.dumps(graph))
+
+
+def run_here(module, *arguments):
+    """Run a program in this process, which saves the seconds of its imports; return what subprocess.run would."""
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [module.__name__ + '.py', *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.run(module.main)
+    except SystemExit as end:
+        return subprocess.CompletedProcess(sys.argv, end.code, out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = argv
 
 
 def assert_trained_alike(actual, expected, initial):

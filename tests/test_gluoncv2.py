@@ -1,19 +1,17 @@
 """The original forms compute what an independent implementation computes, with its weights."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from helpers import TOOLS
+import import_gluoncv2
+from helpers import run_here
 from netkit import gluoncv2
 from netkit._mxnet import mx
 from netkit.errors import UserError
 from netkit.networks import build
 
-TOOL = os.path.join(TOOLS, 'import_gluoncv2.py')
 PEERS = {
     'cru56_imagenet': 'crunet56',
     'cru116_imagenet': 'crunet116',
@@ -54,10 +52,6 @@ def saved(tmp_path_factory):
     return path
 
 
-def run(*options):
-    return subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=300)
-
-
 def compute(symbol, parameters, images):
     executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
     parameters = {name: mx.nd.array(array) for name, array in parameters.items()}
@@ -88,7 +82,7 @@ def test_same_numbers_as_gluoncv2(network, tmp_path):
 
 def test_the_program_writes_a_checkpoint(saved, tmp_path):
     prefix = str(tmp_path / 'with space' / 'cru56')
-    done = run(saved, '--network', 'cru56_imagenet', '--output', prefix)
+    done = run_here(import_gluoncv2, saved, '--network', 'cru56_imagenet', '--output', prefix)
     assert done.returncode == 0, done.stderr
     symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, 0)
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
@@ -97,7 +91,7 @@ def test_the_program_writes_a_checkpoint(saved, tmp_path):
 
 def test_the_face_form_starts_from_what_fits(saved, tmp_path):
     prefix = str(tmp_path / 'cru56')
-    done = run(saved, '--network', 'cru56_imagenet', '--face', '--output', prefix)
+    done = run_here(import_gluoncv2, saved, '--network', 'cru56_imagenet', '--face', '--output', prefix)
     assert done.returncode == 0, done.stderr
     symbol, arg_params, _ = mx.model.load_checkpoint(prefix, 0)
     original = gluoncv2.load(saved)
@@ -132,7 +126,7 @@ def change(path, folder, edit):
 )
 def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
     changed = change(saved, tmp_path, edit)
-    done = run(changed, '--network', 'cru56_imagenet', '--output', str(tmp_path / 'out' / 'net'))
+    done = run_here(import_gluoncv2, changed, '--network', 'cru56_imagenet', '--output', str(tmp_path / 'out' / 'net'))
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not os.path.exists(str(tmp_path / 'out'))
@@ -148,7 +142,7 @@ def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
     ],
 )
 def test_bad_options(saved, tmp_path, options, words):
-    done = run(saved, '--output', str(tmp_path / 'out' / 'net'), *options)
+    done = run_here(import_gluoncv2, saved, '--output', str(tmp_path / 'out' / 'net'), *options)
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert not os.path.exists(str(tmp_path / 'out'))
 

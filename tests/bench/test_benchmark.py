@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import benchmark
 import config as host
-from helpers import NETWORKS, TOOLS, markdown, shape_of
+from helpers import NETWORKS, TOOLS, markdown, run_here, shape_of
 from netkit._mxnet import mx
 from netkit.bench import choices, plans, steps
 from netkit.graph.counts import count_macs, count_parameters
@@ -122,17 +123,18 @@ def test_building_table():
         (['cru56', '--plot', '/dev/null/times.png'], ['/dev/null']),
     ],
 )
-def test_bad_input_is_one_sentence(arguments, words, tmp_path):
-    done = run(*arguments, cwd=str(tmp_path))
+def test_bad_input_is_one_sentence(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_here(benchmark, *arguments)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
     assert os.listdir(str(tmp_path)) == []
 
 
 def test_scaling():
-    done = run('--scaling', 'cru116', 'ires50:per_batch_size=3', '--markdown')
+    done = run_here(benchmark, '--scaling', 'cru116', 'ires50:per_batch_size=3', '--markdown')
     assert done.returncode == 2 and "'per_batch_size' is not a setting" in done.stderr
-    done = run('--scaling', 'cru116', 'ires50', '--markdown')
+    done = run_here(benchmark, '--scaling', 'cru116', 'ires50', '--markdown')
     assert done.returncode == 0, done.stderr
     ((shared, unshared),) = markdown(done.stdout)
     assert [shared[f'images, {count} GPU{"s" * (count > 1)}'] for count in (1, 8, 64)] == ['80', '640', '5,120']

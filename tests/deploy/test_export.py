@@ -88,7 +88,7 @@ def test_a_trained_network_is_exported_as_the_plain_one(network, form):
 @pytest.mark.parametrize('network', NETWORKS)
 def test_folded_and_as_onnx_a_network_computes_the_same(network):
     symbol = symbol_of(network, **dict(NARROW, emb_size=16))
-    shape = (64, 64, 3)
+    shape = NARROW['image_shape']
     parameters, data = settled(symbol, (2, 3) + shape[:2]), images(3, shape[0])
     expected = compare.compute(symbol, parameters, data)
     folded, fewer, left = fold(plain(Graph.of(symbol)), parameters)
@@ -247,7 +247,7 @@ def test_opencv_takes_it(tmp_path, network):
 
 @pytest.mark.parametrize('changes', [TRAINED, HOST, dict(NARROW, **PLAIN)], ids=['CPU', 'host', 'plain'])
 def test_a_checkpoint_of_float16(tool, tmp_path, changes):
-    exact = settled(symbol_of('att56', **changes), (2, 3, 64, 64))
+    exact = settled(symbol_of('att56', **changes), (2, 3, 48, 48))
     symbol = symbol_of('att56', fp16=True, **changes)
     types, _, _ = symbol.infer_type(data=np.float32)
     halves = {name for name, kind in zip(symbol.list_arguments(), types) if kind is np.float16}
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_float16(tool, tmp_path, changes):
         '--model',
         str(tmp_path / 'model') + ',1',
         '--image-size',
-        '64,64',
+        '48,48',
         '--fold-bn',
         '--onnx',
         '--output',
@@ -275,7 +275,7 @@ def test_a_checkpoint_of_float16(tool, tmp_path, changes):
     assert code == 0, err
     assert 'conv0_weight' in halves
     session = onnxruntime.InferenceSession(str(tmp_path / 'net-folded.onnx'), providers=['CPUExecutionProvider'])
-    data = images(2, 64)
+    data = images(2, 48)
     expected = compare.compute(symbol_of('att56', **changes), exact, data)
     assert_same(session.run(None, {'data': data})[0], expected, 5e-3)  # the weights were rounded
 

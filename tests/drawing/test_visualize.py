@@ -227,7 +227,7 @@ def test_the_pictures_of_the_readme():
 def model(tmp_path_factory):
     """Return PREFIX,EPOCH of a narrow att56 whose BatchNorms have seen something."""
     module = mx.mod.Module(build('att56', **dict(NARROW, memonger=True)), label_names=None)
-    module.bind([('data', (2, 3, 64, 64))])
+    module.bind([('data', (2, 3, 48, 48))])
     mx.random.seed(1)
     np.random.seed(1)
     module.init_params(mx.init.Xavier())
@@ -238,7 +238,7 @@ def model(tmp_path_factory):
     arguments, statistics = module.get_params()
     prefix = str(tmp_path_factory.mktemp('trained') / 'att56')
     checkpoints.save(prefix, 2, module.symbol, {**arguments, **statistics})
-    return prefix + ',2', '64,64'
+    return prefix + ',2', '48,48'
 
 
 @pytest.fixture

@@ -30,12 +30,12 @@ def test_rewritten_networks_compute_the_same(network, form):
     plain, quick = [build(network, **dict(NARROW, net_output='FC', **changes)) for changes in (PLAIN, form)]
     assert set(plain.list_arguments()) == set(quick.list_arguments())
     assert plain.list_auxiliary_states() == quick.list_auxiliary_states()
-    shape, other = [shapes(symbol, (64, 64, 3)) for symbol in (plain, quick)]
+    shape, other = [shapes(symbol, NARROW['image_shape']) for symbol in (plain, quick)]
     assert all(shape[name] == other[name] for name in plain.list_arguments())
     initial = []
     for symbol in (plain, quick):
         module = mx.mod.Module(symbol, label_names=None)
-        module.bind([('data', (1, 3, 64, 64))], for_training=False)
+        module.bind([('data', (1, 3, 48, 48))], for_training=False)
         module.init_params(mx.init.Xavier())
         initial.append({name: array.asnumpy() for name, array in module.get_params()[0].items() if 'relu' in name})
     assert initial[0] and all((values[name] == 0.25).all() for values in initial for name in initial[0])

@@ -33,7 +33,7 @@ from netkit.training.trainer import Trainer
 from netkit.training.verification import embed
 
 SGD = {'learning_rate': 0.1, 'momentum': 0.9, 'wd': 5e-4}
-SHAPE = (64, 64, 3)
+SHAPE = (48, 48, 3)
 
 
 def training_symbol(network, **changes):
