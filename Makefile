@@ -1,6 +1,7 @@
 # make help    lists what there is
 # make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
 # make test    runs the tests (ten to fifteen minutes on two cores)
+# make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
@@ -20,7 +21,7 @@ HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: help demo lint format test bench pictures mutants host-env test-host check-gpu-install clean
+.PHONY: help demo lint format test test-all bench pictures mutants host-env test-host check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,6 +41,9 @@ format: .venv/installed
 # A process for each CPU, with one thread each, takes half the time of one process with all threads.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
+
+test-all: .venv/installed
+	ALL_DEPTHS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 bench: .venv/installed
 	$(RUN) tools/benchmark.py cru116:plain cru116 --plot out/bench/cru116.png

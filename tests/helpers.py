@@ -16,11 +16,24 @@ from netkit.deploy.plain import plain
 from netkit.graph import units
 from netkit.graph.naming import is_original
 from netkit.graph.nodes import Graph
-from netkit.networks import NETWORKS, settings_of
+from netkit.networks import NETWORKS, entry, settings_of
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOLS = os.path.join(ROOT, 'tools')
 FACE_NETWORKS = [name for name in NETWORKS if not is_original(name)]
+
+
+def two_depths_of_each():
+    """Return two network choices of every builder, kind and form: what is deeper repeats their units."""
+    found = {}
+    for name in NETWORKS:
+        row = entry('network', name)
+        found.setdefault((row.net_name, row.get('num_group'), is_original(name)), []).append((row.num_layers, name))
+    return [name for depths in found.values() for _, name in sorted(depths)[:2]]
+
+
+# The networks that are computed; all of them by `make test-all`.
+COMPUTED = list(NETWORKS) if os.environ.get('ALL_DEPTHS') else two_depths_of_each()
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.

@@ -13,7 +13,7 @@ import pytest
 
 import config as host
 import export
-from helpers import NARROW, NETWORKS, PLAIN, TOOLS, bind, nodes, shape_of
+from helpers import COMPUTED, NARROW, PLAIN, TOOLS, bind, nodes, shape_of
 from netkit import checkpoints, targets
 from netkit._mxnet import mx
 from netkit.data.images import read_image
@@ -74,7 +74,7 @@ def symbol_of(network, **changes):
 
 @pytest.mark.parametrize(
     'network, form',
-    [(network, TRAINED) for network in NETWORKS] + [(network, HOST) for network in ('cru56', 'att56', 'ires50')],
+    [(network, TRAINED) for network in COMPUTED] + [(network, HOST) for network in ('cru56', 'att56', 'ires50')],
 )
 def test_a_trained_network_is_exported_as_the_plain_one(network, form):
     trained = plain(Graph.of(symbol_of(network, **form)))
@@ -85,7 +85,7 @@ def test_a_trained_network_is_exported_as_the_plain_one(network, form):
     assert '__' not in trained.symbol().tojson()
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', COMPUTED)
 def test_folded_and_as_onnx_a_network_computes_the_same(network):
     symbol = symbol_of(network, **dict(NARROW, emb_size=16))
     shape = NARROW['image_shape']

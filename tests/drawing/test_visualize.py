@@ -12,7 +12,7 @@ from PIL import Image
 
 import paper
 import visualize
-from helpers import NARROW, NETWORKS, ROOT, analysed, shape_of, size_of
+from helpers import COMPUTED, NARROW, ROOT, analysed, shape_of, size_of
 from netkit import checkpoints
 from netkit._mxnet import mx
 from netkit.data import faces, images as images_module
@@ -69,7 +69,7 @@ def units_of(network):
 # ------------------------------------------------------------------------------------------------ networks
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', COMPUTED)
 def test_a_network_is_drawn_with_a_box_for_each_unit(draw, network):
     svg = Svg(draw('network.svg', 'network', network))
     expected = paper.walk(network, size_of(network), shape_of(network)[0])
