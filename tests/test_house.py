@@ -30,7 +30,8 @@ LAYERS = {
     'summaries': ('graph', 'deploy', 'published'),
     'gluoncv2': ('errors', 'networks', 'checkpoints'),
     'cuda': ('netkit',),
-    'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data'),
+    'evaluation': ('_mxnet', 'errors', 'files', 'published', 'networks', 'checkpoints', 'data', 'targets'),
+    'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data', 'evaluation'),
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
     'bench': ('_mxnet', 'errors', 'graph', 'networks', 'deploy', 'gluoncv2', 'drawing'),
 }

@@ -25,6 +25,7 @@ PROGRAMS = (
     'benchmark_deployment',
     'check_gpu_install',
     'demo',
+    'evaluate',
     'export',
     'gpu_env',
     'import_gluoncv2',

@@ -6,7 +6,8 @@
     params_file, checkpoints        files of weights
     targets, summaries              what a program is asked to look at, and what there is to tell about it
     deploy/                         plain and folded graphs, ONNX, comparison
-    data/                           faces, drawn and read
+    data/                           faces, drawn and read; pictures; records
+    evaluation/                     verification of faces, error on ImageNet, embeddings
     training/                       trainer, loop, losses, state, log, verification
     drawing/, bench/                pictures; times and plans
 

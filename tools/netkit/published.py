@@ -31,3 +31,28 @@ PUBLISHED = {
     'ires152_imagenet': Published(60192808, 11.5522e9),
     'ires200_imagenet': Published(64673832, 15.0460e9),
 }
+
+# Accuracies on verification sets: cru116 on MS1M-ArcFace, as published in 2018 (README.md has the recipe).
+FACES = {
+    'cru116': {
+        'lfw': 0.99867,
+        'cfp_fp': 0.98386,
+        'cfp_ff': 0.99729,
+        'calfw': 0.95933,
+        'cplfw': 0.92833,
+        'agedb_30': 0.97983,
+    }
+}
+
+# Top-1 error on ImageNet at 224x224 where nothing else is said, in percent (docs/networks.md has the sources).
+TOP1_ERRORS = {
+    'cru56_imagenet': '21.9',
+    'cru116_imagenet': '20.6',
+    'att56_imagenet': '21.76',
+    'att92_imagenet': '19.5 at 320x320',
+    'attnext56_imagenet': '21.2',
+    'ires50_imagenet': '22.69',
+    'ires101_imagenet': '21.36',
+    'ires152_imagenet': '20.66',
+    'ires200_imagenet': '20.52',
+}

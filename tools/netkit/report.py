@@ -6,6 +6,8 @@ from tqdm import tqdm
 
 # Left-justified columns; all others are numbers.
 TEXT_COLUMNS = (
+    'set',
+    'model',
     'network',
     'choice',
     'file',

@@ -1,18 +1,41 @@
 """Images from files."""
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from netkit.errors import UserError
 
 
+class Unusable(ValueError):
+    """A picture that cannot be used; the message goes on after its name."""
+
+
+def open_picture(source):
+    """Return the picture at a path, or in bytes, as a PIL image in RGB; raises Unusable."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white
+                raise Unusable('has more than 8 bits a channel; save it with 8')
+            return image.convert('RGB')
+    except Unusable:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unusable(f'is not readable as an image: {error}')
+
+
 def read_image(path, height, width):
     """Return the image at `path`, resized, as (height, width, 3) uint8 RGB; raises UserError."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white
-                raise UserError(f'--image {path} has more than 8 bits a channel; save it with 8')
-            return np.asarray(image.convert('RGB').resize((width, height), Image.BILINEAR))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f'--image {path} is not readable as an image: {error}')
+        return np.asarray(open_picture(path).resize((width, height), Image.BILINEAR))
+    except Unusable as error:
+        raise UserError(f'--image {path} {error}')
+
+
+def centre(image, resize, crop):
+    """Return the centre of a PIL image, (crop, crop, 3) uint8, after resizing its shorter side to `resize` pixels."""
+    scale = resize / min(image.size)
+    image = image.resize([max(crop, round(side * scale)) for side in image.size], Image.BILINEAR)
+    left, top = ((side - crop) // 2 for side in image.size)
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))

@@ -8,31 +8,54 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.errors import UserError, reason
 
+NO_SET = 'not a verification set (pickled images and same/different list)'
+
+
+class PairSet:
+    """A verification set: `len(pairs)` pairs, `pairs.same` (n,) bool, and 2n images, pair i being 2i and 2i + 1.
+
+    Images stay encoded until they are asked for.
+    """
+
+    def __init__(self, path, image_shape):
+        """Read the file; raises UserError if it is none, or has not two images for each pair."""
+        self.path, self.image_shape = path, tuple(image_shape)
+        try:
+            with open(path, 'rb') as file:
+                self._encoded, same = map(_as_list, _PairUnpickler(file, encoding='bytes').load())
+            self.same = np.array(list(map(_truth, same)), bool)
+        except OSError as error:
+            raise UserError(f'cannot read {path}: {error.strerror}')
+        except Exception as error:  # a foreign pickle may contain anything, and cause any exception
+            raise UserError(f'{path} is {NO_SET}: {reason(error)}')
+        if len(self._encoded) != 2 * len(self.same) or not self._encoded:
+            raise UserError(f'{path} has {len(self._encoded)} images for {len(self.same)} pairs')
+
+    def __len__(self):
+        return len(self.same)
+
+    def image(self, number):
+        """Return an image, (height, width, 3) uint8 RGB; raises UserError if it is none, or of another size."""
+        try:
+            image = _decode(self._encoded[number])
+        except (ValueError, TypeError) as error:
+            raise UserError(f'{self.path} is {NO_SET}: {reason(error)} (number {number})')
+        if image.shape != self.image_shape:
+            raise UserError(f'{self.path} has an image of {image.shape}, the network takes {self.image_shape}')
+        return image
+
 
 def read_pairs(path, image_shape):
     """Return (images, same) of a verification set: 2n images of `image_shape`, uint8 RGB, and (n,) bool.
 
     Raises UserError for another file, and for images of another size.
     """
-    try:
-        with open(path, 'rb') as file:
-            encoded, same = map(_as_list, _PairUnpickler(file, encoding='bytes').load())
-        same = list(map(_truth, same))
-        images = [_decode(content) for content in encoded]
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}')
-    except Exception as error:  # a foreign pickle may contain anything, and cause any exception
-        raise UserError(f'{path} is not a verification set (pickled images and same/different list): {reason(error)}')
-    if len(images) != 2 * len(same) or not images:
-        raise UserError(f'{path} has {len(images)} images for {len(same)} pairs')
-    for image in images:
-        if image.shape != tuple(image_shape):
-            raise UserError(f'{path} has an image of {image.shape}, the network takes {tuple(image_shape)}')
-    return images, np.array(same, bool)
+    pairs = PairSet(path, image_shape)
+    return [pairs.image(number) for number in range(2 * len(pairs))], pairs.same
 
 
 def _decode(content):
-    """Return the image of some bytes, (height, width, 3) uint8 RGB."""
+    """Return the image of some bytes, (height, width, 3) uint8 RGB; raises ValueError or TypeError."""
     encoded = content.tobytes() if isinstance(content, np.ndarray) else bytes(content)
     if not encoded:
         raise ValueError('an image is empty')

@@ -109,3 +109,23 @@ def labels(paths):
         if len(set(found)) == len(set(map(tuple, parts))):
             break
     return [re.sub('^_', './_', label) for label in found]  # matplotlib hides labels with _
+
+
+def draw_roc(curves):
+    """Return a figure of ROC curves on a logarithmic axis of the false accept rate; `curves` is {label: Roc}."""
+    figure = new_figure(7, 5)
+    panel = figure.subplots()
+    for label, curve in curves.items():
+        shown = curve.far > 0
+        panel.plot(
+            curve.far[shown], curve.tar[shown], drawstyle='steps-post', linewidth=1.4, label=re.sub('^_', './_', label)
+        )
+    panel.set_xscale('log')
+    panel.set_xlim(right=1)
+    panel.set_ylim(0, 1.01)
+    panel.set_xlabel('false accept rate')
+    panel.set_ylabel('true accept rate')
+    panel.grid(alpha=0.3, which='both')
+    panel.legend(loc='lower right', fontsize=8)
+    figure.set_layout_engine('tight')
+    return figure

@@ -16,6 +16,7 @@ from netkit.data.records import FaceRecords
 from netkit.data.synthetic import write_synthetic
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
+from netkit.evaluation import protocol
 from netkit.files import check_writable, new_files, remove_unfinished
 from netkit.graph.counts import count_macs, count_parameters
 from netkit.graph.memory import check_room, planned_memory
@@ -160,8 +161,8 @@ def read_pairs(folder, image_shape):
     """Return the verification pairs of a data set; raises UserError if they are too few to verify with."""
     path = os.path.join(folder, 'lfw.bin')
     images, same = pairs.read_pairs(path, image_shape)
-    if len(same) < verification.FOLDS:
-        raise UserError(f'{path}: {len(same)} pairs are not enough for {verification.FOLDS} folds')
+    if len(same) < protocol.FOLDS:
+        raise UserError(f'{path}: {len(same)} pairs are not enough for {protocol.FOLDS} folds')
     return images, same
 
 

@@ -1,12 +1,10 @@
-"""Face verification as LFW and insightface measure it: are two images of the same person?"""
+"""The verification behind a training: are two images of the same person?"""
 
 import numpy as np
 from tqdm import tqdm
 
 from netkit._mxnet import mx
-
-FOLDS = 10
-THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance of two unit vectors, 0…4
+from netkit.evaluation import protocol
 
 
 def embed(symbol, parameters, images, batch_size, contexts):
@@ -33,23 +31,10 @@ def embed(symbol, parameters, images, batch_size, contexts):
     return rows[0::2] + rows[1::2]
 
 
-def accuracy(embeddings, same, folds=FOLDS):
-    """Return mean and standard deviation, over `folds`, of the accuracy on verification pairs.
+def accuracy(embeddings, same):
+    """Return (mean, standard deviation) of the accuracy on verification pairs, as `evaluation.protocol` has it.
 
-    `embeddings` is (2n, size), pair i being rows 2i and 2i + 1; `same` is (n,) bool. The threshold for each fold is the
-    best one of the other folds (LFW's "unrestricted" protocol). Raises ValueError for fewer pairs than folds.
+    `embeddings` is (2n, size), pair i being rows 2i and 2i + 1; `same` is (n,) bool. Raises ValueError for too few.
     """
-    if len(same) < folds:
-        raise ValueError(f'{len(same)} pairs are not enough for {folds} folds')
-    embeddings = np.asarray(embeddings, np.float64)  # early in training they can be 1e20 long
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = embeddings / np.maximum(length, 1e-12)
-    distance = np.sum((unit[0::2] - unit[1::2]) ** 2, axis=1)
-    right = (distance[:, None] < THRESHOLDS) == np.asarray(same)[:, None]  # (pairs, thresholds)
-    results = []
-    for fold in np.array_split(np.arange(len(same)), folds):
-        others = np.ones(len(same), bool)
-        others[fold] = False
-        best = right[others].mean(axis=0).argmax()
-        results.append(right[fold, best].mean())
-    return float(np.mean(results)), float(np.std(results))
+    found = protocol.accuracy(protocol.distances(embeddings), same)
+    return found.mean, found.deviation

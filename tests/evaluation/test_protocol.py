@@ -1,0 +1,70 @@
+"""The measures of verification against scikit-learn and a literal re-statement of insightface's protocol."""
+
+import numpy as np
+import pytest
+
+from netkit.evaluation import protocol
+
+
+def scores(count=400, seed=0, decimals=None):
+    """Return squared distances of pairs, and which are of the same person: these are nearer, as a rule."""
+    rng = np.random.RandomState(seed)
+    same = rng.uniform(size=count) < 0.5
+    distance = np.where(same, rng.normal(1.0, 0.4, count), rng.normal(1.6, 0.4, count)).clip(0, 4)
+    return distance if decimals is None else distance.round(decimals), same
+
+
+@pytest.mark.parametrize('decimals', [None, 1], ids=['', 'with ties'])
+def test_roc_and_auc_are_scikit_learns(decimals):
+    metrics = pytest.importorskip('sklearn.metrics')
+    distance, same = scores(decimals=decimals)
+    far, tar, _ = metrics.roc_curve(same, -distance, drop_intermediate=False)
+    found = protocol.roc(distance, same)
+    np.testing.assert_allclose(found.far, far, atol=1e-12)
+    np.testing.assert_allclose(found.tar, tar, atol=1e-12)
+    assert found.auc == pytest.approx(metrics.roc_auc_score(same, -distance), abs=1e-12)
+    for limit in (0.01, 0.1, 1.0):
+        assert found.tar_at(limit) == tar[far <= limit].max()
+
+
+def test_a_rate_that_the_pairs_do_not_allow_is_none():
+    distance, same = np.arange(200) / 100, np.arange(200) < 100
+    found = protocol.roc(distance, same)
+    assert found.different == 100 and found.tar_at(0.01) == 1.0 and found.tar_at(0.009) is None
+    assert found.auc == 1.0
+
+
+@pytest.mark.parametrize('same, words', [([True] * 3, 'the same person'), ([False] * 3, 'different people')])
+def test_pairs_of_one_kind_have_no_roc(same, words):
+    with pytest.raises(ValueError, match=words):
+        protocol.roc(np.ones(3), np.array(same))
+
+
+def by_the_letter(embeddings, same):
+    """The protocol of insightface, written down once more: thresholds 0, 0.01, …, ten folds of consecutive pairs."""
+    unit = [row / np.sqrt((row**2).sum()) for row in embeddings]
+    distance = [((unit[2 * i] - unit[2 * i + 1]) ** 2).sum() for i in range(len(same))]
+    edges = np.cumsum([0] + [len(same) // 10 + (fold < len(same) % 10) for fold in range(10)])
+    results = []
+    for fold in range(10):
+        test = range(edges[fold], edges[fold + 1])
+        train = [i for i in range(len(same)) if i not in test]
+        best, threshold = -1, None
+        for candidate in np.arange(0, 4, 0.01):
+            right = sum((distance[i] < candidate) == same[i] for i in train) / len(train)
+            if right > best:
+                best, threshold = right, candidate
+        results.append(sum((distance[i] < threshold) == same[i] for i in test) / len(test))
+    return np.mean(results), np.std(results)
+
+
+@pytest.mark.parametrize('count', [40, 57])
+def test_accuracy_is_the_protocols(count):
+    rng = np.random.RandomState(count)
+    same = rng.uniform(size=count) < 0.5
+    first = rng.normal(size=(count, 8))
+    second = np.where(same[:, None], first + rng.normal(size=(count, 8)), rng.normal(size=(count, 8)))
+    embeddings = np.stack([first, second], axis=1).reshape(-1, 8) * rng.uniform(1, 30, (2 * count, 1))
+    found = protocol.accuracy(protocol.distances(embeddings), same)
+    np.testing.assert_allclose(found[:2], by_the_letter(embeddings, same), atol=1e-9)
+    assert 0.3 < found.mean < 1 and 0 < found.threshold < 4

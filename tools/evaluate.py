@@ -1,0 +1,161 @@
+"""Measure trained networks: verification of faces, error on ImageNet, embeddings.
+
+MODEL is a checkpoint as PREFIX,EPOCH, of any MXNet trainer of insightface, or an .onnx file, as in insightface's model
+packs.
+"""
+
+import argparse
+import json
+import os
+
+from netkit import published, report
+from netkit.cli import Parser, add_sizes, run, whole_number
+from netkit.data.folders import pictures_in
+from netkit.drawing import charts, figures
+from netkit.errors import UserError
+from netkit.evaluation import embeddings, faces as verification, imagenet as classification
+from netkit.evaluation.engines import open_engine
+from netkit.files import check_writable, keep_inputs
+from netkit.graph.naming import is_original
+
+HOST = (
+    "insightface's own config names three of the six published sets in val_targets (lfw, cfp_fp, agedb_30), and its "
+    'verification program wants a GPU; this one takes every .bin file, and a CPU.'
+)
+SIMILAR = 20  # pictures whose cosines are printed at most
+
+
+def engines_of(args):
+    """Yield the Engine of each model on the command line."""
+    for model in args.models:
+        yield open_engine(model, args.batch, args.network, args.image_size, args.multiplier)
+
+
+def faces(args):
+    """Verify pairs of faces."""
+    sets = verification.sets_in(args.data, args.sets)
+    if args.plot:
+        check_writable(os.path.dirname(os.path.abspath(args.plot)))
+        keep_inputs([args.plot], sets.values())
+    results = {}
+    for engine in engines_of(args):
+        known = verification.published_for(engine)
+        found = [verification.evaluate(engine, name, path) for name, path in sets.items()]
+        results[engine.label] = found
+        if not args.json:
+            show = report.show_as_markdown if args.markdown else report.show
+            show(engine.label, verification.COLUMNS, [verification.texts_of(result, known) for result in found])
+    if args.json:
+        print(json.dumps(verification.as_json(results), indent=1, ensure_ascii=False))
+    elif len(results) > 1:
+        rows = [
+            (name, *(f'{found[place].accuracy.mean:.5f}' for found in results.values()))
+            for place, name in enumerate(sets)
+        ]
+        (report.show_as_markdown if args.markdown else report.show)('accuracy', ('set', *results), rows)
+    if (
+        not args.json
+        and not args.markdown
+        and any(None in result.tars.values() for found in results.values() for result in found)
+    ):
+        print('–: the different pairs are too few for that rate of false acceptance')
+    if args.plot:
+        curves = {f'{label}, {result.set}': result.roc for label, found in results.items() for result in found}
+        figures.save(charts.draw_roc(curves), args.plot)
+        if not args.json:
+            print(f'drawn into {args.plot}')
+
+
+def imagenet(args):
+    """Measure top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
+    rows = []
+    for engine in engines_of(args):
+        side = args.crop or engine.image_shape[0]
+        if (side, side) != engine.image_shape[:2]:
+            raise UserError(
+                f'--crop {side}: {engine.label} takes images of {engine.image_shape[0]}×'
+                f'{engine.image_shape[1]}; name its --image-size {side},{side} as well'
+            )
+        images = classification.Images(args.data, max(args.resize, side), side)
+        result = classification.evaluate(engine, images)
+        network = args.network if args.network and is_original(args.network) else None
+        errors = [f'{100 * result.errors[k]:.2f} %' if k in result.errors else '–' for k in classification.TOPS]
+        rows.append((engine.label, str(result.images), *errors, published.TOP1_ERRORS.get(network or '', '–')))
+        if images.skipped:
+            path, why = next(iter(images.skipped.items()))
+            print(f'{len(images.skipped)} files were skipped; the first: {path}, {why}')
+    show = report.show_as_markdown if args.markdown else report.show
+    show(args.data, ('model', 'images', 'top-1 error', 'top-5 error', 'published top-1'), rows)
+
+
+def embed(args):
+    """Compute the embeddings of aligned faces."""
+    paths = pictures_in(args.pictures)
+    if args.output:
+        keep_inputs([args.output], paths)
+    (engine,) = engines_of(args)
+    found = embeddings.embed(engine, paths)
+    if args.output:
+        embeddings.save(args.output, paths, found)
+        print(f'{len(paths)} embeddings of {found.shape[1]} numbers written into {args.output}')
+    if args.similar:
+        names = [os.path.basename(path) for path in paths]
+        rows = [(name, *(f'{value:.3f}' for value in row)) for name, row in zip(names, embeddings.cosines(found))]
+        report.show('cosines', ('file', *names), rows)
+
+
+def embeddings_path(text):
+    """Argparse type: the path of a file of embeddings."""
+    if not text.endswith(('.npz', '.csv')):
+        raise argparse.ArgumentTypeError(f'{text!r} does not end in .npz or .csv')
+    return text
+
+
+def parse_args(argv=None):
+    parser = Parser(prog='evaluate.py', description=__doc__)
+    commands = parser.add_subparsers(dest='command', metavar='WHAT')
+
+    def command(function, text, models='+'):
+        added = commands.add_parser(function.__name__, help=text, description=text)
+        added.set_defaults(evaluate=function)
+        added.add_argument('models', nargs=models, metavar='MODEL', help='PREFIX,EPOCH or FILE.onnx')
+        added.add_argument('--network', help='network choice that a checkpoint has to be of')
+        added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='images at a time')
+        add_sizes(added)
+        return added
+
+    parser_ = command(faces, f'verify pairs of faces, as insightface does, on every .bin file of a folder. {HOST}')
+    parser_.add_argument('--data', required=True, metavar='FOLDER', help='folder of the verification sets (.bin)')
+    parser_.add_argument(
+        '--sets', type=lambda text: text.split(','), metavar='NAME,…', help='only these (default: all)'
+    )
+    parser_.add_argument('--plot', type=figures.picture_path, metavar='FILE', help='draw the ROC curves into this file')
+    form = parser_.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true', help='print JSON')
+    form.add_argument('--markdown', action='store_true', help='print Markdown tables')
+    parser_ = command(imagenet, 'top-1 and top-5 error of an original form')
+    parser_.add_argument('--data', required=True, metavar='PATH', help='folder with a folder per class, or a .rec file')
+    parser_.add_argument('--resize', type=whole_number(1, 4096), default=256, help='pixels of the shorter side')
+    parser_.add_argument(
+        '--crop', type=whole_number(1, 4096), help="pixels of the centre (default: the network's size)"
+    )
+    parser_.add_argument('--markdown', action='store_true', help='print a Markdown table')
+    parser_ = command(embed, 'embeddings of aligned faces', models=1)
+    parser_.add_argument('pictures', nargs='+', metavar='IMAGE|FOLDER', help='aligned faces')
+    parser_.add_argument('-o', '--output', type=embeddings_path, metavar='FILE', help='write them: .npz or .csv')
+    parser_.add_argument('--similar', action='store_true', help='print the cosines of all pairs')
+    args = parser.parse_args(argv)
+    if not args.command:
+        parser.error(f'say what to do: {", ".join(commands.choices)}')
+    if args.command == 'embed' and not args.output and not args.similar:
+        parser.error('name a file with --output, or ask for --similar')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    args.evaluate(args)
+
+
+if __name__ == '__main__':
+    run(main)

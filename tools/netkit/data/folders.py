@@ -1,0 +1,51 @@
+"""Pictures in folders: lists of files, and classes by the names of folders."""
+
+import os
+
+from netkit.errors import UserError
+
+ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+
+
+def is_picture(path):
+    """Tell whether a file is a picture, by its name."""
+    return path.lower().endswith(ENDINGS)
+
+
+def names_in(folder):
+    """Return the sorted names in a folder; raises UserError if it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f'cannot read {folder}: {error.strerror}')
+
+
+def classes_in(folder):
+    """Return ({name of a class: [path, …]}, {path: why it is skipped}) of a folder with a folder per class, sorted."""
+    classes, skipped = {}, {}
+    for name in names_in(folder):
+        path = os.path.join(folder, name)
+        if not os.path.isdir(path):
+            skipped[path] = 'it is in no folder of its own'
+            continue
+        classes[name] = []
+        for file in names_in(path):
+            full = os.path.join(path, file)
+            if os.path.isfile(full) and is_picture(file):
+                classes[name].append(full)
+            else:
+                skipped[full] = 'it is a folder within a folder' if os.path.isdir(full) else "its name is no picture's"
+    return classes, skipped
+
+
+def pictures_in(paths):
+    """Return the pictures that `paths`, files and folders, name, in order; raises UserError for a path without any."""
+    found = []
+    for path in paths:
+        inside = [path]
+        if os.path.isdir(path):
+            inside = [os.path.join(path, name) for name in names_in(path) if is_picture(name)]
+        if not inside or not os.path.isfile(inside[0]):
+            raise UserError(f'{path} is {"a folder without pictures" if os.path.isdir(path) else "not a file"}')
+        found += inside
+    return found

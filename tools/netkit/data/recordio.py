@@ -1,0 +1,79 @@
+"""RecordIO files as im2rec writes them, read by offset, by several threads at once.
+
+The format is dmlc's: a magic number (uint32), 3 bits that tell parts of a record and 29 of their length, the data, and
+zeros up to a multiple of 4; a record whose data contain the magic number is split there. The data begin with a flag
+(uint32), a label (float32) and two ids (uint64); a flag above 0 is the number of labels (float32) that follow.
+"""
+
+import os
+import struct
+
+import numpy as np
+
+from netkit.errors import UserError
+
+MAGIC = 0xCED7230A
+WHOLE, FIRST, MIDDLE, LAST = range(4)  # parts of a record
+HEADER = struct.Struct('<IfQQ')
+
+
+class RecordFile:
+    """The records of a file, as a sequence of (label, bytes of an image)."""
+
+    def __init__(self, path):
+        """Find the records; raises UserError for a file that is none, or truncated."""
+        self.path, self.offsets = path, []
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f'cannot read {path}: {error.strerror}')
+        self._find(os.fstat(self._file).st_size)
+        if not self.offsets:
+            raise UserError(f'{path} holds no records')
+
+    def __del__(self):
+        if hasattr(self, '_file'):
+            os.close(self._file)
+
+    def _find(self, size):
+        """Note the offsets of all records of a file of `size` bytes."""
+        place = 0
+        while place < size:
+            part, length = self._head(place)
+            if place + 8 + length > size:
+                raise UserError(f'{self.path} is truncated: it ends within the record at {place}; copy it again')
+            if part in (WHOLE, FIRST):
+                self.offsets.append(place)
+            place += 8 + (length + 3) // 4 * 4
+
+    def _head(self, place):
+        """Return (part, length) of the record, or part of one, at an offset."""
+        start = os.pread(self._file, 8, place)
+        if len(start) < 8 or struct.unpack('<II', start)[0] != MAGIC:
+            raise UserError(f'{self.path} is not a RecordIO file: there is no record at {place}')
+        word = struct.unpack('<II', start)[1]
+        return word >> 29, word & (1 << 29) - 1
+
+    def __len__(self):
+        return len(self.offsets)
+
+    def __getitem__(self, number):
+        """Return (label, bytes of an image); raises UserError for a record without a label."""
+        place, parts = self.offsets[number], []
+        while True:
+            part, length = self._head(place)
+            parts.append(os.pread(self._file, length, place + 8))
+            place += 8 + (length + 3) // 4 * 4
+            if part in (WHOLE, LAST):
+                break
+        content = struct.pack('<I', MAGIC).join(parts)
+        if len(content) < HEADER.size:
+            raise UserError(f'{self.path}: record {number} has no label')
+        flag, label, _, _ = HEADER.unpack_from(content)
+        if flag:
+            label = (
+                float(np.frombuffer(content, '<f4', flag, HEADER.size)[0])
+                if len(content) >= HEADER.size + 4 * flag
+                else -1
+            )
+        return label, content[HEADER.size + 4 * flag :]

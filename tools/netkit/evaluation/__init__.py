@@ -1,0 +1,1 @@
+"""How well a trained network does: verification of faces, error on ImageNet, embeddings."""

@@ -1,0 +1,50 @@
+"""Embeddings of pictures, as files and as cosines."""
+
+import csv
+import os
+
+import numpy as np
+
+from netkit.data.images import Unusable, open_picture
+from netkit.errors import UserError
+from netkit.evaluation import streams
+from netkit.files import new_files
+
+
+def embed(engine, paths):
+    """Return the embeddings, (n, size) float32, of pictures of the engine's size; raises UserError for others."""
+    height, width, _ = engine.image_shape
+
+    def load(number):
+        try:
+            image = open_picture(paths[number])
+        except Unusable as error:
+            raise UserError(f'{paths[number]} {error}')
+        if image.size != (width, height):
+            raise UserError(
+                f'{paths[number]} is of {image.size[1]}×{image.size[0]} pixels; {engine.label} takes aligned faces of '
+                f'{height}×{width}'
+            )
+        return np.asarray(image)
+
+    return streams.run(engine, load, len(paths), 'embedding')
+
+
+def cosines(embeddings):
+    """Return the cosines, (n, n), of embeddings."""
+    embeddings = np.asarray(embeddings, np.float64)
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return unit @ unit.T
+
+
+def save(path, paths, embeddings):
+    """Write embeddings into a file: .npz with `paths` and `embeddings`, or .csv with a line for each picture."""
+    folder, name = os.path.split(os.path.abspath(path))
+    with new_files(folder) as scratch:
+        if name.endswith('.npz'):
+            np.savez(os.path.join(scratch, name), paths=np.array(paths), embeddings=embeddings)
+            return
+        with open(os.path.join(scratch, name), 'w', newline='', encoding='utf-8') as file:
+            writer = csv.writer(file)
+            writer.writerow(['path', *range(embeddings.shape[1])])
+            writer.writerows([path, *map(repr, row.tolist())] for path, row in zip(paths, embeddings))

@@ -1,0 +1,118 @@
+"""A network that can be run: a checkpoint in MXNet, or an ONNX file in onnxruntime.
+
+An engine takes (n, 3, height, width) raw 0…255 RGB of any n, in batches of a fixed size, and returns (n, size) float32.
+"""
+
+import os
+
+import numpy as np
+
+from netkit._mxnet import mx
+from netkit.errors import UserError, reason, refusals
+from netkit.targets import of_checkpoint, of_options
+
+# Prefixes of node names by which insightface's client knows that a network normalises its input itself, and how it
+# normalises it otherwise.
+SELF_NORMALISING = ('Sub', '_minus'), ('Mul', '_mul')
+FIRST_NODES = 8
+MEAN = STD = 127.5
+
+
+class Engine:
+    """A network that runs `batch` images at a time; `run` is what subclasses have of their own."""
+
+    def __init__(self, label, image_shape, batch):
+        self.label, self.image_shape, self.batch = label, tuple(image_shape), batch
+        self.target = None  # what is known of a checkpoint's network
+
+    def run(self, images):
+        """Return the outputs for exactly `batch` images."""
+        raise NotImplementedError
+
+    def __call__(self, images):
+        """Return the outputs, (n, size), for images, (n, 3, height, width)."""
+        rows = []
+        for start in range(0, len(images), self.batch):
+            part = np.asarray(images[start : start + self.batch], np.float32)
+            missing = self.batch - len(part)
+            padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)]) if missing else part
+            rows.append(self.run(padded)[: len(part)])
+        return np.concatenate(rows)
+
+
+class MXNetEngine(Engine):
+    """A Target with parameters in MXNet."""
+
+    def __init__(self, target, batch, context):
+        super().__init__(target.label, target.image_shape, batch)
+        self.target = target
+        with refusals('MXNet cannot compute the network'):
+            self.executor = target.symbol.simple_bind(
+                context, grad_req='null', data=(batch, 3, *target.image_shape[:2])
+            )
+        for arrays in (self.executor.arg_dict, self.executor.aux_dict):
+            for name, array in arrays.items():
+                if name != 'data' and not name.endswith('label'):
+                    array[:] = target.parameters[name]
+
+    def run(self, images):
+        """Return the outputs for exactly `batch` images."""
+        output = self.executor.forward(is_train=False, data=mx.nd.array(images))[0].asnumpy()
+        return output.reshape(len(output), -1)
+
+
+class OnnxEngine(Engine):
+    """An ONNX file in onnxruntime, with the normalisation that insightface's client would apply."""
+
+    def __init__(self, path, batch, image_shape=None):
+        import onnx
+        import onnxruntime
+
+        try:
+            model = onnx.load(path)
+            session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        except OSError as error:
+            raise UserError(f'cannot read {path}: {error.strerror or error}')
+        except Exception as error:  # onnx and onnxruntime have many for files that are none
+            raise UserError(f'{path} is not an ONNX file that onnxruntime can run: {reason(error)}')
+        first, outputs = session.get_inputs()[0], session.get_outputs()
+        if len(session.get_inputs()) != 1 or len(outputs) != 1 or len(first.shape) != 4:
+            raise UserError(
+                f'{path} is no network from images to embeddings: it has {len(session.get_inputs())} inputs '
+                f'and {len(outputs)} outputs'
+            )
+        images, channels, height, width = first.shape
+        if channels != 3:
+            raise UserError(f'{path} takes images of {channels} channels in the first place, not 3')
+        sizes = height, width
+        if not all(isinstance(side, int) for side in sizes):
+            sizes = (image_shape or (112, 112, 3))[:2]
+        super().__init__(path, (*sizes, 3), images if isinstance(images, int) else batch)
+        names = [node.name for node in model.graph.node[:FIRST_NODES]]
+        self.is_raw = all(any(name.startswith(known) for name in names) for known in SELF_NORMALISING)
+        self.session, self.input = session, first.name
+
+    def run(self, images):
+        """Return the outputs for exactly `batch` images."""
+        data = images if self.is_raw else (images - np.float32(MEAN)) / np.float32(STD)
+        (output,) = self.session.run(None, {self.input: data})
+        return output.reshape(len(output), -1)
+
+
+def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0):
+    """Return the Engine of MODEL: PREFIX,EPOCH or FILE.onnx; raises UserError.
+
+    `network`, `image_shape` and `multiplier` are those of `targets.of_options`.
+    """
+    if model.endswith('.onnx'):
+        return OnnxEngine(model, batch, image_shape)
+    if ',' not in model:
+        raise UserError(f'{model} is no model: name a checkpoint, PREFIX,EPOCH, or an .onnx file')
+    target = of_options(network, model, image_shape, multiplier) if network else of_checkpoint(model, image_shape)
+    context = mx.gpu(0) if mx.context.num_gpus() else mx.cpu(0)
+    return MXNetEngine(target, batch, context)
+
+
+def label_of(model):
+    """Return a short label of MODEL for tables."""
+    return os.path.basename(model)

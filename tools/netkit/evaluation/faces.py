@@ -1,0 +1,117 @@
+"""Verification sets: what a network makes of the pairs of a `.bin` file, as insightface measures it, and more."""
+
+import glob
+import os
+from typing import Dict, NamedTuple, Optional
+
+import numpy as np
+
+from netkit import checkpoints
+from netkit.data.pairs import PairSet
+from netkit.errors import UserError
+from netkit.evaluation import protocol, streams
+from netkit.networks import build, settings_of
+from netkit.published import FACES
+
+FARS = (1e-2, 1e-3, 1e-4)
+COLUMNS = (
+    'set',
+    'pairs',
+    'accuracy',
+    'published',
+    'threshold',
+    *(f'TAR at FAR {far:g}' for far in FARS),
+    'AUC',
+    'mean length',
+)
+
+
+class Result(NamedTuple):
+    """What a network came to on a verification set."""
+
+    set: str
+    pairs: int
+    accuracy: protocol.Accuracy
+    tars: Dict[float, Optional[float]]  # TAR at each of FARS; None where the pairs are too few
+    auc: float
+    length: float  # mean length of the embeddings before normalisation, insightface's XNorm
+    roc: protocol.Roc
+
+
+def sets_in(folder, names=None):
+    """Return {name: path} of the verification sets `names` in a folder, by default all; raises UserError."""
+    found = {
+        os.path.basename(path)[:-4]: path for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.bin')))
+    }
+    if not found:
+        raise UserError(f'there is no verification set (.bin) in {folder}')
+    for name in names or ():
+        if name not in found:
+            raise UserError(f'there is no {name}.bin in {folder}; it has {", ".join(found)}')
+    return {name: found[name] for name in names} if names else found
+
+
+def evaluate(engine, name, path):
+    """Return the Result of a verification set; raises UserError for files that are none, and for too few pairs."""
+    pairs = PairSet(path, engine.image_shape)
+    embeddings = streams.run(engine, pairs.image, 2 * len(pairs), f'{name}', mirror=True)
+    if not np.isfinite(embeddings).all():
+        raise UserError(f'the embeddings of {engine.label} are not finite')
+    length = float(np.linalg.norm(embeddings.astype(np.float64), axis=2).mean())
+    distance = protocol.distances(embeddings.sum(axis=1, dtype=np.float64))
+    try:
+        roc = protocol.roc(distance, pairs.same)
+        accuracy = protocol.accuracy(distance, pairs.same)
+    except ValueError as error:
+        raise UserError(f'{path}: {error}')
+    tars = {far: roc.tar_at(far) for far in FARS}
+    return Result(name, len(pairs), accuracy, tars, roc.auc, length, roc)
+
+
+def published_for(engine):
+    """Return {set: published accuracy} of the network of an engine, {} where none is published.
+
+    It is known by the shapes of a checkpoint's parameters.
+    """
+    target = engine.target
+    for network, accuracies in FACES.items() if target else ():
+        shape = settings_of(network)['image_shape']
+        wanted = checkpoints.wanted_shapes(build(network), shape)
+        if target.image_shape == shape and wanted == {name: array.shape for name, array in target.parameters.items()}:
+            return accuracies
+    return {}
+
+
+def texts_of(result, known):
+    """Return the texts of a Result, for the table with COLUMNS; `known` are the published accuracies."""
+    mean, deviation, threshold = result.accuracy
+    tars = ('–' if tar is None else f'{tar:.5f}' for tar in result.tars.values())
+    return (
+        result.set,
+        str(result.pairs),
+        f'{mean:.5f} ± {deviation:.5f}',
+        f'{known[result.set]:.5f}' if result.set in known else '–',
+        f'{threshold:.3f}',
+        *tars,
+        f'{result.auc:.5f}',
+        f'{result.length:.2f}',
+    )
+
+
+def as_json(results):
+    """Return {label: [Result, …]} as a list that can be written as JSON."""
+    return [
+        {
+            'model': label,
+            'set': result.set,
+            'pairs': result.pairs,
+            'accuracy': result.accuracy.mean,
+            'deviation': result.accuracy.deviation,
+            'threshold': result.accuracy.threshold,
+            'tar': {f'{far:g}': tar for far, tar in result.tars.items()},
+            'auc': result.auc,
+            'mean_length': result.length,
+        }
+        for label, found in results.items()
+        for result in found
+    ]

@@ -1,0 +1,69 @@
+"""Classification: top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
+
+import os
+from typing import Dict, NamedTuple
+
+import numpy as np
+
+from netkit.data.folders import classes_in
+from netkit.data.images import Unusable, centre, open_picture
+from netkit.data.recordio import RecordFile
+from netkit.errors import UserError
+from netkit.evaluation import streams
+
+TOPS = (1, 5)
+
+
+class Images:
+    """The images of a classification set and their labels: `len(images)`, `images.load(i)`, `images.label(i)`."""
+
+    def __init__(self, path, resize, crop):
+        """Read the list; raises UserError for a path that is no such set."""
+        self.path, self.resize, self.crop, self.skipped = path, resize, crop, {}
+        self.records, self.files = None, []
+        if os.path.isdir(path):
+            classes, self.skipped = classes_in(path)
+            self.files = [(file, label) for label, files in enumerate(classes.values()) for file in files]
+            if not self.files:
+                raise UserError(f'{path} has no folders with pictures in them')
+            self.classes = len(classes)
+        else:
+            self.records, self.classes = RecordFile(path), None
+
+    def __len__(self):
+        return len(self.records or self.files)
+
+    def label(self, number):
+        """Return the label of an image."""
+        return self.records[number][0] if self.records else self.files[number][1]
+
+    def load(self, number):
+        """Return an image, (crop, crop, 3) uint8 RGB; raises UserError if it cannot be decoded."""
+        source = self.records[number][1] if self.records else self.files[number][0]
+        try:
+            return centre(open_picture(source), self.resize, self.crop)
+        except Unusable as error:
+            where = f'{self.path}: record {number}' if self.records else source
+            raise UserError(f'{where} {error}')
+
+
+class Result(NamedTuple):
+    """What a network came to."""
+
+    images: int
+    errors: Dict[int, float]  # {k: share of images whose label is not among the k largest outputs}
+
+
+def evaluate(engine, images):
+    """Return the Result of an engine on Images; raises UserError for labels that the network does not have."""
+    outputs = streams.run(engine, images.load, len(images), 'imagenet')
+    labels = np.array([images.label(number) for number in range(len(images))])
+    count = outputs.shape[1]
+    if images.classes and images.classes != count:
+        raise UserError(f'{images.path} has {images.classes} classes, {engine.label} has {count}')
+    if not ((labels >= 0) & (labels < count) & (labels == labels.astype(int))).all():
+        raise UserError(f'{images.path} has labels that are not whole numbers from 0 to {count - 1}')
+    of_label = outputs[np.arange(len(labels)), labels.astype(int)]
+    # The rank of the label: how many outputs are larger, or equal and in front of it, as argsort has it.
+    rank = (outputs > of_label[:, None]).sum(axis=1)
+    return Result(len(images), {k: float((rank >= k).mean()) for k in TOPS if k < count})

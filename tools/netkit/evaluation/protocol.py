@@ -1,0 +1,79 @@
+"""The measures of face verification: accuracy as LFW and insightface have it, ROC, TAR at FAR, AUC.
+
+All take embeddings of pairs, (2n, size), pair i being rows 2i and 2i + 1, or their squared distances, (n,), after
+normalisation to unit length; `same` is (n,) bool.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+FOLDS = 10
+THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance of two unit vectors, 0…4
+
+
+class Accuracy(NamedTuple):
+    """The accuracy on verification pairs over the folds."""
+
+    mean: float
+    deviation: float  # standard deviation
+    threshold: float  # mean of the folds' thresholds, a squared distance
+
+
+def distances(embeddings):
+    """Return the squared distances of pairs, (n,), of embeddings of any length."""
+    embeddings = np.asarray(embeddings, np.float64)  # early in training they can be 1e20 long
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return np.sum((unit[0::2] - unit[1::2]) ** 2, axis=1)
+
+
+def accuracy(distance, same, folds=FOLDS):
+    """Return the Accuracy of pairs with these squared distances.
+
+    The threshold for each fold is the best one of the other folds (LFW's "unrestricted" protocol). Raises ValueError
+    for fewer pairs than folds.
+    """
+    if len(same) < folds:
+        raise ValueError(f'{len(same)} pairs are not enough for {folds} folds')
+    right = (distance[:, None] < THRESHOLDS) == np.asarray(same)[:, None]  # (pairs, thresholds)
+    results, best = [], []
+    for fold in np.array_split(np.arange(len(same)), folds):
+        others = np.ones(len(same), bool)
+        others[fold] = False
+        best.append(right[others].mean(axis=0).argmax())
+        results.append(right[fold, best[-1]].mean())
+    return Accuracy(float(np.mean(results)), float(np.std(results)), float(THRESHOLDS[best].mean()))
+
+
+class Roc(NamedTuple):
+    """The receiver operating characteristic: rates at all thresholds, from the strictest to the laxest."""
+
+    far: np.ndarray  # false accept rate: share of different pairs that are accepted
+    tar: np.ndarray  # true accept rate: share of same pairs that are accepted
+    different: int  # number of pairs of different people
+
+    def tar_at(self, far):
+        """Return the largest true accept rate with a false accept rate of at most `far`.
+
+        None where the different pairs are too few for that: less than 1/far.
+        """
+        if self.different * far < 1 - 1e-9:
+            return None
+        return float(self.tar[self.far <= far].max())
+
+    @property
+    def auc(self):
+        """The area under the curve."""
+        return float(np.sum(np.diff(self.far) * (self.tar[1:] + self.tar[:-1]) / 2))
+
+
+def roc(distance, same):
+    """Return the Roc of pairs with these squared distances; raises ValueError unless there are both kinds of pairs."""
+    same = np.asarray(same, bool)
+    if same.all() or not same.any():
+        raise ValueError(f'all pairs are of {"the same person" if same.all() else "different people"}')
+    order = np.argsort(distance, kind='stable')
+    accepted = np.cumsum(same[order]), np.cumsum(~same[order])
+    last = np.append(np.diff(distance[order]) > 0, True)  # of pairs with equal distances, which no threshold separates
+    tar, far = (np.concatenate([[0], count[last]]) / count[-1] for count in accepted)
+    return Roc(far, tar, int((~same).sum()))
