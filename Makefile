@@ -80,7 +80,7 @@ host-env: .venv-host/installed
 
 test-host: .venv-host/installed
 	@test -d "$(INSIGHTFACE)/recognition" || { echo "name a checkout: make test-host INSIGHTFACE=/path/to/insightface" >&2; exit 2; }
-	INSIGHTFACE="$(abspath $(INSIGHTFACE))" .venv-host/bin/python -m pytest tests/test_in_host.py -k INSIGHTFACE
+	INSIGHTFACE="$(abspath $(INSIGHTFACE))" .venv-host/bin/python -m pytest tests/patcher/test_in_host.py -k INSIGHTFACE
 
 .venv-host/installed: requirements-host.txt
 	@test -n "$(HOST_PYTHON)" || { echo "insightface's trainers need Python 3.8, 3.9 or 3.10 with its venv module: install one or name it, make HOST_PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }

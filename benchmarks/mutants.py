@@ -108,7 +108,9 @@ def by_hand(tree, module, entry, tests, timeout):
     try:
         with open(path, 'w', encoding='utf-8') as file:
             file.write(text.replace(entry['before'], entry['after']))
-        code, _ = run_tests(tree, entry.get('tests', tests), timeout)
+        code, output = run_tests(tree, entry.get('tests', tests), timeout)
+        if code in (4, 5):  # pytest was called wrongly, or found no test
+            raise ValueError(f'mutants.toml: these tests do not run: {entry.get("tests", tests)}\n{output}')
     finally:
         with open(path, 'w', encoding='utf-8') as file:
             file.write(text)

@@ -103,6 +103,8 @@ def read_config(build):
     except ImportError:
         sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
         from config import config
+    if 'num_layers' not in config:
+        raise SettingError('the config has no num_layers; call its generate_config(network, dataset, loss) first')
     return {key: config[key] for key in setting_names(build) if key in config}
 
 

@@ -1,7 +1,7 @@
 """The networks as the papers print them, counted by hand: the expectation the builders are held to.
 
 Nothing here comes from the builders. A network is walked layer by layer from the figures of
-`shared/networks.md`; the walk adds up parameters and multiply-adds and keeps, for every residual branch, the
+the papers; the walk adds up parameters and multiply-adds and keeps, for every residual branch, the
 sequence of its layers ("bn", "act", "C3x704/2g704": kernel x filters / stride g groups).
 """
 

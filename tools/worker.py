@@ -1,11 +1,11 @@
-"""Run Python as a worker of a distributed job: where it ends badly, the process ends, at once.
+"""Run Python as a worker of a distributed job: when it fails, the process ends at once.
 
     python tools/worker.py SCRIPT ARGUMENTS…
     python tools/worker.py -m MODULE ARGUMENTS…
     python tools/worker.py -c CODE ARGUMENTS…
 
-MXNet's own way out waits for all other workers, which wait for this one: an error in one of them would be a job that
-hangs. tools/launch_local.py puts it in front of what its workers run; on several machines whoever starts them does.
+Without it, MXNet waits at exit for all other workers, and these wait for this one, so that an error in one of them
+makes the job hang. tools/launch_local.py starts its workers with it; on several machines, start them with it yourself.
 """
 
 import os
@@ -51,7 +51,7 @@ def main():
 def end_at_once(status):
     """End the process unless `status` is good; called while the exception keeps the script's kvstore alive.
 
-    To give the kvstore up is to wait for the other workers, too.
+    Freeing the kvstore would also wait for the other workers.
     """
     if status:
         sys.stdout.flush()

@@ -89,6 +89,11 @@ def test_named_networks_and_make_targets_exist(page):
         assert target in targets, target
 
 
+def test_files_that_the_makefile_names_exist():
+    for path in re.findall(r'(?:tests|tools|benchmarks)/[\w/]+\.(?:py|txt)', read('Makefile')):
+        assert os.path.isfile(os.path.join(ROOT, path)), path
+
+
 def test_make_help_lists_the_targets():
     done = subprocess.run(['make', '-s', 'help'], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     for target in ('demo', 'test', 'bench', 'mutants', 'test-host'):

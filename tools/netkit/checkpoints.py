@@ -7,7 +7,7 @@ import numpy as np
 from netkit import params_file
 from netkit._mxnet import mx
 from netkit.errors import UserError, refusals
-from netkit.graph.naming import stage_of
+from netkit.graph.naming import is_label, stage_of
 from netkit.graph.symbol_json import load_symbol, save_symbol
 
 
@@ -112,8 +112,4 @@ def wanted_shapes(symbol, image_shape):
         arguments, _, statistics = symbol.infer_shape(data=(1, 3, height, width))
     if arguments is None:
         raise UserError(f'MXNet cannot tell the shapes of the parameters for images of {height}×{width}')
-    return {
-        name: shape
-        for name, shape in zip(names, arguments + statistics)
-        if name != 'data' and not name.endswith('label')
-    }
+    return {name: shape for name, shape in zip(names, arguments + statistics) if name != 'data' and not is_label(name)}

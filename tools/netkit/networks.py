@@ -42,6 +42,10 @@ def build(network, **changes):
     `build('cru116', net_prelu='conv', image_shape=(64, 64, 3))`. Raises UserError for a choice, a setting or a value
     that does not exist.
     """
+    known = setting_names(builder(network).build)
+    for name in changes:
+        if name not in known:
+            raise UserError(f'{network} has no setting {name}; choose from {", ".join(known)}')
     try:
         return builder(network).build(**settings_of(network, **changes))
     except SettingError as error:

@@ -10,7 +10,7 @@ from netkit.deploy import onnx_writer
 from netkit.errors import UserError, refusals
 from netkit.gluoncv2 import peer_name
 from netkit.graph.counts import learnt_weight, shapes
-from netkit.graph.naming import EMBEDDING, is_slope
+from netkit.graph.naming import EMBEDDING, is_offset, is_scale, is_slope, is_variance
 from netkit.graph.nodes import Graph
 
 
@@ -29,7 +29,7 @@ class Step:
         for name, array in self.executor.arg_dict.items():
             array[:] = initial_value(name, array.shape, random)
         for name, array in self.executor.aux_dict.items():
-            array[:] = 1 if name.endswith('var') else 0
+            array[:] = 1 if is_variance(name) else 0
         self.head_gradient = mx.nd.ones(self.executor.outputs[0].shape, context) if training else None
 
     def __call__(self):
@@ -114,8 +114,8 @@ def initial_value(name, shape, random):
     """Return typical values for a parameter, and images for `data`."""
     if name == 'data':
         return random.uniform(0, 255, shape)
-    if name.endswith('gamma'):
+    if is_scale(name):
         return 0.25 if is_slope(name) else 1
-    if name.endswith(('beta', 'bias')):
+    if is_offset(name):
         return 0
     return random.normal(0, math.sqrt(2 / np.prod(shape[1:])), shape)

@@ -5,7 +5,20 @@ import re
 from netkit.drawing.lane import GLUE, HEIGHT, MASK_UNIT, MODULE, STEP, UNIT, WIDTH, Lane
 from netkit.drawing.words import short, size_text
 from netkit.errors import UserError
-from netkit.graph.naming import ADDS_DOWN, ADDS_TRUNK, MASK_LEVEL, mask_skip, mask_units
+from netkit.graph.naming import (
+    ADDS,
+    ADDS_DOWN,
+    ADDS_TRUNK,
+    ATTENDS,
+    CLOSING,
+    FIRST_UNIT,
+    MASK,
+    MASK_LEVEL,
+    TRUNK,
+    in_stage,
+    mask_skip,
+    mask_units,
+)
 
 MODULE_GAP = 0.1  # above an attention module
 LANE_GAP = 0.25  # between trunk and mask
@@ -22,14 +35,14 @@ class Module:
         self.levels = len(set(MASK_LEVEL.findall(' '.join(self.units))))
         levels = range(1, self.levels + 1)
         needed = (
-            ['unit1', 'trunk_unit1', 'mask', 'close']
+            [FIRST_UNIT + '1', TRUNK + '1', MASK[1:], CLOSING]
             + [mask_skip(level) for level in levels[:-1]]
             + [mask_units(way, level) + '1' for level in levels for way in ('down', 'up')]
         )
         missing = [role for role in needed if role not in self.units]
         if missing or not levels:
-            raise UserError(f'{name} has the name of an attention module, and no {[*missing, "mask"][0]}')
-        self.mask = self.units['mask']
+            raise UserError(f'{name} has the name of an attention module, and no {[*missing, MASK[1:]][0]}')
+        self.mask = self.units[MASK[1:]]
         joins = [node.name for node in self.mask.nodes]
         self.adds_down = any(join.endswith(ADDS_DOWN) for join in joins)
         self.adds_trunk = any(join.endswith(ADDS_TRUNK) for join in joins)
@@ -48,22 +61,22 @@ def draw_module(lane, module):
     sheet = lane.sheet
     lane.y += MODULE_GAP
     top = lane.y - STEP / 2
-    sheet.text((lane.x + WIDTH / 2 + 0.1, lane.y), module.name.partition('_')[2], 7, 'left', weight='bold')
-    for unit in module.some('unit'):
+    sheet.text((lane.x + WIDTH / 2 + 0.1, lane.y), in_stage(module.name), 7, 'left', weight='bold')
+    for unit in module.some(FIRST_UNIT):
         lane.box(short(unit), UNIT, unit.name)
     split = lane.end[-1][0], lane.end[-1][1] + 0.1
     start = lane.y + 0.1
     mask = Lane(sheet, lane.x + WIDTH + LANE_GAP, start, split, (lane.x + WIDTH + LANE_GAP, split[1]))
     lane.y = start
-    for unit in module.some('trunk_unit'):
+    for unit in module.some(TRUNK):
         lane.box(short(unit), UNIT, unit.name)
     draw_mask(mask, module, lane.end[-1])
     y = max(lane.y, mask.y) - 0.05
     lane.y = y
-    lane.sign('×', module.name + '_attend')
+    lane.sign('×', module.name + ATTENDS)
     sheet.line(mask.end + [(mask.x, y), (lane.x + 0.1, y)])
     sheet.text((lane.x + 0.2, y - 0.09), '(1 + mask) × trunk', 6, 'left')
-    lane.box(short(module.units['close']), UNIT, module.units['close'].name)
+    lane.box(short(module.units[CLOSING]), UNIT, module.units[CLOSING].name)
     sheet.frame(
         lane.x - WIDTH / 2 - 0.1, top, lane.x - WIDTH / 2 + module.width(), lane.y - STEP / 2, MODULE, module.name
     )
@@ -85,7 +98,7 @@ def draw_mask(lane, module, trunk_end):
     for level in range(module.levels, 0, -1):
         if level < module.levels:
             skip = module.units[mask_skip(level)]
-            y = lane.sign('+', f'{module.name}_plus{level}')
+            y = lane.sign('+', f'{module.name}{ADDS}{level}')
             (right, start), middle = down[level], (down[level][1] + y) / 2
             x = lane.x + WIDTH / 2 + SKIP_LANE * (module.levels - level - 0.45)
             sheet.line([(right, start), (x, start), (x, middle - HEIGHT / 2)])

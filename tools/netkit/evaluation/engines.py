@@ -9,6 +9,7 @@ import numpy as np
 
 from netkit._mxnet import mx
 from netkit.errors import UserError, reason, refusals
+from netkit.graph.naming import is_label
 from netkit.targets import of_checkpoint, of_options
 
 # Prefixes of node names by which insightface's client knows that a network normalises its input itself, and how it
@@ -52,7 +53,7 @@ class MXNetEngine(Engine):
             )
         for arrays in (self.executor.arg_dict, self.executor.aux_dict):
             for name, array in arrays.items():
-                if name != 'data' and not name.endswith('label'):
+                if name != 'data' and not is_label(name):
                     array[:] = target.parameters[name]
 
     def run(self, images):

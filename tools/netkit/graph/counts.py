@@ -5,6 +5,7 @@ import collections
 import numpy as np
 
 from netkit.errors import refusals
+from netkit.graph.naming import is_weight
 from netkit.graph.nodes import Graph
 
 LAYERS = ('Convolution', 'FullyConnected')
@@ -40,7 +41,7 @@ def learnt_weight(node):
     weight, _ = node.inputs[1]
     while weight.inputs:  # computed from a variable, as merged groups are
         weight, _ = weight.inputs[0]
-    return weight if weight.name.endswith('_weight') else None
+    return weight if is_weight(weight.name) else None
 
 
 def layer_macs(node, weight, output):

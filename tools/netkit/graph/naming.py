@@ -1,4 +1,4 @@
-"""The meaning of the names of network choices and of nodes. No other module of the tools interprets names.
+"""The meaning of the names of network choices, nodes and parameters, in one place.
 
 A node's name tells where it is: `stage3_unit4_conv2` is in the unit `stage3_unit4`, here and in insightface;
 `stage2_attention1_mask_up1_unit1_bn1` is in an attention module.
@@ -16,7 +16,10 @@ MASK = '_mask'  # suffix: the nodes of an attention module that are in none of i
 SOFT_MASK = '_mask_sigmoid'  # suffix of the node that computes a soft mask
 UNIT = re.compile(r'(.*(?:unit|block)_?\d+)(?:_|$)')
 MASK_LEVEL = re.compile(r'mask_down(\d+)_')
-ADDS_DOWN, ADDS_TRUNK = '_plus_down', '_plus_trunk'  # suffixes of additions in a mask's way up, in its 'dense' form
+ADDS = '_plus'  # suffix of an addition
+ADDS_DOWN, ADDS_TRUNK = '_plus_down', '_plus_trunk'  # those in a mask's way up, in its 'dense' form
+FIRST_UNIT, TRUNK, CLOSING = 'unit', 'trunk_unit', 'close'  # units of an attention module, but for those of its mask
+ATTENDS = '_attend'  # suffix of the multiplication by the mask
 BESIDE = ('shortcut', 'project', '_sc', '_se_')  # in the names of layers that are not on a unit's main branch
 
 
@@ -78,6 +81,36 @@ def is_on_branch(layer):
     return not any(word in layer for word in BESIDE)
 
 
+def in_stage(module):
+    """Return the name of an attention module without its stage."""
+    return module.partition('_')[2]
+
+
+def is_weight(parameter):
+    """Tell whether a parameter is the weight of a convolution or fully connected layer."""
+    return parameter.endswith('_weight')
+
+
+def is_label(variable):
+    """Tell whether a variable is the label of a loss, and no parameter."""
+    return variable.endswith('label')
+
+
+def is_scale(parameter):
+    """Tell whether a parameter is a factor, one per channel: BatchNorm's gamma or PReLU's slopes."""
+    return parameter.endswith('gamma')
+
+
+def is_offset(parameter):
+    """Tell whether a parameter is added, one per channel: BatchNorm's beta or a bias."""
+    return parameter.endswith(('beta', 'bias'))
+
+
+def is_variance(statistic):
+    """Tell whether a moving statistic is a variance."""
+    return statistic.endswith('var')
+
+
 def is_slope(parameter):
     """Tell whether a parameter is the slopes of a PReLU, whose names end in `gamma` as BatchNorm's do."""
-    return parameter.endswith('gamma') and 'relu' in parameter
+    return is_scale(parameter) and 'relu' in parameter

@@ -12,7 +12,7 @@ import numpy as np
 
 from netkit.errors import UserError
 from netkit.graph.counts import LAYERS, layer_macs, shapes
-from netkit.graph.naming import HEAD, STEM, sharing_group, stage_of, unit_of
+from netkit.graph.naming import HEAD, STEM, is_label, sharing_group, stage_of, unit_of
 from netkit.graph.nodes import Node
 
 
@@ -108,7 +108,7 @@ def learnt(unit):
     inputs = [
         entry for node in unit.nodes for entry in (node.inputs[1:3] if node.op == 'BatchNorm' else node.inputs[1:])
     ]
-    return [source for source, _ in inputs if source.op == 'null' and not source.name.endswith('label')]
+    return [source for source, _ in inputs if source.op == 'null' and not is_label(source.name)]
 
 
 def weight_of(node):

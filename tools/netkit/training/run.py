@@ -132,7 +132,7 @@ def settings_for(args, contexts):
     if args.memonger:
         changes['memonger'] = args.memonger == 'on'
     settings = settings_of(args.network, **changes)
-    entry('loss', args.loss)  # there is one
+    entry('loss', args.loss)  # raises UserError if there is none
     if args.fp16 and device == 'cpu':
         raise UserError('--fp16 wants a GPU: MXNet has no float16 matrix product on a CPU')
     return dict(settings, image_shape=tuple(host.dataset.synthetic.image_shape))
