@@ -1,7 +1,7 @@
 """Print what scikit-learn makes of the scores of test_protocol.py, as JSON: `python make_roc.py > roc.json`.
 
-In an environment of its own, with scikit-learn 1.3.2: where that is installed, MXNet imports it, which takes a second of
-every process.
+In an environment of its own, with scikit-learn 1.3.2: where that is installed, MXNet imports it, which takes more than
+a second of every process.
 """
 
 import json
