@@ -83,7 +83,7 @@ def imagenet(args):
         rows.append((engine.label, str(result.images), *errors, published.TOP1_ERRORS.get(network or '', '–')))
         if images.skipped:
             path, why = next(iter(images.skipped.items()))
-            print(f'{len(images.skipped)} files were skipped; the first: {path}, {why}')
+            print(f'{len(images.skipped)} files were skipped; the first: {path} {why}')
     show = report.show_as_markdown if args.markdown else report.show
     show(args.data, ('model', 'images', 'top-1 error', 'top-5 error', 'published top-1'), rows)
 

@@ -30,6 +30,7 @@ PROGRAMS = (
     'gpu_env',
     'import_gluoncv2',
     'launch_local',
+    'pack',
     'summarize',
     'train_synthetic',
     'visualize',

@@ -26,7 +26,7 @@ def classes_in(folder):
     for name in names_in(folder):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
-            skipped[path] = 'it is in no folder of its own'
+            skipped[path] = 'is in no folder of its own'
             continue
         classes[name] = []
         for file in names_in(path):
@@ -34,7 +34,7 @@ def classes_in(folder):
             if os.path.isfile(full) and is_picture(file):
                 classes[name].append(full)
             else:
-                skipped[full] = 'it is a folder within a folder' if os.path.isdir(full) else "its name is no picture's"
+                skipped[full] = 'is a folder within a folder' if os.path.isdir(full) else 'is no picture by its name'
     return classes, skipped
 
 

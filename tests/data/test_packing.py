@@ -1,0 +1,242 @@
+"""tools/pack.py: what it writes is read by plain MXNet, Pillow and pickle; what it cannot take is named."""
+
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pack
+from netkit._mxnet import mx
+from netkit.data import align, faces, packing
+from netkit.data.records import FaceRecords
+from netkit.errors import UserError
+
+
+def write_person(folder, name, count, rng, form='JPEG', side=112):
+    """Draw `count` pictures of a person into a folder; return their paths."""
+    identity, paths = faces.draw_identity(rng), []
+    os.makedirs(os.path.join(str(folder), name))
+    for number in range(count):
+        path = os.path.join(str(folder), name, f'{number}.{"jpg" if form == "JPEG" else "png"}')
+        Image.fromarray(faces.draw_face(identity, rng)).resize((side, side)).save(path, form)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A folder of five people whose names are not all easy."""
+    folder, rng = tmp_path / 'my people', np.random.RandomState(0)
+    for name, count in (('b c', 3), ('[a]', 4), ('王', 2), ('d', 3), ('e', 3)):
+        write_person(folder, name, count, rng)
+    return folder
+
+
+def read_by_mxnet(folder):
+    """Return [(label, bytes), …] of a data set's images and its ranges of images, by MXNet's reader and record 0."""
+    record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'r')
+    header, _ = mx.recordio.unpack(record.read_idx(0))
+    found = []
+    for number in range(1, int(header.label[0])):
+        head, content = mx.recordio.unpack(record.read_idx(number))
+        found.append((float(head.label), content))
+    ranges = [
+        list(mx.recordio.unpack(record.read_idx(number))[0].label)
+        for number in range(int(header.label[0]), int(header.label[1]))
+    ]
+    return found, ranges
+
+
+def test_pictures_are_packed_as_they_are(run_tool, people, tmp_path):
+    output = str(tmp_path / 'new folder' / 'set')
+    code, out, err = run_tool(pack, 'faces', str(people), '--output', output)
+    assert code == 0 and '15 images of 5 people' in out, err
+    found, ranges = read_by_mxnet(output)
+    expected = [
+        (float(label), (people / name / f'{number}.jpg').read_bytes())
+        for label, name in enumerate(sorted(os.listdir(str(people))))
+        for number in range(len(os.listdir(str(people / name))))
+    ]
+    assert found == expected
+    assert ranges == [[1, 5], [5, 8], [8, 11], [11, 14], [14, 16]]
+    with open(os.path.join(output, 'property')) as file:
+        assert file.read() == '5,112,112\n'
+    with open(os.path.join(output, 'train.lst'), encoding='utf-8') as file:
+        lines = file.read().splitlines()
+    assert len(lines) == 15 and lines[0] == '1\t[a]/0\t0' and lines[-1] == '1\t王/1\t4'
+    assert sorted(os.listdir(output)) == ['property', 'train.idx', 'train.lst', 'train.rec']
+
+
+def test_people_of_the_pairs_are_kept_out_of_training(run_tool, people, tmp_path):
+    output = str(tmp_path / 'set')
+    code, out, err = run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '5', '--share', '0.4')
+    assert code == 0 and '5 pairs of 2 people who are kept out' in out, err
+    with open(os.path.join(output, 'lfw.bin'), 'rb') as file:
+        images, same = pickle.load(file)
+    assert len(images) == 10 and same == [True, False, True, False, True]
+    owner = {
+        (people / name / file).read_bytes(): name
+        for name in os.listdir(str(people))
+        for file in os.listdir(str(people / name))
+    }
+    names = [owner[content] for content in images]
+    assert [first == second for first, second in zip(names[0::2], names[1::2])] == same
+    assert len({frozenset(pair) for pair in zip(images[0::2], images[1::2])}) == 5  # no pair twice, none with itself
+    assert all(len(pair) == 2 for pair in map(set, zip(images[0::2], images[1::2])))
+    assert not set(names) & {owner[content] for _, content in read_by_mxnet(output)[0]}
+    assert len(FaceRecords(output, (112, 112, 3))) + sum(name in names for name in owner.values()) == 15
+
+
+def face_with_landmarks(points, side=300):
+    """Return a black picture with a white dot at each of some points, (x, y)."""
+    image = np.zeros((side, side, 3), np.uint8)
+    for x, y in np.round(points).astype(int):
+        image[y - 4 : y + 5, x - 4 : x + 5] = 255
+    return Image.fromarray(image)
+
+
+def test_faces_are_aligned_within_half_a_pixel(tmp_path):
+    """A face that is turned, enlarged and moved comes to ArcFace's template: seen in the pixels, one dot at a time."""
+    angle, scale = 0.4, 2.1
+    rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    points = np.round(np.array(align.TEMPLATE) @ rotation.T + (110, 10))
+    path = str(tmp_path / 'face.png')
+    for number, (x, y) in enumerate(align.TEMPLATE):
+        face_with_landmarks(points[number : number + 1]).save(path)
+        found = np.asarray(Image.open(io.BytesIO(packing.face(path, 112, points))).convert('L')).astype(float)
+        rows, columns = np.mgrid[:112, :112]
+        centre = (found * columns).sum() / found.sum(), (found * rows).sum() / found.sum()
+        np.testing.assert_allclose(centre, (x, y), atol=0.5, err_msg=str(number))
+
+
+def test_the_similarity_is_the_best_there_is():
+    """Of noisy points: no small change of its four numbers comes nearer, and there is no reflection."""
+    rng = np.random.RandomState(0)
+    source, target = rng.normal(size=(5, 2)), rng.normal(size=(5, 2))
+    matrix = align.similarity(source, target)
+    a, b = matrix[0, 0], matrix[1, 0]
+    np.testing.assert_allclose(matrix[:, :2], [[a, -b], [b, a]], atol=1e-12)
+
+    def error(numbers):
+        a, b, x, y = numbers
+        return ((source @ np.array([[a, -b], [b, a]]).T + (x, y) - target) ** 2).sum()
+
+    best = np.array([a, b, matrix[0, 2], matrix[1, 2]])
+    for step in np.vstack([np.eye(4), -np.eye(4)]) * 1e-3:
+        assert error(best + step) > error(best)
+
+
+def test_landmarks_from_a_file(run_tool, tmp_path):
+    folder, rows = tmp_path / 'people', ['path,a,b,c,d,e,f,g,h,i,j']
+    points = np.array(align.TEMPLATE) * 2
+    for name in ('a', 'b'):
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            face_with_landmarks(points, 230).save(str(folder / name / f'{number}.png'))
+            rows.append(f'{name}/{number}.png,' + ','.join(f'{value:.1f}' for value in points.ravel()))
+    listing = tmp_path / 'landmarks.csv'
+    listing.write_text('\ufeff' + '\r\n'.join(rows) + '\r\n', encoding='utf-8')
+    output = str(tmp_path / 'set')
+    code, out, err = run_tool(pack, 'faces', str(folder), '--output', output, '--landmarks', str(listing))
+    assert code == 0 and '4 images of 2 people' in out, err
+    assert FaceRecords(output, (112, 112, 3))[0][1].shape == (112, 112, 3)
+    listing.write_text('\n'.join(rows[:-1]), encoding='utf-8')
+    code, out, err = run_tool(
+        pack, 'faces', str(folder), '--output', str(tmp_path / 'most'), '--landmarks', str(listing), '--min-images', '1'
+    )
+    assert code == 0 and '3 images of 2 people' in out and 'has no line in --landmarks' in ' '.join(out.split()), err
+    listing.write_text('a/0.png,1,2,3\n' * 2)
+    code, _, err = run_tool(pack, 'faces', str(folder), '--output', output, '--landmarks', str(listing))
+    assert code == 2 and 'landmarks.csv:2 is not a path and ten numbers' in err
+
+
+def test_what_cannot_be_packed_is_named(run_tool, people, tmp_path):
+    folder = people / 'd'
+    Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(str(folder / 'tiny.png'))
+    Image.fromarray(np.zeros((112, 112), np.uint16)).save(str(folder / 'deep.png'))
+    Image.new('CMYK', (112, 112)).save(str(folder / 'print.jpg'))
+    (folder / 'cut.jpg').write_bytes((folder / '0.jpg').read_bytes()[:500])
+    (folder / 'film.mp4').write_bytes(b'ftyp')
+    (folder / 'inner').mkdir()
+    (people / 'loose.jpg').write_bytes((folder / '0.jpg').read_bytes())
+    write_person(people, 'only one', 1, np.random.RandomState(3))
+    code, out, err = run_tool(pack, 'faces', str(people), '--output', str(tmp_path / 'set'))
+    assert code == 0 and '16 images of 5 people' in out, err  # the CMYK picture is taken, as RGB
+    flat = ' '.join(out.split())
+    for name, why in (
+        ('tiny.png', 'is of 1×1 pixels, not 112×112'),
+        ('deep.png', 'has more than 8 bits'),
+        ('cut.jpg', 'is not readable as an image'),
+        ('film.mp4', 'is no picture by its name'),
+        ('inner', 'is a folder within a folder'),
+        ('loose.jpg', 'is in no folder of its own'),
+        ('only one', 'has 1 usable pictures, fewer than --min-images'),
+    ):
+        assert name in flat and why in flat, name
+    assert 'skipped: 7' in out
+    assert len(FaceRecords(str(tmp_path / 'set'), (112, 112, 3))) == 16
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (
+            ['faces', '{people}', '--output', '{out}', '--min-images', '4'],
+            'has 1 people with pictures that can be packed',
+        ),
+        (
+            ['faces', '{people}', '--output', '{out}', '--pairs', '5', '--share', '0.9'],
+            '5 people are too few for a training',
+        ),
+        (['faces', '{people}', '--output', '{out}', '--pairs', '5000'], 'fewer than the 2500 of --pairs'),
+        (['faces', '{people}/nothing', '--output', '{out}'], 'cannot read'),
+        (['faces', '{people}', '--output', '{out}', '--landmarks', '{people}/x.csv'], 'cannot read'),
+        (['faces', '{people}', '--output', '{people}/d/0.jpg'], 'cannot write to'),
+        (['classes', '{people}/d', '--output', '{out}/x.rec'], 'has 0 folders of classes'),
+        (['classes', '{people}', '--output', '{out}/x.txt'], 'does not end in .rec'),
+        ([], 'say what to pack: faces, classes'),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(run_tool, people, tmp_path, options, words):
+    names = {'people': str(people), 'out': str(tmp_path / 'out')}
+    code, out, err = run_tool(pack, *[option.format(**names) for option in options])
+    assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_classes_become_a_record_file(run_tool, people, tmp_path):
+    Image.new('RGB', (600, 300), (10, 200, 30)).save(str(people / 'd' / 'wide.png'))
+    (people / 'd' / 'cut.jpg').write_bytes(b'\xff\xd8\xff')
+    output = str(tmp_path / 'out' / 'train.rec')
+    code, out, err = run_tool(pack, 'classes', str(people), '--output', output, '--resize', '100')
+    assert code == 0 and '16 images of 5 classes' in out and 'cut.jpg' in out, err
+    record, found = mx.recordio.MXRecordIO(output, 'r'), []
+    while True:
+        content = record.read()
+        if content is None:
+            break
+        header, image = mx.recordio.unpack(content)
+        found.append((int(header.label), Image.open(io.BytesIO(image)).size))
+    assert [label for label, _ in found] == [0] * 4 + [1] * 3 + [2] * 4 + [3] * 3 + [4] * 2
+    assert found[10] == (2, (200, 100)) and {size for _, size in found} == {(100, 100), (200, 100)}
+
+
+def test_a_failing_write_leaves_nothing(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        packing, 'write_faces', lambda folder, people: open(os.path.join(folder, 'train.rec'), 'w').close()
+    )
+    with pytest.raises(UserError, match='could not be written whole'):
+        packing.pack_faces(str(people), str(tmp_path / 'set'), packing.Options())
+    assert not (tmp_path / 'set').exists()
+
+
+def test_many_people_are_paired_without_listing_all_pairs():
+    people = [(str(number), [b'%d %d' % (number, image) for image in range(3)]) for number in range(700)]
+    images, same = packing.draw_pairs(people, packing.Options(pairs=3000))
+    assert len(same) == 3000 and sum(same) == 1500
+    owners = [content.split()[0] for content in images]
+    assert [first == second for first, second in zip(owners[0::2], owners[1::2])] == same
+    assert len({frozenset(pair) for pair in zip(images[0::2], images[1::2])}) == 3000

@@ -1,0 +1,280 @@
+"""One's own pictures as a data set: faces in insightface's formats, classes as a RecordIO file."""
+
+import csv
+import io
+import os
+import pickle
+from typing import Dict, List, NamedTuple, Tuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from netkit._mxnet import mx
+from netkit.data.align import aligned
+from netkit.data.folders import classes_in
+from netkit.data.images import Unusable, open_picture
+from netkit.data.pairs import PairSet
+from netkit.data.recordio import RecordFile
+from netkit.data.records import FaceRecords
+from netkit.errors import UserError
+from netkit.files import new_files
+
+QUALITY = 95  # of JPEG
+
+
+class Options(NamedTuple):
+    """How faces are packed."""
+
+    size: int = 112  # pixels a side
+    min_images: int = 2  # of a person; those with fewer are left out
+    pairs: int = 0  # of the verification set
+    share: float = 0.1  # of the people who are kept out of training for the pairs
+    seed: int = 0
+
+
+class Packed(NamedTuple):
+    """What was packed."""
+
+    people: int  # in training
+    images: int  # in training
+    kept_out: int  # people of the verification pairs
+    pairs: int
+    skipped: Dict[str, str]  # {path: why}
+
+
+def read_landmarks(path, folder):
+    """Return {picture: (5, 2) points} of a CSV file: a path, then x and y of five points; raises UserError.
+
+    Paths are absolute, or relative to `folder`. A first line without numbers is a heading.
+    """
+    found = {}
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                try:
+                    points = np.array([float(cell) for cell in row[1:]]).reshape(5, 2)
+                    is_good = np.isfinite(points).all()
+                except ValueError:
+                    is_good = False
+                if is_good:
+                    found[os.path.normpath(os.path.join(folder, row[0]))] = points
+                elif row and number > 1:
+                    raise UserError(f'{path}:{number} is not a path and ten numbers')
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'cannot read {path}: {getattr(error, "strerror", None) or error}')
+    if not found:
+        raise UserError(f'{path} has no line of a path and ten numbers')
+    return found
+
+
+def as_jpeg(image):
+    """Return a PIL image as the bytes of a JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=QUALITY)
+    return buffer.getvalue()
+
+
+def face(path, size, points=None):
+    """Return a picture as the bytes of an image of `size` pixels a side; raises Unusable.
+
+    With `points`, (5, 2), the face is aligned. Without, the picture has to be of that size, and a JPEG keeps its bytes.
+    """
+    image = open_picture(path)
+    if points is not None:
+        try:
+            return as_jpeg(aligned(image, points, size))
+        except ValueError as error:
+            raise Unusable(str(error))
+    if image.size != (size, size):
+        raise Unusable(f'is of {image.size[0]}×{image.size[1]} pixels, not {size}×{size}, and has no landmarks')
+    with open(path, 'rb') as file:
+        content = file.read()
+    with Image.open(io.BytesIO(content)) as opened:
+        # MXNet decodes what every JPEG decoder does; CMYK and rotated pictures differ from one to the next.
+        is_plain = opened.format == 'JPEG' and opened.mode in ('RGB', 'L') and opened.getexif().get(0x0112, 1) == 1
+        return content if is_plain else as_jpeg(ImageOps.exif_transpose(opened).convert('RGB'))
+
+
+def points_of(path, landmarks):
+    """Return the (5, 2) points of a picture, or None where nothing has landmarks; raises Unusable if it alone has not.
+
+    Such a picture is not taken as it is: nothing says that it is aligned.
+    """
+    if landmarks is None:
+        return None
+    if os.path.normpath(path) not in landmarks:
+        raise Unusable('has no line in --landmarks')
+    return landmarks[os.path.normpath(path)]
+
+
+def load_people(folder, options, landmarks):
+    """Return ([(name, [image bytes, …]), …], {path: why it was skipped}) of a folder with a folder per person."""
+    classes, skipped = classes_in(folder)
+    people = []
+    with tqdm(total=sum(map(len, classes.values())), unit='images', desc='reading', leave=False, disable=None) as bar:
+        for name, paths in classes.items():
+            images = []
+            for path in paths:
+                try:
+                    images.append(face(path, options.size, points_of(path, landmarks)))
+                except Unusable as error:
+                    skipped[path] = str(error)
+                bar.update()
+            if len(images) >= options.min_images:
+                people.append((name, images))
+            else:
+                skipped[os.path.join(folder, name)] = f'has {len(images)} usable pictures, fewer than --min-images'
+    return people, skipped
+
+
+def kept_out(people, options) -> Tuple[List, List]:
+    """Split people into those for training and those for the pairs, at random; raises UserError for too few."""
+    if not options.pairs:
+        return people, []
+    count = max(2, round(options.share * len(people)))
+    if len(people) - count < 2:
+        raise UserError(f'{len(people)} people are too few for a training and {count} who are kept out of it')
+    chosen = set(np.random.RandomState(options.seed).permutation(len(people))[:count])
+    return (
+        [person for place, person in enumerate(people) if place not in chosen],
+        [person for place, person in enumerate(people) if place in chosen],
+    )
+
+
+def draw_pairs(people, options):
+    """Return (images, same) of pairs, every other one of the same person, no pair twice; raises UserError."""
+    rng = np.random.RandomState([options.seed, 1])
+    owners = [owner for owner, (_, images) in enumerate(people) for _ in images]
+    images = [image for _, of_person in people for image in of_person]
+    found = {}
+    for same in (True, False):
+        possible = count_pairs(people, same)
+        wanted = (options.pairs + same) // 2
+        if possible < wanted:
+            kind = 'the same person' if same else 'different people'
+            raise UserError(
+                f'{len(people)} people with {len(images)} pictures have {possible} pairs of {kind}, fewer than the '
+                f'{wanted} of --pairs'
+            )
+        found[same] = sample_pairs(owners, same, wanted, rng)
+    order = [pair for both in zip(found[True], found[False]) for pair in both] + found[True][len(found[False]) :]
+    return [images[i] for pair in order for i in pair], [owners[i] == owners[j] for i, j in order]
+
+
+def count_pairs(people, same):
+    """Return the number of pairs of images of the same person, or of different people."""
+    counts = [len(images) for _, images in people]
+    of_same = sum(count * (count - 1) // 2 for count in counts)
+    return of_same if same else sum(counts) * (sum(counts) - 1) // 2 - of_same
+
+
+def sample_pairs(owners, same, wanted, rng):
+    """Return `wanted` pairs (i, j), i < j, of images of the same person, or of different people, at random."""
+    by_owner = {}
+    for place, owner in enumerate(owners):
+        by_owner.setdefault(owner, []).append(place)
+    if same or len(owners) < 1000:  # few enough to list all
+        pairs = [
+            (i, j)
+            for j in range(len(owners))
+            for i in (by_owner[owners[j]] if same else range(j))
+            if i < j and (owners[i] == owners[j]) == same
+        ]
+        return [pairs[place] for place in rng.permutation(len(pairs))[:wanted]]
+    chosen = {}
+    while len(chosen) < wanted:
+        i, j = sorted(int(place) for place in rng.randint(len(owners), size=2))
+        if owners[i] != owners[j]:
+            chosen[i, j] = None
+    return list(chosen)
+
+
+def write_faces(folder, people):
+    """Write `train.rec`, `train.idx`, `property` and `train.lst` of [(name, [image bytes, …]), …]."""
+    counts = [len(images) for _, images in people]
+    first_identity = sum(counts) + 1
+    record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
+
+    def write(index, label, content=b''):
+        record.write_idx(index, mx.recordio.pack(mx.recordio.IRHeader(0, label, index, 0), content))
+
+    write(0, [first_identity, first_identity + len(people)])
+    index = 1
+    with open(os.path.join(folder, 'train.lst'), 'w', encoding='utf-8') as listing:
+        for label, (name, images) in enumerate(people):
+            for number, image in enumerate(images):
+                write(index, float(label), image)
+                listing.write(f'1\t{name}/{number}\t{label}\n')
+                index += 1
+    start = 1
+    for label, count in enumerate(counts):
+        write(first_identity + label, [start, start + count])
+        start += count
+    record.close()
+
+
+def pack_faces(folder, output, options, landmarks=None):
+    """Pack a folder with a folder per person into the folder `output`, all files or none; return what was Packed.
+
+    `landmarks` are those of `read_landmarks`. Raises UserError for too few people or pairs, and where the files cannot
+    be written whole.
+    """
+    people, skipped = load_people(folder, options, landmarks)
+    training, others = kept_out(people, options)
+    if len(training) < 2:
+        first = f'; the first: {" ".join(next(iter(skipped.items())))}' if skipped else ''
+        raise UserError(
+            f'{folder} has {len(training)} people with pictures that can be packed, and a training needs two; '
+            f'{len(skipped)} files and folders were skipped{first}'
+        )
+    pairs = draw_pairs(others, options) if others else None
+    shape = (options.size, options.size, 3)
+    with new_files(output) as scratch:
+        with open(os.path.join(scratch, 'property'), 'w') as file:
+            file.write(f'{len(training)},{options.size},{options.size}\n')
+        try:
+            write_faces(scratch, training)
+            records = FaceRecords(scratch, shape)  # read back: MXNet ignores an error of the last write
+        except (mx.MXNetError, UserError) as error:
+            raise UserError(f'the data set could not be written whole to {output}: {error}')
+        if pairs:
+            path = os.path.join(scratch, 'lfw.bin')
+            with open(path, 'wb') as file:
+                pickle.dump(pairs, file, protocol=2)
+            PairSet(path, shape)
+    return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)
+
+
+def pack_classes(folder, output, resize, quality=QUALITY):
+    """Pack a folder with a folder per class, sorted, into a RecordIO file; return (classes, images, skipped).
+
+    The shorter side of the images is `resize` pixels, if it is longer.
+    """
+    classes, skipped = classes_in(folder)
+    if len(classes) < 2:
+        raise UserError(f'{folder} has {len(classes)} folders of classes, and two are needed')
+    count, (where, name) = 0, os.path.split(os.path.abspath(output))
+    with new_files(where) as scratch:
+        record = mx.recordio.MXRecordIO(os.path.join(scratch, name), 'w')
+        with tqdm(total=sum(map(len, classes.values())), unit='images', leave=False, disable=None) as bar:
+            for label, paths in enumerate(classes.values()):
+                for path in paths:
+                    bar.update()
+                    try:
+                        image = open_picture(path)
+                    except Unusable as error:
+                        skipped[path] = str(error)
+                        continue
+                    scale = min(1.0, resize / min(image.size))
+                    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.BILINEAR)
+                    buffer = io.BytesIO()
+                    image.save(buffer, 'JPEG', quality=quality)
+                    record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), count, 0), buffer.getvalue()))
+                    count += 1
+        record.close()
+        if not count:
+            raise UserError(f'{folder} has no picture that can be packed')
+        if len(RecordFile(os.path.join(scratch, name))) != count:
+            raise UserError(f'{name} could not be written whole; is the disk full?')
+    return len(classes), count, skipped

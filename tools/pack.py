@@ -1,0 +1,100 @@
+"""Pack your own pictures into the formats that insightface and this project train from.
+
+`faces`: a folder with a folder per person becomes train.rec, train.idx, property and train.lst, and with --pairs a
+verification set, lfw.bin, of people who are kept out of the training. `classes`: a folder with a folder per class
+becomes a RecordIO file of images like ImageNet's; the labels are the places of the sorted names.
+"""
+
+import argparse
+import os
+
+from netkit import report
+from netkit.cli import Parser, check_name, folder_name, number, run, whole_number
+from netkit.data import packing
+from netkit.files import check_writable
+
+SHOWN = 20  # skipped files that are named
+
+
+def tell_skipped(skipped):
+    """Print the number of skipped files, and the first of them with the reasons."""
+    if skipped:
+        shown = list(skipped.items())[:SHOWN]
+        title = f'skipped: {len(skipped)}' + (f', of which the first {SHOWN}' if len(skipped) > SHOWN else '')
+        report.show(title, ('file', 'why'), shown)
+
+
+def faces(args):
+    """Pack the faces of people."""
+    check_writable(args.output)
+    landmarks = packing.read_landmarks(args.landmarks, args.folder) if args.landmarks else None
+    options = packing.Options(args.size, args.min_images, args.pairs, args.share, args.seed)
+    packed = packing.pack_faces(args.folder, args.output, options, landmarks)
+    tell_skipped(packed.skipped)
+    print(f'{packed.images} images of {packed.people} people written into {args.output}')
+    if packed.pairs:
+        print(
+            f'{packed.pairs} pairs of {packed.kept_out} people who are kept out of the training: '
+            f'{os.path.join(args.output, "lfw.bin")}'
+        )
+
+
+def classes(args):
+    """Pack the images of classes."""
+    check_writable(os.path.dirname(os.path.abspath(args.output)))
+    count, images, skipped = packing.pack_classes(args.folder, args.output, args.resize, args.quality)
+    tell_skipped(skipped)
+    print(f'{images} images of {count} classes written into {args.output}')
+
+
+def record_path(text):
+    """Argparse type: the path of a RecordIO file."""
+    if not text.endswith('.rec'):
+        raise argparse.ArgumentTypeError(f'{text!r} does not end in .rec')
+    check_name(os.path.basename(text))
+    return text
+
+
+def parse_args(argv=None):
+    parser = Parser(prog='pack.py', description=__doc__)
+    commands = parser.add_subparsers(dest='command', metavar='WHAT')
+    parser_ = commands.add_parser('faces', help='the faces of people', description=faces.__doc__)
+    parser_.set_defaults(pack=faces)
+    parser_.add_argument('folder', metavar='FOLDER', help='folder with a folder per person')
+    parser_.add_argument('--output', required=True, type=folder_name, help='folder of the data set')
+    parser_.add_argument('--size', type=whole_number(16, 1024), default=112, help='pixels a side')
+    parser_.add_argument(
+        '--landmarks',
+        metavar='FILE.csv',
+        help='align the faces by five points: path of the picture, then x and y of left eye, right eye, '
+        'nose, left and right corner of the mouth, as seen in the picture (default: the pictures '
+        'are aligned)',
+    )
+    parser_.add_argument('--min-images', type=whole_number(1), default=2, help='leave out people with fewer pictures')
+    parser_.add_argument('--pairs', type=whole_number(0, 10**6), default=0, help='verification pairs; 0: none')
+    parser_.add_argument(
+        '--share',
+        type=number(0.001, 0.9),
+        default=0.1,
+        help='share of the people who are kept out of the training for the pairs, at least two',
+    )
+    parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same pairs')
+    parser_ = commands.add_parser('classes', help='the images of classes', description=classes.__doc__)
+    parser_.set_defaults(pack=classes)
+    parser_.add_argument('folder', metavar='FOLDER', help='folder with a folder per class')
+    parser_.add_argument('--output', required=True, type=record_path, metavar='FILE.rec', help='the file to write')
+    parser_.add_argument('--resize', type=whole_number(16, 4096), default=256, help='pixels of the shorter side')
+    parser_.add_argument('--quality', type=whole_number(1, 100), default=95, help='of the JPEG images')
+    args = parser.parse_args(argv)
+    if not args.command:
+        parser.error(f'say what to pack: {", ".join(commands.choices)}')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    args.pack(args)
+
+
+if __name__ == '__main__':
+    run(main)
