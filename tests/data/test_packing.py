@@ -50,6 +50,11 @@ def read_by_mxnet(folder):
     return found, ranges
 
 
+def light(content):
+    """Return the bytes of an image as a grey PIL image, as they are stored."""
+    return Image.open(io.BytesIO(content)).convert('L')
+
+
 def test_pictures_are_packed_as_they_are(run_tool, people, tmp_path):
     output = str(tmp_path / 'new folder' / 'set')
     code, out, err = run_tool(pack, 'faces', str(people), '--output', output)
@@ -178,6 +183,21 @@ def test_what_cannot_be_packed_is_named(run_tool, people, tmp_path):
         assert name in flat and why in flat, name
     assert 'skipped: 7' in out
     assert len(FaceRecords(str(tmp_path / 'set'), (112, 112, 3))) == 16
+    found, _ = read_by_mxnet(str(tmp_path / 'set'))
+    assert {Image.open(io.BytesIO(content)).mode for _, content in found} == {'RGB'}
+
+
+def test_pictures_are_turned_the_right_way_up(run_tool, people, tmp_path):
+    """A camera held upright says so in EXIF; decoders do not all look."""
+    picture, exif = Image.new('RGB', (112, 112)), Image.Exif()
+    picture.paste((255, 255, 255), (0, 0, 112, 56))  # the upper half is white
+    exif[0x0112] = 6  # to be turned by 90° clockwise: the right half is white
+    picture.save(str(people / 'd' / 'turned.jpg'), exif=exif)
+    output = str(tmp_path / 'set')
+    assert run_tool(pack, 'faces', str(people), '--output', output)[0] == 0
+    _, content = read_by_mxnet(output)[0][4 + 3 + 3]  # the last of the third person
+    assert light(content).getpixel((100, 10)) > 250 and light(content).getpixel((10, 10)) < 5
+    assert not Image.open(io.BytesIO(content)).getexif()
 
 
 @pytest.mark.parametrize(
@@ -197,11 +217,14 @@ def test_what_cannot_be_packed_is_named(run_tool, people, tmp_path):
         (['faces', '{people}', '--output', '{people}/d/0.jpg'], 'cannot write to'),
         (['classes', '{people}/d', '--output', '{out}/x.rec'], 'has 0 folders of classes'),
         (['classes', '{people}', '--output', '{out}/x.txt'], 'does not end in .rec'),
+        (['classes', '{empty}', '--output', '{out}/x.rec'], 'has no picture that can be packed'),
         ([], 'say what to pack: faces, classes'),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(run_tool, people, tmp_path, options, words):
-    names = {'people': str(people), 'out': str(tmp_path / 'out')}
+    for name in 'ab':
+        (tmp_path / 'empty' / name).mkdir(parents=True)
+    names = {'people': str(people), 'out': str(tmp_path / 'out'), 'empty': str(tmp_path / 'empty')}
     code, out, err = run_tool(pack, *[option.format(**names) for option in options])
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / 'out').exists()
@@ -209,10 +232,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(run_tool, people, tmp_path
 
 def test_classes_become_a_record_file(run_tool, people, tmp_path):
     Image.new('RGB', (600, 300), (10, 200, 30)).save(str(people / 'd' / 'wide.png'))
+    Image.new('RGB', (50, 50)).save(str(people / 'd' / 'small.png'))
     (people / 'd' / 'cut.jpg').write_bytes(b'\xff\xd8\xff')
     output = str(tmp_path / 'out' / 'train.rec')
     code, out, err = run_tool(pack, 'classes', str(people), '--output', output, '--resize', '100')
-    assert code == 0 and '16 images of 5 classes' in out and 'cut.jpg' in out, err
+    assert code == 0 and '17 images of 5 classes' in out and 'cut.jpg' in out, err
     record, found = mx.recordio.MXRecordIO(output, 'r'), []
     while True:
         content = record.read()
@@ -220,8 +244,9 @@ def test_classes_become_a_record_file(run_tool, people, tmp_path):
             break
         header, image = mx.recordio.unpack(content)
         found.append((int(header.label), Image.open(io.BytesIO(image)).size))
-    assert [label for label, _ in found] == [0] * 4 + [1] * 3 + [2] * 4 + [3] * 3 + [4] * 2
-    assert found[10] == (2, (200, 100)) and {size for _, size in found} == {(100, 100), (200, 100)}
+    assert [label for label, _ in found] == [0] * 4 + [1] * 3 + [2] * 5 + [3] * 3 + [4] * 2
+    assert found[10:12] == [(2, (50, 50)), (2, (200, 100))]  # nothing is enlarged
+    assert {size for _, size in found} == {(50, 50), (100, 100), (200, 100)}
 
 
 def test_a_failing_write_leaves_nothing(people, tmp_path, monkeypatch):

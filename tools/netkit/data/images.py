@@ -1,9 +1,10 @@
 """Images from files."""
 
 import io
+import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from netkit.errors import UserError
 
@@ -13,15 +14,15 @@ class Unusable(ValueError):
 
 
 def open_picture(source):
-    """Return the picture at a path, or in bytes, as a PIL image in RGB; raises Unusable."""
+    """Return the picture at a path, or in bytes, as a PIL image in RGB, the right way up (EXIF); raises Unusable."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white
                 raise Unusable('has more than 8 bits a channel; save it with 8')
-            return image.convert('RGB')
+            return ImageOps.exif_transpose(image).convert('RGB')
     except Unusable:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise Unusable(f'is not readable as an image: {error}')
 
 

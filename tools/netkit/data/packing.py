@@ -7,7 +7,7 @@ import pickle
 from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from netkit._mxnet import mx
@@ -91,9 +91,9 @@ def face(path, size, points=None):
     with open(path, 'rb') as file:
         content = file.read()
     with Image.open(io.BytesIO(content)) as opened:
-        # MXNet decodes what every JPEG decoder does; CMYK and rotated pictures differ from one to the next.
+        # CMYK and turned pictures come out differently from one decoder to the next.
         is_plain = opened.format == 'JPEG' and opened.mode in ('RGB', 'L') and opened.getexif().get(0x0112, 1) == 1
-        return content if is_plain else as_jpeg(ImageOps.exif_transpose(opened).convert('RGB'))
+    return content if is_plain else as_jpeg(image)
 
 
 def points_of(path, landmarks):
