@@ -94,7 +94,7 @@ def texts_of(result, known):
         f'{threshold:.3f}',
         *tars,
         f'{result.auc:.5f}',
-        f'{result.length:.2f}',
+        f'{result.length:.4g}',
     )
 
 
