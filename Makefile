@@ -1,5 +1,5 @@
 # make help    lists what there is
-# make demo    trains a network on faces drawn for the purpose (about three minutes on two cores)
+# make demo    trains a network on faces drawn for the purpose (about four minutes on two cores)
 # make test    runs the tests (about eleven minutes on two cores)
 # make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
