@@ -79,7 +79,7 @@ def show_times(args, show):
 
 def main(argv=None):
     args = parse_args(argv)
-    show = report.show_as_markdown if args.markdown else report.show
+    show = report.printer(args.markdown)
     if args.memory or args.building or args.scaling:
         show_plans(args, show)
     else:

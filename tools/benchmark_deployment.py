@@ -29,7 +29,7 @@ def main():
         choice.build()  # refuses wrong values now, not after minutes
     for choice in choices:
         rows = rows_of(measure(forms(choice, args.per_batch_size), args.repetitions), args.per_batch_size)
-        show = report.show_as_markdown if args.markdown else report.show
+        show = report.printer(args.markdown)
         show(f'{choice.label} in inference, batch {args.per_batch_size}', COLUMNS, rows)
 
 

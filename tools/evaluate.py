@@ -37,13 +37,12 @@ def faces(args):
     if args.plot:
         check_writable(os.path.dirname(os.path.abspath(args.plot)))
         keep_inputs([args.plot], sets.values())
-    results = {}
+    results, show = {}, report.printer(args.markdown)
     for engine in engines_of(args):
-        known = verification.published_for(engine)
         found = [verification.evaluate(engine, name, path) for name, path in sets.items()]
         results[engine.label] = found
         if not args.json:
-            show = report.show_as_markdown if args.markdown else report.show
+            known = verification.published_for(engine)
             show(engine.label, verification.COLUMNS, [verification.texts_of(result, known) for result in found])
     if args.json:
         print(json.dumps(verification.as_json(results), indent=1, ensure_ascii=False))
@@ -52,12 +51,9 @@ def faces(args):
             (name, *(f'{found[place].accuracy.mean:.5f}' for found in results.values()))
             for place, name in enumerate(sets)
         ]
-        (report.show_as_markdown if args.markdown else report.show)('accuracy', ('set', *results), rows)
-    if (
-        not args.json
-        and not args.markdown
-        and any(None in result.tars.values() for found in results.values() for result in found)
-    ):
+        show('accuracy', ('set', *results), rows)
+    is_short = any(None in result.tars.values() for found in results.values() for result in found)
+    if is_short and not args.json and not args.markdown:
         print('–: the different pairs are too few for that rate of false acceptance')
     if args.plot:
         curves = {f'{label}, {result.set}': result.roc for label, found in results.items() for result in found}
@@ -84,7 +80,7 @@ def imagenet(args):
         if images.skipped:
             path, why = next(iter(images.skipped.items()))
             print(f'{len(images.skipped)} files were skipped; the first: {path} {why}')
-    show = report.show_as_markdown if args.markdown else report.show
+    show = report.printer(args.markdown)
     show(args.data, ('model', 'images', 'top-1 error', 'top-5 error', 'published top-1'), rows)
 
 

@@ -104,7 +104,7 @@ def main(argv=None):
     ]
     if args.sort:
         summaries.sort(key=lambda summary: summary[args.sort], reverse=args.descending)
-    show = report.show_as_markdown if args.markdown else report.show
+    show = report.printer(args.markdown)
     if args.json:
         print(json.dumps(summaries, indent=1, ensure_ascii=False))
     elif one:

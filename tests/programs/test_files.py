@@ -16,7 +16,7 @@ import export
 import import_gluoncv2
 import train_synthetic
 import visualize
-from helpers import TOOLS
+from helpers import TINY, TOOLS
 from netkit import checkpoints, files as files_module
 from netkit._mxnet import mx
 from netkit.data import pairs, synthetic
@@ -25,23 +25,7 @@ from netkit.errors import UserError
 from netkit.files import new_files
 from netkit.training import run as run_module, state as resume
 
-TINY = [
-    '--multiplier',
-    '0.05',
-    '--steps',
-    '1',
-    '--per-batch-size',
-    '2',
-    '--identities',
-    '2',
-    '--images',
-    '2',
-    '--pairs',
-    '10',
-    '--no-verification',
-    '--state-every',
-    '0',
-]
+QUICK = [*TINY, '--pairs', '10', '--no-verification', '--state-every', '0']
 
 
 def write_into(folder, **contents):
@@ -93,7 +77,7 @@ def test_a_folder_of_that_name(tmp_path, run_tool):
 
 def test_a_state_that_is_a_folder(tmp_path, run_tool):
     (tmp_path / resume.FILE).mkdir()
-    code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
+    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
     assert code == 2 and resume.FILE in err and len(err.splitlines()) == 1
 
 
@@ -139,7 +123,7 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
 def test_another_run_that_draws_is_not_disturbed(tmp_path, run_tool):
     process = subprocess.Popen([sys.executable, '-c', UNFINISHED_RUN, str(tmp_path / 'data')], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b'writing\n'
-    code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
+    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
     process.kill()
     process.wait()
     assert code == 2 and 'another run is writing into %s; wait' % (tmp_path / 'data') in err
@@ -158,7 +142,7 @@ def test_a_checkpoint_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatc
     """MXNet passes over a last write that fails."""
     real = mx.nd.save
     monkeypatch.setattr(mx.nd, 'save', lambda path, arrays: (real(path, arrays), cut_off(path, count)))
-    code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
+    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
     assert code == 2 and 'cru56-0001.params could not be written whole; is the disk full?' in err
     assert not list(tmp_path.glob('cru56*'))
 
@@ -186,7 +170,7 @@ def test_a_drawn_data_set_of_which_the_end_is_missing(tmp_path, run_tool, monkey
             cut_off(record.uri.value, 8)
 
     monkeypatch.setattr(mx.recordio.MXIndexedRecordIO, 'close', close)
-    code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
+    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
     assert code == 2 and 'could not be written whole' in err and not (tmp_path / 'data').exists()
 
 
@@ -480,7 +464,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, run_tool, monkeypat
         return values
 
     monkeypatch.setattr(run_module.Trainer, 'parameters', infinite)
-    code, _, err = run_tool(train_synthetic, *TINY, '--output', str(tmp_path))
+    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
     assert code == 2 and 'fc1_beta is not finite after the last step' in err and not list(tmp_path.glob('cru56*'))
 
 

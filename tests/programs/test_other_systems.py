@@ -7,7 +7,7 @@ import sys
 import onnxruntime
 import pytest
 
-from helpers import ROOT, snapshot
+from helpers import FEW_FACES, ROOT, snapshot
 from host.layouts import lay_out
 from netkit._mxnet import mx
 
@@ -84,10 +84,7 @@ def test_training_and_what_comes_of_it(run_there, tmp_path):
         '0.25',
         '--per-batch-size',
         '2',
-        '--identities',
-        '2',
-        '--images',
-        '2',
+        *FEW_FACES,
         '--pairs',
         '10',
         '--output',

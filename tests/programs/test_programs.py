@@ -16,7 +16,7 @@ import pytest
 import benchmark_deployment
 import check_gpu_install
 import demo
-from helpers import SMALL, TOOLS, markdown
+from helpers import FEW_FACES, SMALL, TINY, TOOLS, markdown
 from netkit import cli
 from netkit.errors import UserError
 
@@ -123,10 +123,7 @@ def test_bars_stay_out_of_logs(tmp_path):
         '2',
         '--per-batch-size',
         '2',
-        '--identities',
-        '2',
-        '--images',
-        '2',
+        *FEW_FACES,
         '--pairs',
         '10',
         '--output',
@@ -196,48 +193,8 @@ exit $status
     [
         ('16k', 'export', ['--network', 'cru56', '--output', '{disk}/net']),
         ('8k', 'visualize', ['network', 'cru56', '-o', '{disk}/net.svg']),
-        (
-            '400k',
-            'train_synthetic',
-            [
-                '--multiplier',
-                '0.05',
-                '--steps',
-                '1',
-                '--per-batch-size',
-                '2',
-                '--identities',
-                '2',
-                '--images',
-                '2',
-                '--no-verification',
-                '--state-every',
-                '0',
-                '--output',
-                '{disk}',
-            ],
-        ),
-        (
-            '1200k',
-            'train_synthetic',
-            [
-                '--multiplier',
-                '0.05',
-                '--steps',
-                '1',
-                '--per-batch-size',
-                '2',
-                '--identities',
-                '2',
-                '--images',
-                '2',
-                '--pairs',
-                '10',
-                '--no-verification',
-                '--output',
-                '{disk}',
-            ],
-        ),
+        ('400k', 'train_synthetic', [*TINY, '--no-verification', '--state-every', '0', '--output', '{disk}']),
+        ('1200k', 'train_synthetic', [*TINY, '--pairs', '10', '--no-verification', '--output', '{disk}']),
         (
             '40k',
             'train_synthetic',

@@ -14,7 +14,7 @@ import pytest
 
 import config as host
 import train_synthetic
-from helpers import ROOT, TOOLS
+from helpers import FEW_FACES, ROOT, TOOLS
 from netkit._mxnet import mx
 from netkit.data import faces, pairs, synthetic
 from netkit.data.batches import FaceBatches
@@ -261,10 +261,7 @@ def test_a_mistyped_folder_stays_as_it_is(tmp_path, run_tool):
     code, _, err = run_tool(
         train_synthetic,
         *QUICK,
-        '--identities',
-        '2',
-        '--images',
-        '2',
+        *FEW_FACES,
         '--pairs',
         '10',
         '--no-verification',
@@ -534,17 +531,7 @@ def test_what_a_killed_run_was_drawing_is_drawn_anew(tmp_path, run_tool):
     unfinished.mkdir(parents=True)
     (unfinished / 'train.rec').write_bytes(b'x' * 100)
     code, _, err = run_tool(
-        train_synthetic,
-        *QUICK,
-        '--lr',
-        '0.01',
-        '--identities',
-        '2',
-        '--images',
-        '2',
-        '--no-verification',
-        '--output',
-        str(tmp_path / 'out'),
+        train_synthetic, *QUICK, '--lr', '0.01', *FEW_FACES, '--no-verification', '--output', str(tmp_path / 'out')
     )
     assert code == 0, err
     assert sorted(os.listdir(str(unfinished.parent))) == ['lfw.bin', 'property', 'train.idx', 'train.rec']

@@ -35,6 +35,11 @@ def show(title, columns, rows, file=None):
     console.print(table)
 
 
+def printer(is_markdown):
+    """Return the function that prints a table: `show_as_markdown` or `show`."""
+    return show_as_markdown if is_markdown else show
+
+
 def show_as_markdown(title, columns, rows):
     """Print a table of texts as Markdown, without its title."""
     rule = [':--' if column in TEXT_COLUMNS else '--:' for column in columns]

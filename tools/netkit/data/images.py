@@ -34,9 +34,13 @@ def read_image(path, height, width):
         raise UserError(f'--image {path} {error}')
 
 
+def scaled(image, scale, least=1):
+    """Return a PIL image with its sides multiplied by `scale`, each at least `least` pixels."""
+    return image.resize([max(least, round(side * scale)) for side in image.size], Image.BILINEAR)
+
+
 def centre(image, resize, crop):
     """Return the centre of a PIL image, (crop, crop, 3) uint8, after resizing its shorter side to `resize` pixels."""
-    scale = resize / min(image.size)
-    image = image.resize([max(crop, round(side * scale)) for side in image.size], Image.BILINEAR)
+    image = scaled(image, resize / min(image.size), crop)
     left, top = ((side - crop) // 2 for side in image.size)
     return np.asarray(image.crop((left, top, left + crop, top + crop)))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from netkit._mxnet import mx
 from netkit.data.align import aligned
 from netkit.data.folders import classes_in
-from netkit.data.images import Unusable, open_picture
+from netkit.data.images import Unusable, open_picture, scaled
 from netkit.data.pairs import PairSet
 from netkit.data.recordio import RecordFile
 from netkit.data.records import FaceRecords
@@ -68,10 +68,10 @@ def read_landmarks(path, folder):
     return found
 
 
-def as_jpeg(image):
+def as_jpeg(image, quality=QUALITY):
     """Return a PIL image as the bytes of a JPEG."""
     buffer = io.BytesIO()
-    image.save(buffer, 'JPEG', quality=QUALITY)
+    image.save(buffer, 'JPEG', quality=quality)
     return buffer.getvalue()
 
 
@@ -266,11 +266,8 @@ def pack_classes(folder, output, resize, quality=QUALITY):
                     except Unusable as error:
                         skipped[path] = str(error)
                         continue
-                    scale = min(1.0, resize / min(image.size))
-                    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.BILINEAR)
-                    buffer = io.BytesIO()
-                    image.save(buffer, 'JPEG', quality=quality)
-                    record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), count, 0), buffer.getvalue()))
+                    content = as_jpeg(scaled(image, min(1.0, resize / min(image.size))), quality)
+                    record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), count, 0), content))
                     count += 1
         record.close()
         if not count:

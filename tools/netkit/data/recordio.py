@@ -17,6 +17,14 @@ WHOLE, FIRST, MIDDLE, LAST = range(4)  # parts of a record
 HEADER = struct.Struct('<IfQQ')
 
 
+def parse_head(start):
+    """Return (part, length) of the record, or part of one, that begins with 8 bytes; None where none begins."""
+    if len(start) < 8:
+        return None
+    magic, word = struct.unpack('<II', start)
+    return (word >> 29, word & (1 << 29) - 1) if magic == MAGIC else None
+
+
 class RecordFile:
     """The records of a file, as a sequence of (label, bytes of an image)."""
 
@@ -48,11 +56,10 @@ class RecordFile:
 
     def _head(self, place):
         """Return (part, length) of the record, or part of one, at an offset."""
-        start = os.pread(self._file, 8, place)
-        if len(start) < 8 or struct.unpack('<II', start)[0] != MAGIC:
+        head = parse_head(os.pread(self._file, 8, place))
+        if head is None:
             raise UserError(f'{self.path} is not a RecordIO file: there is no record at {place}')
-        word = struct.unpack('<II', start)[1]
-        return word >> 29, word & (1 << 29) - 1
+        return head
 
     def __len__(self):
         return len(self.offsets)

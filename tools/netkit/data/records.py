@@ -8,9 +8,8 @@ import zlib
 import numpy as np
 
 from netkit._mxnet import mx
+from netkit.data.recordio import parse_head
 from netkit.errors import UserError
-
-REC_MAGIC = 0xCED7230A  # dmlc RecordIO: magic number, 3 bits of continuation and 29 of length, data padded to 4 bytes
 
 
 def read_property(folder):
@@ -129,13 +128,13 @@ class FaceRecords:
             start = file.read(8)
             size = os.fstat(file.fileno()).st_size
         if len(start) == 8:
-            magic, length = struct.unpack('<II', start)
-            if magic != REC_MAGIC:
+            head = parse_head(start)
+            if head is None:
                 raise UserError(
                     f'{self.path}: there is no record at offset {offset}, where train.idx has record '
                     f'{number}; the two files do not belong together'
                 )
-            if offset + 8 + (length & (1 << 29) - 1) <= size:
+            if offset + 8 + head[1] <= size:
                 return
         raise UserError(
             f'{self.path} is truncated: it has {size} bytes and ends before its last record, {number}; copy it again'

@@ -8,6 +8,7 @@ import numpy as np
 from netkit.data.images import Unusable, open_picture
 from netkit.errors import UserError
 from netkit.evaluation import streams
+from netkit.evaluation.protocol import unit_length
 from netkit.files import new_files
 
 
@@ -32,8 +33,7 @@ def embed(engine, paths):
 
 def cosines(embeddings):
     """Return the cosines, (n, n), of embeddings."""
-    embeddings = np.asarray(embeddings, np.float64)
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    unit = unit_length(embeddings)
     return unit @ unit.T
 
 

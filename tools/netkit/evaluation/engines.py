@@ -3,8 +3,6 @@
 An engine takes (n, 3, height, width) raw 0…255 RGB of any n, in batches of a fixed size, and returns (n, size) float32.
 """
 
-import os
-
 import numpy as np
 
 from netkit._mxnet import mx
@@ -112,8 +110,3 @@ def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0):
     target = of_options(network, model, image_shape, multiplier) if network else of_checkpoint(model, image_shape)
     context = mx.gpu(0) if mx.context.num_gpus() else mx.cpu(0)
     return MXNetEngine(target, batch, context)
-
-
-def label_of(model):
-    """Return a short label of MODEL for tables."""
-    return os.path.basename(model)

@@ -54,7 +54,7 @@ def sets_in(folder, names=None):
 def evaluate(engine, name, path):
     """Return the Result of a verification set; raises UserError for files that are none, and for too few pairs."""
     pairs = PairSet(path, engine.image_shape)
-    embeddings = streams.run(engine, pairs.image, 2 * len(pairs), f'{name}', mirror=True)
+    embeddings = streams.run(engine, pairs.image, 2 * len(pairs), name, mirror=True)
     if not np.isfinite(embeddings).all():
         raise UserError(f'the embeddings of {engine.label} are not finite')
     length = float(np.linalg.norm(embeddings.astype(np.float64), axis=2).mean())

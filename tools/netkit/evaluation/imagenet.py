@@ -20,6 +20,7 @@ class Images:
     def __init__(self, path, resize, crop):
         """Read the list; raises UserError for a path that is no such set."""
         self.path, self.resize, self.crop, self.skipped = path, resize, crop, {}
+        self.read = {}  # labels of the records that were loaded, which need not be read again
         self.records, self.files = None, []
         if os.path.isdir(path):
             classes, self.skipped = classes_in(path)
@@ -34,12 +35,15 @@ class Images:
         return len(self.records or self.files)
 
     def label(self, number):
-        """Return the label of an image."""
-        return self.records[number][0] if self.records else self.files[number][1]
+        """Return the label of an image; that of a record once its image was loaded."""
+        return self.read[number] if self.records else self.files[number][1]
 
     def load(self, number):
         """Return an image, (crop, crop, 3) uint8 RGB; raises UserError if it cannot be decoded."""
-        source = self.records[number][1] if self.records else self.files[number][0]
+        if self.records:
+            self.read[number], source = self.records[number]
+        else:
+            source = self.files[number][0]
         try:
             return centre(open_picture(source), self.resize, self.crop)
         except Unusable as error:

@@ -20,10 +20,15 @@ class Accuracy(NamedTuple):
     threshold: float  # mean of the folds' thresholds, a squared distance
 
 
+def unit_length(embeddings):
+    """Return embeddings, (n, size) of any length, as float64 of length one."""
+    embeddings = np.asarray(embeddings, np.float64)  # early in training they can be 1e20 long
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+
+
 def distances(embeddings):
     """Return the squared distances of pairs, (n,), of embeddings of any length."""
-    embeddings = np.asarray(embeddings, np.float64)  # early in training they can be 1e20 long
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    unit = unit_length(embeddings)
     return np.sum((unit[0::2] - unit[1::2]) ** 2, axis=1)
 
 
