@@ -53,13 +53,14 @@ bench: .venv/installed
 	$(RUN) tools/benchmark.py cru116:plain cru116:plain,memonger=True --only training
 	$(RUN) tools/benchmark.py cru116 cru116:memonger=True --only training
 	$(RUN) tools/benchmark_deployment.py
+	$(RUN) tools/benchmark.py --reading cru116 cru56:net_multiplier=0.25
 	$(RUN) tools/benchmark.py --memory
 	$(RUN) tools/benchmark.py --building
 
 pictures: .venv/installed
 	$(RUN) tools/visualize.py network cru116 -o docs/cru116.svg
 	$(RUN) tools/visualize.py network cru116 --detail stage2_unit1 -o docs/cru116-unit.svg
-	$(RUN) tools/train_synthetic.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
+	$(RUN) tools/train.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
 	$(RUN) tools/visualize.py attention --model out/att56/att56,1 -o docs/att56-masks.png
 
 mutants: .venv/installed .venv-mutants/installed

@@ -43,7 +43,7 @@ NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(48, 48, 3), 
 PLAIN = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'memonger': False}
 SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'  # of a benchmark's choice
 
-# Options of train_synthetic.py for what depends on neither the images nor the weights.
+# Options of train.py for what depends on neither the images nor the weights.
 FEW_FACES = ['--identities', '2', '--images', '2']
 TINY = ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', *FEW_FACES]
 

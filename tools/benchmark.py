@@ -7,7 +7,7 @@ fast on a CPU. All choices run in one process, in turns (A B A B …), so that t
 import os
 
 from netkit import report
-from netkit.bench import plans, plot, timing
+from netkit.bench import plans, plot, reading, timing
 from netkit.bench.choices import parse_choice
 from netkit.cli import Parser, run, whole_number
 from netkit.drawing.figures import picture_path
@@ -34,6 +34,7 @@ def parse_args(argv=None):
     what.add_argument(
         '--scaling', action='store_true', help='instead: images and gradients of a training step on 1, 8 and 64 GPUs'
     )
+    what.add_argument('--reading', action='store_true', help='instead: images read, and trained on, per second')
     what.add_argument('--building', action='store_true', help='instead: how long symbol and JSON take')
     parser.add_argument('--only', choices=MODES, help='time only this')
     parser.add_argument('--per-batch-size', type=whole_number(1), default=4, help='images in a step')
@@ -45,8 +46,8 @@ def parse_args(argv=None):
     )
     parser.add_argument('--markdown', action='store_true', help='print Markdown tables')
     args = parser.parse_args(argv)
-    if args.plot and (args.memory or args.building or args.scaling):
-        parser.error('--plot draws times; leave it out with --memory, --scaling and --building')
+    if args.plot and (args.memory or args.building or args.scaling or args.reading):
+        parser.error('--plot draws times; leave it out with --memory, --scaling, --reading and --building')
     return args
 
 
@@ -80,7 +81,12 @@ def show_times(args, show):
 def main(argv=None):
     args = parse_args(argv)
     show = report.printer(args.markdown)
-    if args.memory or args.building or args.scaling:
+    if args.reading:
+        timing.check_device(args.device)
+        choices = [parse_choice(text) for text in args.choices or ['cru116']]
+        rows = reading.measure(choices, args.repetitions, args.per_batch_size, args.device)
+        show('images per second', reading.COLUMNS, rows)
+    elif args.memory or args.building or args.scaling:
         show_plans(args, show)
     else:
         show_times(args, show)

@@ -46,8 +46,8 @@ LEAST = 0.85  # of the verification; guessing gives 0.5
 
 
 def train(options):
-    """Run tools/train_synthetic.py; return its exit status."""
-    command = [sys.executable, os.path.join('tools', 'train_synthetic.py'), *options]
+    """Run tools/train.py; return its exit status."""
+    command = [sys.executable, os.path.join('tools', 'train.py'), *options]
     print('$', shlex.join(['python', *command[1:]]), flush=True)
     # Two contexts that share the cores are a quarter faster here than one that has them all.
     threads = str(max(1, (os.cpu_count() or 2) // 2))
@@ -61,7 +61,7 @@ def train(options):
 
 def accuracy(folder):
     """Return the last verification of a training."""
-    curve = log.read(os.path.join(ROOT, folder, log.FILE)).verification['verification']
+    curve = log.read(os.path.join(ROOT, folder, log.FILE)).verification['lfw']
     return curve[max(curve)][0]
 
 

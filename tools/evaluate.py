@@ -65,12 +65,14 @@ def faces(args):
 def imagenet(args):
     """Measure top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
     rows = []
+    if args.crop and not args.image_size:
+        args.image_size = args.crop, args.crop, 3
     for engine in engines_of(args):
         side = args.crop or engine.image_shape[0]
         if (side, side) != engine.image_shape[:2]:
             raise UserError(
-                f'--crop {side}: {engine.label} takes images of {engine.image_shape[0]}×'
-                f'{engine.image_shape[1]}; name its --image-size {side},{side} as well'
+                f'--crop {side}: {engine.label} takes images of {engine.image_shape[0]}×{engine.image_shape[1]}; '
+                'leave --crop out, or name that side'
             )
         images = classification.Images(args.data, max(args.resize, side), side)
         result = classification.evaluate(engine, images)

@@ -11,6 +11,7 @@ import os
 from netkit import report
 from netkit.cli import Parser, check_name, folder_name, number, run, whole_number
 from netkit.data import packing
+from netkit.data.detect import Detector
 from netkit.files import check_writable
 
 SHOWN = 20  # skipped files that are named
@@ -27,9 +28,13 @@ def tell_skipped(skipped):
 def faces(args):
     """Pack the faces of people."""
     check_writable(args.output)
-    landmarks = packing.read_landmarks(args.landmarks, args.folder) if args.landmarks else None
+    find = None
+    if args.landmarks:
+        find = packing.listed(packing.read_landmarks(args.landmarks, args.folder))
+    elif args.detect:
+        find = Detector(args.detect)
     options = packing.Options(args.size, args.min_images, args.pairs, args.share, args.seed)
-    packed = packing.pack_faces(args.folder, args.output, options, landmarks)
+    packed = packing.pack_faces(args.folder, args.output, options, find)
     tell_skipped(packed.skipped)
     print(f'{packed.images} images of {packed.people} people written into {args.output}')
     if packed.pairs:
@@ -42,7 +47,7 @@ def faces(args):
 def classes(args):
     """Pack the images of classes."""
     check_writable(os.path.dirname(os.path.abspath(args.output)))
-    count, images, skipped = packing.pack_classes(args.folder, args.output, args.resize, args.quality)
+    count, images, skipped = packing.pack_classes(args.folder, args.output, args.resize, args.quality, args.seed)
     tell_skipped(skipped)
     print(f'{images} images of {count} classes written into {args.output}')
 
@@ -63,12 +68,18 @@ def parse_args(argv=None):
     parser_.add_argument('folder', metavar='FOLDER', help='folder with a folder per person')
     parser_.add_argument('--output', required=True, type=folder_name, help='folder of the data set')
     parser_.add_argument('--size', type=whole_number(16, 1024), default=112, help='pixels a side')
-    parser_.add_argument(
+    aligning = parser_.add_mutually_exclusive_group()
+    aligning.add_argument(
         '--landmarks',
         metavar='FILE.csv',
         help='align the faces by five points: path of the picture, then x and y of left eye, right eye, '
         'nose, left and right corner of the mouth, as seen in the picture (default: the pictures '
         'are aligned)',
+    )
+    aligning.add_argument(
+        '--detect',
+        metavar='MODEL.onnx',
+        help='align the largest face of each picture, found by this detection model in the package insightface',
     )
     parser_.add_argument('--min-images', type=whole_number(1), default=2, help='leave out people with fewer pictures')
     parser_.add_argument('--pairs', type=whole_number(0, 10**6), default=0, help='verification pairs; 0: none')
@@ -85,6 +96,7 @@ def parse_args(argv=None):
     parser_.add_argument('--output', required=True, type=record_path, metavar='FILE.rec', help='the file to write')
     parser_.add_argument('--resize', type=whole_number(16, 4096), default=256, help='pixels of the shorter side')
     parser_.add_argument('--quality', type=whole_number(1, 100), default=95, help='of the JPEG images')
+    parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same order')
     args = parser.parse_args(argv)
     if not args.command:
         parser.error(f'say what to pack: {", ".join(commands.choices)}')

@@ -92,10 +92,7 @@ def parse_args(argv=None):
     add_sizes(parser_)
     parser_ = command(training, 'loss, accuracy, verification and speed of trainings, over each other')
     parser_.add_argument(
-        'logs',
-        nargs='+',
-        metavar='LOG',
-        help="train.log of tools/train_synthetic.py, or what insightface's train.py printed",
+        'logs', nargs='+', metavar='LOG', help="train.log of tools/train.py, or what insightface's train.py printed"
     )
     args = parser.parse_args(argv)
     if not args.command:

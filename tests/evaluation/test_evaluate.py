@@ -343,7 +343,7 @@ def test_bad_sets_are_one_sentence(run_tool, folder, tmp_path, images, same, wor
         (['embed', '{net},1', '{folder}/small.png', '-o', 'x.txt'], 'does not end in .npz or .csv'),
         (['imagenet', '{net},1', '--data', '{folder}'], 'has no folders with pictures in them'),
         (['imagenet', '{net},1', '--data', '{folder}/nothing.rec'], 'cannot read'),
-        (['imagenet', '{net},1', '--data', '{folder}', '--crop', '96'], 'name its --image-size 96,96 as well'),
+        (['imagenet', '{net}.onnx', '--data', '{folder}', '--crop', '96'], 'leave --crop out, or name that side'),
         ([], 'say what to do: faces, imagenet, embed'),
     ],
 )

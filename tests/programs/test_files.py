@@ -14,7 +14,7 @@ import pytest
 import demo
 import export
 import import_gluoncv2
-import train_synthetic
+import train as tool
 import visualize
 from helpers import TINY, TOOLS
 from netkit import checkpoints, files as files_module
@@ -23,7 +23,8 @@ from netkit.data import pairs, synthetic
 from netkit.deploy import exporting
 from netkit.errors import UserError
 from netkit.files import new_files
-from netkit.training import run as run_module, state as resume
+from netkit.training import state as resume
+from netkit.training.trainer import Trainer
 
 QUICK = [*TINY, '--pairs', '10', '--no-verification', '--state-every', '0']
 
@@ -77,7 +78,7 @@ def test_a_folder_of_that_name(tmp_path, run_tool):
 
 def test_a_state_that_is_a_folder(tmp_path, run_tool):
     (tmp_path / resume.FILE).mkdir()
-    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
+    code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
     assert code == 2 and resume.FILE in err and len(err.splitlines()) == 1
 
 
@@ -123,7 +124,7 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
 def test_another_run_that_draws_is_not_disturbed(tmp_path, run_tool):
     process = subprocess.Popen([sys.executable, '-c', UNFINISHED_RUN, str(tmp_path / 'data')], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b'writing\n'
-    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
+    code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
     process.kill()
     process.wait()
     assert code == 2 and 'another run is writing into %s; wait' % (tmp_path / 'data') in err
@@ -142,7 +143,7 @@ def test_a_checkpoint_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatc
     """MXNet passes over a last write that fails."""
     real = mx.nd.save
     monkeypatch.setattr(mx.nd, 'save', lambda path, arrays: (real(path, arrays), cut_off(path, count)))
-    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
+    code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
     assert code == 2 and 'cru56-0001.params could not be written whole; is the disk full?' in err
     assert not list(tmp_path.glob('cru56*'))
 
@@ -170,7 +171,7 @@ def test_a_drawn_data_set_of_which_the_end_is_missing(tmp_path, run_tool, monkey
             cut_off(record.uri.value, 8)
 
     monkeypatch.setattr(mx.recordio.MXIndexedRecordIO, 'close', close)
-    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
+    code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
     assert code == 2 and 'could not be written whole' in err and not (tmp_path / 'data').exists()
 
 
@@ -302,7 +303,7 @@ def test_any_byte_of_a_checkpoint_may_be_another(tmp_path):
 
 
 def test_any_byte_of_a_state_may_be_another(tmp_path):
-    resume.save(str(tmp_path), {'arg:a': np.ones((2, 3), np.float32)}, {'seed': 0}, [1.0, 0.5])
+    resume.save(str(tmp_path), {'arg:a': np.ones((2, 3), np.float32)}, {'seed': 0}, resume.Progress([1.0, 0.5], None))
     path = tmp_path / resume.FILE
     content, refused = path.read_bytes(), 0
     for place in range(0, len(content), 3):
@@ -319,7 +320,7 @@ def test_any_byte_of_a_state_may_be_another(tmp_path):
 
 
 @pytest.mark.parametrize('name', [b'latin\xe4', 'é'.encode()])
-@pytest.mark.parametrize('program, option', [('export', b'--output'), ('train_synthetic', b'--output')])
+@pytest.mark.parametrize('program, option', [('export', b'--output'), ('train', b'--output')])
 def test_names_that_are_not_in_the_letters_of_the_system(tmp_path, program, option, name):
     done = subprocess.run(
         [
@@ -416,9 +417,9 @@ def test_a_signal_is_not_lost_and_a_second_changes_nothing(code, output, name, s
 @pytest.mark.parametrize(
     'program, options, words',
     [
-        (train_synthetic, ['--devices', '99999999999'], 'at most 1024'),
-        (train_synthetic, ['--loss-scale', '1e-300'], 'is not a number of at least 1e-06'),
-        (train_synthetic, ['--lr', '3e38'], 'and at most 1000'),
+        (tool, ['--devices', '99999999999'], 'at most 1024'),
+        (tool, ['--loss-scale', '1e-300'], 'is not a number of at least 1e-06'),
+        (tool, ['--lr', '3e38'], 'and at most 1000'),
         (export, ['--network', 'cru56', '--output', 'x' * 240], 'longer than the'),
         (export, ['--model', 'a,' + '1' * 5000, '--output', 'x'], 'is not PREFIX,EPOCH'),
         (export, ['--model', 'a,1', '--onnx', '--batch', '1' + '0' * 15, '--output', 'x'], 'at most 4096'),
@@ -456,16 +457,16 @@ def test_what_has_no_room_in_memory(tmp_path, arguments):
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, run_tool, monkeypatch):
-    real = run_module.Trainer.parameters
+    real = Trainer.parameters
 
     def infinite(trainer):
         values = real(trainer)
         values['fc1_beta'][0] = np.inf
         return values
 
-    monkeypatch.setattr(run_module.Trainer, 'parameters', infinite)
-    code, _, err = run_tool(train_synthetic, *QUICK, '--output', str(tmp_path))
-    assert code == 2 and 'fc1_beta is not finite after the last step' in err and not list(tmp_path.glob('cru56*'))
+    monkeypatch.setattr(Trainer, 'parameters', infinite)
+    code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
+    assert code == 2 and 'fc1_beta is not finite after step 1' in err and not list(tmp_path.glob('cru56*'))
 
 
 @pytest.mark.parametrize('names', [['a\x01b.log', '_u.log'], ['x\x7f\x9by.log', 'two\nlines.log']])

@@ -32,7 +32,7 @@ PROGRAMS = (
     'launch_local',
     'pack',
     'summarize',
-    'train_synthetic',
+    'train',
     'visualize',
 )  # worker passes all options on
 
@@ -116,7 +116,7 @@ def test_a_terminal_without_our_letters(tmp_path):
 
 def test_bars_stay_out_of_logs(tmp_path):
     done = run_program(
-        'train_synthetic',
+        'train',
         '--multiplier',
         '0.05',
         '--steps',
@@ -133,7 +133,7 @@ def test_bars_stay_out_of_logs(tmp_path):
 
 
 def test_a_python_without_mxnet_is_told():
-    for program in ('summarize', 'train_synthetic', 'export', 'visualize', 'demo'):
+    for program in ('summarize', 'train', 'export', 'visualize', 'demo'):
         done = subprocess.run(
             [sys.executable, '-S', os.path.join(TOOLS, program + '.py')], capture_output=True, text=True
         )
@@ -193,11 +193,11 @@ exit $status
     [
         ('16k', 'export', ['--network', 'cru56', '--output', '{disk}/net']),
         ('8k', 'visualize', ['network', 'cru56', '-o', '{disk}/net.svg']),
-        ('400k', 'train_synthetic', [*TINY, '--no-verification', '--state-every', '0', '--output', '{disk}']),
-        ('1200k', 'train_synthetic', [*TINY, '--pairs', '10', '--no-verification', '--output', '{disk}']),
+        ('400k', 'train', [*TINY, '--no-verification', '--state-every', '0', '--output', '{disk}']),
+        ('1200k', 'train', [*TINY, '--pairs', '10', '--no-verification', '--output', '{disk}']),
         (
             '40k',
-            'train_synthetic',
+            'train',
             [
                 '--multiplier',
                 '0.05',

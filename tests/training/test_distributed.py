@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import launch_local
-import train_synthetic
+import train as tool
 from helpers import TOOLS, assert_trained_alike
 from netkit import cuda
 from netkit._mxnet import mx
@@ -19,7 +19,7 @@ from netkit.data import synthetic
 from netkit.networks import build, initializer
 from netkit.training import log as training_log, state as resume
 
-TRAIN = os.path.join(TOOLS, 'train_synthetic.py')
+TRAIN = os.path.join(TOOLS, 'train.py')
 LAUNCH = os.path.join(TOOLS, 'launch_local.py')
 SMALL = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '2', '--lr', '0.02', '--no-verification']
 
@@ -67,11 +67,11 @@ def read_arrays(arrays):
 WORKER = """
 import os, sys
 sys.path.insert(0, {tools!r})
-import train_synthetic
+import train as tool
 from netkit._mxnet import mx
-from netkit.data import pairs
-from netkit.training import loop, trainer
-train, read_pairs, probabilities = loop.train, pairs.read_pairs, trainer.Trainer.probabilities
+
+from netkit.training import loop, tasks, trainer
+train, PairSet, probabilities = loop.train, tasks.PairSet, trainer.Trainer.probabilities
 def train_and_keep(trainer, *rest):
     result = train(trainer, *rest)
     learnt = {{name: array for name, array in trainer.parameters().items() if 'moving' not in name}}
@@ -80,15 +80,15 @@ def train_and_keep(trainer, *rest):
     return result
 def read_and_tell(*arguments):
     open(os.path.join({output!r}, 'pairs-%d' % os.getpid()), 'w').close()
-    return read_pairs(*arguments)
+    return PairSet(*arguments)
 def stop_in_step_3(self):
     if self.steps == 3 and self.kvstore.rank == 0 and not os.path.exists(os.path.join({output!r}, 'stopped')):
         open(os.path.join({output!r}, 'stopped'), 'w').close()
         sys.exit(7)
     return probabilities(self)
-loop.train, pairs.read_pairs = train_and_keep, read_and_tell
+loop.train, tasks.PairSet = train_and_keep, read_and_tell
 trainer.Trainer.probabilities = stop_in_step_3
-train_synthetic.run(train_synthetic.main)
+tool.run(tool.main)
 """
 
 
@@ -291,11 +291,11 @@ def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
         (launch_local, [], 'say what the workers are to run'),
         (launch_local, ['--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),
         (launch_local, ['--', 'no-such-command'], 'cannot start no-such-command: No such file or directory'),
-        (train_synthetic, ['--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
-        (train_synthetic, ['--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
-        (train_synthetic, ['--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
-        (train_synthetic, ['--fp16'], '--fp16 wants a GPU'),
-        (train_synthetic, ['--on-bad-record', 'hope'], "invalid choice: 'hope'"),
+        (tool, ['--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
+        (tool, ['--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
+        (tool, ['--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
+        (tool, ['--fp16'], '--fp16 wants a GPU'),
+        (tool, ['--on-bad-record', 'hope'], "invalid choice: 'hope'"),
     ],
 )
 def test_wrong_options(run_tool, tool, options, words):

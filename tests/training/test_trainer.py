@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import config as host
-import train_synthetic
-from helpers import NARROW, TOOLS, assert_trained_alike, bind, with_global_statistics
+import train as tool
+from helpers import NARROW, TOOLS, assert_trained_alike, with_global_statistics
 from netkit._mxnet import mx
 from netkit.data import faces, pairs, synthetic
 from netkit.data.batches import FaceBatches
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
+from netkit.evaluation import streams
 from netkit.graph.nodes import Graph, Node
 from netkit.networks import build, initializer
 from netkit.training import (
@@ -24,13 +25,14 @@ from netkit.training import (
     loop,
     losses,
     run as run_module,
+    starting,
     state as resume,
+    tasks,
     trainer as trainer_module,
-    verification,
     workers,
 )
+from netkit.training.keeping import Keeper
 from netkit.training.trainer import Trainer
-from netkit.training.verification import embed
 
 SGD = {'learning_rate': 0.1, 'momentum': 0.9, 'wd': 5e-4}
 SHAPE = (48, 48, 3)
@@ -216,6 +218,7 @@ DROPPED = """
 import sys
 sys.path.insert(0, %r)
 from netkit._mxnet import mx
+from netkit.training.keeping import Keeper
 from netkit.training.trainer import Trainer
 symbol = mx.sym.Flatten(mx.sym.Variable('data'))
 for number in range(12):
@@ -274,9 +277,9 @@ def test_resumed_is_as_never_interrupted(devices, stop, tmp_path):
     part = with_schedule(symbol, devices, batch_size=18)
     for seed in range(stop):
         part.step(batch(seed, 18))
-    resume.save(str(tmp_path), part.state(), {'lr': 0.1}, [3.0, 0.5])
-    state, loss = resume.load(str(tmp_path), {'lr': 0.1})
-    assert loss == [3.0, 0.5]
+    resume.save(str(tmp_path), part.state(), {'lr': 0.1}, resume.Progress([3.0, 0.5], 0.75))
+    state, progress = resume.load(str(tmp_path), {'lr': 0.1})
+    assert progress == ([3.0, 0.5], 0.75)
     resumed = with_schedule(symbol, devices, batch_size=18)
     resumed.step(batch(9, 18))  # it may have been anywhere
     resumed.load_state(state, 'the file')
@@ -338,15 +341,17 @@ def test_a_state_of_another_network_is_refused_and_changes_nothing(key, value):
         (lambda path: open(path, 'wb').write(b'nonsense'), 'is not the state of a training run'),
         (lambda path: np.savez(path, run=np.array('{"settings": {"lr": 0.1}}')), 'is not the state of a training run'),
         (
-            lambda path: np.savez(path, run=np.array(json.dumps({'loss': [1, 0], 'settings': {'lr': 0.2}}))),
+            lambda path: np.savez(
+                path, run=np.array(json.dumps({'loss': [1, 0], 'best': None, 'settings': {'lr': 0.2}}))
+            ),
             'was made with lr 0.2, not 0.1',
         ),
         (lambda path: np.savez(path, run=np.array(['an object'], object)), 'is not the state of a training run'),
     ],
 )
 def test_a_state_that_does_not_fit(tmp_path, change, words):
-    resume.save(str(tmp_path), {'steps': np.array(1)}, {'lr': 0.1}, [2.0, 0.0])
-    assert resume.load(str(tmp_path), {'lr': 0.1}) == ({'steps': 1}, [2.0, 0.0])
+    resume.save(str(tmp_path), {'steps': np.array(1)}, {'lr': 0.1}, resume.Progress([2.0, 0.0], None))
+    assert resume.load(str(tmp_path), {'lr': 0.1}) == ({'steps': 1}, ([2.0, 0.0], None))
     change(str(tmp_path / resume.FILE))
     with pytest.raises(UserError, match=words):
         resume.load(str(tmp_path), {'lr': 0.1})
@@ -366,7 +371,7 @@ def data(tmp_path_factory):
 
 def train(*options):
     """Run the tool in this process; return its row."""
-    return run_module.run_training(train_synthetic.parse_args(RUN + list(options)))
+    return run_module.run_training(tool.parse_args(RUN + list(options)))
 
 
 def on_disk(output):
@@ -388,7 +393,7 @@ def run_plain_mxnet(data, steps, devices=1):
         learning_rate=0.02,
         lr_scheduler=mx.lr_scheduler.MultiFactorScheduler([3, 4], 0.1, base_lr=0.02),
     )  # of four steps
-    batches = FaceBatches(FaceRecords(data, (112, 112, 3)), 4 * devices, 0)
+    batches = FaceBatches(FaceRecords(data, (112, 112, 3)), 4 * devices)
     initial = values(module)
     for _ in range(steps):
         module.forward_backward(batches.next())
@@ -440,27 +445,9 @@ def test_the_printed_verification_is_the_files(data, tmp_path):
     pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
     views = [embeddings_by_plain_mxnet(tmp_path, view) for view in (pixels, pixels[..., ::-1])]
     assert np.abs(views[0] - views[1]).max() > 1e-3 * np.abs(views[0]).max()
-    np.testing.assert_allclose(row.verification, accuracy_by_hand(views[0] + views[1], same), rtol=1e-9)
+    np.testing.assert_allclose(row.measured[0][1:], accuracy_by_hand(views[0] + views[1], same), rtol=1e-9)
     curves = training_log.read(str(tmp_path / training_log.FILE))
-    assert curves.verification == {'verification': {4: (round(row.verification[0], 5), round(row.verification[1], 5))}}
-
-
-@pytest.mark.parametrize('devices, batch_size', [(1, 8), (2, 6)])
-def test_embeddings_are_of_image_and_mirror(devices, batch_size):
-    symbol = build('cru56', **NARROW)
-    executor = bind(symbol, batch=10, side=SHAPE[0], grad_req='null')
-    parameters = {
-        name: array.asnumpy()
-        for arrays in (executor.arg_dict, executor.aux_dict)
-        for name, array in arrays.items()
-        if name != 'data'
-    }
-    images = list(np.random.RandomState(0).randint(0, 256, (5,) + SHAPE).astype(np.uint8))
-    views = np.stack(images + [image[:, ::-1] for image in images]).transpose(0, 3, 1, 2)
-    rows = executor.forward(is_train=False, data=mx.nd.array(views))[0].asnumpy()
-    assert np.abs(rows[:5] - rows[5:]).max() > 1e-4 * np.abs(rows).max()
-    actual = embed(symbol, parameters, images, batch_size, [mx.cpu(i) for i in range(devices)])
-    np.testing.assert_allclose(actual, rows[:5] + rows[5:], rtol=1e-4, atol=1e-5 * np.abs(rows).max())
+    assert curves.verification == {'lfw': {4: tuple(round(part, 5) for part in row.measured[0][1:])}}
 
 
 def no_pairs(path):
@@ -480,7 +467,7 @@ def small_pairs(path, monkeypatch=pytest.MonkeyPatch()):
 @pytest.mark.parametrize(
     'change, words',
     [
-        (no_pairs, 'cannot read .*lfw.bin: No such file'),
+        (no_pairs, r'there is no verification set \(.bin\) in'),
         (five_pairs, '5 pairs are not enough for 10 folds'),
         (small_pairs, r'has an image of \(96, 96, 3\), the network takes \(112, 112, 3\)'),
     ],
@@ -490,52 +477,50 @@ def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkey
     folder, output = str(tmp_path / 'data'), str(tmp_path / 'out')
     synthetic.write_synthetic(folder, identities=2, images=2, pairs=10, seed=1)
     pairs = os.path.join(folder, 'lfw.bin')
-    save = run_module.save
+    save = Keeper._save
     with monkeypatch.context() as patch:
         if when == 'before':
             change(pairs)
         else:
-            patch.setattr(run_module, 'save', lambda *arguments: [save(*arguments), change(pairs)][0])
+            patch.setattr(Keeper, '_save', lambda *arguments: [save(*arguments), change(pairs)][0])
         row = train('--steps', '2', '--data', folder, '--output', output)
     early = capsys.readouterr().err
     assert ('there will be no verification' in early) == (when == 'before')
-    assert row.verification is None and on_disk(output)[0].list_outputs() == ['fc1_output']
-    assert train_synthetic.show(row) == 2
+    assert row.measured == [] and on_disk(output)[0].list_outputs() == ['fc1_output']
+    assert tool.show(row) == 2
     out, err = capsys.readouterr()
     assert 'cru56-0001.params is written, but not verified: ' in err and re.search(words, err)
     assert 'cru56-0001.params' in out
     synthetic._write_pairs(pairs, 12, 0, bar=type('Bar', (), {'update': lambda *_: None}))
     before = on_disk(output)[1]
     row = train('--steps', '2', '--data', folder, '--output', output, '--resume')
-    assert row.verification and row.speed is None and train_synthetic.show(row) == 0
+    assert row.measured and row.speed is None and tool.show(row) == 0
     assert (
         'after 2 steps the moving statistics, by which a network is verified, are not settled'
         in capsys.readouterr().out
     )
-    assert (
-        train_synthetic.show(row._replace(steps=train_synthetic.SETTLED)) == 0
-        and 'not settled' not in capsys.readouterr().out
-    )
+    assert tool.show(row._replace(steps=tool.SETTLED)) == 0 and 'not settled' not in capsys.readouterr().out
     assert equal(on_disk(output)[1], before)
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, MemoryError])
 def test_interrupted_while_it_verifies_the_checkpoint_is_there(data, tmp_path, capsys, monkeypatch, error):
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(verification, 'embed', lambda *_: (_ for _ in ()).throw(error))
+        interrupted.setattr(tasks.faces, 'evaluate', lambda *_: (_ for _ in ()).throw(error))
         with pytest.raises(error):
             train('--steps', '2', '--data', data, '--output', str(tmp_path))
     assert 'cru56-0001.params is written, but not verified; --resume does that' in capsys.readouterr().err
     before = on_disk(tmp_path)[1]
     row = train('--steps', '2', '--data', data, '--output', str(tmp_path), '--resume')
-    assert row.verification and row.last_loss > 0
+    assert row.measured and row.last_loss > 0
     assert equal(on_disk(tmp_path)[1], before)
 
 
 def test_without_verification_nobody_looks_at_pairs(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pairs, 'read_pairs', lambda *_: pytest.fail('it looked'))
+    monkeypatch.setattr(tasks, 'PairSet', lambda *_: pytest.fail('it looked'))
+    monkeypatch.setattr(tasks.faces, 'PairSet', lambda *_: pytest.fail('it looked'))
     row = train('--steps', '1', '--data', data, '--output', str(tmp_path), '--no-verification')
-    assert row.verification is None and row.problem is None and train_synthetic.show(row) == 0
+    assert row.measured == [] and row.problem is None and tool.show(row) == 0
     assert capsys.readouterr().err.count('verif') == 0
 
 
@@ -628,7 +613,7 @@ def test_other_data_do_not_go_on(finished, tmp_path):
 
 
 def test_workers_that_see_other_states_do_not_go_on(finished, data, monkeypatch):
-    monkeypatch.setattr(run_module, 'first_workers', lambda kvstore, number: 1)
+    monkeypatch.setattr(starting, 'first_workers', lambda kvstore, number: 1)
     with pytest.raises(
         UserError, match='the first worker goes on behind step 1, this one behind step 2; all have to see'
     ):
@@ -663,6 +648,9 @@ def test_speed_counts_the_images_of_all_workers(monkeypatch):
         def add(self, step, images, loss, accuracy):
             seen.append(images)
 
+    class Keeping:
+        log, is_due = Log(), staticmethod(lambda step: False)
+
     class Steps:
         steps = 0
 
@@ -675,23 +663,23 @@ def test_speed_counts_the_images_of_all_workers(monkeypatch):
 
     seen, now = [], [0.0]
     monkeypatch.setattr(loop.time, 'time', lambda: now[0])
-    args = train_synthetic.parse_args(['--steps', '5', '--state-every', '0'])
-    assert loop.train(Steps(), Batches(), args, {}, Log())[1] == 6 and seen == [12] * 5
+    args = tool.parse_args(['--steps', '5', '--state-every', '0'])
+    assert loop.train(Steps(), Batches(), args, {}, Keeping())[1] == 6 and seen == [12] * 5
 
 
 @pytest.mark.parametrize('option, expected', [('on', True), ('off', False)])
 def test_memonger_is_an_option(monkeypatch, option, expected):
-    args = train_synthetic.parse_args(['--memonger', option, '--multiplier', '0.5'])
-    settings = run_module.settings_for(args, [mx.cpu()])
+    args = tool.parse_args(['--memonger', option, '--multiplier', '0.5'])
+    settings = starting.settings_for(args, [mx.cpu()], {})
     assert settings['memonger'] is expected and settings['net_multiplier'] == 0.5 and settings['net_prelu'] == 'conv'
-    assert run_module.settings_for(train_synthetic.parse_args([]), [mx.cpu()])['memonger'] is False
-    assert run_module.settings_for(train_synthetic.parse_args([]), [mx.gpu()])['memonger'] is True
+    assert starting.settings_for(tool.parse_args([]), [mx.cpu()], {})['memonger'] is False
+    assert starting.settings_for(tool.parse_args([]), [mx.gpu()], {})['memonger'] is True
 
 
 def test_embeddings_that_are_not_finite_are_no_verification(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, 'embed', lambda *_: np.full((120, 4), np.inf))
+    monkeypatch.setattr(streams, 'run', lambda *_, **__: np.full((120, 2, 4), np.inf))
     row = train('--steps', '1', '--data', data, '--output', str(tmp_path))
-    assert row.verification is None and 'its embeddings are not finite' in row.problem
+    assert row.measured == [] and 'are not finite' in row.problem
 
 
 def test_with_state_every_0_no_state_is_written(data, tmp_path):

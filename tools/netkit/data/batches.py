@@ -1,51 +1,174 @@
-"""Batches for training: the order of the images, and their augmentation."""
+"""Batches for training: the order of the images, their augmentation, and who decodes them."""
+
+import collections
+import math
+import multiprocessing
+import queue
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
 from netkit._mxnet import mx
+from netkit.data.augment import NO_AUGMENTATION, NUMBERS, prepared
 from netkit.errors import UserError
+
+ORDER, AUGMENTATION = 2, 4  # purposes of random numbers, beside the seed; 0 and 1 draw faces, 3 is Dropout's
+AHEAD = 2  # batches that readers prepare ahead
+
+
+class Share(NamedTuple):
+    """Which images of a training a stream of batches has: they depend on this and the data only.
+
+    So a run can be resumed at any step. Of the images of a step, `num_parts` workers take a batch each.
+    """
+
+    seed: int = 0
+    part_index: int = 0  # the number of this worker
+    num_parts: int = 1
+    step: int = 0  # the steps that are done
+
+
+ALONE = Share()
 
 
 class FaceBatches:
     """An endless stream of training batches, shuffled in every pass and mirrored at random.
 
-    The images of a step depend on `seed` and the number of the step only, so that a run can be resumed at any step. Of
-    the images of a step, `num_parts` workers take `batch_size` each; this stream is that of worker `part_index`.
+    With `readers`, so many processes decode and augment the images ahead; the batches are the same.
     """
 
-    def __init__(self, records, batch_size, seed, part_index=0, num_parts=1, step=0):
-        self.records, self.batch_size = records, batch_size
-        self.seed, self.part_index, self.num_parts, self.step = seed, part_index, num_parts, step
+    def __init__(self, records, batch_size, share=ALONE, augmentation=NO_AUGMENTATION, readers=0):
+        self.records, self.batch_size, self.augmentation = records, batch_size, augmentation
+        self.seed, self.part_index, self.num_parts, self.step = share
         self._pass = None
+        self._readers, self._ahead = Readers(readers) if readers else None, collections.deque()
+
+    def close(self):
+        """End the readers."""
+        if self._readers:
+            self._readers.close()
 
     def next(self):
         """Return an mx.io.DataBatch: data (batch, 3, h, w) 0…255, label (batch,)."""
         data = np.empty((self.batch_size, 3) + self.records.image_shape[:2], np.float32)
         label = np.empty(self.batch_size, np.float32)
-        first = (self.step * self.num_parts + self.part_index) * self.batch_size
-        for row in range(self.batch_size):
-            label[row], image = self._image(first + row)
+        tasks, images = self._next()
+        for row, ((number, task), image) in enumerate(zip(tasks, images)):
+            label[row], image = self._good(number, task, image)
             data[row] = image.transpose(2, 0, 1)
-        self.step += 1
         return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
 
-    def _image(self, number):
-        """Return (label, image) of the `number`-th image since the start; the next good one for a bad one."""
-        for _ in range(len(self.records)):
-            position, is_mirrored = self._order(number)
-            found = self.records[position]
-            if found:
-                return found[0], found[1][:, ::-1] if is_mirrored else found[1]
-            number += 1
+    def _next(self):
+        """Return the tasks of the next step, and their images, unchecked."""
+        if not self._readers:
+            tasks = self._tasks()
+            return tasks, all_prepared(task and task[2] for _, task in tasks)
+        while len(self._ahead) < AHEAD:
+            tasks = self._tasks()
+            self._ahead.append((tasks, self._readers.begin([task and task[2] for _, task in tasks])))
+        tasks, begun = self._ahead.popleft()
+        return tasks, self._readers.finish(begun)
+
+    def _tasks(self):
+        """Return [(number of an image since the start, its task), …] of the next step, and count it."""
+        whole = self.num_parts * self.batch_size
+        mine = range(self.part_index * self.batch_size, (self.part_index + 1) * self.batch_size)
+        numbers = np.random.RandomState([self.seed, AUGMENTATION, self.step]).uniform(size=(whole, NUMBERS))
+        first = self.step * whole
+        self.step += 1
+        return [(first + place, self._task(first + place, tuple(numbers[place]))) for place in mine]
+
+    def _task(self, number, numbers):
+        """Return (position, label, arguments of `prepared`) of the `number`-th image since the start.
+
+        None if its record is bad.
+        """
+        position, is_mirrored = self._order(number)
+        read = self.records.read(position)
+        return read and (position, read[0], (read[1], is_mirrored, self.augmentation, numbers))
+
+    def _good(self, number, task, image):
+        """Return (label, image) of a task, or, if it is bad, of the next good image."""
+        for following in range(number + 1, number + 1 + len(self.records)):
+            checked = self.records.checked(task[0], image) if task else None
+            if checked is not None:
+                return task[1], checked
+            task = self._task(following, task[2][-1] if task else (0.5,) * NUMBERS)
+            image = task and prepared(*task[2])
         raise UserError(
             f'{self.records.path}: not one of its {len(self.records)} images is usable; the first: '
-            f'{next(iter(self.records.bad.values()))}'
+            f'{self.records.first_bad()}'
         )
 
     def _order(self, number):
         """Return (position, is_mirrored) of the `number`-th image since the start."""
         one_pass, place = divmod(number, len(self.records))
         if self._pass is None or self._pass[0] != one_pass:
-            rng = np.random.RandomState([self.seed, 2, one_pass])
+            rng = np.random.RandomState([self.seed, ORDER, one_pass])
             self._pass = one_pass, rng.permutation(len(self.records)), rng.randint(2, size=len(self.records))
         return self._pass[1][place], self._pass[2][place]
+
+
+def all_prepared(tasks):
+    """Return the images of the arguments of `prepared`; None for those that are None, and for what is no image."""
+    return [task and prepared(*task) for task in tasks]
+
+
+class Readers:
+    """Processes that prepare images.
+
+    Each has a pipe of its own, so that one that is killed, even while it writes, is noticed; the standard library's
+    executor waits for such a one for ever.
+    """
+
+    def __init__(self, count):
+        context = multiprocessing.get_context('spawn')  # MXNet does not survive a fork
+        self.processes, self._idle = [], queue.SimpleQueue()
+        for _ in range(count):
+            here, there = context.Pipe()
+            self.processes.append(context.Process(target=serve, args=(there,), daemon=True))
+            self.processes[-1].start()
+            there.close()  # else its end would not be seen here
+            self._idle.put(here)
+        self._threads = ThreadPoolExecutor(count)
+
+    def begin(self, tasks):
+        """Begin the arguments of `prepared`, in as many parts as there are readers; return what `finish` takes."""
+        size = math.ceil(len(tasks) / len(self.processes))
+        return [self._threads.submit(self._prepare, tasks[at : at + size]) for at in range(0, len(tasks), size)]
+
+    @staticmethod
+    def finish(begun):
+        """Return the images of what was begun; raises UserError if a reader was ended from outside."""
+        try:
+            return [image for part in begun for image in part.result()]
+        except (EOFError, OSError):
+            raise UserError('a process of --readers was ended from outside; take fewer, if memory is short')
+
+    def _prepare(self, tasks):
+        connection = self._idle.get()
+        try:
+            connection.send(tasks)
+            return connection.recv()
+        finally:
+            self._idle.put(connection)
+
+    def close(self):
+        """End the processes, when they have finished what they are at."""
+        self._threads.shutdown()
+        while not self._idle.empty():
+            self._idle.get().close()
+        for process in self.processes:
+            process.join()
+
+
+def serve(connection):
+    """Prepare images for the process at the other end, until it closes the connection; Ctrl-C is its own affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            connection.send(all_prepared(connection.recv()))
+        except (EOFError, OSError):
+            return

@@ -132,10 +132,13 @@ def _draw_hair_behind(pen, view, identity):
 
 
 def _draw_features(pen, view, identity, rng):
-    """Draw what lies on the skin, with this image's expression."""
+    """Draw what lies on the skin, with this image's expression; return where landmarks are, (5, 2), on the canvas.
+
+    They are, from left to right, the eyes' irises, the tip of the nose, and the corners of the mouth.
+    """
     smile, mouth_open = rng.uniform(-0.06, 0.1), max(0.0, rng.normal(0, 0.06))
     eyes_open, brows_up = rng.uniform(0.55, 1.15), rng.normal(0, 0.03)
-    gaze = rng.uniform(-0.35, 0.35)
+    gaze, irises = rng.uniform(-0.35, 0.35), []
 
     if identity.beard:
         beard = _ellipse(0, identity.mouth_level, 0.72 * identity.jaw, 0.55)
@@ -157,6 +160,7 @@ def _draw_features(pen, view, identity, rng):
         pen.polygon(view.project(_ellipse(x, y, identity.eye_width, opening, slant)), fill=(236, 234, 228))
         iris = min(opening, identity.eye_width * 0.5)
         x_iris = x + gaze * identity.eye_width * 0.5
+        irises.append((x_iris, y))
         pen.polygon(view.project(_ellipse(x_iris, y, iris, iris)), fill=_shade(identity.iris, 1))
         pen.polygon(view.project(_ellipse(x_iris, y, iris * 0.45, iris * 0.45)), fill=(12, 10, 10))
         brow = _ellipse(
@@ -182,6 +186,10 @@ def _draw_features(pen, view, identity, rng):
     gap = _ellipse(0, identity.mouth_level, identity.mouth_width * 0.85, 0.012 + mouth_open * 0.8)
     gap[:, 1] -= smile * (gap[:, 0] / identity.mouth_width) ** 2
     pen.polygon(view.project(gap), fill=(60, 24, 24))
+    half = identity.mouth_width + abs(smile)
+    level = identity.mouth_level - smile * (half / identity.mouth_width) ** 2
+    corners = [(-half, level), (half, level)]
+    return np.array([*view.project(irises), *view.project([(0, tip)], 0.24), *view.project(corners)])
 
 
 def _draw_fringe(pen, view, identity):
@@ -228,6 +236,11 @@ def _background(rng):
 
 def draw_face(identity, rng):
     """Return one image of `identity`, (112, 112, 3) uint8 RGB, as the RandomState `rng` has it."""
+    return draw_with_landmarks(identity, rng)[0]
+
+
+def draw_with_landmarks(identity, rng):
+    """Return one image of `identity` and its landmarks, (5, 2): x and y of irises, tip of the nose, mouth's corners."""
     view = _View(rng, identity.head_height)
     side = SIZE * OVERSAMPLING
     canvas = Image.new('RGB', (side, side), _background(rng))
@@ -237,7 +250,7 @@ def draw_face(identity, rng):
         pen.rectangle((x, y, x + abs(width), y + abs(height)), fill=_background(rng))
     _draw_hair_behind(pen, view, identity)
     pen.polygon(view.project(_head_outline(identity)), fill=_shade(identity.skin, 1))
-    _draw_features(pen, view, identity, rng)
+    landmarks = _draw_features(pen, view, identity, rng) / OVERSAMPLING - 0.5  # the first pixel's centre is 0
     _draw_fringe(pen, view, identity)
     _draw_occlusion(pen, view, identity, rng)
     canvas = canvas.resize((SIZE, SIZE), Image.BOX)
@@ -245,7 +258,7 @@ def draw_face(identity, rng):
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     picture = _light(np.asarray(canvas, float), view, rng)
     picture += rng.normal(0, rng.uniform(1, 4), picture.shape)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return np.clip(picture, 0, 255).astype(np.uint8), landmarks
 
 
 def example(height, width):

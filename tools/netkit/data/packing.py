@@ -75,15 +75,18 @@ def as_jpeg(image, quality=QUALITY):
     return buffer.getvalue()
 
 
-def face(path, size, points=None):
+def face(path, size, find=None):
     """Return a picture as the bytes of an image of `size` pixels a side; raises Unusable.
 
-    With `points`, (5, 2), the face is aligned. Without, the picture has to be of that size, and a JPEG keeps its bytes.
+    With `find`, the face is aligned by the points, (5, 2), that `find(path, image)` returns. Without, the picture has
+    to be of that size, and a JPEG keeps its bytes.
     """
     image = open_picture(path)
-    if points is not None:
+    if find:
         try:
-            return as_jpeg(aligned(image, points, size))
+            return as_jpeg(aligned(image, find(path, image), size))
+        except Unusable:
+            raise
         except ValueError as error:
             raise Unusable(str(error))
     if image.size != (size, size):
@@ -96,19 +99,21 @@ def face(path, size, points=None):
     return content if is_plain else as_jpeg(image)
 
 
-def points_of(path, landmarks):
-    """Return the (5, 2) points of a picture, or None where nothing has landmarks; raises Unusable if it alone has not.
+def listed(landmarks):
+    """Return what finds the points of a picture in what `read_landmarks` returned.
 
-    Such a picture is not taken as it is: nothing says that it is aligned.
+    A picture that is not listed is Unusable, not taken as it is: nothing says that it is aligned.
     """
-    if landmarks is None:
-        return None
-    if os.path.normpath(path) not in landmarks:
-        raise Unusable('has no line in --landmarks')
-    return landmarks[os.path.normpath(path)]
+
+    def find(path, _):
+        if os.path.normpath(path) not in landmarks:
+            raise Unusable('has no line in --landmarks')
+        return landmarks[os.path.normpath(path)]
+
+    return find
 
 
-def load_people(folder, options, landmarks):
+def load_people(folder, options, find):
     """Return ([(name, [image bytes, …]), …], {path: why it was skipped}) of a folder with a folder per person."""
     classes, skipped = classes_in(folder)
     people = []
@@ -117,7 +122,7 @@ def load_people(folder, options, landmarks):
             images = []
             for path in paths:
                 try:
-                    images.append(face(path, options.size, points_of(path, landmarks)))
+                    images.append(face(path, options.size, find))
                 except Unusable as error:
                     skipped[path] = str(error)
                 bar.update()
@@ -214,13 +219,13 @@ def write_faces(folder, people):
     record.close()
 
 
-def pack_faces(folder, output, options, landmarks=None):
+def pack_faces(folder, output, options, find=None):
     """Pack a folder with a folder per person into the folder `output`, all files or none; return what was Packed.
 
-    `landmarks` are those of `read_landmarks`. Raises UserError for too few people or pairs, and where the files cannot
-    be written whole.
+    `find(path, image)` returns the landmarks of a picture; without it they are aligned. Raises UserError for too few
+    people or pairs, and where the files cannot be written whole.
     """
-    people, skipped = load_people(folder, options, landmarks)
+    people, skipped = load_people(folder, options, find)
     training, others = kept_out(people, options)
     if len(training) < 2:
         first = f'; the first: {" ".join(next(iter(skipped.items())))}' if skipped else ''
@@ -246,29 +251,30 @@ def pack_faces(folder, output, options, landmarks=None):
     return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)
 
 
-def pack_classes(folder, output, resize, quality=QUALITY):
+def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
     """Pack a folder with a folder per class, sorted, into a RecordIO file; return (classes, images, skipped).
 
-    The shorter side of the images is `resize` pixels, if it is longer.
+    The shorter side of the images is `resize` pixels, if it is longer. The records are in random order, since a trainer
+    shuffles no further than it reads ahead.
     """
     classes, skipped = classes_in(folder)
     if len(classes) < 2:
         raise UserError(f'{folder} has {len(classes)} folders of classes, and two are needed')
     count, (where, name) = 0, os.path.split(os.path.abspath(output))
+    files = [(label, path) for label, paths in enumerate(classes.values()) for path in paths]
+    order = np.random.RandomState(seed).permutation(len(files))
     with new_files(where) as scratch:
         record = mx.recordio.MXRecordIO(os.path.join(scratch, name), 'w')
-        with tqdm(total=sum(map(len, classes.values())), unit='images', leave=False, disable=None) as bar:
-            for label, paths in enumerate(classes.values()):
-                for path in paths:
-                    bar.update()
-                    try:
-                        image = open_picture(path)
-                    except Unusable as error:
-                        skipped[path] = str(error)
-                        continue
-                    content = as_jpeg(scaled(image, min(1.0, resize / min(image.size))), quality)
-                    record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), count, 0), content))
-                    count += 1
+        for place in tqdm(order, unit='images', desc='packing', leave=False, disable=None):
+            label, path = files[place]
+            try:
+                image = open_picture(path)
+            except Unusable as error:
+                skipped[path] = str(error)
+                continue
+            content = as_jpeg(scaled(image, min(1.0, resize / min(image.size))), quality)
+            record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), count, 0), content))
+            count += 1
         record.close()
         if not count:
             raise UserError(f'{folder} has no picture that can be packed')

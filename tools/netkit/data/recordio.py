@@ -25,6 +25,37 @@ def parse_head(start):
     return (word >> 29, word & (1 << 29) - 1) if magic == MAGIC else None
 
 
+def record_at(file, place):
+    """Return (content, where the next record begins) of the record at an offset of an open file descriptor.
+
+    Raises ValueError where no record begins, or the file ends within it.
+    """
+    parts = []
+    while True:
+        head = parse_head(os.pread(file, 8, place))
+        if head is None:
+            raise ValueError(f'there is no record at {place}')
+        part, length = head
+        content = os.pread(file, length, place + 8)
+        if len(content) < length:
+            raise ValueError(f'the file ends within the record at {place}')
+        parts.append(content)
+        place += 8 + (length + 3) // 4 * 4
+        if part in (WHOLE, LAST):
+            return struct.pack('<I', MAGIC).join(parts), place
+
+
+def unpack(content):
+    """Return (labels, bytes of an image) of a record, the labels as a float array; raises ValueError if it is cut."""
+    if len(content) < HEADER.size:
+        raise ValueError('has no label')
+    flag, label, _, _ = HEADER.unpack_from(content)
+    end = HEADER.size + 4 * flag
+    if len(content) < end:
+        raise ValueError('has fewer labels than it says')
+    return np.frombuffer(content, '<f4', flag, HEADER.size) if flag else np.array([label], '<f4'), content[end:]
+
+
 class RecordFile:
     """The records of a file, as a sequence of (label, bytes of an image)."""
 
@@ -64,23 +95,18 @@ class RecordFile:
     def __len__(self):
         return len(self.offsets)
 
+    def label(self, number):
+        """Return the (first) label of a record, without reading its image."""
+        start = os.pread(self._file, 8 + HEADER.size + 4, self.offsets[number])[8:]
+        if len(start) < HEADER.size:
+            raise UserError(f'{self.path}: record {number} has no label')
+        flag, label, _, _ = HEADER.unpack_from(start)
+        return struct.unpack_from('<f', start, HEADER.size)[0] if flag and len(start) > HEADER.size else label
+
     def __getitem__(self, number):
         """Return (label, bytes of an image); raises UserError for a record without a label."""
-        place, parts = self.offsets[number], []
-        while True:
-            part, length = self._head(place)
-            parts.append(os.pread(self._file, length, place + 8))
-            place += 8 + (length + 3) // 4 * 4
-            if part in (WHOLE, LAST):
-                break
-        content = struct.pack('<I', MAGIC).join(parts)
-        if len(content) < HEADER.size:
-            raise UserError(f'{self.path}: record {number} has no label')
-        flag, label, _, _ = HEADER.unpack_from(content)
-        if flag:
-            label = (
-                float(np.frombuffer(content, '<f4', flag, HEADER.size)[0])
-                if len(content) >= HEADER.size + 4 * flag
-                else -1
-            )
-        return label, content[HEADER.size + 4 * flag :]
+        try:
+            labels, content = unpack(record_at(self._file, self.offsets[number])[0])
+        except ValueError as error:
+            raise UserError(f'{self.path}: record {number} {error}')
+        return float(labels[0]), content

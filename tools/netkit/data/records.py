@@ -2,13 +2,12 @@
 
 import itertools
 import os
-import struct
 import zlib
 
 import numpy as np
 
-from netkit._mxnet import mx
-from netkit.data.recordio import parse_head
+from netkit.data.images import Unusable, open_picture
+from netkit.data.recordio import parse_head, record_at, unpack
 from netkit.errors import UserError
 
 
@@ -25,6 +24,29 @@ def read_property(folder):
     return classes, height, width
 
 
+def read_index(path):
+    """Return {record: offset} of a `train.idx`; raises UserError for a file that is none."""
+    offsets = {}
+    try:
+        with open(path, encoding='ascii') as file:
+            for line in file:
+                number, offset = line.split()
+                offsets[int(number)] = int(offset)
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}')
+    except ValueError as error:  # also UnicodeDecodeError
+        raise UserError(f'{path} is not an index of lines "record<TAB>offset": {error}')
+    return offsets
+
+
+def decoded(content):
+    """Return the image of some bytes, (height, width, 3) uint8 RGB, None if they are none."""
+    try:
+        return np.asarray(open_picture(content))
+    except Unusable:
+        return None
+
+
 class FaceRecords:
     """The images of a data set, of shape `image_shape`, and their labels, as a sequence.
 
@@ -37,15 +59,16 @@ class FaceRecords:
         self.path = os.path.join(folder, 'train.rec')
         self.classes = read_property(folder)[0]
         self.image_shape, self.on_bad, self.bad, self._unlisted = tuple(image_shape), on_bad, {}, 0
-        index_path = os.path.join(folder, 'train.idx')
-        for path in (self.path, index_path):
+        self.index_path = os.path.join(folder, 'train.idx')
+        for path in (self.path, self.index_path):
             if not os.path.isfile(path):
                 raise UserError(f'{path} is missing')
+        self.offsets = read_index(self.index_path)
         try:
-            self.record = mx.recordio.MXIndexedRecordIO(index_path, self.path, 'r')
-        except (ValueError, IndexError, mx.MXNetError) as error:
-            raise UserError(f'{index_path} is not an index of lines "record<TAB>offset": {error}')
-        self._try(max(self.record.idx, default=0), self._check_end)
+            self._file = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f'cannot read {self.path}: {error.strerror}')
+        self._try(max(self.offsets, default=0), self._check_end)
         first, end = self._range(0)
         self.images = self._listed(1, first)
         if not self.images:
@@ -53,9 +76,13 @@ class FaceRecords:
         for identity in self._listed(first, end):
             self._try(identity, self._check_identity, identity)
 
+    def __del__(self):
+        if hasattr(self, '_file'):
+            os.close(self._file)
+
     def checksum(self):
         """Return a checksum of the data set: of the index, which has the length of every record."""
-        with open(self.record.idx_path, 'rb') as file:
+        with open(self.index_path, 'rb') as file:
             return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xFFFFFFFF)
 
     def __len__(self):
@@ -63,17 +90,27 @@ class FaceRecords:
 
     def __getitem__(self, position):
         """Return (label, image), the image as (height, width, 3) uint8 RGB; None for a bad one."""
+        read = self.read(position)
+        image = read and self.checked(position, decoded(read[1]))
+        return None if image is None else (read[0], image)
+
+    def read(self, position):
+        """Return (label, bytes of the image), None for a bad one."""
         number = self.images[position]
-        return None if number in self.bad else self._try(number, self._image, number)
+        return None if number in self.bad else self._try(number, self._encoded, number)
+
+    def checked(self, position, image):
+        """Return what `decoded` returned if it is an image of the right size, None for a bad one."""
+        return self._try(self.images[position], self._check_image, self.images[position], image)
 
     def _listed(self, first, end):
         """Return those records from `first` to before `end` that the index has; the others are bad.
 
         Only the first of them is noted by its number: in a foreign file there may be billions.
         """
-        listed = sorted(number for number in self.record.idx if first <= number < end)
+        listed = sorted(number for number in self.offsets if first <= number < end)
         if len(listed) < end - first:
-            missing = next(number for number in itertools.count(first) if number not in self.record.idx)
+            missing = next(number for number in itertools.count(first) if number not in self.offsets)
             self._try(missing, self._read, missing)
             self._unlisted += end - first - len(listed) - 1
         return listed
@@ -81,6 +118,10 @@ class FaceRecords:
     def count_bad(self):
         """Return the number of records that are known to be bad."""
         return len(self.bad) + self._unlisted
+
+    def first_bad(self):
+        """Return what is wrong with the first record that was found to be bad."""
+        return next(iter(self.bad.values()))
 
     def _try(self, number, function, *arguments):
         """Call `function`; with `on_bad` 'skip', turn its UserError into a note about record `number`."""
@@ -91,22 +132,23 @@ class FaceRecords:
                 raise
             self.bad[number] = str(error)
 
-    def _image(self, number):
-        header, content = self._read(number)
-        label = float(np.ravel(header.label)[0])
+    def _encoded(self, number):
+        labels, content = self._read(number)
+        label = float(labels[0])
         if not (0 <= label < self.classes and label == int(label)):
             raise UserError(
                 f'{self.path}: record {number} has label {label}; "property" allows 0 to {self.classes - 1}'
             )
-        try:
-            image = mx.image.imdecode(content).asnumpy()
-        except (mx.MXNetError, ValueError):
+        return int(label), content
+
+    def _check_image(self, number, image):
+        if image is None:
             raise UserError(f'{self.path}: the image of record {number} cannot be decoded')
         if image.shape != self.image_shape:
             raise UserError(
                 f'{self.path}: record {number} is an image of {image.shape}, the network takes {self.image_shape}'
             )
-        return int(label), image
+        return image
 
     def _check_identity(self, number):
         first, end = self._range(number)
@@ -118,11 +160,11 @@ class FaceRecords:
 
         Now, not after hours of training.
         """
-        if not self.record.idx:
-            raise UserError(f'{self.record.idx_path} lists no records')
-        number, offset = max(self.record.idx.items(), key=lambda entry: entry[1])
-        if not 0 <= min(self.record.idx.values()) <= offset < 2**62:
-            raise UserError(f'{self.record.idx_path} names offsets that no file has')
+        if not self.offsets:
+            raise UserError(f'{self.index_path} lists no records')
+        number, offset = max(self.offsets.items(), key=lambda entry: entry[1])
+        if not 0 <= min(self.offsets.values()) <= offset < 2**62:
+            raise UserError(f'{self.index_path} names offsets that no file has')
         with open(self.path, 'rb') as file:
             file.seek(offset)
             start = file.read(8)
@@ -141,21 +183,17 @@ class FaceRecords:
         )
 
     def _read(self, number):
+        """Return (labels, bytes) of a record."""
+        if number not in self.offsets:
+            raise UserError(f'{self.index_path} has no record {number}')
         try:
-            content = self.record.read_idx(number)
-            header, content = mx.recordio.unpack(content)
-        except KeyError:
-            raise UserError(f'{self.record.idx_path} has no record {number}')
-        except (mx.MXNetError, struct.error, TypeError, ValueError):
-            # After an error the reader stays in error, so reopen it; the base class does so without the index.
-            mx.recordio.MXRecordIO.close(self.record)
-            mx.recordio.MXRecordIO.open(self.record)
+            return unpack(record_at(self._file, self.offsets[number])[0])
+        except (ValueError, OSError, OverflowError):
             raise UserError(f'{self.path}: record {number} is not readable')
-        return header, content
 
     def _range(self, number):
         """Return (first, end), the range of records in the record of the whole set, or of an identity."""
-        label = np.ravel(self._read(number)[0].label)
+        label = self._read(number)[0]
         if len(label) != 2 or not 0 <= label[0] <= label[1] < float('inf'):
             raise UserError(
                 f'{self.path}: record {number} should hold a range of records; is this a data set of insightface?'

@@ -98,6 +98,11 @@ class OnnxEngine(Engine):
         return output.reshape(len(output), -1)
 
 
+def open_mxnet(model, batch, context, image_shape=None):
+    """Return the Engine of a checkpoint, PREFIX,EPOCH, on a context; raises UserError."""
+    return MXNetEngine(of_checkpoint(model, image_shape), batch, context)
+
+
 def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0):
     """Return the Engine of MODEL: PREFIX,EPOCH or FILE.onnx; raises UserError.
 

@@ -13,6 +13,7 @@ EVERY = 10  # steps per line
 SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d{1,9})\] Batch \[(?:\d+-)?(\d{1,9})\]\s+Speed: ([\d.]+) samples/sec(.*)')
 METRIC = re.compile(r'([\w-]+)=([-+]?\d[\d.]*(?:e[-+]?\d{1,2})?|-?nan|-?inf)\b')
 VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d{1,9})\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
+CLASSIFICATION = re.compile(r'\[(top-\d)\]\[(\d{1,9})\]Accuracy: ([\d.]+)')
 PARTIAL_FC = re.compile(r'Iter:(\d{1,9}) Rank:[\d.]+ it/sec Total:([\d.]+) it/sec \[\d+\]\[loss\]:([\d.]+)')
 PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_parall.py
 
@@ -48,9 +49,12 @@ class Writer:
             )
             self._start_line()
 
-    def verified(self, name, step, mean, deviation):
-        """Write the result of a verification set."""
-        self.file.write(f'[{name}][{step}]Accuracy-Flip: {mean:1.5f}+-{deviation:1.5f}\n')
+    def measured(self, step, name, mean, deviation=None):
+        """Write an accuracy: of a verification set with its deviation, as the host does; else without."""
+        if deviation is None:
+            self.file.write(f'[{name}][{step}]Accuracy: {mean:1.5f}\n')
+        else:
+            self.file.write(f'[{name}][{step}]Accuracy-Flip: {mean:1.5f}+-{deviation:1.5f}\n')
 
     def __enter__(self):
         return self
@@ -80,6 +84,7 @@ def read(path):
         with open(path, encoding='utf-8', errors='replace') as file:
             for line in file:
                 speedometer, verification = SPEEDOMETER.search(line), VERIFICATION.search(line)
+                classification = CLASSIFICATION.search(line)
                 partial_fc, parallel = PARTIAL_FC.search(line), PARALLEL_ACCURACY.search(line)
                 if speedometer:
                     epoch, batch, speed, metrics = speedometer.groups()
@@ -88,6 +93,9 @@ def read(path):
                 elif verification:
                     name, step, mean, deviation = verification.groups()
                     curves.verification.setdefault(name, {})[int(step)] = float(mean), float(deviation)
+                elif classification:
+                    name, step, mean = classification.groups()
+                    curves.verification.setdefault(name, {})[int(step)] = float(mean), 0.0
                 elif partial_fc:
                     step, speed, loss = partial_fc.groups()
                     curves.speed[int(step)], curves.loss[int(step)] = float(speed), float(loss)

@@ -12,20 +12,22 @@ from netkit.training import state
 OVERFLOWS = 20  # consecutive steps with gradients that are not finite, after which the run ends
 
 
-def train(trainer, batches, args, same, log, smoothed=None):
+def train(trainer, batches, args, same, keeper=None, progress=None):
     """Train to the last step, showing loss, accuracy and images per second.
 
-    `batches` begins at the step of `trainer`, and `smoothed` is what this function returned at that step. `log` is the
-    first worker's `log.Writer`, None for the others; with it goes the state, for a run with the options `same`. Returns
-    the smoothed [loss, accuracy], and the images per second, None where no step was left.
+    `batches` begins at the step of `trainer`, and `progress` is the `state.Progress` of that step. The first worker has
+    a `keeping.Keeper`, the others None; with it go the log and the state, for a run with the options `same`.
+    Returns the smoothed [loss, accuracy], and the images per second, None where no step was left.
     """
-    start, first_step, overflows, skipped, speed = time.time(), trainer.steps, 0, 0, None
+    first_step, overflows, skipped, seconds, speed = trainer.steps, 0, 0, 0.0, None
+    smoothed = progress.loss if progress else None
     batch_size = batches.batch_size * batches.num_parts
     batch = batches.next() if first_step < args.steps else None
     with tqdm(
-        total=args.steps, initial=first_step, unit='step', desc='training', disable=True if log is None else None
+        total=args.steps, initial=first_step, unit='step', desc='training', disable=None if keeper else True
     ) as bar:
         for step in range(first_step + 1, args.steps + 1):
+            start = time.time()
             overflows = 0 if trainer.step(batch) else overflows + 1
             skipped += overflows > 0
             label = batch.label[0].asnumpy().astype(int)
@@ -38,15 +40,19 @@ def train(trainer, batches, args, same, log, smoothed=None):
                     + (' or --loss-scale' if args.loss_scale > 1 else '')
                 )
             smoothed = [0.9 * old + 0.1 * new for old, new in zip(smoothed or now, now)]
-            speed = (step - first_step) * batch_size / (time.time() - start)
+            seconds += time.time() - start
+            speed = (step - first_step) * batch_size / seconds
             bar.set_postfix_str(f'loss {smoothed[0]:.2f}, accuracy {smoothed[1]:.2f}, {speed:.1f} images/s')
             bar.update()
-            if log:
-                log.add(step, batch_size, *now)
+            if keeper:
+                keeper.log.add(step, batch_size, *now)
+                if keeper.is_due(step):
+                    told = keeper.keep(trainer, step)
+                    bar.write(told.problem or f'step {step}: {", ".join(map(str, told.measured)) or told.files[1]}')
                 # Also after the last step, for a run that is interrupted while it saves or verifies.
                 if args.state_every and (step % args.state_every == 0 or step == args.steps):
-                    state.save(args.output, trainer.state(), same, smoothed)
-    if log and skipped:
+                    state.save(args.output, trainer.state(), same, state.Progress(smoothed, keeper.best))
+    if keeper and skipped:
         print(f'{skipped} of {args.steps - first_step} steps were left out: their gradients were not finite')
     return smoothed, speed
 

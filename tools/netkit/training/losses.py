@@ -48,6 +48,18 @@ def classifier(embedding, emb_size, num_classes, loss, loss_scale=1.0):
         logits = margin_logits(embedding, label, weight, num_classes, loss)
     else:
         raise ValueError('loss_name={!r} is not known; choose from softmax, margin_softmax'.format(loss['loss_name']))
+    return _with_softmax(embedding, logits, label, loss_scale)
+
+
+def classification(logits, loss_scale=1.0):
+    """Return the symbol to train a classifier, (batch, classes): outputs (logits, probabilities).
+
+    The loss is the cross-entropy; `loss_scale` as in `classifier`.
+    """
+    return _with_softmax(logits, logits, mx.sym.Variable('softmax_label'), loss_scale)
+
+
+def _with_softmax(embedding, logits, label, loss_scale):
     # The mean over the images of one device; the trainer divides by the number of devices.
     softmax = mx.sym.SoftmaxOutput(
         data=logits, label=label, normalization='valid', grad_scale=loss_scale, name='softmax'

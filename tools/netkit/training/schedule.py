@@ -1,16 +1,53 @@
-"""The learning rate of every step."""
+"""Lengths in steps or epochs, and the learning rate of every step."""
 
+import argparse
 import math
+from typing import NamedTuple
 
 from netkit._mxnet import mx
 
 LR_STEPS = (0.7, 0.9)  # shares of the steps
 
 
-def schedule(lr, steps):
+class Length(NamedTuple):
+    """So many steps or epochs."""
+
+    number: float
+    in_epochs: bool
+
+    def steps(self, steps_per_epoch):
+        """Return the length in whole steps."""
+        return math.ceil(self.number * steps_per_epoch) if self.in_epochs else int(self.number)
+
+    def __str__(self):
+        return f'{self.number:g}e' if self.in_epochs else f'{self.number:d}'
+
+
+def length(text):
+    """Argparse type: a number of steps, or of epochs with an e behind it; returns a Length."""
+    in_epochs = text.endswith('e')
+    try:
+        number = float(text[:-1]) if in_epochs else int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 1e12:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number of steps nor, with an e behind it, of epochs')
+    return Length(number, in_epochs)
+
+
+def lengths(text):
+    """Argparse type: lengths that grow, with commas; returns [Length, …]."""
+    found = [length(part) for part in text.split(',')]
+    if len({part.in_epochs for part in found}) > 1 or sorted(set(found)) != found or not found[0].number:
+        raise argparse.ArgumentTypeError(f'{text!r} are not lengths that grow, all in steps or all in epochs')
+    return found
+
+
+def schedule(lr, steps, drops=None, warmup=0):
     """Return the learning rate of each of `steps` steps, as a scheduler of MXNet.
 
-    It begins with `lr`, and is divided by 10 after each of the LR_STEPS.
+    It grows from 0 to `lr` during the first `warmup` steps, and is divided by 10 after each of the `drops`, by default
+    after each of the LR_STEPS.
     """
-    drops = sorted({math.ceil(steps * share) for share in LR_STEPS})
-    return mx.lr_scheduler.MultiFactorScheduler(drops, 0.1, base_lr=lr)
+    drops = drops or sorted({math.ceil(steps * share) for share in LR_STEPS})
+    return mx.lr_scheduler.MultiFactorScheduler(drops, 0.1, base_lr=lr, warmup_steps=warmup)

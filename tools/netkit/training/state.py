@@ -1,6 +1,6 @@
 """The state of an interrupted training, in one file that is there whole or not at all.
 
-A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and the smoothed loss. The order of
+A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and its Progress. The order of
 the data, the learning rate and Dropout's masks follow from the seed and the number of the step.
 """
 
@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+from typing import List, NamedTuple, Optional
 
 import numpy as np
 
@@ -18,16 +19,25 @@ from netkit.files import new_files, remove_unfinished
 FILE = 'resume.npz'
 
 
-def save(folder, state, settings, loss):
+class Progress(NamedTuple):
+    """How far a run has come, beside the state of its Trainer."""
+
+    loss: List[float]  # smoothed loss and accuracy
+    best: Optional[float]  # largest accuracy of its checkpoints so far
+
+
+def save(folder, state, settings, progress):
     """Write the `state` of a Trainer into `folder`, replacing the last one.
 
-    `settings` are the options of the run, {option: value}; `loss` is the smoothed loss and accuracy.
+    `settings` are the options of the run, {option: value}.
     """
     with new_files(folder) as scratch:
         # Checked beforehand, because NumPy's archive, once broken off, prints another error when it is freed.
         if shutil.disk_usage(scratch).free < sum(array.nbytes for array in state.values()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(folder, FILE))
-        np.savez(os.path.join(scratch, FILE), run=np.array(json.dumps({'settings': settings, 'loss': loss})), **state)
+        np.savez(
+            os.path.join(scratch, FILE), run=np.array(json.dumps({'settings': settings, **progress._asdict()})), **state
+        )
 
 
 def forget(folder):
@@ -37,7 +47,7 @@ def forget(folder):
 
 
 def load(folder, settings):
-    """Return (state, loss) of the file in `folder`, None if there is none.
+    """Return (state, Progress) of the file in `folder`, None if there is none.
 
     Removes what killed runs left unfinished. Raises UserError for a damaged file, and for a run with other settings.
     """
@@ -49,7 +59,8 @@ def load(folder, settings):
         with np.load(path, allow_pickle=False) as archive:
             state = {name: archive[name] for name in archive.files}
         run = json.loads(str(state.pop('run')))
-        made_with, loss = dict(run['settings']), [float(value) for value in run['loss']]
+        made_with, best = dict(run['settings']), run['best']
+        progress = Progress([float(value) for value in run['loss']], None if best is None else float(best))
     except Exception as error:  # a damaged archive may cause any exception in zipfile and NumPy
         raise UserError(f'{path} is not the state of a training run: {error}; remove it to start anew')
     for option, value in settings.items():
@@ -58,4 +69,4 @@ def load(folder, settings):
                 f'{path} was made with {option} {made_with.get(option)}, not {value}; repeat the options '
                 'of that run, or remove it to start anew'
             )
-    return state, loss
+    return state, progress

@@ -98,6 +98,20 @@ class Trainer:
                 for executor in self.executors:
                     array.copyto(of_kind(executor)[name])
 
+    def shapes(self):
+        """Return {name: shape} of the parameters and moving statistics."""
+        first = self.executors[0]
+        return {
+            **{name: first.arg_dict[name].shape for name in self.names},
+            **{name: array.shape for name, array in first.aux_dict.items()},
+        }
+
+    def set_parameters(self, values):
+        """Set parameters and moving statistics, {name: array}, on every device."""
+        for executor in self.executors:
+            for name, array in values.items():
+                (executor.arg_dict if name in self.names else executor.aux_dict)[name][:] = array
+
     def step(self, batch):
         """Train on an mx.io.DataBatch; return whether the gradients were applied: not if they overflowed.
 

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 import config as host
-import train_synthetic
+import train as tool
 from helpers import FEW_FACES, ROOT, TOOLS
 from netkit._mxnet import mx
 from netkit.data import faces, pairs, synthetic
-from netkit.data.batches import FaceBatches
+from netkit.data.batches import FaceBatches, Share
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
-from netkit.training import log as training_log, loop, losses, run as run_module, state as resume, verification
+from netkit.evaluation import protocol as measures
+from netkit.training import log as training_log, loop, losses, run as run_module, state as resume
 
-TOOL = os.path.join(TOOLS, 'train_synthetic.py')
+TOOL = os.path.join(TOOLS, 'train.py')
 QUICK = ['--network', 'cru56', '--multiplier', '0.1', '--steps', '2', '--per-batch-size', '4']
 IMAGE_SHAPE = (112, 112, 3)
 OUTPUT = ['cru56-0001.params', 'cru56-symbol.json']
@@ -78,7 +79,7 @@ def test_a_person_looks_more_like_himself_than_like_others():
 
 def test_batches_are_shuffled_mirrored_and_repeatable(data):
     records = FaceRecords(data, IMAGE_SHAPE)
-    batches = [FaceBatches(records, 12, seed) for seed in (0, 0, 1)]
+    batches = [FaceBatches(records, 12, Share(seed)) for seed in (0, 0, 1)]
     first, again, other = [stream.next() for stream in batches]
     np.testing.assert_array_equal(first.data[0].asnumpy(), again.data[0].asnumpy())
     assert not np.array_equal(first.label[0].asnumpy(), other.label[0].asnumpy())
@@ -96,7 +97,7 @@ def test_batches_hold_every_image_under_its_own_label_half_of_them_mirrored(data
         known[image.tobytes()] = number, header.label, False
         known[image[:, :, ::-1].tobytes()] = number, header.label, True
     assert len(known) == 24
-    batches = FaceBatches(FaceRecords(data, IMAGE_SHAPE), 12, 0)
+    batches = FaceBatches(FaceRecords(data, IMAGE_SHAPE), 12)
     mirrored = []
     for _ in range(10):
         batch = batches.next()
@@ -109,14 +110,14 @@ def test_batches_hold_every_image_under_its_own_label_half_of_them_mirrored(data
 
 def test_workers_share_the_images_of_a_step(data):
     records = FaceRecords(data, IMAGE_SHAPE)
-    whole = FaceBatches(records, 4, 0)
-    parts = [FaceBatches(records, 2, 0, part_index, 2) for part_index in (0, 1)]
+    whole = FaceBatches(records, 4)
+    parts = [FaceBatches(records, 2, Share(0, part_index, 2)) for part_index in (0, 1)]
     for _ in range(5):
         expected, actual = whole.next(), [part.next() for part in parts]
         for kind in ('data', 'label'):
             halves = [getattr(batch, kind)[0].asnumpy() for batch in actual]
             np.testing.assert_array_equal(np.concatenate(halves), getattr(expected, kind)[0].asnumpy())
-    later = FaceBatches(records, 4, 0, step=4)
+    later = FaceBatches(records, 4, Share(step=4))
     np.testing.assert_array_equal(later.next().data[0].asnumpy(), expected.data[0].asnumpy())
 
 
@@ -165,16 +166,21 @@ def test_loss_and_accuracy_are_means():
     assert np.isfinite(loop.loss_and_accuracy(probabilities, np.array([0, 2, 2, 1]))[0])
 
 
+def accuracy(embeddings, same):
+    found = measures.accuracy(measures.distances(embeddings), same)
+    return found.mean, found.deviation
+
+
 def test_verification_accuracy():
     rng = np.random.RandomState(0)
     same = np.arange(200) % 2 == 0
     first = rng.normal(size=(200, 16))
     second = np.where(same[:, None], first * 3 + rng.normal(0, 0.01, (200, 16)), rng.normal(size=(200, 16)))
     pairs = np.stack([first, second], axis=1).reshape(400, 16)
-    assert verification.accuracy(pairs, same) == (1.0, 0.0)
-    assert 0.35 < verification.accuracy(rng.normal(size=(400, 16)), same)[0] < 0.65
+    assert accuracy(pairs, same) == (1.0, 0.0)
+    assert 0.35 < accuracy(rng.normal(size=(400, 16)), same)[0] < 0.65
     with pytest.raises(ValueError, match='5 pairs are not enough for 10 folds'):
-        verification.accuracy(pairs[:10], same[:5])
+        accuracy(pairs[:10], same[:5])
 
 
 def test_verification_of_pairs_that_are_nearly_opposite_and_of_nothing():
@@ -183,9 +189,9 @@ def test_verification_of_pairs_that_are_nearly_opposite_and_of_nothing():
     pairs = np.stack([np.tile([1, 0], (40, 1)), np.stack([np.cos(angles), np.sin(angles)], axis=1)], axis=1).reshape(
         80, 2
     )
-    assert verification.accuracy(pairs, same) == (1.0, 0.0)
+    assert accuracy(pairs, same) == (1.0, 0.0)
     pairs[:2] = 0  # two embeddings of length 0: a distance of 0
-    assert verification.accuracy(pairs, same) == (1.0, 0.0)
+    assert accuracy(pairs, same) == (1.0, 0.0)
 
 
 # ----------------------------------------------------------------------------------------------- the tool
@@ -231,7 +237,7 @@ def test_bad_options(run_tool, options, words, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, 'train', lambda *_: pytest.fail('it trained first'))
     output = str(tmp_path / 'out')
     code, _, err = run_tool(
-        train_synthetic, *QUICK, '--identities', '2', '--images', '1', '--pairs', '10', '--output', output, *options
+        tool, *QUICK, '--identities', '2', '--images', '1', '--pairs', '10', '--output', output, *options
     )
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
     assert not os.path.exists(output) or os.listdir(output) == []
@@ -246,7 +252,7 @@ def test_what_has_no_room_in_memory_is_refused(data, tmp_path, run_tool, monkeyp
         data, str(tmp_path / 'damaged'), 'property', lambda content: b'%d,112,112' % classes if classes else content
     )
     code, _, err = run_tool(
-        train_synthetic, *QUICK, '--no-verification', '--data', folder, '--output', str(tmp_path / 'out'), *options
+        tool, *QUICK, '--no-verification', '--data', folder, '--output', str(tmp_path / 'out'), *options
     )
     assert code == 2 and 'and this machine has' in err and len(err.splitlines()) == 1, err
 
@@ -255,11 +261,11 @@ def test_a_mistyped_folder_stays_as_it_is(tmp_path, run_tool):
     for folder in (tmp_path / 'misspelt', tmp_path / 'empty'):
         if folder.name == 'empty':
             folder.mkdir()
-        code, _, err = run_tool(train_synthetic, *QUICK, '--data', str(folder), '--output', str(tmp_path / 'out'))
+        code, _, err = run_tool(tool, *QUICK, '--data', str(folder), '--output', str(tmp_path / 'out'))
         assert code == 2 and f'there is no data set in {folder}' in err
         assert not folder.exists() or os.listdir(str(folder)) == []
     code, _, err = run_tool(
-        train_synthetic,
+        tool,
         *QUICK,
         *FEW_FACES,
         '--pairs',
@@ -401,7 +407,7 @@ def test_a_bad_image_is_refused_or_left_out(data, tmp_path):
     records, whole = FaceRecords(folder, IMAGE_SHAPE, 'skip'), FaceRecords(data, IMAGE_SHAPE)
     assert [records[i] is None for i in range(12)] == [i == 4 for i in range(12)]
     assert [records[i][0] for i in range(12) if i != 4] == [whole[i][0] for i in range(12) if i != 4]
-    batches = FaceBatches(records, 12, 0)
+    batches = FaceBatches(records, 12)
     batch, order = batches.next(), [batches._order(number) for number in range(13)]
     place = next(place for place, (position, _) in enumerate(order) if position == 4)
     for row in (place, place + 1):  # the next one stands in its place, too
@@ -513,9 +519,9 @@ def test_the_tool_leaves_bad_records_out_and_says_how_many(data, tmp_path, run_t
         '--output',
         str(tmp_path / 'out'),
     ]
-    code, out, err = run_tool(train_synthetic, *options)
+    code, out, err = run_tool(tool, *options)
     assert code == 2 and 'has no record 7' in err
-    code, out, _ = run_tool(train_synthetic, *options, '--on-bad-record', 'skip')
+    code, out, _ = run_tool(tool, *options, '--on-bad-record', 'skip')
     assert code == 0 and 'worker 0 left out 2 records; the first: ' in out and 'has no record 7' in out
 
 
@@ -523,7 +529,7 @@ def test_nothing_usable(data, tmp_path):
     folder = damaged(data, str(tmp_path / 'damaged'), 'property', lambda content: b'4,64,64')
     records = FaceRecords(folder, (64, 64, 3), 'skip')
     with pytest.raises(UserError, match='not one of its 12 images is usable; the first: .* is an image of'):
-        FaceBatches(records, 2, 0).next()
+        FaceBatches(records, 2).next()
 
 
 def test_what_a_killed_run_was_drawing_is_drawn_anew(tmp_path, run_tool):
@@ -531,7 +537,7 @@ def test_what_a_killed_run_was_drawing_is_drawn_anew(tmp_path, run_tool):
     unfinished.mkdir(parents=True)
     (unfinished / 'train.rec').write_bytes(b'x' * 100)
     code, _, err = run_tool(
-        train_synthetic, *QUICK, '--lr', '0.01', *FEW_FACES, '--no-verification', '--output', str(tmp_path / 'out')
+        tool, *QUICK, '--lr', '0.01', *FEW_FACES, '--no-verification', '--output', str(tmp_path / 'out')
     )
     assert code == 0, err
     assert sorted(os.listdir(str(unfinished.parent))) == ['lfw.bin', 'property', 'train.idx', 'train.rec']

@@ -1,0 +1,247 @@
+"""What a training reads: augmentation, readers in processes, and images of classes through MXNet's reader."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import shapes
+from PIL import Image, ImageEnhance
+
+from netkit._mxnet import mx
+from netkit.data import augment, packing, synthetic
+from netkit.data.augment import Augmentation
+from netkit.data.batches import FaceBatches, Share
+from netkit.data.classes import ClassBatches, ClassRecords
+from netkit.data.records import FaceRecords
+from netkit.errors import UserError
+
+SHAPE = (112, 112, 3)
+ALL = Augmentation(0.9, 0.1, 30)
+
+
+@pytest.fixture(scope='module')
+def faces(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('faces'))
+    synthetic.write_synthetic(folder, identities=3, images=4, pairs=10, seed=2)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def classes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('classes')
+    shapes.write(str(folder / 'pictures'), images=6, seed=0)
+    packing.pack_classes(str(folder / 'pictures'), str(folder / 'train.rec'), 40)
+    return str(folder / 'train.rec')
+
+
+def numbers(batch):
+    return batch.data[0].asnumpy(), batch.label[0].asnumpy()
+
+
+def assert_same(first, second):
+    for one, other in zip(numbers(first), numbers(second)):
+        np.testing.assert_array_equal(one, other)
+
+
+# ------------------------------------------------------------------------------------------ augmentation
+
+
+@pytest.mark.parametrize('factors', [(1.3, 1, 1), (1, 0.6, 1), (1, 1, 1.5), (0.9, 1.1, 0.8)])
+def test_colours_change_as_pillow_changes_them(factors):
+    """One after the other, with its own rounding and its own limits."""
+    image = np.random.RandomState(0).randint(60, 160, (16, 16, 3)).astype(np.uint8)
+    expected = Image.fromarray(image)
+    for kind, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors):
+        expected = kind(expected).enhance(factor)
+    difference = np.asarray(augment.recoloured(Image.fromarray(image), *factors)).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 3
+    assert np.abs(np.asarray(expected).astype(int) - image).mean() > 5  # it does change
+
+
+def test_a_part_is_enlarged_to_the_whole():
+    image = np.add.outer(np.arange(100) * 2, np.arange(100) / 2)[..., None].repeat(3, 2).astype(np.uint8)
+    part = np.asarray(augment.cropped(Image.fromarray(image), 0.5, 1, 0))  # top, right
+    assert part.shape == image.shape and np.abs(part[::2, ::2].astype(int) - image[:50, 50:]).max() <= 2
+
+
+@pytest.mark.parametrize('row, column, area', [(0.5, 0.5, 100), (0, 0, 25), (0.999, 0.999, 30)])
+def test_a_square_is_covered_even_at_the_edge(row, column, area):
+    image = np.zeros((20, 20, 3), np.uint8)
+    grey = augment.covered(image, 10, row, column) == augment.GREY
+    assert grey.all(axis=2).sum() == grey.any(axis=2).sum() and abs(grey.all(axis=2).sum() - area) <= 6
+    assert not image.any()  # of the caller
+
+
+def drawn(number):
+    return tuple(np.random.RandomState(number).uniform(size=augment.NUMBERS))
+
+
+def test_augmentation_depends_on_the_image_and_the_numbers_only(faces):
+    records = FaceRecords(faces, SHAPE)
+    content = records.read(0)[1]
+    plain = np.asarray(Image.open(io.BytesIO(content)))
+    first = augment.prepared(content, False, ALL, drawn(1))
+    np.testing.assert_array_equal(first, augment.prepared(content, False, ALL, drawn(1)))
+    np.testing.assert_array_equal(first[:, ::-1], augment.prepared(content, True, ALL, drawn(1)))
+    others = [augment.prepared(content, False, ALL, drawn(number)) for number in range(2, 60)]
+    assert all(not np.array_equal(first, other) for other in others)
+    covered = np.mean([(image == augment.GREY).all(axis=2).sum() > 100 for image in others])
+    assert 0.25 < covered < 0.75  # half of them
+    np.testing.assert_array_equal(augment.prepared(content, False, Augmentation(), drawn(1)), plain)
+
+
+@pytest.mark.parametrize('option, most', [(Augmentation(crop=0.9), 40), (Augmentation(color=0.1), 45)])
+def test_augmented_faces_stay_near_what_they_were(faces, option, most):
+    content = FaceRecords(faces, SHAPE).read(0)[1]
+    plain = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    changes = [np.abs(augment.prepared(content, False, option, drawn(seed)) - plain).mean() for seed in range(20)]
+    assert np.mean(changes) > 0.5 and max(changes) < most
+
+
+# ------------------------------------------------------------------------------------------------ readers
+
+
+def test_readers_make_the_same_batches_and_end(faces):
+    records = FaceRecords(faces, SHAPE)
+    alone = FaceBatches(records, 5, Share(3, step=2), ALL)
+    with_readers = FaceBatches(records, 5, Share(3, step=2), ALL, 2)
+    for _ in range(6):  # through several passes
+        assert_same(alone.next(), with_readers.next())
+    processes = with_readers._readers.processes
+    with_readers.close()
+    assert len(processes) == 2 and not any(process.is_alive() for process in processes)
+
+
+def test_readers_leave_out_what_is_bad(faces, tmp_path):
+    """The same records as without them, and the next good image in their place."""
+    for name in os.listdir(faces):
+        (tmp_path / name).write_bytes(open(os.path.join(faces, name), 'rb').read())
+    good = FaceRecords(faces, SHAPE)
+    content = (tmp_path / 'train.rec').read_bytes()
+    images = [good.read(position)[1] for position in (2, 7)]
+    for image in images:
+        content = content.replace(image, b'\0' * len(image))
+    (tmp_path / 'train.rec').write_bytes(content)
+    both = [FaceRecords(str(tmp_path), SHAPE, 'skip') for _ in range(2)]
+    streams = [FaceBatches(records, 6, readers=readers) for records, readers in zip(both, (0, 1))]
+    for _ in range(4):
+        assert_same(*[stream.next() for stream in streams])
+    streams[1].close()
+    assert set(both[0].bad) == set(both[1].bad) == {3, 8}
+    with pytest.raises(UserError, match='the image of record [38] cannot be decoded'):
+        stream = FaceBatches(FaceRecords(str(tmp_path), SHAPE), 12)
+        stream.next()
+
+
+# ------------------------------------------------------------------------------------------------ classes
+
+
+def plain_records(path):
+    record, found = mx.recordio.MXRecordIO(path, 'r'), []
+    while True:
+        content = record.read()
+        if content is None:
+            return found
+        found.append(mx.recordio.unpack(content))
+
+
+def test_labels_are_counted(classes):
+    records = ClassRecords(classes)
+    assert len(records) == 60 and records.classes == 10
+    assert len(plain_records(classes)) == 60
+
+
+def test_an_epoch_has_every_image_and_goes_on_anywhere(classes):
+    """Whatever the number of threads; the next epoch is another, and so is another seed."""
+    records = ClassRecords(classes)
+    stream = ClassBatches(records, (32, 32, 3), 20, Share(1))
+    assert stream.steps_per_epoch == 3
+    found = [numbers(stream.next()) for _ in range(7)]
+    assert sorted(np.concatenate([labels for _, labels in found[:3]])) == sorted([0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 6)
+    for step in (1, 5):
+        later = ClassBatches(records, (32, 32, 3), 20, Share(1, step=step), threads=1)
+        np.testing.assert_array_equal(numbers(later.next())[0], found[step][0])
+    assert not np.array_equal(found[0][0], found[3][0])
+    assert not np.array_equal(numbers(ClassBatches(records, (32, 32, 3), 20, Share(2)).next())[0], found[0][0])
+
+
+def test_crops_and_colours_of_classes(classes):
+    """Without changes of colour every pixel is a colour of a picture; with a crop of 1 the whole picture is seen."""
+    records = ClassRecords(classes)
+    whole = numbers(ClassBatches(records, (40, 40, 3), 60, augmentation=Augmentation()).next())[0]
+    parts = numbers(ClassBatches(records, (40, 40, 3), 60, augmentation=Augmentation(0.28)).next())[0]
+    coloured = numbers(ClassBatches(records, (40, 40, 3), 60, augmentation=Augmentation(1.0, 0.4)).next())[0]
+    edges = [(np.abs(np.diff(images, axis=3)) > 40).mean() for images in (whole, parts)]
+    assert edges[1] < 0.8 * edges[0]  # parts are enlarged: fewer edges
+    original = np.stack([np.asarray(Image.open(io.BytesIO(image))) for _, image in plain_records(classes)])
+    corners = {tuple(corner // 8) for corner in original[:, 0, 0].astype(int)}
+
+    def known(images):
+        return np.mean([tuple(image[:, 0, 0].astype(int) // 8) in corners for image in images])
+
+    assert known(whole) > 0.7 > 0.3 > known(coloured)
+
+
+def test_workers_share_the_images_of_an_epoch(classes):
+    records = ClassRecords(classes)
+    parts = [ClassBatches(records, (32, 32, 3), 10, Share(0, part, 2)) for part in (0, 1)]
+    assert parts[0].steps_per_epoch == 3
+    seen = [np.concatenate([numbers(part.next())[1] for _ in range(3)]) for part in parts]
+    of_labels = np.bincount(np.concatenate(seen).astype(int), minlength=10)
+    assert of_labels.sum() == 60 and of_labels.max() <= 8 and of_labels.min() >= 4
+
+
+@pytest.mark.parametrize(
+    'labels, words',
+    [
+        ([0, 1, 3], 'has labels up to 3, but no image of 1 of these classes'),
+        ([0, 1.5], 'record 1 has label 1.5, which is no class'),
+        ([0, -1], 'record 1 has label -1, which is no class'),
+        ([0, float('nan')], 'record 1 has label nan, which is no class'),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path, labels, words):
+    path = str(tmp_path / 'train.rec')
+    record = mx.recordio.MXRecordIO(path, 'w')
+    for number, label in enumerate(labels):
+        record.write(mx.recordio.pack(mx.recordio.IRHeader(0, label, number, 0), b'image'))
+    record.close()
+    with pytest.raises(UserError, match=words):
+        ClassRecords(path)
+
+
+def test_several_labels_in_a_record(tmp_path):
+    """im2rec writes them so with a label width above 1; the first is the class."""
+    path = str(tmp_path / 'train.rec')
+    record = mx.recordio.MXRecordIO(path, 'w')
+    for label in ([1, 7], [0, 9]):
+        record.write(mx.recordio.pack(mx.recordio.IRHeader(2, np.array(label, np.float32), 0, 0), b'image'))
+    record.close()
+    assert ClassRecords(path).classes == 2
+
+
+def test_an_image_that_is_none_ends_with_a_sentence(tmp_path):
+    path = str(tmp_path / 'train.rec')
+    record = mx.recordio.MXRecordIO(path, 'w')
+    for number in range(8):
+        buffer = io.BytesIO()
+        Image.new('RGB', (40, 40)).save(buffer, 'JPEG')
+        content = b'no image' * 40 if number == 5 else buffer.getvalue()
+        record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 2), number, 0), content))
+    record.close()
+    with pytest.raises(UserError, match='holds an image that MXNet cannot decode .*names the first such'):
+        batches = ClassBatches(ClassRecords(path), (32, 32, 3), 4)
+        for _ in range(2):
+            batches.next()
+
+
+def test_a_reader_that_is_killed_is_one_sentence(faces):
+    stream = FaceBatches(FaceRecords(faces, SHAPE), 8, readers=1)
+    stream.next()
+    for process in stream._readers.processes:
+        os.kill(process.pid, 9)
+    with pytest.raises(UserError, match='a process of --readers was ended from outside'):
+        for _ in range(3):
+            stream.next()
+    stream.close()

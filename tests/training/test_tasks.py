@@ -1,0 +1,333 @@
+"""What train.py learns and keeps: from pictures to a measured network, on faces and on classes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import shapes
+from PIL import Image
+
+import evaluate
+import export
+import pack
+import train as tool
+from helpers import TOOLS, assert_trained_alike
+from netkit._mxnet import mx
+from netkit.data import faces, synthetic
+from netkit.errors import UserError
+from netkit.training import log, loop, schedule, tasks
+from netkit.training.run import run_training
+from netkit.training.trainer import Trainer
+
+NARROW = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '4', '--lr', '0.02']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('faces'))
+    synthetic.write_synthetic(folder, identities=4, images=3, pairs=60, seed=1)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def classes(tmp_path_factory):
+    """A tiny drawn ImageNet, packed: 1,500 pictures of ten classes, and 300 others."""
+    folder = tmp_path_factory.mktemp('imagenet')
+    for name, images, seed in (('train', 150, 0), ('val', 30, 1)):
+        shapes.write(str(folder / name), images, seed)
+        pack.main(['classes', str(folder / name), '--output', str(folder / 'data' / f'{name}.rec')])
+    return str(folder / 'data')
+
+
+def run(*options):
+    return run_training(tool.parse_args([*NARROW, *options]))
+
+
+def arrays(prefix, number):
+    return {name: array.asnumpy() for name, array in mx.nd.load(f'{prefix}-{number:04d}.params').items()}
+
+
+# ---------------------------------------------------------------------------------------- the whole way
+
+
+def people_in(folder):
+    """Write a folder of drawn people, and a CSV file of their landmarks; return its path."""
+    rng, rows = np.random.RandomState(0), []
+    for person in range(8):
+        identity = faces.draw_identity(rng)
+        os.makedirs(os.path.join(folder, f'person {person}'))
+        for number in range(4):
+            image, points = faces.draw_with_landmarks(identity, rng)
+            name = os.path.join(f'person {person}', f'[{number}].png')
+            Image.fromarray(image).save(os.path.join(folder, name))
+            rows.append(','.join([name, *(f'{value:.2f}' for value in points.ravel())]))
+    with open(os.path.join(folder, 'landmarks.csv'), 'w') as file:
+        file.write('\n'.join(rows))
+    return os.path.join(folder, 'landmarks.csv')
+
+
+def test_from_a_folder_of_pictures_to_a_measured_onnx_file(run_tool, tmp_path):
+    """Folder, pack, train, evaluate, export, evaluate: the accuracies are the same all the way."""
+    pictures, data, output = (str(tmp_path / name) for name in ('pictures', 'data', 'out'))
+    listing = people_in(pictures)
+    options = ['--output', data, '--landmarks', listing, '--pairs', '12', '--share', '0.4']
+    code, out, err = run_tool(pack, 'faces', pictures, *options)
+    assert code == 0 and '20 images of 5 people' in out, err
+    code, out, err = run_tool(tool, *NARROW, '--data', data, '--output', output, '--steps', '6')
+    assert code == 0, err
+    trained = log.read(os.path.join(output, log.FILE)).verification['lfw'][6]
+    code, out, err = run_tool(
+        export, '--model', f'{output}/cru56,1', '--fold-bn', '--onnx', '--output', f'{output}/light'
+    )
+    assert code == 0, err
+    exported = [os.path.join(output, name) for name in os.listdir(output) if name.endswith('.onnx')]
+    code, out, err = run_tool(evaluate, 'faces', f'{output}/cru56,1', *exported, '--data', data, '--json')
+    assert code == 0 and len(exported) == 1, err
+    found = json.loads(out)
+    assert len(found) == 2 and all(row['pairs'] == 12 for row in found)
+    for row in found:
+        np.testing.assert_allclose((row['accuracy'], row['deviation']), trained, atol=1e-5)
+    np.testing.assert_allclose(found[0]['mean_length'], found[1]['mean_length'], rtol=1e-4)
+    assert onnxruntime.InferenceSession(exported[0]).get_inputs()[0].shape[1:] == [3, 112, 112]
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize('network, lr', [('cru56_imagenet', '0.02'), ('ires50_imagenet', '0.05')])
+def test_an_original_form_learns_classes_and_evaluate_says_the_same(classes, run_tool, tmp_path, network, lr):
+    output = str(tmp_path)
+    options = ['--multiplier', '0.1', '--image-size', '64,64', '--crop', '0.8', '--data-color', '0.1', '--lr', lr]
+    args = ['--dataset', 'imagenet', '--data', classes, '--network', network, '--epochs', '3', '--output', output]
+    result = run_training(tool.parse_args([*args, *options, '--per-batch-size', '32']))
+    top1, top5 = result.measured
+    assert (top1.name, top5.name) == ('top-1', 'top-5') and top1.accuracy > 0.8 and top5.accuracy > 0.98
+    assert result.steps == 138 and result.loss == 'cross-entropy'
+    code, out, err = run_tool(
+        evaluate, 'imagenet', f'{output}/{network},1', '--data', f'{classes}/val.rec', '--resize', '73', '--crop', '64'
+    )
+    assert code == 0, err
+    assert f'{100 * (1 - top1.accuracy):.2f} %' in out and f'{100 * (1 - top5.accuracy):.2f} %' in out
+    curves = log.read(os.path.join(output, log.FILE)).verification
+    assert sorted(curves['top-1']) == [46, 92, 138]  # after every epoch
+    assert curves['top-1'][138][0] == pytest.approx(top1.accuracy, abs=1e-5)
+    symbol, arguments, _ = mx.model.load_checkpoint(f'{output}/{network}', 1)
+    assert symbol.list_outputs() == ['fc1_output'] and arguments['fc1_weight'].shape[0] == 10
+
+
+def test_classes_go_on_within_an_epoch(classes, tmp_path, monkeypatch):
+    options = ['--dataset', 'imagenet', '--data', classes, '--network', 'cru56_imagenet', '--multiplier', '0.05']
+    options += ['--image-size', '32,32', '--per-batch-size', '4', '--steps', '4', '--no-verification']
+    options += ['--state-every', '1']
+    run_training(tool.parse_args([*options, '--output', str(tmp_path / 'whole')]))
+    add = log.Writer.add
+
+    def interrupted(self, step, *rest):
+        if step == 3:
+            raise KeyboardInterrupt
+        add(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log.Writer, 'add', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tool.parse_args([*options, '--output', str(tmp_path / 'part')]))
+    run_training(tool.parse_args([*options, '--output', str(tmp_path / 'part'), '--resume']))
+    whole, part = (arrays(str(tmp_path / name / 'cru56_imagenet'), 1) for name in ('whole', 'part'))
+    assert all(np.array_equal(values, part[name]) for name, values in whole.items())
+
+
+# ------------------------------------------------------------------------------------------ what is kept
+
+
+@pytest.mark.parametrize(
+    'ckpt, accuracies, kept',
+    [
+        ('3', [0.5, 0.9, 0.7], [1]),
+        ('2', [0.5, 0.9, 0.7], [1, 2, 3]),
+        ('1', [0.5, 0.9, 0.7], [1, 2, 3]),  # the third is the last
+        ('1', [0.9, 0.5, 0.7], [1, 3]),
+        ('1', [0.9, 0.9, 0.2], [1, 2, 3]),
+    ],
+)
+def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monkeypatch, ckpt, accuracies, kept):
+    found = iter(accuracies)
+    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: [tasks.Measured('lfw', next(found), 0.1)])
+    at = {}
+    keep = Trainer.parameters
+
+    def parameters(self):
+        at[self.steps] = keep(self)
+        return at[self.steps]
+
+    monkeypatch.setattr(Trainer, 'parameters', parameters)
+    options = ['--data', data, '--output', str(tmp_path), '--steps', '5', '--verbose', '2', '--ckpt', ckpt]
+    result = run(*options)
+    names = sorted(name for name in os.listdir(str(tmp_path)) if name.endswith('.params'))
+    assert names == [f'cru56-{number:04d}.params' for number in kept]
+    assert result.measured[0].accuracy == accuracies[-1]
+    assert list(log.read(str(tmp_path / log.FILE)).verification['lfw'].values()) == [(x, 0.1) for x in accuracies]
+    for number in kept:  # each holds what was trained then
+        step = 5 if ckpt == '3' else min(2 * number, 5)
+        np.testing.assert_array_equal(arrays(str(tmp_path / 'cru56'), number)['arg:fc1_beta'], at[step]['fc1_beta'])
+
+
+def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatch):
+    """0001 was better than 0002 will be."""
+    found = iter([0.9, 0.5, 0.4])
+    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: [tasks.Measured('lfw', next(found), 0.1)])
+    options = ['--data', data, '--output', str(tmp_path), '--verbose', '2', '--ckpt', '1', '--state-every', '1']
+    step = Trainer.step
+
+    def interrupted(self, batch):
+        if self.steps == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'step', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(*options, '--steps', '5')
+    run(*options, '--steps', '5', '--resume')
+    names = sorted(name for name in os.listdir(str(tmp_path)) if name.endswith('.params'))
+    assert names == ['cru56-0001.params', 'cru56-0003.params']
+
+
+def test_several_sets_are_measured_or_those_that_are_named(data, tmp_path, capsys):
+    for name in os.listdir(data):
+        (tmp_path / name).write_bytes(open(os.path.join(data, name), 'rb').read())
+    (tmp_path / 'agedb_30.bin').write_bytes((tmp_path / 'lfw.bin').read_bytes())
+    options = ['--data', str(tmp_path), '--output', str(tmp_path / 'out'), '--steps', '1']
+    result = run(*options)
+    assert [found.name for found in result.measured] == ['agedb_30', 'lfw']
+    assert result.measured[0][1:] == result.measured[1][1:]
+    assert [found.name for found in run(*options, '--sets', 'lfw').measured] == ['lfw']
+    result = run(*options, '--sets', 'lfw,cfp_fp')
+    assert not result.measured and 'there is no cfp_fp.bin' in result.problem
+    assert 'there is no cfp_fp.bin' in capsys.readouterr().err  # before the training, too
+
+
+# ------------------------------------------------------------------------------------ learning rate, length
+
+
+def test_lengths_in_steps_and_epochs(data, tmp_path, monkeypatch):
+    """12 images in batches of 4: an epoch is 3 steps."""
+    seen = {}
+    monkeypatch.setattr(loop, 'train', lambda trainer, batches, args, *_: seen.update(vars(args)) or ([1.0, 0.0], None))
+    options = ['--data', data, '--output', str(tmp_path), '--no-verification']
+    run(*options, '--epochs', '2.5', '--lr-steps', '1e,2e', '--warmup', '0.5e', '--verbose', '1e', '--ckpt', '2')
+    assert (seen['steps'], seen['lr_steps'], seen['warmup'], seen['verbose']) == (8, [3, 6], 2, 3)
+    run(*options, '--steps', '7', '--lr-steps', '4,5', '--warmup', '1', '--verbose', '3', '--ckpt', '2')
+    assert (seen['steps'], seen['lr_steps'], seen['warmup'], seen['verbose']) == (7, [4, 5], 1, 3)
+    run(*options, '--steps', '7')
+    assert seen['lr_steps'] is None and seen['verbose'] == 0 and (seen['mom'], seen['wd']) == (0.9, 0.0005)
+
+
+def test_the_learning_rate_of_every_step():
+    rates = schedule.schedule(0.1, 10, [4, 6], 2)
+    np.testing.assert_allclose([rates(step) for step in range(1, 9)], [0.05, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    rates = schedule.schedule(1.0, 10)
+    np.testing.assert_allclose([rates(step) for step in range(1, 11)], [1] * 7 + [0.1] * 2 + [0.01])
+
+
+def test_momentum_and_decay_are_those_of_the_options(data, tmp_path, monkeypatch):
+    """By plain MXNet's formula, from the gradients of two steps."""
+    seen = []
+    monkeypatch.setattr(
+        Trainer, '__init__', lambda self, *args, **sgd: seen.append(sgd) or (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run('--data', data, '--output', str(tmp_path), '--mom', '0.8', '--wd', '0.01')
+    assert seen[0]['momentum'] == 0.8 and seen[0]['wd'] == 0.01 and seen[0]['learning_rate'] == 0.02
+
+
+# -------------------------------------------------------------------------------------- other weights first
+
+
+def test_training_starts_from_weights_that_fit(data, tmp_path, capsys):
+    first, second = str(tmp_path / 'first'), str(tmp_path / 'second')
+    run('--data', data, '--output', first, '--steps', '3', '--no-verification')
+    given = arrays(f'{first}/cru56', 1)
+    # A step that moves nothing: what is saved is what was set.
+    options = ['--data', data, '--output', second, '--steps', '1', '--no-verification', '--lr', '1e-30']
+    run(*options, '--pretrained', f'{first}/cru56,1')
+    out = capsys.readouterr().out
+    found = arrays(f'{second}/cru56', 1)
+    for name in {name for name in given if name.startswith('arg:')} - {'arg:fc1_gamma'}:  # which is set to 1
+        np.testing.assert_allclose(found[name], given[name], rtol=0, atol=1e-30, err_msg=name)
+    assert f'{len(given)} of {len(given) + 1} parameters are those of' in out  # the classes are new
+    assert 'not in it, begun anew: fc7_weight\n' in out and 'of another shape' not in out
+    run(*options)
+    assert not np.array_equal(given['arg:fc1_beta'], arrays(f'{second}/cru56', 1)['arg:fc1_beta'])
+
+
+def test_what_does_not_fit_is_told(data, tmp_path, capsys):
+    path = str(tmp_path / 'net')
+    mx.nd.save(
+        path + '-0001.params',
+        {'arg:fc1_beta': mx.nd.ones(256), 'arg:fc1_gamma': mx.nd.ones((2, 2)), 'arg:other': mx.nd.ones(3)},
+    )
+    options = ['--data', data, '--output', str(tmp_path / 'out'), '--steps', '1', '--no-verification']
+    run(*options, '--pretrained', f'{path},1')
+    lines = ' '.join(capsys.readouterr().out.split())
+    assert ' 1 of ' in lines and 'in it, but not in this network: other' in lines
+    assert 'of another shape, begun anew: fc1_gamma not in it' in lines
+    for content, words in (
+        ({'arg:fc1_beta': mx.nd.ones(256) / 0}, 'has NaN or infinity in fc1_beta'),
+        ({'arg:nothing': mx.nd.ones(3)}, 'no parameter of it has the name and shape'),
+    ):
+        mx.nd.save(path + '-0001.params', content)
+        with pytest.raises(UserError, match=words):
+            run(*options, '--pretrained', f'{path},1')
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--dataset', 'imagenet'], 'cru56 is a face network; --dataset imagenet trains the original forms'),
+        (['--dataset', 'imagenet', '--network', 'cru56_imagenet'], 'wants --data FOLDER, with train.rec and val.rec'),
+        (['--dataset', 'imagenet', '--network', 'cru56_imagenet', '--data', '.'], 'cannot read ./train.rec'),
+        (['--dataset', 'imagenet', '--loss', 'arcface'], '--loss is for faces'),
+        (['--dataset', 'imagenet', '--cutoff', '9'], '--cutoff is for faces'),
+        (['--image-size', '64,64'], '--image-size is for --dataset imagenet'),
+        (['--steps', '3', '--epochs', '2'], 'not allowed with argument'),
+        (['--lr-steps', '5,3'], "'5,3' are not lengths that grow"),
+        (['--lr-steps', '5,2e'], "'5,2e' are not lengths that grow, all in steps or all in epochs"),
+        (['--lr-steps', '0,4'], 'are not lengths that grow'),
+        (['--warmup', '2.5'], "'2.5' is neither a number of steps nor, with an e behind it, of epochs"),
+        (['--ckpt', '1', '--no-verification'], '--ckpt 1 keeps what measures best'),
+        (['--crop', '2'], "'2' is not a number of at least 0.1 and at most 1"),
+        (['--pretrained', 'nothing'], 'is not PREFIX,EPOCH'),
+        (['--pretrained', 'nothing,1'], 'cannot read nothing-0001.params'),
+    ],
+)
+def test_bad_options(data, run_tool, tmp_path, options, words, monkeypatch):
+    monkeypatch.setattr(loop, 'train', lambda *_: pytest.fail('it trained first'))
+    faces_ = [] if 'imagenet' in options else ['--data', data]
+    code, _, err = run_tool(tool, '--multiplier', '0.1', *faces_, '--output', str(tmp_path / 'out'), *options)
+    assert code == 2 and words in err and len(err.splitlines()) == 1, err
+
+
+def test_readers_end_with_the_program_and_train_alike(data, tmp_path):
+    options = [*NARROW, '--steps', '3', '--data', data, '--no-verification', '--data-color', '0.1', '--crop', '0.9']
+    for name, readers in (('none', '0'), ('two', '2')):
+        done = subprocess.run(
+            [sys.executable, os.path.join(TOOLS, 'train.py'), *options, '--readers', readers]
+            + ['--output', str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+    none, two = (arrays(str(tmp_path / name / 'cru56'), 1) for name in ('none', 'two'))
+    assert all(np.array_equal(values, two[name]) for name, values in none.items())
+    run('--steps', '3', '--data', data, '--no-verification', '--output', str(tmp_path / 'plain'))
+    plain = arrays(str(tmp_path / 'plain' / 'cru56'), 1)
+    with pytest.raises(AssertionError):
+        assert_trained_alike(none, plain, none)

@@ -1,0 +1,91 @@
+"""The checkpoints of a run: written, read back, measured, counted and kept as insightface's trainer does."""
+
+import os
+import sys
+from typing import List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from netkit import checkpoints
+from netkit.deploy.plain import cut
+from netkit.errors import UserError
+from netkit.files import new_files
+from netkit.training.tasks import Measured
+
+BEST, ALL, ONE = 1, 2, 3  # values of --ckpt, as insightface's: the best so far, all, one that is replaced
+
+
+class Kept(NamedTuple):
+    """A checkpoint, and what was measured on its files."""
+
+    files: Tuple[str, str]
+    measured: List[Measured]
+    problem: Optional[str] = None  # why nothing was measured, if something was to be
+
+
+class Keeper:
+    """Keeps checkpoints of a trainer in `folder`; `best` is the largest accuracy so far, None before the first.
+
+    The accuracy of a checkpoint is the mean over the verification sets, or top-1.
+    """
+
+    def __init__(self, args, task, context, log, best=None):
+        self.args, self.task, self.context, self.log, self.best = args, task, context, log, best
+
+    def is_due(self, step):
+        """Tell whether a checkpoint is written behind a step that is not the last."""
+        return self.args.verbose and step % self.args.verbose == 0 and step < self.args.steps
+
+    def keep(self, trainer, step):
+        """Write, measure and log a checkpoint; return what was Kept.
+
+        With BEST, files are removed again that measure worse than earlier ones, but not those of the last step.
+        """
+        files, number = self._save(trainer, step)
+        kept = Kept(files, [])
+        if not self.args.no_verification:
+            kept = self._measured(files, number)
+        for measured in kept.measured:
+            self.log.measured(step, *measured)
+        if kept.measured:
+            accuracy = self._score(kept.measured)
+            is_best = self.best is None or accuracy >= self.best
+            self.best = max(accuracy, self.best or 0.0)
+            if self.args.ckpt == BEST and not is_best and step < self.args.steps:
+                os.remove(files[1])
+        return kept
+
+    @staticmethod
+    def _score(measured):
+        scores = [found.accuracy for found in measured if found.name != 'top-5']
+        return sum(scores) / len(scores)
+
+    def _save(self, trainer, step):
+        """Write a checkpoint as the host does, cut at `fc1_output`, without the classes; return (files, number)."""
+        embedding = cut(trainer.symbol)
+        parameters = trainer.parameters()
+        for parameter, values in parameters.items():
+            if not np.isfinite(values).all():
+                raise UserError(f'{parameter} is not finite after step {step}; try a smaller --lr')
+        number = 1 if self.args.ckpt == ONE or not self.args.verbose else -(-step // self.args.verbose)
+        names = embedding.list_arguments() + embedding.list_auxiliary_states()
+        with new_files(self.args.output) as scratch:
+            checkpoints.save(
+                os.path.join(scratch, self.args.network),
+                number,
+                embedding,
+                {name: parameters[name] for name in names if name != 'data'},
+            )
+        return checkpoints.files(os.path.join(self.args.output, self.args.network), number), number
+
+    def _measured(self, files, number):
+        """Measure a checkpoint; whatever interrupts that, the files stay, and a message says so."""
+        try:
+            model = f'{os.path.join(self.args.output, self.args.network)},{number}'
+            return Kept(files, self.task.measure(model, self.context))
+        except UserError as error:
+            return Kept(files, [], f'{files[1]} is written, but not verified: {error}')
+        except BaseException:
+            advice = '; --resume does that' if self.args.state_every else ''
+            sys.stderr.write(f'{files[1]} is written, but not verified{advice}\n')
+            raise

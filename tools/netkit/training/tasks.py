@@ -1,0 +1,191 @@
+"""What a network learns, from its data to its measure: to tell faces apart, or to classify images."""
+
+import os
+import sys
+from typing import NamedTuple, Optional
+
+from netkit.data.augment import Augmentation
+from netkit.data.batches import FaceBatches, Share
+from netkit.data.classes import ClassBatches, ClassRecords
+from netkit.data.pairs import PairSet
+from netkit.data.records import FaceRecords, read_property
+from netkit.data.synthetic import write_synthetic
+from netkit.errors import UserError
+from netkit.evaluation import engines, faces, imagenet, protocol
+from netkit.files import remove_unfinished
+from netkit.graph.naming import is_original
+from netkit.networks import entry, settings_of
+from netkit.training import losses
+from netkit.training.workers import wait_for_workers
+
+DRAWN_SHAPE = (112, 112, 3)
+SHRINK = 256 / 224  # shorter side of an image against the square that is cut out of it, when classifying
+
+
+class Measured(NamedTuple):
+    """What a network came to: an accuracy, and its deviation if it has one."""
+
+    name: str  # of the verification set, or top-1, top-5
+    accuracy: float
+    deviation: Optional[float] = None
+
+    def __str__(self):
+        deviation = '' if self.deviation is None else f' ± {self.deviation:.3f}'
+        return f'{self.name} {self.accuracy:.3f}{deviation}'
+
+
+def share_of(args, kvstore, step):
+    """Return the images of this worker from `step` on."""
+    return Share(args.seed, kvstore.rank, kvstore.num_workers, step)
+
+
+class FaceTask:
+    """Faces of a data set in insightface's format, which is drawn where there is none; measured by its pairs."""
+
+    def __init__(self, args):
+        """Find the size of the images; nothing is read or drawn yet."""
+        self.args, self.folder = args, args.data or os.path.join(args.output, 'data')
+        is_there = os.path.exists(os.path.join(self.folder, 'property'))
+        self.settings = {'image_shape': (*read_property(self.folder)[1:], 3) if is_there else DRAWN_SHAPE}
+        entry('loss', args.loss)  # raises UserError if there is none
+
+    def prepare(self, kvstore):
+        """Open the data set; where there is none, the first worker draws it. Raises UserError."""
+        if kvstore.rank == 0:
+            self._draw_if_missing()
+        wait_for_workers(kvstore)
+        self.records = FaceRecords(self.folder, self.settings['image_shape'], self.args.on_bad_record)
+        self.classes = self.records.classes
+        if kvstore.rank == 0 and not self.args.no_verification:
+            self._warn_of_pairs()
+
+    def _draw_if_missing(self):
+        if remove_unfinished(self.folder):
+            raise UserError(
+                f'another run is writing into {self.folder}; wait until it has ended, or name another --data'
+            )
+        if os.path.exists(os.path.join(self.folder, 'property')):
+            print(f'using the data set that is in {self.folder}')
+            return
+        if os.path.isdir(self.folder) and os.listdir(self.folder):
+            raise UserError(
+                f'{self.folder} is neither empty nor a data set (it has no "property"); name another --data'
+            )
+        if self.args.data and not self.args.draw:
+            raise UserError(
+                f'there is no data set in {self.folder}; name another --data, or add --draw to have one drawn there'
+            )
+        write_synthetic(self.folder, self.args.identities, self.args.images, self.args.pairs, self.args.seed)
+
+    def _sets(self):
+        """Return {name: path} of the verification sets; raises UserError if there are none."""
+        return faces.sets_in(self.folder, self.args.sets)
+
+    def _warn_of_pairs(self):
+        """Say before the training, not after it, what cannot be verified."""
+        try:
+            for path in self._sets().values():
+                pairs = PairSet(path, self.settings['image_shape'])
+                pairs.image(0)
+                if len(pairs) < protocol.FOLDS:
+                    raise UserError(f'{path}: {len(pairs)} pairs are not enough for {protocol.FOLDS} folds')
+        except UserError as error:
+            sys.stderr.write(f'{error}; there will be no verification, as with --no-verification\n')
+
+    def head(self, embedding, settings):
+        """Return the symbol to train."""
+        loss = entry('loss', self.args.loss)
+        return losses.classifier(embedding, settings['emb_size'], self.classes, loss, self.args.loss_scale)
+
+    def head_parameters(self, settings):
+        """Return the number of parameters that the loss adds."""
+        return self.classes * settings['emb_size']
+
+    def images_per_epoch(self, kvstore, batch_size):
+        """Return the images of an epoch; the steps of it are as many as it takes to see each once."""
+        return len(self.records)
+
+    def batches(self, batch_size, kvstore, step):
+        """Return the batches from `step` on."""
+        args = self.args
+        augmentation = Augmentation(args.crop, args.data_color, args.cutoff)
+        return FaceBatches(self.records, batch_size, share_of(args, kvstore, step), augmentation, args.readers)
+
+    def tell_bad(self, rank):
+        """Print how many records were left out."""
+        if self.records.bad:
+            print(f'worker {rank} left out {self.records.count_bad()} records; the first: {self.records.first_bad()}')
+
+    def measure(self, model, context):
+        """Return [Measured, …] of a checkpoint, PREFIX,EPOCH, as it is on the disk; raises UserError."""
+        engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
+        found = [faces.evaluate(engine, name, path) for name, path in self._sets().items()]
+        return [Measured(result.set, result.accuracy.mean, result.accuracy.deviation) for result in found]
+
+
+class ClassTask:
+    """Images of classes in `train.rec`, measured on those in `val.rec`; the original form of a network."""
+
+    def __init__(self, args):
+        """Read the labels; raises UserError for a network or files that do not serve."""
+        if not is_original(args.network):
+            raise UserError(
+                f'{args.network} is a face network; --dataset imagenet trains the original forms, like cru56_imagenet'
+            )
+        if not args.data:
+            raise UserError(
+                '--dataset imagenet wants --data FOLDER, with train.rec and val.rec (tools/pack.py classes)'
+            )
+        self.args = args
+        self.records, self.validation = (
+            ClassRecords(os.path.join(args.data, name)) for name in ('train.rec', 'val.rec')
+        )
+        self.classes = self.records.classes
+        if self.validation.classes > self.classes:
+            raise UserError(f'{self.validation.path} has {self.validation.classes} classes, training {self.classes}')
+        shape = args.image_size or settings_of(args.network)['image_shape']
+        self.settings = {'image_shape': shape, 'emb_size': self.classes}
+
+    def prepare(self, kvstore):
+        """Do nothing: everything has to be there already."""
+
+    def head(self, embedding, settings):
+        """Return the symbol to train."""
+        return losses.classification(embedding, self.args.loss_scale)
+
+    def head_parameters(self, settings):
+        """Return the number of parameters that the loss adds."""
+        return 0
+
+    def images_per_epoch(self, kvstore, batch_size):
+        """Return the images of an epoch: those that fill batches."""
+        whole = batch_size * kvstore.num_workers
+        return max(1, len(self.records) // whole) * whole
+
+    def batches(self, batch_size, kvstore, step):
+        """Return the batches from `step` on."""
+        args = self.args
+        return ClassBatches(
+            self.records,
+            self.settings['image_shape'],
+            batch_size,
+            share_of(args, kvstore, step),
+            Augmentation(args.crop, args.data_color),
+            args.readers or os.cpu_count() or 1,
+        )
+
+    def tell_bad(self, rank):
+        """Print nothing: a record that cannot be read ends the run."""
+
+    def measure(self, model, context):
+        """Return [Measured, …] of a checkpoint, PREFIX,EPOCH, as it is on the disk; raises UserError."""
+        engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
+        side = min(self.settings['image_shape'][:2])
+        images = imagenet.Images(self.validation.path, round(side * SHRINK), side)
+        errors = imagenet.evaluate(engine, images).errors
+        return [Measured(f'top-{k}', 1 - error) for k, error in errors.items()]
+
+
+def open_task(args):
+    """Return the task that the options name; raises UserError."""
+    return ClassTask(args) if args.dataset == 'imagenet' else FaceTask(args)

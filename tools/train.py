@@ -1,0 +1,259 @@
+"""Train a network choice: on drawn faces, on faces in insightface's format, or on images of classes.
+
+Saves OUTPUT/NETWORK-symbol.json and OUTPUT/NETWORK-0001.params, cut at the embedding, and measures these files: faces
+on the verification sets (.bin) of the data set, classes on val.rec. On several devices, and with --kvstore dist_sync
+in several processes (tools/launch_local.py), each takes its share of the images of a step.
+
+LENGTH is a number of steps, or of epochs with an e behind it: 2000, 1.5e.
+"""
+
+import os
+import sys
+
+from netkit import report
+from netkit.cli import Parser, folder_name, image_size, multiplier, number, run, whole_number
+from netkit.data.classes import COLOR, CROP
+from netkit.networks import LOSSES, NETWORKS
+from netkit.training.keeping import ALL, BEST, ONE
+from netkit.training.run import run_training
+from netkit.training.schedule import Length, length, lengths
+
+DATASETS = ('synthetic', 'imagenet')
+KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
+JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
+SETTLED = 50  # steps until the first values of moving statistics weigh less than a hundredth, at a momentum of 0.9
+STEPS = 100
+DECAY_OF_CLASSES = 1e-4  # weight decay of the original forms (both papers)
+
+
+def add_what(parser):
+    """Add the options for the network and the data."""
+    group = parser.add_argument_group('what')
+    group.add_argument('--network', default='cru56', help=f'network choice: {", ".join(NETWORKS)}')
+    group.add_argument(
+        '--multiplier',
+        type=multiplier,
+        default=1.0,
+        help="width of the network relative to the paper's (net_multiplier)",
+    )
+    group.add_argument(
+        '--dataset',
+        choices=DATASETS,
+        default=DATASETS[0],
+        help="synthetic: faces, in insightface's format, drawn where --data has none; imagenet: images of classes, in "
+        'train.rec and val.rec (tools/pack.py classes), for the original forms of the networks',
+    )
+    group.add_argument(
+        '--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it is not there)'
+    )
+    group.add_argument('--loss', help=f'loss: {", ".join(LOSSES)} (default: arcface; imagenet: cross-entropy)')
+    group.add_argument('--output', type=folder_name, default='out/train', help='folder for the checkpoint')
+    group.add_argument(
+        '--pretrained',
+        metavar='PREFIX,EPOCH',
+        help="start from the weights of this checkpoint that have the name and shape of the network's",
+    )
+    group.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH', help='of imagenet (default: 224,224)')
+    group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same result')
+
+
+def add_how_long(parser):
+    """Add the options for steps and learning rate."""
+    group = parser.add_argument_group('how long')
+    either = group.add_mutually_exclusive_group()
+    either.add_argument('--steps', type=whole_number(1), default=STEPS, help='training steps')
+    either.add_argument('--epochs', type=number(1e-6, 1e6), help='instead: times that every image is seen')
+    group.add_argument('--per-batch-size', type=whole_number(1), default=32, help='images per device and step')
+    group.add_argument('--lr', type=number(1e-30, 1000), default=0.1, help='learning rate')
+    group.add_argument(
+        '--lr-steps',
+        type=lengths,
+        metavar='LENGTH,LENGTH…',
+        help='divide it by 10 after each of these (default: after 70%% and 90%% of the steps)',
+    )
+    group.add_argument(
+        '--warmup', type=length, metavar='LENGTH', default=Length(0, False), help='raise it from 0 during so long'
+    )
+    group.add_argument('--mom', type=number(0, 1), help="momentum (default: the network choice's)")
+    group.add_argument(
+        '--wd', type=number(0, 1), help=f"weight decay (default: the network choice's; imagenet: {DECAY_OF_CLASSES:g})"
+    )
+
+
+def add_images(parser):
+    """Add the options for what is done to the images."""
+    group = parser.add_argument_group('images', 'Half of the images are mirrored, always.')
+    group.add_argument(
+        '--crop',
+        type=number(0.1, 1),
+        help='enlarge a random part of each image, with at least this share of the sides, to the whole (default: 1; '
+        f'imagenet: {CROP:.2f}, which is 8 %% of the area; published for faces: 0.9)',
+    )
+    group.add_argument(
+        '--data-color',
+        type=number(0, 1),
+        help=f'change brightness, contrast and saturation by up to this share (default: 0; imagenet: {COLOR:g}; '
+        'published for faces: 0.1)',
+    )
+    group.add_argument(
+        '--cutoff', type=whole_number(0, 4096), default=0, help='cover half of the faces by a grey square of this side'
+    )
+    group.add_argument(
+        '--readers',
+        type=whole_number(0, 1024),
+        default=0,
+        help='processes that decode faces ahead, 0: none but this; for imagenet threads, 0: one for each core',
+    )
+    group.add_argument(
+        '--on-bad-record',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='what to do about a record of faces that cannot be read',
+    )
+
+
+def add_measuring(parser):
+    """Add the options for checkpoints and what is measured on them."""
+    group = parser.add_argument_group('checkpoints')
+    group.add_argument(
+        '--verbose',
+        type=length,
+        metavar='LENGTH',
+        help='write and measure a checkpoint after every so long, and at the end (default: at the end; imagenet: 1e)',
+    )
+    group.add_argument(
+        '--ckpt',
+        type=int,
+        choices=(BEST, ALL, ONE),
+        default=ONE,
+        help='which checkpoints to keep: 1 those that are the best so far, and the last; 2 all; 3 one, 0001',
+    )
+    group.add_argument(
+        '--sets',
+        type=lambda text: text.split(','),
+        metavar='NAME,NAME…',
+        help='verification sets of the data set to measure on (default: all .bin files)',
+    )
+    group.add_argument('--no-verification', action='store_true', help='measure nothing')
+    group.add_argument(
+        '--resume',
+        action='store_true',
+        help='continue from the last state in OUTPUT, if there is one; the options that change what is '
+        'computed have to be the same, but for --steps or --epochs, of which there may be more (the learning '
+        'rate then falls later). Without --resume, an older state is removed',
+    )
+    group.add_argument(
+        '--state-every',
+        type=whole_number(0),
+        default=1000,
+        metavar='STEPS',
+        help='write the state of the run, for --resume, after every so many steps; 0: never',
+    )
+
+
+def add_devices(parser):
+    """Add the options for where and how it is computed."""
+    group = parser.add_argument_group('devices')
+    group.add_argument(
+        '--devices',
+        type=whole_number(1, 1024),
+        default=1,
+        help='devices to train on: GPUs where there are any, else CPU contexts',
+    )
+    group.add_argument(
+        '--kvstore',
+        choices=KVSTORES,
+        help='how gradients are summed: on the CPU, on the GPUs, by NCCL, or over several processes or '
+        'machines (default: device on GPUs, else local)',
+    )
+    group.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
+    group.add_argument(
+        '--loss-scale',
+        type=number(1e-6, 1e38),
+        help='factor on the gradients until they are applied (default: 128 with --fp16, else 1)',
+    )
+    group.add_argument(
+        '--memonger',
+        choices=('on', 'off'),
+        help='recompute feature maps in the backward pass instead of keeping them, for a quarter '
+        "of the memory (default: the network's choice on a GPU, off on a CPU)",
+    )
+
+
+def add_drawing(parser):
+    """Add the options for drawn faces."""
+    group = parser.add_argument_group('drawn faces')
+    group.add_argument('--draw', action='store_true', help='draw the data set into --data if it is not there')
+    group.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
+    group.add_argument('--images', type=whole_number(1), default=20, help='images of each')
+    group.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')
+
+
+def parse_args(argv=None):
+    parser = Parser(prog='train.py', description=__doc__)
+    for add in (add_what, add_how_long, add_images, add_measuring, add_devices, add_drawing):
+        add(parser)
+    args = parser.parse_args(argv)
+    is_imagenet = args.dataset == 'imagenet'
+    for option, is_given in (
+        ('--loss', args.loss is not None),
+        ('--cutoff', args.cutoff != 0),
+        ('--draw', args.draw),
+        ('--sets', args.sets is not None),
+    ):
+        if is_imagenet and is_given:
+            parser.error(f'{option} is for faces, not for --dataset imagenet')
+    if args.image_size and not is_imagenet:
+        parser.error('--image-size is for --dataset imagenet; faces have the size that their data set names')
+    if args.ckpt == BEST and args.no_verification:
+        parser.error('--ckpt 1 keeps what measures best, and --no-verification measures nothing')
+    args.loss = args.loss or ('cross-entropy' if is_imagenet else 'arcface')
+    args.wd = DECAY_OF_CLASSES if is_imagenet and args.wd is None else args.wd
+    args.data_color = args.data_color if args.data_color is not None else COLOR if is_imagenet else 0.0
+    args.crop = args.crop or (CROP if is_imagenet else 1.0)
+    args.loss_scale = args.loss_scale or (128.0 if args.fp16 else 1.0)
+    if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
+        parser.error(
+            f'--kvstore {args.kvstore} wants {", ".join(JOB)}; start it with tools/launch_local.py, or see '
+            'docs/several-machines.md'
+        )
+    return args
+
+
+def show(result):
+    """Print what a training came to, and what was written; return the exit status."""
+    report.show(
+        'trained',
+        ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss', 'measured', 'images/s'),
+        [
+            (
+                result.network,
+                f'{result.multiplier:g}',
+                result.loss,
+                str(result.steps),
+                f'{result.parameters:,}',
+                f'{result.macs / 1e9:.3f} G',
+                f'{result.last_loss:.2f}',
+                ', '.join(map(str, result.measured)) or '–',
+                f'{result.speed:.1f}' if result.speed else '–',
+            )
+        ],
+    )
+    report.show('written', ('file', 'bytes'), [(path, f'{os.path.getsize(path):,}') for path in result.files])
+    if result.measured and result.steps < SETTLED:
+        print(
+            f'{result.network}: after {result.steps} steps the moving statistics, by which a network is verified, '
+            f'are not settled; the verification says little before {SETTLED}'
+        )
+    if result.problem:
+        sys.stderr.write(f'train.py: {result.problem}\n')
+    return 2 if result.problem else 0
+
+
+def main(argv=None):
+    result = run_training(parse_args(argv))
+    return show(result) if result else 0  # the first worker reports
+
+
+if __name__ == '__main__':
+    run(main)
