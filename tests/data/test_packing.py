@@ -5,6 +5,7 @@ import os
 import pickle
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -269,3 +270,134 @@ def test_many_people_are_paired_without_listing_all_pairs():
     owners = [content.split()[0] for content in images]
     assert [first == second for first, second in zip(owners[0::2], owners[1::2])] == same
     assert len({frozenset(pair) for pair in zip(images[0::2], images[1::2])}) == 3000
+
+
+# ------------------------------------------------------------------------------------- landmarks of faces
+
+
+def seen_in(change, seed):
+    """Return where a drawn face differs in red if `change`, {part: colour}, recolours it, and its landmarks."""
+    both = []
+    for changes in ({}, change):
+        rng = np.random.RandomState(seed)
+        identity = faces.draw_identity(rng)._replace(beard=0.0, **changes)
+        both.append(faces.draw_with_landmarks(identity, rng))
+    (first, points), (second, _) = both
+    return np.abs(first.astype(int) - second).sum(axis=2) > 60, first, points
+
+
+@pytest.mark.parametrize('seed', [0, 4, 7, 8, 15, 19])
+def test_landmarks_of_drawn_faces_are_where_the_parts_are(seed):
+    """Lips and irises are found by recolouring them and nothing else."""
+    mask, _, points = seen_in({'lips': (255, 0, 255)}, seed)
+    rows, columns = np.nonzero(mask)
+    left, right = columns.argmin(), columns.argmax()
+    for found, expected in ((left, points[3]), (right, points[4])):
+        assert (
+            np.hypot(columns[found] - expected[0], rows[found] - expected[1]) < 1.2
+        )  # the mouth's ends are thinner than a pixel
+    mask, _, points = seen_in({'iris': (255, 0, 0)}, seed)
+    rows, columns = np.nonzero(mask)
+    for half, expected in ((columns < 56, points[0]), (columns >= 56, points[1])):
+        assert abs(columns[half].mean() - expected[0]) < 0.5 and abs(rows[half].mean() - expected[1]) < 0.5
+
+
+def test_drawn_faces_are_aligned_by_their_landmarks_within_a_pixel(run_tool, tmp_path):
+    """Turned, enlarged, moved, then packed with --landmarks: the lips come to where the template has them.
+
+    Red lips are found in the packed images; the ends of the mouth, which five points of another face can only meet as
+    well as a similarity does, are compared with the similarity that NumPy's least squares finds.
+    """
+    rows, expected = [], []
+    for person in range(2):
+        (tmp_path / 'people' / str(person)).mkdir(parents=True)
+        for number, seed in enumerate((0, 4, 7)):
+            _, image, points = seen_in({}, seed)
+            mask, _, _ = seen_in({'lips': (255, 0, 255)}, seed)
+            picture = Image.fromarray(np.where(mask[..., None], (255, 0, 255), image // 3).astype(np.uint8))
+            turned = picture.transform((300, 300), Image.AFFINE, (0.6, 0.1, -20, -0.1, 0.6, -15), Image.BILINEAR)
+            inverse = np.linalg.inv([[0.6, 0.1, -20], [-0.1, 0.6, -15], [0, 0, 1]])
+            moved = (np.column_stack([points + 0.5, np.ones(5)]) @ inverse.T)[:, :2] - 0.5
+            path = tmp_path / 'people' / str(person) / f'{number}.png'
+            turned.save(str(path))
+            rows.append(f'{person}/{number}.png,' + ','.join(map(str, moved.ravel())))
+            # x' = a·x - b·y + c, y' = b·x + a·y + d
+            system = np.vstack([[[x, -y, 1, 0], [y, x, 0, 1]] for x, y in points])
+            a, b, c, d = np.linalg.lstsq(system, align.TEMPLATE.ravel(), rcond=None)[0]
+            lips = np.column_stack(np.nonzero(mask)[::-1]).mean(axis=0)
+            expected.append((a * lips[0] - b * lips[1] + c, b * lips[0] + a * lips[1] + d))
+    (tmp_path / 'l.csv').write_text('\n'.join(rows))
+    output, people = str(tmp_path / 'set'), str(tmp_path / 'people')
+    code, _, err = run_tool(pack, 'faces', people, '--output', output, '--landmarks', str(tmp_path / 'l.csv'))
+    assert code == 0, err
+    records = FaceRecords(output, (112, 112, 3))
+    for position, (x, y) in enumerate(expected):
+        image = records[position][1].astype(int)
+        found = np.nonzero((image[..., 0] > 150) & (image[..., 2] > 150) & (image[..., 1] < 110))
+        assert np.hypot(found[1].mean() - x, found[0].mean() - y) < 1, position
+
+
+def detection_model(path, points, side=640, stride=32):
+    """Write an ONNX file in the form of insightface's detectors (SCRFD) that finds one face, always the same.
+
+    Outputs are scores, boxes and landmarks of strides 8, 16 and 32, two anchors a cell; distances are in strides.
+    """
+    outputs, initializers, nodes = [], [], []
+    for kind, width in (('score', 1), ('box', 4), ('points', 10)):
+        for of in (8, 16, 32):
+            values = np.zeros(((side // of) ** 2 * 2, width), np.float32)
+            if of == stride and points is not None:
+                cell = 10 * (side // of) + 8  # at (8, 10)
+                anchor = np.array([8, 10]) * of
+                row = {'score': [0.9], 'box': [2, 2, 2, 2], 'points': ((points - anchor) / of).ravel()}[kind]
+                values[2 * cell] = row
+            name = f'{kind}{of}'
+            initializers.append(onnx.numpy_helper.from_array(values, name + '_values'))
+            nodes.append(onnx.helper.make_node('Identity', [name + '_values'], [name]))
+            outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, values.shape))
+    image = onnx.helper.make_tensor_value_info('input.1', onnx.TensorProto.FLOAT, [1, 3, side, side])
+    graph = onnx.helper.make_graph(nodes, 'detector', [image], outputs, initializers)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 11)], ir_version=8), path)
+
+
+def test_faces_are_found_by_a_detection_model(run_tool, tmp_path):
+    """The packed image is the one that the same landmarks in a file give."""
+    pytest.importorskip('insightface')
+    points, rows = np.array(align.TEMPLATE) * 2 + (150, 200), []
+    for name in 'ab':
+        (tmp_path / 'people' / name).mkdir(parents=True)
+        for number in range(2):
+            face_with_landmarks(points, 640).save(str(tmp_path / 'people' / name / f'{number}.png'))
+            rows.append(f'{name}/{number}.png,' + ','.join(map(str, points.ravel())))
+    (tmp_path / 'l.csv').write_text('\n'.join(rows))
+    detection_model(str(tmp_path / 'det.onnx'), points)
+    people = str(tmp_path / 'people')
+    for name, *option in (('found', '--detect', 'det.onnx'), ('told', '--landmarks', 'l.csv')):
+        option[1] = str(tmp_path / option[1])
+        code, out, err = run_tool(pack, 'faces', people, '--output', str(tmp_path / name), *option)
+        assert code == 0 and '4 images of 2 people' in out, err
+    found, told = (FaceRecords(str(tmp_path / name), (112, 112, 3))[0][1].astype(int) for name in ('found', 'told'))
+    assert found.max() > 200 and np.abs(found - told).max() <= 6
+    detection_model(str(tmp_path / 'blind.onnx'), None)
+    options = ['--output', str(tmp_path / 'none'), '--detect', str(tmp_path / 'blind.onnx')]
+    code, out, err = run_tool(pack, 'faces', people, *options)
+    assert code == 2 and 'has no face that the detector finds' in out + err and not (tmp_path / 'none').exists()
+
+
+def test_what_is_no_detection_model(run_tool, people, tmp_path):
+    pytest.importorskip('insightface')
+    (tmp_path / 'text.onnx').write_text('no model')
+    image = onnx.helper.make_tensor_value_info('data', onnx.TensorProto.FLOAT, [1, 3, 112, 112])
+    output = onnx.helper.make_tensor_value_info('out', onnx.TensorProto.FLOAT, [1, 3, 1, 1])
+    nodes = [onnx.helper.make_node('GlobalAveragePool', ['data'], ['out'])]
+    graph = onnx.helper.make_graph(nodes, 'mean', [image], [output])
+    opsets = [onnx.helper.make_opsetid('', 11)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), str(tmp_path / 'face.onnx'))
+    for name, words in (
+        ('missing.onnx', 'no such file'),
+        ('text.onnx', 'is no model that insightface can run'),
+        ('face.onnx', 'is no detection model with five landmarks'),
+    ):
+        options = ['--output', str(tmp_path / 'out'), '--detect', str(tmp_path / name)]
+        code, out, err = run_tool(pack, 'faces', str(people), *options)
+        assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
