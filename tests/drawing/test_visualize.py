@@ -340,12 +340,12 @@ def test_training_curves_of_several_runs(draw, tmp_path):
         with training_log.Writer(str(tmp_path / folder / 'train.log'), last_step=25) as log:
             for step in range(1, 26):
                 log.add(step, 32, 10.0 / step, accuracy)
-            log.verified('verification', 25, accuracy, 0.1)
+            log.measured(25, 'lfw', accuracy, 0.1)
     logs = [str(tmp_path / folder / 'train.log') for folder in ('one', 'b $^$')]
     curves = training_log.read(logs[1])
     assert list(curves.loss) == [10, 20, 25] and curves.accuracy[25] == 0.75
     assert curves.loss[10] == pytest.approx(sum(10.0 / step for step in range(1, 11)) / 10, abs=1e-6)
-    assert curves.verification == {'verification': {25: (0.75, 0.1)}} and min(curves.speed.values()) > 0
+    assert curves.verification == {'lfw': {25: (0.75, 0.1)}} and min(curves.speed.values()) > 0
     svg = Svg(draw('curves.svg', 'training', *logs))
     assert sum(bool(re.fullmatch(r'axes_\d+', name or '')) for name in svg.ids) == 4
     assert svg.texts.count('one/train.log') == svg.texts.count('b $^$/train.log') == 3  # loss, accuracy, speed

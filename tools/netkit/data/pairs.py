@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from netkit._mxnet import mx
+from netkit.data.images import Unusable, open_picture
 from netkit.errors import UserError, reason
 
 NO_SET = 'not a verification set (pickled images and same/different list)'
@@ -60,8 +60,8 @@ def _decode(content):
     if not encoded:
         raise ValueError('an image is empty')
     try:
-        return mx.image.imdecode(encoded).asnumpy()
-    except mx.MXNetError:
+        return np.asarray(open_picture(encoded))
+    except Unusable:
         raise ValueError('an image cannot be decoded')
 
 
