@@ -25,10 +25,10 @@ HOST = (
 SIMILAR = 20  # pictures whose cosines are printed at most
 
 
-def engines_of(args):
-    """Yield the Engine of each model on the command line."""
+def engines_of(args, otherwise=None):
+    """Yield the Engine of each model on the command line; `otherwise` is the image shape of those that take any."""
     for model in args.models:
-        yield open_engine(model, args.batch, args.network, args.image_size, args.multiplier)
+        yield open_engine(model, args.batch, args.network, args.image_size, args.multiplier, otherwise)
 
 
 def faces(args):
@@ -67,16 +67,17 @@ def imagenet(args):
     rows = []
     if args.crop and not args.image_size:
         args.image_size = args.crop, args.crop, 3
-    for engine in engines_of(args):
+    for engine in engines_of(args, (classification.SIDE, classification.SIDE, 3)):
         side = args.crop or engine.image_shape[0]
         if (side, side) != engine.image_shape[:2]:
             raise UserError(
                 f'--crop {side}: {engine.label} takes images of {engine.image_shape[0]}×{engine.image_shape[1]}; '
                 'leave --crop out, or name that side'
             )
-        images = classification.Images(args.data, max(args.resize, side), side)
+        resize = args.resize or classification.resize_for(side)
+        images = classification.Images(args.data, max(resize, side), side)
         result = classification.evaluate(engine, images)
-        network = args.network if args.network and is_original(args.network) else None
+        network = args.network if args.network and is_original(args.network) and args.multiplier == 1 else None
         errors = [f'{100 * result.errors[k]:.2f} %' if k in result.errors else '–' for k in classification.TOPS]
         rows.append((engine.label, str(result.images), *errors, published.TOP1_ERRORS.get(network or '', '–')))
         if images.skipped:
@@ -89,6 +90,8 @@ def imagenet(args):
 def embed(args):
     """Compute the embeddings of aligned faces."""
     paths = pictures_in(args.pictures)
+    if args.similar and len(paths) > SIMILAR:
+        raise UserError(f'--similar prints the cosines of {SIMILAR} pictures at most, and these are {len(paths)}')
     if args.output:
         keep_inputs([args.output], paths)
     (engine,) = engines_of(args)
@@ -133,7 +136,11 @@ def parse_args(argv=None):
     form.add_argument('--markdown', action='store_true', help='print Markdown tables')
     parser_ = command(imagenet, 'top-1 and top-5 error of an original form')
     parser_.add_argument('--data', required=True, metavar='PATH', help='folder with a folder per class, or a .rec file')
-    parser_.add_argument('--resize', type=whole_number(1, 4096), default=256, help='pixels of the shorter side')
+    parser_.add_argument(
+        '--resize',
+        type=whole_number(1, 4096),
+        help='pixels of the shorter side (default: 256, for smaller images in proportion)',
+    )
     parser_.add_argument(
         '--crop', type=whole_number(1, 4096), help="pixels of the centre (default: the network's size)"
     )

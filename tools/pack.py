@@ -12,6 +12,7 @@ from netkit import report
 from netkit.cli import Parser, check_name, folder_name, number, run, whole_number
 from netkit.data import packing
 from netkit.data.detect import Detector
+from netkit.evaluation import protocol
 from netkit.files import check_writable
 
 SHOWN = 20  # skipped files that are named
@@ -52,6 +53,14 @@ def classes(args):
     print(f'{images} images of {count} classes written into {args.output}')
 
 
+def pairs_number(text):
+    """Argparse type: a number of verification pairs."""
+    number_ = whole_number(0, 10**6)(text)
+    if 0 < number_ < protocol.FOLDS:
+        raise argparse.ArgumentTypeError(f'{text} pairs are too few for {protocol.FOLDS} folds')
+    return number_
+
+
 def record_path(text):
     """Argparse type: the path of a RecordIO file."""
     if not text.endswith('.rec'):
@@ -82,7 +91,9 @@ def parse_args(argv=None):
         help='align the largest face of each picture, found by this detection model in the package insightface',
     )
     parser_.add_argument('--min-images', type=whole_number(1), default=2, help='leave out people with fewer pictures')
-    parser_.add_argument('--pairs', type=whole_number(0, 10**6), default=0, help='verification pairs; 0: none')
+    parser_.add_argument(
+        '--pairs', type=pairs_number, default=0, help='verification pairs, ten at least, for the ten folds; 0: none'
+    )
     parser_.add_argument(
         '--share',
         type=number(0.001, 0.9),

@@ -195,7 +195,7 @@ def test_workers_share_the_images_of_an_epoch(classes):
 @pytest.mark.parametrize(
     'labels, words',
     [
-        ([0, 1, 3], 'has labels up to 3, but no image of 1 of these classes'),
+        ([0, 1, 3], 'has labels up to 3, but no image with label 2'),
         ([0, 1.5], 'record 1 has label 1.5, which is no class'),
         ([0, -1], 'record 1 has label -1, which is no class'),
         ([0, float('nan')], 'record 1 has label nan, which is no class'),
@@ -230,7 +230,7 @@ def test_an_image_that_is_none_ends_with_a_sentence(tmp_path):
         content = b'no image' * 40 if number == 5 else buffer.getvalue()
         record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 2), number, 0), content))
     record.close()
-    with pytest.raises(UserError, match='holds an image that MXNet cannot decode .*names the first such'):
+    with pytest.raises(UserError, match='MXNet cannot read .*train.rec: record 5 is not readable as an image'):
         batches = ClassBatches(ClassRecords(path), (32, 32, 3), 4)
         for _ in range(2):
             batches.next()
@@ -245,3 +245,19 @@ def test_a_reader_that_is_killed_is_one_sentence(faces):
         for _ in range(3):
             stream.next()
     stream.close()
+
+
+def test_an_index_of_something_else_beside_the_records_is_not_read(classes, tmp_path):
+    """im2rec's, or that of faces that were packed here before."""
+    path = tmp_path / 'train.rec'
+    path.write_bytes(open(classes, 'rb').read())
+    (tmp_path / 'train.idx').write_text('0\t0\n1\t99999999\n')
+    alone = ClassBatches(ClassRecords(classes), (32, 32, 3), 20)
+    assert_same(ClassBatches(ClassRecords(str(path)), (32, 32, 3), 20).next(), alone.next())
+
+
+def test_half_of_the_images_are_covered():
+    image = Image.new('RGB', (40, 40))
+    for last, is_covered in ((0.49, True), (0.51, False)):
+        found = augment.augmented(image, Augmentation(cutoff=10), (0.5,) * 8 + (last,))
+        assert bool(found.any()) is is_covered

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pack
 from netkit._mxnet import mx
-from netkit.data import align, faces, packing
+from netkit.data import align, faces, images, packing
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
 
@@ -72,17 +72,17 @@ def test_pictures_are_packed_as_they_are(run_tool, people, tmp_path):
         assert file.read() == '5,112,112\n'
     with open(os.path.join(output, 'train.lst'), encoding='utf-8') as file:
         lines = file.read().splitlines()
-    assert len(lines) == 15 and lines[0] == '1\t[a]/0\t0' and lines[-1] == '1\t王/1\t4'
+    assert len(lines) == 15 and lines[0].endswith('/[a]/0.jpg\t0') and lines[-1].endswith('/王/1.jpg\t4')
     assert sorted(os.listdir(output)) == ['property', 'train.idx', 'train.lst', 'train.rec']
 
 
 def test_people_of_the_pairs_are_kept_out_of_training(run_tool, people, tmp_path):
     output = str(tmp_path / 'set')
-    code, out, err = run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '5', '--share', '0.4')
-    assert code == 0 and '5 pairs of 2 people who are kept out' in out, err
+    code, out, err = run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '10', '--share', '0.4')
+    assert code == 0 and '10 pairs of 2 people who are kept out' in out, err
     with open(os.path.join(output, 'lfw.bin'), 'rb') as file:
         images, same = pickle.load(file)
-    assert len(images) == 10 and same == [True, False, True, False, True]
+    assert len(images) == 20 and same == [True, False] * 5
     owner = {
         (people / name / file).read_bytes(): name
         for name in os.listdir(str(people))
@@ -90,7 +90,7 @@ def test_people_of_the_pairs_are_kept_out_of_training(run_tool, people, tmp_path
     }
     names = [owner[content] for content in images]
     assert [first == second for first, second in zip(names[0::2], names[1::2])] == same
-    assert len({frozenset(pair) for pair in zip(images[0::2], images[1::2])}) == 5  # no pair twice, none with itself
+    assert len({frozenset(pair) for pair in zip(images[0::2], images[1::2])}) == 10  # no pair twice, none with itself
     assert all(len(pair) == 2 for pair in map(set, zip(images[0::2], images[1::2])))
     assert not set(names) & {owner[content] for _, content in read_by_mxnet(output)[0]}
     assert len(FaceRecords(output, (112, 112, 3))) + sum(name in names for name in owner.values()) == 15
@@ -158,7 +158,7 @@ def test_landmarks_from_a_file(run_tool, tmp_path):
     assert code == 0 and '3 images of 2 people' in out and 'has no line in --landmarks' in ' '.join(out.split()), err
     listing.write_text('a/0.png,1,2,3\n' * 2)
     code, _, err = run_tool(pack, 'faces', str(folder), '--output', output, '--landmarks', str(listing))
-    assert code == 2 and 'landmarks.csv:2 is not a path and ten numbers' in err
+    assert code == 2 and 'landmarks.csv:1 is not a path and ten numbers' in err
 
 
 def test_what_cannot_be_packed_is_named(run_tool, people, tmp_path):
@@ -211,7 +211,7 @@ def test_pictures_are_turned_the_right_way_up(run_tool, people, tmp_path):
             'has 1 people with pictures that can be packed',
         ),
         (
-            ['faces', '{people}', '--output', '{out}', '--pairs', '5', '--share', '0.9'],
+            ['faces', '{people}', '--output', '{out}', '--pairs', '10', '--share', '0.9'],
             '5 people are too few for a training',
         ),
         (['faces', '{people}', '--output', '{out}', '--pairs', '5000'], 'fewer than the 2500 of --pairs'),
@@ -220,7 +220,7 @@ def test_pictures_are_turned_the_right_way_up(run_tool, people, tmp_path):
         (['faces', '{people}', '--output', '{people}/d/0.jpg'], 'cannot write to'),
         (['classes', '{people}/d', '--output', '{out}/x.rec'], 'has 0 folders of classes'),
         (['classes', '{people}', '--output', '{out}/x.txt'], 'does not end in .rec'),
-        (['classes', '{empty}', '--output', '{out}/x.rec'], 'has no picture that can be packed'),
+        (['classes', '{empty}', '--output', '{out}/x.rec'], 'has no picture; remove it, or put pictures into it'),
         ([], 'say what to pack: faces, classes'),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_failing_write_leaves_nothing(people, tmp_path, monkeypatch):
 
 
 def test_many_people_are_paired_without_listing_all_pairs():
-    people = [(str(number), [b'%d %d' % (number, image) for image in range(3)]) for number in range(700)]
+    people = [packing.Person(str(number), [b'%d %d' % (number, image) for image in range(3)]) for number in range(700)]
     images, same = packing.draw_pairs(people, packing.Options(pairs=3000))
     assert len(same) == 3000 and sum(same) == 1500
     owners = [content.split()[0] for content in images]
@@ -401,3 +401,85 @@ def test_what_is_no_detection_model(run_tool, people, tmp_path):
         options = ['--output', str(tmp_path / 'out'), '--detect', str(tmp_path / name)]
         code, out, err = run_tool(pack, 'faces', str(people), *options)
         assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+
+
+# ------------------------------------------------------------------------------- what a second reader found
+
+
+def test_a_set_of_pairs_is_not_left_beside_a_training_that_may_hold_its_people(run_tool, people, tmp_path):
+    output = str(tmp_path / 'set')
+    assert run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '10', '--share', '0.4')[0] == 0
+    code, _, err = run_tool(pack, 'faces', str(people), '--output', output)
+    assert code == 2 and 'lfw.bin is of an earlier packing' in err
+    os.remove(os.path.join(output, 'lfw.bin'))
+    assert run_tool(pack, 'faces', str(people), '--output', output)[0] == 0
+
+
+def test_the_list_names_the_pictures_in_the_order_of_the_records(run_tool, people, tmp_path):
+    output = str(tmp_path / 'set')
+    assert run_tool(pack, 'faces', str(people), '--output', output)[0] == 0
+    rows = [line.split('\t') for line in (tmp_path / 'set' / 'train.lst').read_text().splitlines()]
+    images, _ = read_by_mxnet(output)
+    assert len(rows) == len(images) > 5
+    for (_, path, label), (expected, content) in zip(rows, images):
+        assert int(label) == expected and open(path, 'rb').read() == content
+
+
+def test_names_that_are_no_text_or_hold_tabs(run_tool, tmp_path):
+    rng = np.random.RandomState(0)
+    folder = tmp_path / 'people'
+    for name in ('a', os.fsdecode(b'p\xff1'), 'tab\there'):
+        write_person(folder, name, 2, rng)
+    code, out, err = run_tool(pack, 'faces', str(folder), '--output', str(tmp_path / 'set'))
+    assert code == 0 and '4 images of 2 people' in out and 'has a tab or a line break' in ' '.join(out.split()), err
+    assert b'p\xff1' in (tmp_path / 'set' / 'train.lst').read_bytes()
+
+
+def test_landmarks_with_absolute_paths_outside_and_without_a_heading(run_tool, tmp_path, monkeypatch):
+    points = np.array(align.TEMPLATE) * 2
+    for name in 'ab':
+        (tmp_path / 'people' / name).mkdir(parents=True)
+        for number in range(2):
+            face_with_landmarks(points, 230).save(str(tmp_path / 'people' / name / f'{number}.png'))
+    rows = [
+        f'{tmp_path}/people/{name}/{number}.png,' + ','.join(map(str, points.ravel()))
+        for name in 'ab'
+        for number in range(2)
+    ]
+    monkeypatch.chdir(tmp_path)
+    listing = tmp_path / 'l.csv'
+    for first, words in ((rows[0], '4 images'), (rows[0] + 'x', 'l.csv:1 is not a path and ten numbers')):
+        listing.write_text('\n'.join([first, *rows[1:]]))
+        _, out, err = run_tool(pack, 'faces', 'people', '--output', 'set', '--landmarks', 'l.csv')
+        assert words in out + err
+    far = rows[0].split(',')[0] + ',' + ','.join(map(str, (points * 100).ravel()))
+    listing.write_text('\n'.join([far, *rows[1:]]))
+    options = ['--output', 'most', '--landmarks', 'l.csv', '--min-images', '1']
+    code, out, err = run_tool(pack, 'faces', 'people', *options)
+    assert code == 0 and '3 images of 2 people' in out and 'outside the picture' in ' '.join(out.split()), err
+
+
+def test_folders_that_are_no_classes(run_tool, people, tmp_path):
+    (people / '.git').mkdir()
+    options = ['--output', str(tmp_path / 'train.rec')]
+    code, out, err = run_tool(pack, 'classes', str(people), *options)
+    assert code == 0 and 'images of 5 classes' in out and 'is hidden' in out, err
+    (people / 'empty').mkdir()
+    code, _, err = run_tool(pack, 'classes', str(people), *options)
+    assert code == 2 and 'empty has no picture; remove it, or put pictures into it' in err
+    (people / 'empty' / 'cut.jpg').write_bytes(b'\xff\xd8\xff')
+    code, _, err = run_tool(pack, 'classes', str(people), *options)
+    assert code == 2 and 'empty has no picture that can be packed' in err
+
+
+def test_a_picture_too_long_to_be_scaled_is_left_out(run_tool, people, tmp_path):
+    Image.new('RGB', (1, 5000)).save(str(people / 'd' / 'long.png'))
+    code, out, err = run_tool(pack, 'classes', str(people), '--output', str(tmp_path / 'train.rec'))
+    assert code == 0 and 'images of 5 classes' in out, err  # it is packed as it is: nothing is enlarged
+    with pytest.raises(ValueError, match='too long and narrow to be scaled'):
+        images.centre(Image.new('RGB', (1, 5000)), 256, 224)
+
+
+def test_too_few_pairs_are_refused(run_tool, people, tmp_path):
+    code, _, err = run_tool(pack, 'faces', str(people), '--output', str(tmp_path / 'set'), '--pairs', '6')
+    assert code == 2 and '6 pairs are too few for 10 folds' in err

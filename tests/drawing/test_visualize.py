@@ -349,7 +349,7 @@ def test_training_curves_of_several_runs(draw, tmp_path):
     svg = Svg(draw('curves.svg', 'training', *logs))
     assert sum(bool(re.fullmatch(r'axes_\d+', name or '')) for name in svg.ids) == 4
     assert svg.texts.count('one/train.log') == svg.texts.count('b $^$/train.log') == 3  # loss, accuracy, speed
-    assert 'b $^$/train.log, verification' in svg.texts
+    assert 'b $^$/train.log, lfw' in svg.texts
     assert_picture(draw('curves.png', 'training', *logs))
 
 

@@ -227,6 +227,50 @@ def test_the_rank_of_a_label(monkeypatch):
     assert imagenet.evaluate(None, Set()).errors == {1: 0.8, 5: 0.4}
 
 
+def test_a_network_that_says_the_same_of_everything_is_as_good_as_chance(monkeypatch):
+    class Set:
+        path, classes = 'set', 10
+
+        def __len__(self):
+            return 100
+
+        def label(self, number):
+            return number % 10
+
+        load = None
+
+    class Model:
+        label = 'the model'
+
+    monkeypatch.setattr(streams, 'run', lambda *_: np.zeros((100, 10)))
+    assert imagenet.evaluate(Model, Set()).errors == {1: 0.9, 5: 0.5}
+    for value in (np.nan, np.inf):
+        monkeypatch.setattr(streams, 'run', lambda *_, value=value: np.full((100, 10), value))
+        with pytest.raises(UserError, match='the outputs of the model are not finite'):
+            imagenet.evaluate(Model, Set())
+
+
+def test_embeddings_that_are_not_finite_are_refused(folder, monkeypatch, run_tool, tmp_path):
+    monkeypatch.setattr(streams, 'run', lambda *_, **__: np.full((40, 2, 16), np.nan))
+    code, _, err = run_tool(evaluate, 'faces', str(folder / 'net') + ',1', '--data', str(folder / 'sets'))
+    assert code == 2 and 'are not finite' in err
+    monkeypatch.setattr(streams, 'run', lambda *_, **__: np.full((1, 16), np.nan))
+    Image.new('RGB', (112, 112)).save(str(tmp_path / 'face.png'))
+    code, _, err = run_tool(evaluate, 'embed', str(folder / 'net') + ',1', str(tmp_path / 'face.png'), '--similar')
+    assert code == 2 and 'are not finite' in err
+
+
+def test_pictures_in_folders_of_people_and_too_many_to_compare(folder, run_tool, tmp_path):
+    for number in range(21):
+        (tmp_path / 'people' / str(number)).mkdir(parents=True)
+        Image.new('RGB', (112, 112)).save(str(tmp_path / 'people' / str(number) / '1.png'))
+    options = ['embed', str(folder / 'net') + ',1', str(tmp_path / 'people')]
+    code, out, err = run_tool(evaluate, *options, '-o', str(tmp_path / 'x.csv'))
+    assert code == 0 and '21 embeddings' in out, err
+    code, _, err = run_tool(evaluate, *options, '--similar')
+    assert code == 2 and 'cosines of 20 pictures at most, and these are 21' in err
+
+
 def test_records_that_contain_the_magic_number(tmp_path):
     """dmlc splits them there; MXNet writes them, and the reader joins them again."""
     path, rng = str(tmp_path / 'x.rec'), np.random.RandomState(0)

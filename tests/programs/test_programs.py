@@ -23,6 +23,7 @@ from netkit.errors import UserError
 PROGRAMS = (
     'benchmark',
     'benchmark_deployment',
+    'check_gpu',
     'check_gpu_install',
     'demo',
     'evaluate',

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnxruntime
@@ -331,3 +333,64 @@ def test_readers_end_with_the_program_and_train_alike(data, tmp_path):
     plain = arrays(str(tmp_path / 'plain' / 'cru56'), 1)
     with pytest.raises(AssertionError):
         assert_trained_alike(none, plain, none)
+
+
+def test_training_and_validation_have_the_same_classes(classes, tmp_path, run_tool):
+    pictures, data = tmp_path / 'pictures', tmp_path / 'data'
+    shapes.write(str(pictures), 1, 5)
+    options = ['--dataset', 'imagenet', '--network', 'cru56_imagenet', '--data', str(data), '--output', str(tmp_path)]
+    for changed, words in (('bar', 'val.rec has 9 classes'), ('cross', 'both need the same, and only one has')):
+        os.rename(str(pictures / changed), str(tmp_path / changed))
+        if changed == 'cross':
+            (pictures / 'bar').mkdir()
+            os.rename(str(tmp_path / 'cross' / '0.png'), str(pictures / 'bar' / '0.png'))
+            os.makedirs(str(pictures / 'other'))
+            Image.new('RGB', (40, 40)).save(str(pictures / 'other' / '0.png'))
+        for name, source in (('train', os.path.dirname(classes) + '/val'), ('val', str(pictures))):
+            assert run_tool(pack, 'classes', source, '--output', str(data / f'{name}.rec'))[0] == 0
+        code, _, err = run_tool(tool, *options)
+        assert code == 2 and words in err and len(err.splitlines()) == 1, err
+
+
+def test_without_verification_classes_need_no_validation_file(classes, tmp_path):
+    (tmp_path / 'train.rec').write_bytes(open(os.path.join(classes, 'train.rec'), 'rb').read())
+    options = ['--dataset', 'imagenet', '--network', 'cru56_imagenet', '--data', str(tmp_path), '--multiplier', '0.05']
+    options += ['--image-size', '32,32', '--per-batch-size', '2', '--steps', '1', '--no-verification']
+    assert run_training(tool.parse_args([*options, '--output', str(tmp_path / 'out')])).measured == []
+    with pytest.raises(UserError, match=r'was made with image_size \(32, 32, 3\), not \(48, 48, 3\)'):
+        run_training(
+            tool.parse_args([*options, '--output', str(tmp_path / 'out'), '--resume', '--image-size', '48,48'])
+        )
+
+
+def test_faces_want_a_face_network_and_a_state_that_is_missing_is_told(data, tmp_path, run_tool, capsys):
+    options = ['--data', data, '--output', str(tmp_path)]
+    code, _, err = run_tool(tool, '--network', 'cru56_imagenet', *options)
+    assert code == 2 and 'is the original form, for --dataset imagenet; for faces name cru56' in err
+    run(*options, '--steps', '1', '--no-verification', '--resume')
+    assert 'there is no state in' in capsys.readouterr().out
+
+
+def test_ctrl_c_while_readers_start_is_one_word(data, tmp_path):
+    """The signal goes to the whole group, as from a terminal."""
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(TOOLS, 'train.py'), *NARROW, '--data', data, '--readers', '2', '--steps', '500']
+        + ['--no-verification', '--output', str(tmp_path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.time() + 60
+    while time.time() < deadline and not readers_of(process.pid):
+        time.sleep(0.05)
+    time.sleep(0.5)  # they import
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in err and 'interrupted' in err, err
+
+
+def readers_of(pid):
+    """Return the processes that a process has started."""
+    with open(f'/proc/{pid}/task/{pid}/children') as file:
+        return file.read().split()

@@ -8,8 +8,9 @@
     deploy/                         plain and folded graphs, ONNX, comparison
     data/                           faces, drawn and read; pictures; records
     evaluation/                     verification of faces, error on ImageNet, embeddings
-    training/                       trainer, loop, losses, state, log, verification
+    training/                       tasks, trainer, loop, losses, state, log, checkpoints that are kept
     drawing/, bench/                pictures; times and plans
+    gpu/                            the networks in PyTorch on a GPU: correctness, memory, speed
 
 Imports go one way, `tests/test_house.py` says which. This file puts the project's folders on `sys.path`; `_mxnet` sets
 the environment variables that MXNet reads and imports it; nothing else does either.
@@ -21,9 +22,14 @@ import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-WITHOUT_MXNET = ('check_gpu_install.py', 'gpu_env.py', 'launch_local.py')  # programs that need nothing but Python
+WITHOUT_MXNET = (
+    'check_gpu.py',
+    'check_gpu_install.py',
+    'gpu_env.py',
+    'launch_local.py',
+)  # programs that need nothing but Python
 
-for _folder in (os.path.join(ROOT, 'symbols'), ROOT):
+for _folder in (os.path.join(ROOT, 'symbols'), os.path.join(ROOT, 'backbones'), ROOT):
     if _folder not in sys.path:
         sys.path.insert(0, _folder)
 

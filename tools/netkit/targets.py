@@ -68,11 +68,12 @@ def of_options(network, model, image_shape, multiplier=1.0):
     raise UserError('name a --network, a --model, or both')
 
 
-def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0):
+def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwise=None):
     """Return the Target of a checkpoint, PREFIX,EPOCH.
 
     With `network`, it has to be a checkpoint of that choice, `multiplier` times as wide. Without, its symbol file is
-    read too, and the image shape is the one of COMMON_SHAPES that fits the parameters. Raises UserError.
+    read too, and the image shape is the one of COMMON_SHAPES that fits the parameters, or `otherwise` if all do. Raises
+    UserError.
     """
     symbol_path, parameters_path = checkpoints.files(*checkpoints.parse_model(model))
     if network:
@@ -83,7 +84,7 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0):
     else:
         symbol = at_embedding(load_symbol(symbol_path))
         parameters = checkpoints.load_parameters(parameters_path)
-        image_shape = image_shape or found_shape(symbol, parameters, symbol_path)
+        image_shape = image_shape or found_shape(symbol, parameters, symbol_path, otherwise)
     parameters = checkpoints.fitting(parameters, symbol, image_shape, parameters_path)
     return Target(model, symbol, image_shape, network, parameters)
 
@@ -121,14 +122,16 @@ def width_of(parameters, network, image_shape):
     return None
 
 
-def found_shape(symbol, parameters, path):
-    """Return the one of COMMON_SHAPES that fits a checkpoint's parameters; raises UserError if both do."""
+def found_shape(symbol, parameters, path, otherwise=None):
+    """Return the one of COMMON_SHAPES that fits a checkpoint's parameters; if both do, `otherwise`, or UserError."""
     fitting = []
     for shape in COMMON_SHAPES:
         with contextlib.suppress(UserError):
             wanted = checkpoints.wanted_shapes(symbol, shape)
             if all(name in parameters and parameters[name].shape == wanted[name] for name in wanted):
                 fitting.append(shape)
+    if len(fitting) > 1 and otherwise:
+        return otherwise
     if len(fitting) > 1:
         raise UserError(
             f'{path} takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for faces as a rule'

@@ -126,12 +126,16 @@ class Readers:
     def __init__(self, count):
         context = multiprocessing.get_context('spawn')  # MXNet does not survive a fork
         self.processes, self._idle = [], queue.SimpleQueue()
-        for _ in range(count):
-            here, there = context.Pipe()
-            self.processes.append(context.Process(target=serve, args=(there,), daemon=True))
-            self.processes[-1].start()
-            there.close()  # else its end would not be seen here
-            self._idle.put(here)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: Ctrl-C is this process's affair
+        try:
+            for _ in range(count):
+                here, there = context.Pipe()
+                self.processes.append(context.Process(target=serve, args=(there,), daemon=True))
+                self.processes[-1].start()
+                there.close()  # else its end would not be seen here
+                self._idle.put(here)
+        finally:
+            signal.signal(signal.SIGINT, before)
         self._threads = ThreadPoolExecutor(count)
 
     def begin(self, tasks):
@@ -165,8 +169,7 @@ class Readers:
 
 
 def serve(connection):
-    """Prepare images for the process at the other end, until it closes the connection; Ctrl-C is its own affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare images for the process at the other end, until it closes the connection."""
     while True:
         try:
             connection.send(all_prepared(connection.recv()))

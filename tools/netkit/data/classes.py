@@ -1,5 +1,6 @@
 """Labelled images for training a classifier, from a RecordIO file, through MXNet's own reader."""
 
+import json
 import math
 import os
 import zlib
@@ -9,6 +10,7 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.data.augment import Augmentation
 from netkit.data.batches import ALONE, ORDER
+from netkit.data.images import Unusable, open_picture
 from netkit.data.recordio import RecordFile
 from netkit.errors import UserError, reason
 
@@ -17,6 +19,23 @@ from netkit.errors import UserError, reason
 CROP, ASPECT, LIGHTING = math.sqrt(0.08), (3 / 4, 4 / 3), 0.1
 COLOR = 0.4  # share by which brightness, contrast and saturation change, as is usual since fb.resnet.torch
 USUAL = Augmentation(CROP, COLOR)
+
+
+def names_path(path):
+    """Return the path of the names of the classes of a RecordIO file, as `pack.py` writes them."""
+    return path[: -len('.rec')] + '.classes.json'
+
+
+def class_names(path):
+    """Return the names of the classes of a RecordIO file, None where they are not known; raises UserError."""
+    try:
+        with open(names_path(path), encoding='utf-8') as file:
+            names = json.load(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f'{names_path(path)} is not readable as a list of names: {error}')
+    return names
 
 
 class ClassRecords:
@@ -31,12 +50,26 @@ class ClassRecords:
             raise UserError(f'{path}: record {wrong[0]} has label {labels[wrong[0]]:g}, which is no class')
         self.path, self.images, self.classes = path, len(labels), int(labels.max()) + 1
         self._labels = zlib.crc32(labels.astype('<i4').tobytes())
-        missing = self.classes - len(set(labels.tolist()))
+        self.names = class_names(path)
+        missing = sorted(set(range(self.classes)) - set(labels.astype(int).tolist()))
         if missing:
-            raise UserError(f'{path} has labels up to {self.classes - 1}, but no image of {missing} of these classes')
+            raise UserError(
+                f'{path} has labels up to {self.classes - 1}, but no image with label {missing[0]}; pack it again with '
+                'pictures in every folder'
+            )
 
     def __len__(self):
         return self.images
+
+    def first_bad(self):
+        """Return what is wrong with the first record whose image cannot be decoded, None if all can."""
+        file = RecordFile(self.path)
+        for number in range(len(file)):
+            try:
+                open_picture(file[number][1])
+            except Unusable as error:
+                return f'record {number} {error}'
+        return None
 
     def checksum(self):
         """Return a checksum of the file: of its size and its labels in their order."""
@@ -54,7 +87,6 @@ class ClassBatches:
         self.records, self.batch_size = records, batch_size
         self.seed, part_index, self.num_parts, self.step = share
         self._epoch = self._reader = None
-        index = records.path[: -len('.rec')] + '.idx'
         self._options = dict(
             path_imgrec=records.path,
             data_shape=(3, *image_shape[:2]),
@@ -74,7 +106,6 @@ class ClassBatches:
             saturation=augmentation.color,
             pca_noise=LIGHTING if augmentation.color else 0.0,
             verbose=False,
-            **({'path_imgidx': index} if os.path.exists(index) else {}),
         )
 
     @property
@@ -97,10 +128,7 @@ class ClassBatches:
             self.step += 1
             return self._read()
         except mx.MXNetError as error:
-            raise UserError(
-                f'{self.records.path} holds an image that MXNet cannot decode ({reason(error)}); '
-                '"evaluate.py imagenet" reads the images one by one and names the first such'
-            )
+            raise UserError(f'MXNet cannot read {self.records.path}: {self.records.first_bad() or reason(error)}')
 
     def _open(self, epoch):
         """Begin an epoch, in an order of its own."""

@@ -33,7 +33,10 @@ class Detector:
 
     def __call__(self, path, image):
         """Return the (5, 2) points, x and y, of a face in a PIL image; raises Unusable if there is none."""
-        _, points = self.model.detect(np.asarray(image)[:, :, ::-1].copy(), max_num=1)  # it takes BGR, as OpenCV
+        try:
+            _, points = self.model.detect(np.asarray(image)[:, :, ::-1].copy(), max_num=1)  # it takes BGR, as OpenCV
+        except Exception as error:  # OpenCV's, of a picture so narrow that nothing is left of it
+            raise Unusable(f'cannot be searched for a face: {reason(error)}')
         if not len(points):
             raise Unusable('has no face that the detector finds')
         return np.asarray(points[0], float)

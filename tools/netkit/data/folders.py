@@ -25,8 +25,8 @@ def classes_in(folder):
     classes, skipped = {}, {}
     for name in names_in(folder):
         path = os.path.join(folder, name)
-        if not os.path.isdir(path):
-            skipped[path] = 'is in no folder of its own'
+        if not os.path.isdir(path) or name.startswith('.'):
+            skipped[path] = 'is hidden' if name.startswith('.') else 'is in no folder of its own'
             continue
         classes[name] = []
         for file in names_in(path):
@@ -44,7 +44,9 @@ def pictures_in(paths):
     for path in paths:
         inside = [path]
         if os.path.isdir(path):
-            inside = [os.path.join(path, name) for name in names_in(path) if is_picture(name)]
+            inside = sorted(
+                os.path.join(at, name) for at, _, names in os.walk(path) for name in names if is_picture(name)
+            )
         if not inside or not os.path.isfile(inside[0]):
             raise UserError(f'{path} is {"a folder without pictures" if os.path.isdir(path) else "not a file"}')
         found += inside

@@ -8,6 +8,8 @@ from PIL import Image, ImageOps
 
 from netkit.errors import UserError
 
+LONGEST = 20000  # pixels of a side, of a picture that is scaled
+
 
 class Unusable(ValueError):
     """A picture that cannot be used; the message goes on after its name."""
@@ -35,8 +37,11 @@ def read_image(path, height, width):
 
 
 def scaled(image, scale, least=1):
-    """Return a PIL image with its sides multiplied by `scale`, each at least `least` pixels."""
-    return image.resize([max(least, round(side * scale)) for side in image.size], Image.BILINEAR)
+    """Return a PIL image with its sides multiplied by `scale`, each at least `least` pixels; raises Unusable."""
+    size = [max(least, round(side * scale)) for side in image.size]
+    if max(size) > LONGEST:
+        raise Unusable(f'is of {image.size[0]}×{image.size[1]} pixels, too long and narrow to be scaled')
+    return image.resize(size, Image.BILINEAR)
 
 
 def centre(image, resize, crop):

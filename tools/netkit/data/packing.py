@@ -2,8 +2,10 @@
 
 import csv
 import io
+import json
 import os
 import pickle
+import re
 from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from netkit._mxnet import mx
 from netkit.data.align import aligned
+from netkit.data.classes import names_path
 from netkit.data.folders import classes_in
 from netkit.data.images import Unusable, open_picture, scaled
 from netkit.data.pairs import PairSet
@@ -58,14 +61,19 @@ def read_landmarks(path, folder):
                 except ValueError:
                     is_good = False
                 if is_good:
-                    found[os.path.normpath(os.path.join(folder, row[0]))] = points
-                elif row and number > 1:
+                    found[os.path.abspath(os.path.join(folder, row[0]))] = points
+                elif row and not (number == 1 and is_heading(row)):
                     raise UserError(f'{path}:{number} is not a path and ten numbers')
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'cannot read {path}: {getattr(error, "strerror", None) or error}')
     if not found:
         raise UserError(f'{path} has no line of a path and ten numbers')
     return found
+
+
+def is_heading(row):
+    """Tell whether a row of a CSV file has names of columns: no numbers behind the first cell."""
+    return not any(re.match(r'\s*[-+]?[.\d]', cell) for cell in row[1:])
 
 
 def as_jpeg(image, quality=QUALITY):
@@ -84,7 +92,11 @@ def face(path, size, find=None):
     image = open_picture(path)
     if find:
         try:
-            return as_jpeg(aligned(image, find(path, image), size))
+            points = find(path, image)
+            middle = points.mean(axis=0)
+            if not ((middle >= 0) & (middle < image.size)).all():
+                raise Unusable('has landmarks around a point outside the picture')
+            return as_jpeg(aligned(image, points, size))
         except Unusable:
             raise
         except ValueError as error:
@@ -106,28 +118,40 @@ def listed(landmarks):
     """
 
     def find(path, _):
-        if os.path.normpath(path) not in landmarks:
+        if os.path.abspath(path) not in landmarks:
             raise Unusable('has no line in --landmarks')
-        return landmarks[os.path.normpath(path)]
+        return landmarks[os.path.abspath(path)]
 
     return find
 
 
+class Person(NamedTuple):
+    """The pictures of a person."""
+
+    name: str
+    images: List[bytes]
+    paths: List[str] = []
+
+
 def load_people(folder, options, find):
-    """Return ([(name, [image bytes, …]), …], {path: why it was skipped}) of a folder with a folder per person."""
+    """Return ([Person, …], {path: why it was skipped}) of a folder with a folder per person."""
     classes, skipped = classes_in(folder)
     people = []
+    for name in [name for name in classes if set(name) & set('\t\r\n')]:
+        skipped[os.path.join(folder, name)] = 'has a tab or a line break in its name'
+        del classes[name]
     with tqdm(total=sum(map(len, classes.values())), unit='images', desc='reading', leave=False, disable=None) as bar:
         for name, paths in classes.items():
-            images = []
+            images, taken = [], []
             for path in paths:
                 try:
                     images.append(face(path, options.size, find))
+                    taken.append(path)
                 except Unusable as error:
                     skipped[path] = str(error)
                 bar.update()
             if len(images) >= options.min_images:
-                people.append((name, images))
+                people.append(Person(name, images, taken))
             else:
                 skipped[os.path.join(folder, name)] = f'has {len(images)} usable pictures, fewer than --min-images'
     return people, skipped
@@ -150,8 +174,8 @@ def kept_out(people, options) -> Tuple[List, List]:
 def draw_pairs(people, options):
     """Return (images, same) of pairs, every other one of the same person, no pair twice; raises UserError."""
     rng = np.random.RandomState([options.seed, 1])
-    owners = [owner for owner, (_, images) in enumerate(people) for _ in images]
-    images = [image for _, of_person in people for image in of_person]
+    owners = [owner for owner, person in enumerate(people) for _ in person.images]
+    images = [image for person in people for image in person.images]
     found = {}
     for same in (True, False):
         possible = count_pairs(people, same)
@@ -169,7 +193,7 @@ def draw_pairs(people, options):
 
 def count_pairs(people, same):
     """Return the number of pairs of images of the same person, or of different people."""
-    counts = [len(images) for _, images in people]
+    counts = [len(person.images) for person in people]
     of_same = sum(count * (count - 1) // 2 for count in counts)
     return of_same if same else sum(counts) * (sum(counts) - 1) // 2 - of_same
 
@@ -196,8 +220,8 @@ def sample_pairs(owners, same, wanted, rng):
 
 
 def write_faces(folder, people):
-    """Write `train.rec`, `train.idx`, `property` and `train.lst` of [(name, [image bytes, …]), …]."""
-    counts = [len(images) for _, images in people]
+    """Write `train.rec`, `train.idx`, `property` and `train.lst` of [Person, …]."""
+    counts = [len(person.images) for person in people]
     first_identity = sum(counts) + 1
     record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
 
@@ -206,11 +230,11 @@ def write_faces(folder, people):
 
     write(0, [first_identity, first_identity + len(people)])
     index = 1
-    with open(os.path.join(folder, 'train.lst'), 'w', encoding='utf-8') as listing:
-        for label, (name, images) in enumerate(people):
-            for number, image in enumerate(images):
+    with open(os.path.join(folder, 'train.lst'), 'w', encoding='utf-8', errors='surrogateescape') as listing:
+        for label, person in enumerate(people):
+            for path, image in zip(person.paths, person.images):
                 write(index, float(label), image)
-                listing.write(f'1\t{name}/{number}\t{label}\n')
+                listing.write(f'1\t{os.path.abspath(path)}\t{label}\n')
                 index += 1
     start = 1
     for label, count in enumerate(counts):
@@ -225,6 +249,12 @@ def pack_faces(folder, output, options, find=None):
     `find(path, image)` returns the landmarks of a picture; without it they are aligned. Raises UserError for too few
     people or pairs, and where the files cannot be written whole.
     """
+    others_pairs = os.path.join(output, 'lfw.bin')
+    if not options.pairs and os.path.exists(others_pairs):
+        raise UserError(
+            f'{others_pairs} is of an earlier packing, and its people may be in this training; name another --output, '
+            'add --pairs, or remove it'
+        )
     people, skipped = load_people(folder, options, find)
     training, others = kept_out(people, options)
     if len(training) < 2:
@@ -260,7 +290,10 @@ def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
     classes, skipped = classes_in(folder)
     if len(classes) < 2:
         raise UserError(f'{folder} has {len(classes)} folders of classes, and two are needed')
-    count, (where, name) = 0, os.path.split(os.path.abspath(output))
+    for name, paths in classes.items():
+        if not paths:
+            raise UserError(f'{os.path.join(folder, name)} has no picture; remove it, or put pictures into it')
+    counts, (where, name) = dict.fromkeys(range(len(classes)), 0), os.path.split(os.path.abspath(output))
     files = [(label, path) for label, paths in enumerate(classes.values()) for path in paths]
     order = np.random.RandomState(seed).permutation(len(files))
     with new_files(where) as scratch:
@@ -269,15 +302,18 @@ def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
             label, path = files[place]
             try:
                 image = open_picture(path)
+                content = as_jpeg(scaled(image, min(1.0, resize / min(image.size))), quality)
             except Unusable as error:
                 skipped[path] = str(error)
                 continue
-            content = as_jpeg(scaled(image, min(1.0, resize / min(image.size))), quality)
-            record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), count, 0), content))
-            count += 1
+            record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), sum(counts.values()), 0), content))
+            counts[label] += 1
         record.close()
-        if not count:
-            raise UserError(f'{folder} has no picture that can be packed')
-        if len(RecordFile(os.path.join(scratch, name))) != count:
+        for class_name, count in zip(classes, counts.values()):
+            if not count:
+                raise UserError(f'{os.path.join(folder, class_name)} has no picture that can be packed')
+        if len(RecordFile(os.path.join(scratch, name))) != sum(counts.values()):
             raise UserError(f'{name} could not be written whole; is the disk full?')
-    return len(classes), count, skipped
+        with open(os.path.join(scratch, names_path(name)), 'w', encoding='utf-8') as file:
+            json.dump(list(classes), file, indent=0)
+    return len(classes), sum(counts.values()), skipped

@@ -28,7 +28,10 @@ def embed(engine, paths):
             )
         return np.asarray(image)
 
-    return streams.run(engine, load, len(paths), 'embedding')
+    found = streams.run(engine, load, len(paths), 'embedding')
+    if not np.isfinite(found).all():
+        raise UserError(f'the embeddings of {engine.label} are not finite')
+    return found
 
 
 def cosines(embeddings):
@@ -44,7 +47,7 @@ def save(path, paths, embeddings):
         if name.endswith('.npz'):
             np.savez(os.path.join(scratch, name), paths=np.array(paths), embeddings=embeddings)
             return
-        with open(os.path.join(scratch, name), 'w', newline='', encoding='utf-8') as file:
+        with open(os.path.join(scratch, name), 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
             writer = csv.writer(file)
             writer.writerow(['path', *range(embeddings.shape[1])])
             writer.writerows([path, *map(repr, row.tolist())] for path, row in zip(paths, embeddings))

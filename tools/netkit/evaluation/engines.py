@@ -8,7 +8,7 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.errors import UserError, reason, refusals
 from netkit.graph.naming import is_label
-from netkit.targets import of_checkpoint, of_options
+from netkit.targets import of_checkpoint
 
 # Prefixes of node names by which insightface's client knows that a network normalises its input itself, and how it
 # normalises it otherwise.
@@ -103,15 +103,15 @@ def open_mxnet(model, batch, context, image_shape=None):
     return MXNetEngine(of_checkpoint(model, image_shape), batch, context)
 
 
-def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0):
+def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0, otherwise=None):
     """Return the Engine of MODEL: PREFIX,EPOCH or FILE.onnx; raises UserError.
 
-    `network`, `image_shape` and `multiplier` are those of `targets.of_options`.
+    `network`, `image_shape` and `multiplier` are those of `targets.of_options`, `otherwise` of `targets.of_checkpoint`.
     """
     if model.endswith('.onnx'):
         return OnnxEngine(model, batch, image_shape)
     if ',' not in model:
         raise UserError(f'{model} is no model: name a checkpoint, PREFIX,EPOCH, or an .onnx file')
-    target = of_options(network, model, image_shape, multiplier) if network else of_checkpoint(model, image_shape)
+    target = of_checkpoint(model, image_shape, network, multiplier, otherwise)
     context = mx.gpu(0) if mx.context.num_gpus() else mx.cpu(0)
     return MXNetEngine(target, batch, context)

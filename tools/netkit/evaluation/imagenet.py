@@ -12,6 +12,12 @@ from netkit.errors import UserError
 from netkit.evaluation import streams
 
 TOPS = (1, 5)
+SIDE, RESIZE = 224, 256  # pixels: of the square that is cut out of the middle, and of the shorter side before
+
+
+def resize_for(side):
+    """Return the pixels of the shorter side from whose middle a square of `side` pixels is cut."""
+    return round(side * RESIZE / SIDE) if side < SIDE else max(side, RESIZE)
 
 
 class Images:
@@ -67,7 +73,11 @@ def evaluate(engine, images):
         raise UserError(f'{images.path} has {images.classes} classes, {engine.label} has {count}')
     if not ((labels >= 0) & (labels < count) & (labels == labels.astype(int))).all():
         raise UserError(f'{images.path} has labels that are not whole numbers from 0 to {count - 1}')
-    of_label = outputs[np.arange(len(labels)), labels.astype(int)]
-    # The rank of the label: how many outputs are larger, or equal and in front of it, as argsort has it.
-    rank = (outputs > of_label[:, None]).sum(axis=1)
+    if not np.isfinite(outputs).all():
+        raise UserError(f'the outputs of {engine.label} are not finite')
+    of_label = outputs[np.arange(len(labels)), labels.astype(int)][:, None]
+    # The rank of the label: how many outputs are larger, or equal and in front of it. Without the latter a network
+    # whose outputs are all the same would be right about everything.
+    in_front = np.arange(count) < labels[:, None]
+    rank = ((outputs > of_label) | (outputs == of_label) & in_front).sum(axis=1)
     return Result(len(images), {k: float((rank >= k).mean()) for k in TOPS if k < count})

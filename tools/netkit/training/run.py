@@ -34,6 +34,7 @@ SAME = (
     'crop',
     'data_color',
     'cutoff',
+    'image_size',
     'seed',
     'on_bad_record',
 )
@@ -111,7 +112,7 @@ def same_options(args, task, kvstore):
     }
     if args.lr_steps:
         plain['lr_steps'] = ','.join(map(str, args.lr_steps))
-    return dict({name: plain[name] for name in SAME}, workers=kvstore.num_workers, data=task.records.checksum())
+    return dict({name: plain[name] for name in SAME}, workers=kvstore.num_workers, data=task.checksum())
 
 
 def in_steps(args, steps_per_epoch):

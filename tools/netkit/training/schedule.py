@@ -17,7 +17,7 @@ class Length(NamedTuple):
 
     def steps(self, steps_per_epoch):
         """Return the length in whole steps."""
-        return math.ceil(self.number * steps_per_epoch) if self.in_epochs else int(self.number)
+        return math.ceil(round(self.number * steps_per_epoch, 6)) if self.in_epochs else int(self.number)
 
     def __str__(self):
         return f'{self.number:g}e' if self.in_epochs else f'{self.number:d}'

@@ -124,6 +124,8 @@ def resume(trainer, args, same):
         trainer.load_state(arrays, path)
     elif is_first:
         state.forget(args.output)
+        if args.resume:
+            print(f'there is no state in {args.output}; the run begins anew')
     steps = first_workers(trainer.kvstore, trainer.steps)
     if steps != trainer.steps:
         raise UserError(

@@ -13,13 +13,12 @@ from netkit.data.synthetic import write_synthetic
 from netkit.errors import UserError
 from netkit.evaluation import engines, faces, imagenet, protocol
 from netkit.files import remove_unfinished
-from netkit.graph.naming import is_original
+from netkit.graph.naming import face_form, is_original
 from netkit.networks import entry, settings_of
 from netkit.training import losses
 from netkit.training.workers import wait_for_workers
 
 DRAWN_SHAPE = (112, 112, 3)
-SHRINK = 256 / 224  # shorter side of an image against the square that is cut out of it, when classifying
 
 
 class Measured(NamedTuple):
@@ -48,6 +47,11 @@ class FaceTask:
         is_there = os.path.exists(os.path.join(self.folder, 'property'))
         self.settings = {'image_shape': (*read_property(self.folder)[1:], 3) if is_there else DRAWN_SHAPE}
         entry('loss', args.loss)  # raises UserError if there is none
+        entry('network', args.network)
+        if is_original(args.network):
+            raise UserError(
+                f'{args.network} is the original form, for --dataset imagenet; for faces name {face_form(args.network)}'
+            )
 
     def prepare(self, kvstore):
         """Open the data set; where there is none, the first worker draws it. Raises UserError."""
@@ -76,6 +80,10 @@ class FaceTask:
                 f'there is no data set in {self.folder}; name another --data, or add --draw to have one drawn there'
             )
         write_synthetic(self.folder, self.args.identities, self.args.images, self.args.pairs, self.args.seed)
+
+    def checksum(self):
+        """Return a checksum of the data."""
+        return self.records.checksum()
 
     def _sets(self):
         """Return {name: path} of the verification sets; raises UserError if there are none."""
@@ -137,14 +145,32 @@ class ClassTask:
                 '--dataset imagenet wants --data FOLDER, with train.rec and val.rec (tools/pack.py classes)'
             )
         self.args = args
-        self.records, self.validation = (
-            ClassRecords(os.path.join(args.data, name)) for name in ('train.rec', 'val.rec')
-        )
-        self.classes = self.records.classes
-        if self.validation.classes > self.classes:
-            raise UserError(f'{self.validation.path} has {self.validation.classes} classes, training {self.classes}')
+        self.records = ClassRecords(os.path.join(args.data, 'train.rec'))
+        self.classes, self.validation = self.records.classes, None
+        if not args.no_verification:
+            self.validation = ClassRecords(os.path.join(args.data, 'val.rec'))
+            self._compare_classes()
         shape = args.image_size or settings_of(args.network)['image_shape']
         self.settings = {'image_shape': shape, 'emb_size': self.classes}
+
+    def _compare_classes(self):
+        """Raise UserError where training and validation do not have the same classes."""
+        both = self.records, self.validation
+        if (
+            len({records.classes for records in both}) > 1
+            or all(r.names for r in both)
+            and both[0].names != both[1].names
+        ):
+            names = [set(records.names or ()) for records in both]
+            only = sorted(names[0] ^ names[1])[:1]
+            raise UserError(
+                f'{both[1].path} has {both[1].classes} classes, {both[0].path} {both[0].classes}; both need the same'
+                + (f', and only one has {only[0]}' if only and all(names) else '')
+            )
+
+    def checksum(self):
+        """Return a checksum of the data."""
+        return [records.checksum() for records in (self.records, self.validation) if records]
 
     def prepare(self, kvstore):
         """Do nothing: everything has to be there already."""
@@ -181,7 +207,7 @@ class ClassTask:
         """Return [Measured, …] of a checkpoint, PREFIX,EPOCH, as it is on the disk; raises UserError."""
         engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
         side = min(self.settings['image_shape'][:2])
-        images = imagenet.Images(self.validation.path, round(side * SHRINK), side)
+        images = imagenet.Images(self.validation.path, imagenet.resize_for(side), side)
         errors = imagenet.evaluate(engine, images).errors
         return [Measured(f'top-{k}', 1 - error) for k, error in errors.items()]
 

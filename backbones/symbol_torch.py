@@ -1,0 +1,588 @@
+"""MXNet symbols as PyTorch modules: the face networks in insightface's `arcface_torch`, without MXNet.
+
+A network is described once, by its builder in `symbols/`. Here the builder runs against a stand-in for `mx.sym` that
+records operators (`record`), or a symbol's JSON is read (`read_json`); either gives a list of nodes, of which
+`SymbolModule` makes a module. Parameters and moving statistics keep MXNet's names, so a `state_dict` and a `.params`
+file hold the same keys. Needs PyTorch 2.1 or newer, and nothing else.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import sys
+import types
+from typing import Dict, List, NamedTuple, Tuple
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
+TRUNK_ENDS = ('float16', 'float32')  # types of the casts around a trunk in 16 bits
+
+
+class Node(NamedTuple):
+    """An operator or, with `op` 'null', a variable of a symbol. Attributes are texts, as in JSON."""
+
+    op: str
+    name: str
+    attrs: Dict[str, str]
+    inputs: List[Tuple[int, int]]  # (place in the list of nodes, output)
+
+
+class Attribute(str):
+    """The name of an attribute of the module, in the place of an argument."""
+
+
+class Value(str):
+    """The name of what a step has computed, in the place of an argument."""
+
+
+# ------------------------------------------------------------------------------------ the nodes of a symbol
+
+
+def read_json(path):
+    """Return the nodes of a symbol's JSON; raises ValueError for another file."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            graph = json.load(file)
+        nodes = [
+            Node(
+                str(node['op']),
+                str(node['name']),
+                {key: str(value) for key, value in (node.get('attrs') or node.get('param') or {}).items()},
+                [(int(entry[0]), int(entry[1])) for entry in node['inputs']],
+            )
+            for node in graph['nodes']
+        ]
+        in_order = all(0 <= place < number for number, node in enumerate(nodes) for place, _ in node.inputs)
+        (head,) = [int(entry[0]) for entry in graph['heads']]
+    except OSError:
+        raise
+    except Exception as error:  # JSON of anything else
+        raise ValueError(f'{path} is no symbol of one output that MXNet has written: {error!r}')
+    if not in_order or not 0 <= head < len(nodes):
+        raise ValueError(f'{path} is no symbol that MXNet has written: its nodes are not in order')
+    return nodes[: head + 1]
+
+
+class Recorded:
+    """A symbol of the stand-in: an output of a node."""
+
+    def __init__(self, op, name, attrs, inputs, output=0):
+        self.op, self.name, self.attrs, self.inputs, self.output = op, name, attrs, inputs, output
+
+    def __getitem__(self, output):
+        """Return another output of the same node."""
+        return _Output(self, output)
+
+    def get_children(self):
+        """Return the inputs; None for a variable, as MXNet has it."""
+        return self.inputs or None
+
+    def get_internals(self):
+        """Return all nodes up to this one, each behind its inputs."""
+        order, stack = {}, [(self, False)]
+        while stack:
+            node, is_done = stack.pop()
+            if is_done:
+                order[node] = None
+            elif node not in order:
+                stack.append((node, True))
+                stack += [(entry.node, False) for entry in reversed(node.inputs)]
+        return list(order)
+
+    def _set_attr(self, **attrs):
+        self.attrs.update(attrs)
+
+    @property
+    def node(self):
+        """The node itself, of which this is an output."""
+        return self
+
+
+class _Output(NamedTuple):
+    node: Recorded
+    output: int
+
+
+# Inputs of operators in the order of MXNet; those that a call leaves out are variables of their own.
+INPUTS = {
+    'Convolution': ('data', 'weight', 'bias'),
+    'FullyConnected': ('data', 'weight', 'bias'),
+    'BatchNorm': ('data', 'gamma', 'beta', 'moving_mean', 'moving_var'),
+    'LeakyReLU': ('data', 'gamma'),
+}
+OPERATORS = {'reshape': 'Reshape', 'identity': '_copy'}  # names of functions that differ from their operators'
+
+
+def recorder():
+    """Return a module that can take the place of `mxnet` while a builder runs."""
+
+    def operator(name):
+        def call(*given, **settings):
+            label, op = settings.pop('name'), OPERATORS.get(name, name)
+            named = {key: settings.pop(key) for key in list(settings) if isinstance(settings[key], (Recorded, _Output))}
+            attrs = {key: str(value) for key, value in settings.items()}
+            wanted = INPUTS.get(op, ())
+            if attrs.get('no_bias') == 'True' or op == 'LeakyReLU' and attrs['act_type'] != 'prelu':
+                wanted = wanted[:-1]
+            inputs = dict(zip(wanted, given)) if wanted else dict(enumerate(given))
+            inputs.update(named)
+            for key in wanted:
+                if key not in inputs:
+                    inputs[key] = Recorded('null', f'{label}_{key}', {}, [])
+            order = wanted or list(inputs)
+            return Recorded(op, label, attrs, [inputs[key] for key in order])
+
+        return call
+
+    def variable(name, shape=None, init=None):
+        return Recorded('null', name, {'__shape__': str(tuple(shape))} if shape else {}, [])
+
+    class Operators(types.ModuleType):
+        prefix = ''
+
+        def __getattr__(self, name):
+            return operator(self.prefix + name)
+
+    stand_in, sym = types.ModuleType('mxnet'), Operators('mxnet.sym')
+    sym.Variable, sym._internal, sym.Symbol = variable, Operators('mxnet.sym._internal'), Recorded
+    sym.contrib = Operators('mxnet.sym.contrib')
+    sym.contrib.prefix = '_contrib_'
+    stand_in.sym = stand_in.symbol = sym
+    stand_in.init = types.SimpleNamespace(Constant=lambda value: value)
+    return stand_in
+
+
+@contextlib.contextmanager
+def stood_in(folder):
+    """Let the modules in `folder` be imported with the stand-in for MXNet; afterwards everything is as it was."""
+    before = dict(sys.modules)
+    own = {name[:-3] for name in os.listdir(folder) if name.endswith('.py')}
+    try:
+        for name in own:
+            sys.modules.pop(name, None)
+        sys.modules['mxnet'] = recorder()
+        sys.path.insert(0, folder)
+        yield
+    finally:
+        sys.path.remove(folder)
+        for name in own | {'mxnet'}:
+            sys.modules.pop(name, None)
+            if name in before:
+                sys.modules[name] = before[name]
+
+
+def record(folder, module, **settings):
+    """Return the nodes of the network that the builder `module` in `folder` makes of its settings.
+
+    Raises ValueError for settings that it does not accept.
+    """
+    with stood_in(os.path.abspath(folder)):
+        symbol = importlib.import_module(module).build(**settings)
+    order = symbol.get_internals()
+    place = {node: number for number, node in enumerate(order)}
+    return [
+        Node(node.op, node.name, node.attrs, [(place[entry.node], entry.output) for entry in node.inputs])
+        for node in order
+    ]
+
+
+# ------------------------------------------------------------------------------------------ the operators
+
+
+def pair(attrs, key, default):
+    """Return an attribute like `(3, 3)` as a tuple of whole numbers."""
+    text = attrs.get(key) or default
+    return tuple(int(part) for part in text.strip('()[] ').split(',') if part.strip())
+
+
+def is_set(attrs, key):
+    """Tell whether a switch is on; MXNet writes True, true and 1."""
+    return attrs.get(key, 'False') in ('True', 'true', '1')
+
+
+def _convolution(attrs, x, weight, bias=None):
+    stride, padding = pair(attrs, 'stride', '(1, 1)'), pair(attrs, 'pad', '(0, 0)')
+    dilation, groups = pair(attrs, 'dilate', '(1, 1)'), int(attrs.get('num_group', 1))
+    return torch.conv2d, (x, weight, bias, stride, padding, dilation, groups)
+
+
+def _batch_norm(attrs, x, gamma, beta, mean, variance):
+    training = False if is_set(attrs, 'use_global_stats') else Attribute('training')
+    eps = float(attrs.get('eps', 1e-3))
+    return torch.batch_norm, (x, gamma, beta, mean, variance, training, Attribute('momentum'), eps, True)
+
+
+def _pooling(attrs, x):
+    if is_set(attrs, 'global_pool'):
+        if attrs.get('pool_type', 'max') != 'avg':
+            raise ValueError('global max pooling')
+        return torch.mean, (x, (2, 3), True)
+    kernel, stride, padding = (
+        pair(attrs, key, d) for key, d in (('kernel', ''), ('stride', '(1, 1)'), ('pad', '(0, 0)'))
+    )
+    upwards = attrs.get('pooling_convention', 'valid') == 'full'
+    if attrs.get('pool_type', 'max') == 'max':
+        return torch.max_pool2d, (x, kernel, stride, padding, 1, upwards)
+    include_padding = attrs.get('count_include_pad', 'True') in ('True', 'true', '1', 'None')
+    return functional.avg_pool2d, (x, kernel, stride, padding, upwards, include_padding)
+
+
+def _leaky_relu(attrs, x, gamma=None):
+    kind, slope = attrs.get('act_type', 'leaky'), float(attrs.get('slope', 0.25))
+    functions = {
+        'prelu': (torch.prelu, (x, gamma)),
+        'leaky': (functional.leaky_relu, (x, slope)),
+        'elu': (functional.elu, (x, slope)),
+        'selu': (torch.selu, (x,)),
+        'gelu': (functional.gelu, (x,)),
+    }
+    return functions[kind]
+
+
+ACTIVATIONS = {
+    'relu': torch.relu,
+    'sigmoid': torch.sigmoid,
+    'tanh': torch.tanh,
+    'softrelu': functional.softplus,
+    'softsign': functional.softsign,
+}
+
+
+def scalar(function):
+    """Return the translation of an operator with a number."""
+    return lambda attrs, x: (function, (x, float(attrs['scalar'])))
+
+
+def plain(function):
+    """Return the translation of an operator that takes its inputs and nothing else."""
+    return lambda attrs, *inputs: (function, inputs)
+
+
+# {MXNet's operator: translation}; a translation takes (attributes, *inputs) and returns (function, arguments).
+TRANSLATIONS = {
+    'Convolution': _convolution,
+    'BatchNorm': _batch_norm,
+    'FullyConnected': lambda attrs, x, weight, bias=None: (functional.linear, (x, weight, bias)),
+    'Pooling': _pooling,
+    'LeakyReLU': _leaky_relu,
+    'Activation': lambda attrs, x: (ACTIVATIONS[attrs['act_type']], (x,)),
+    '_contrib_BilinearResize2D': lambda attrs, x: (
+        functional.interpolate,
+        (x, (int(attrs['height']), int(attrs['width'])), None, 'bilinear', True),
+    ),
+    'Dropout': lambda attrs, x: (functional.dropout, (x, float(attrs.get('p', 0.5)), Attribute('training'))),
+    'Flatten': lambda attrs, x: (torch.flatten, (x, 1)),
+    'Concat': lambda attrs, *inputs: (torch.cat, (inputs, int(attrs.get('dim', 1)))),
+    'SliceChannel': lambda attrs, x: (torch.chunk, (x, int(attrs['num_outputs']), int(attrs.get('axis', 1)))),
+    'negative': plain(torch.neg),
+    'elemwise_add': plain(torch.add),
+    '_Plus': plain(torch.add),
+    'elemwise_mul': plain(torch.mul),
+    'broadcast_mul': plain(torch.mul),
+    '_plus_scalar': scalar(torch.add),
+    '_PlusScalar': scalar(torch.add),
+    '_minus_scalar': scalar(torch.sub),
+    '_MinusScalar': scalar(torch.sub),
+    '_mul_scalar': scalar(torch.mul),
+    '_MulScalar': scalar(torch.mul),
+}
+IDENTITIES = ('_copy', 'identity', 'Cast', 'BlockGrad')
+
+
+# --------------------------------------------------------------------------------------------- the module
+
+
+def shape_of(node, key, inputs):
+    """Return the shape of an input `key` of an operator that is a variable without a shape; `inputs` are on meta."""
+    channels = inputs[0].shape[1]
+    if node.op == 'Convolution':
+        filters = int(node.attrs['num_filter'])
+        if key == 'bias':
+            return (filters,)
+        return (filters, channels // int(node.attrs.get('num_group', 1)), *pair(node.attrs, 'kernel', ''))
+    if node.op == 'FullyConnected':
+        hidden = int(node.attrs['num_hidden'])
+        return (hidden,) if key == 'bias' else (hidden, math.prod(inputs[0].shape[1:]))
+    if node.op in ('BatchNorm', 'LeakyReLU'):
+        return (channels,)
+    raise ValueError(f'the shape of an input of {node.name} ({node.op}) is not known')
+
+
+class SymbolModule(nn.Module):
+    """A face network from its nodes: images as arcface_torch hands them over, to float32 embeddings.
+
+    `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
+    `using_checkpoint` recomputes the maps between the ends of units in the backward pass; the nodes then have to be
+    recorded with `memonger`, which says where these are. `dropout` replaces the rate of Dropout if it is not None.
+    """
+
+    def __init__(self, nodes, image_shape=(112, 112), dropout=None, fp16=False, using_checkpoint=False):
+        super().__init__()
+        self.fp16, self.using_checkpoint, self.trunk_type = fp16, using_checkpoint, None
+        self.momentum = 0.1
+        self._segments, self._macs = [], 0
+        _Assembly(self, nodes, image_shape, dropout).run()
+
+    @property
+    def extra_gflops(self):
+        """Multiply-adds, in units of 1e9, that the host's counter of modules does not see: all."""
+        return self._macs / 1e9
+
+    def forward(self, x):
+        """Return the embeddings, (n, size) float32, of images, (n, 3, height, width), (x - 127.5) / 127.5."""
+        values = {'data': x}
+        with self._autocast(x):
+            self._run(self._segments[:-1], values)
+        (head,) = self._segments[-1:]
+        for name in head.inputs:
+            values[name] = values[name].float()
+        with torch.autocast(x.device.type, enabled=False):
+            self._run([head], values)
+        (embedding,) = head.outputs
+        return values[embedding]
+
+    def _autocast(self, x):
+        if not self.fp16:
+            return contextlib.nullcontext()
+        of_device = torch.float16 if x.device.type == 'cuda' else torch.bfloat16
+        return torch.autocast(x.device.type, self.trunk_type or of_device)
+
+    def _run(self, segments, values):
+        for segment in segments:
+            given = [values[name] for name in segment.inputs]
+            if self.using_checkpoint and self.training and torch.is_grad_enabled() and segment.is_recomputed:
+                found = checkpoint(segment.run, self, *given, use_reentrant=False, context_fn=self._contexts)
+            else:
+                found = segment.run(self, *given)
+            for name in segment.dead:
+                values.pop(name, None)
+            values.update(zip(segment.outputs, found))
+
+    def _contexts(self):
+        return contextlib.nullcontext(), self._standing_statistics()
+
+    @contextlib.contextmanager
+    def _standing_statistics(self):
+        """Leave the moving statistics as they are: the first pass has moved them."""
+        momentum, self.momentum = self.momentum, 0.0
+        try:
+            yield
+        finally:
+            self.momentum = momentum
+
+
+class Segment(NamedTuple):
+    """A part of a network: `run(module, *inputs)` returns its outputs; what is no longer read is dead then."""
+
+    run: types.FunctionType
+    inputs: Tuple[str, ...]
+    outputs: Tuple[str, ...]
+    is_recomputed: bool
+    dead: Tuple[str, ...] = ()
+
+
+class _Assembly:
+    """Makes the parameters and the segments of a SymbolModule."""
+
+    def __init__(self, module, nodes, image_shape, dropout):
+        self.module, self.nodes, self.dropout = module, nodes, dropout
+        self.on_meta = {'data': torch.empty((2, 3, *image_shape[:2]), device='meta')}  # {name of a value: tensor}
+        self.value = {}  # {(place, output): name of a value, or Attribute}
+        self.steps = []  # (name, function, arguments), the arguments being names of values, Attributes and constants
+
+    def run(self):
+        ends = [number for number, node in enumerate(self.nodes) if node.op != 'null']
+        cut = self._trunk_end(ends)
+        bounds = []  # numbers of steps at which a segment ends
+        for number, node in enumerate(self.nodes):
+            if node.op == 'null':
+                self.value[number, 0] = Value('data') if node.name == 'data' else Attribute(node.name)
+            else:
+                self._operator(number, node)
+                kept = '__force_mirroring__' not in node.attrs and self.module.using_checkpoint
+                if number == cut or kept and number < cut:
+                    bounds.append(len(self.steps))
+        self._fold_input()
+        last = self.value[len(self.nodes) - 1, 0]
+        self.module._segments = self._cut(sorted(set(bounds) | {len(self.steps)}), last)
+
+    def _trunk_end(self, ends):
+        """Return the number of the last node of the trunk: what the last cast, or the head, reads."""
+        for number, node in enumerate(self.nodes):
+            if node.op == 'Cast' and node.attrs.get('dtype') == TRUNK_ENDS[1]:
+                return number
+        head = next(i for i in reversed(ends) if self.nodes[i].op == 'FullyConnected')
+        return self.nodes[head].inputs[0][0] if self.nodes[head].inputs else ends[0]
+
+    def _operator(self, number, node):
+        if node.op in IDENTITIES:
+            self.value[number, 0] = self.value[node.inputs[0]]
+            return
+        if node.op not in TRANSLATIONS:
+            raise ValueError(f'{node.name}: the operator {node.op} is not known here')
+        inputs = [self.value[entry] for entry in node.inputs]
+        self._parameters(node, inputs)
+        if node.op == 'FullyConnected' and len(self.on_meta[inputs[0]].shape) > 2:
+            inputs[0] = self._step(node.name + '_flat', torch.flatten, (inputs[0], 1))
+        attrs = node.attrs
+        if node.op == 'Dropout' and self.dropout is not None:
+            attrs = dict(attrs, p=str(self.dropout))
+        if node.op == 'BatchNorm':
+            self.module.momentum = 1 - float(attrs.get('momentum', 0.9))
+        function, arguments = TRANSLATIONS[node.op](attrs, *inputs)
+        name = self._step(node.name, function, arguments)
+        self.value[number, 0] = name
+        if node.op == 'SliceChannel':
+            for output in range(int(attrs['num_outputs'])):
+                self.value[number, output] = self._step(f'{node.name}{output}', _item, (name, output))
+        self._count(node, name)
+
+    def _parameters(self, node, inputs):
+        """Register those inputs of a node that are parameters or moving statistics and not there yet."""
+        keys = INPUTS.get(node.op, ())
+        known = [self._tensor(value) for value in inputs[:1]]
+        for key, value in zip(keys, inputs):
+            if not isinstance(value, Attribute) or hasattr(self.module, value):
+                continue
+            shape = shape_of(node, key, known)
+            if key.startswith('moving'):
+                self.module.register_buffer(value, torch.full(shape, float(key == 'moving_var')))
+                continue
+            is_fixed = (
+                key == 'gamma'
+                and node.op == 'BatchNorm'
+                and is_set(dict({'fix_gamma': 'True'}, **node.attrs), 'fix_gamma')
+            )
+            tensor = first_value(node.op, key, shape)
+            self.module.register_parameter(value, nn.Parameter(tensor, requires_grad=not is_fixed))
+
+    def _tensor(self, value):
+        if isinstance(value, Attribute):
+            found = getattr(self.module, value, None)
+            return torch.empty(found.shape, device='meta') if isinstance(found, torch.Tensor) else found
+        if isinstance(value, Value):
+            return self.on_meta[value]
+        return tuple(map(self._tensor, value)) if isinstance(value, tuple) else value
+
+    def _step(self, name, function, arguments):
+        name = Value(name)
+        self.steps.append((name, function, arguments))
+        with torch.no_grad():
+            self.on_meta[name] = function(*map(self._tensor, arguments))
+        return name
+
+    def _count(self, node, name):
+        if node.op in ('Convolution', 'FullyConnected'):
+            weight = getattr(self.module, self.value[node.inputs[1]])
+            self.module._macs += weight[0].numel() * self.on_meta[name][0].numel()
+
+    def _fold_input(self):
+        """Fold the host's normalisation and the network's into one multiplication, or an addition besides."""
+        (first, sub, (x, mean)), (second, mul, (y, scale)) = self.steps[:2]
+        if (sub, x, mul, y) == (torch.sub, 'data', torch.mul, first):
+            self.steps[0] = first, torch.mul, (Value('data'), HOST_STD * scale)
+            offset = (HOST_MEAN - mean) * scale
+            self.steps[1] = second, torch.add if offset else _same, (first, offset)
+            return
+        data, scaled, raw = map(Value, ('data', 'data_scaled', 'data_raw'))
+        renamed = [
+            (name, function, tuple(raw if isinstance(value, Value) and value == data else value for value in arguments))
+            for name, function, arguments in self.steps
+        ]
+        self.steps[:] = [(scaled, torch.mul, (data, HOST_STD)), (raw, torch.add, (scaled, HOST_MEAN)), *renamed]
+
+    def _cut(self, bounds, last):
+        """Return the Segments that end at `bounds`; the value `last` is the output of the whole."""
+        read_by = {}  # {value: number of the last step that reads it}
+        for number, (_, _, arguments) in enumerate(self.steps):
+            for value in values_in(arguments):
+                read_by[value] = number
+        segments, start = [], 0
+        for end in bounds:
+            if end == start:
+                continue
+            steps = self.steps[start:end]
+            made = {name for name, _, _ in steps}
+            read = dict.fromkeys(value for _, _, arguments in steps for value in values_in(arguments))
+            # Plain texts, which torch.compile takes for constants.
+            inputs = tuple(str(value) for value in read if value not in made)
+            outputs = tuple(str(name) for name, _, _ in steps if read_by.get(name, -1) >= end or name == last)
+            dead = tuple(value for value in inputs if read_by[value] < end)
+            segments.append(Segment(self._function(steps, inputs, outputs), inputs, outputs, len(steps) > 1, dead))
+            start = end
+        return segments
+
+    def _function(self, steps, inputs, outputs):
+        """Return a function of (module, *inputs) that takes the steps, written out by torch.fx."""
+        graph = fx.Graph()
+        made = {name: graph.placeholder(name) for name in inputs}
+
+        def given(value):
+            if isinstance(value, Attribute):
+                if value not in made:
+                    made[value] = graph.get_attr(value)
+                return made[value]
+            if isinstance(value, tuple):
+                return tuple(map(given, value))
+            return made[value] if isinstance(value, Value) else value
+
+        for name, function, arguments in steps:
+            made[name] = made[arguments[0]] if function is _same else graph.call_function(function, given(arguments))
+        graph.output(tuple(made[name] for name in outputs))
+        return fx.GraphModule(self.module, graph).forward.__func__
+
+
+def values_in(arguments):
+    """Yield the names of values in some arguments."""
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield from values_in(argument)
+        elif isinstance(argument, Value):
+            yield argument
+
+
+def _same(x, _):
+    return x
+
+
+def _item(values, number):
+    return values[number]
+
+
+def first_value(op, key, shape):
+    """Return the first values of a parameter, as insightface's MXNet trainers draw them.
+
+    Weights: Xavier, gaussian, by the outputs, magnitude 2; slopes of PReLU 0.25; gamma 1, beta and biases 0.
+    """
+    if key == 'weight':
+        return torch.randn(shape) * math.sqrt(2 / (shape[0] * math.prod(shape[2:])))
+    if key == 'gamma':
+        return torch.full(shape, 0.25 if op == 'LeakyReLU' else 1.0)
+    return torch.zeros(shape)
+
+
+# --------------------------------------------------------------------------------------- network choices
+
+# MXNet's operators, of which PyTorch has the counterparts; the other forms are for MXNet's sake.
+FORMS = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'fp16': False}
+
+
+def choice(folder, row, dropout=None, fp16=False, using_checkpoint=False, **changes):
+    """Return the SymbolModule of a row of the table of network choices, with `changes` to the builder's settings.
+
+    `folder` is that of the builders. Raises ValueError for settings that the builder does not accept.
+    """
+    with stood_in(os.path.abspath(folder)):
+        module = importlib.import_module(row['net_name'])
+        names = sys.modules['face_blocks'].setting_names(module.build)
+    settings = {key: value for key, value in row.items() if key in names}
+    settings.update(FORMS, memonger=using_checkpoint, **changes)
+    nodes = record(folder, row['net_name'], **settings)
+    shape = settings.get('image_shape', (112, 112, 3))
+    return SymbolModule(nodes, shape[:2], dropout, fp16, using_checkpoint)

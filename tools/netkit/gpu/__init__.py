@@ -1,0 +1,1 @@
+"""What is true on a GPU, part by part: the networks in PyTorch. Without a GPU the same parts run small, on the CPU."""
