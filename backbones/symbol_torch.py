@@ -452,7 +452,7 @@ class _Assembly:
                 continue
             shape = shape_of(node, key, known)
             if key.startswith('moving'):
-                self.module.register_buffer(value, torch.full(shape, float(key == 'moving_var')))
+                self.module.register_buffer(str(value), torch.full(shape, float(key == 'moving_var')))
                 continue
             is_fixed = (
                 key == 'gamma'
@@ -460,7 +460,7 @@ class _Assembly:
                 and is_set(dict({'fix_gamma': 'True'}, **node.attrs), 'fix_gamma')
             )
             tensor = first_value(node.op, key, shape)
-            self.module.register_parameter(value, nn.Parameter(tensor, requires_grad=not is_fixed))
+            self.module.register_parameter(str(value), nn.Parameter(tensor, requires_grad=not is_fixed))
 
     def _tensor(self, value):
         if isinstance(value, Attribute):
@@ -484,8 +484,9 @@ class _Assembly:
 
     def _fold_input(self):
         """Fold the host's normalisation and the network's into one multiplication, or an addition besides."""
-        (first, sub, (x, mean)), (second, mul, (y, scale)) = self.steps[:2]
-        if (sub, x, mul, y) == (torch.sub, 'data', torch.mul, first):
+        (first, subtract, given), (second, multiply, then) = self.steps[:2]
+        if (subtract, given[0], multiply, then[0]) == (torch.sub, 'data', torch.mul, first):
+            mean, scale = given[1], then[1]
             self.steps[0] = first, torch.mul, (Value('data'), HOST_STD * scale)
             offset = (HOST_MEAN - mean) * scale
             self.steps[1] = second, torch.add if offset else _same, (first, offset)
@@ -526,7 +527,7 @@ class _Assembly:
         def given(value):
             if isinstance(value, Attribute):
                 if value not in made:
-                    made[value] = graph.get_attr(value)
+                    made[value] = graph.get_attr(str(value))
                 return made[value]
             if isinstance(value, tuple):
                 return tuple(map(given, value))

@@ -6,6 +6,7 @@ import multiprocessing
 import queue
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import numpy as np
@@ -126,7 +127,10 @@ class Readers:
     def __init__(self, count):
         context = multiprocessing.get_context('spawn')  # MXNet does not survive a fork
         self.processes, self._idle = [], queue.SimpleQueue()
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: Ctrl-C is this process's affair
+        # They inherit that Ctrl-C is blocked: it is this process's affair, which gets it right behind. Python's tracker
+        # of resources, which starts with the first of them, would unblock it.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(count):
                 here, there = context.Pipe()
@@ -135,7 +139,7 @@ class Readers:
                 there.close()  # else its end would not be seen here
                 self._idle.put(here)
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._threads = ThreadPoolExecutor(count)
 
     def begin(self, tasks):

@@ -1,0 +1,273 @@
+"""The networks as PyTorch modules against MXNet. Skipped without PyTorch; `make test-torch` has it."""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+import symbol_torch  # noqa: E402  it wants PyTorch
+
+import config as host  # noqa: E402
+from helpers import COMPUTED, PLAIN, ROOT  # noqa: E402
+from netkit._mxnet import mx  # noqa: E402
+from netkit.networks import build, builder, settings_of  # noqa: E402
+
+SYMBOLS = os.path.join(ROOT, 'symbols')
+NARROW = {'net_multiplier': 0.125, 'emb_size': 16}
+FIXED = ('fc1_gamma', 'bn_data_gamma')  # MXNet takes them for 1
+ONE_OF_EACH = ('cru56', 'att56', 'attnext56', 'ires50')
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """oneDNN of PyTorch 2.4 can hang in odd widths with several threads."""
+    torch.set_num_threads(1)
+
+
+def small(network):
+    """Return settings that are quick: narrow, and the smallest image that the network takes."""
+    side = 64 if settings_of(network)['image_shape'][0] == 224 else 48
+    return dict(NARROW, image_shape=(side, side, 3))
+
+
+def recorded(network, **changes):
+    settings = settings_of(network, **{**PLAIN, **small(network), **changes})
+    return symbol_torch.record(SYMBOLS, builder(network).__name__, **settings)
+
+
+def bound(symbol, side, batch=4):
+    """Return an executor of a symbol with random weights, statistics and images."""
+    executor = symbol.simple_bind(mx.cpu(), data=(batch, 3, side, side))
+    rng = np.random.RandomState(0)
+    for arrays in (executor.arg_dict, executor.aux_dict):
+        for name, array in arrays.items():
+            if name == 'data':
+                array[:] = rng.randint(0, 256, array.shape)
+            elif name.endswith('_weight'):
+                array[:] = rng.normal(0, np.sqrt(2 / np.prod(array.shape[1:])), array.shape)
+            elif name in FIXED:
+                array[:] = 1
+            elif name.endswith('gamma'):
+                array[:] = rng.uniform(0.2, 1, array.shape)
+            elif name.endswith('_var'):
+                array[:] = rng.uniform(0.5, 2, array.shape)
+            else:
+                array[:] = rng.normal(0, 0.1, array.shape)
+    return executor
+
+
+def weights_of(executor):
+    """Return {name: tensor} of the parameters and statistics of an executor."""
+    both = {**executor.arg_dict, **executor.aux_dict}
+    return {name: torch.tensor(array.asnumpy()) for name, array in both.items() if name != 'data'}
+
+
+def given(executor):
+    """Return the images of an executor as arcface_torch hands them over."""
+    return (torch.tensor(executor.arg_dict['data'].asnumpy()) - 127.5) / 127.5
+
+
+def both(network, **changes):
+    """Return (executor, module) of a network with the same weights."""
+    settings = dict(small(network), **changes)
+    side = settings['image_shape'][0]
+    executor = bound(build(network, **{**PLAIN, **settings}), side)
+    module = symbol_torch.SymbolModule(recorded(network, **changes), (side, side), dropout=0.0)
+    module.load_state_dict(weights_of(executor))
+    return executor, module
+
+
+def numbers_per_channel(symbol, shape):
+    """Return {node: batch x height x width of its output}."""
+    internals = symbol.get_internals()
+    _, shapes, _ = internals.infer_shape(data=shape)
+    return {
+        name[: -len('_output')]: int(np.prod(found)) // found[1]
+        for name, found in zip(internals.list_outputs(), shapes)
+        if name.endswith('_output')
+    }
+
+
+def assert_near(found, expected, tolerance):
+    found = found.detach().numpy() if isinstance(found, torch.Tensor) else found
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('network', COMPUTED)
+def test_embeddings_are_mxnets(network):
+    executor, module = both(network)
+    module.eval()
+    assert_near(module(given(executor)), executor.forward(is_train=False)[0].asnumpy(), 1e-5)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'net_input': 2},
+        {'net_mean': (124.0, 116.0, 104.0), 'net_std': (58.0, 57.0, 57.5)},
+        {'net_se': 1},
+        {'net_output': 'GDC'},
+        {'net_output': 'GAP', 'net_act': 'relu'},
+        {'net_output': 'F'},
+        {'net_act': 'elu'},
+        {'net_unit': 2},
+        {'memonger': True},
+    ],
+    ids=str,
+)
+def test_other_settings_are_mxnets(changes):
+    executor, module = both('cru56', **changes)
+    module.eval()
+    assert_near(module(given(executor)), executor.forward(is_train=False)[0].asnumpy(), 1e-5)
+
+
+@pytest.mark.parametrize('network', ONE_OF_EACH)
+def test_a_training_step_is_mxnets(network):
+    """Gradients of all weights, in float64 where it matters not: tanh has no kinks. Statistics: biased there."""
+    executor, module = both(network, net_act='tanh', net_output='FC')
+    direction = np.random.RandomState(1).normal(size=executor.outputs[0].shape).astype(np.float32)
+    expected = executor.forward(is_train=True)[0].asnumpy()
+    executor.backward(mx.nd.array(direction))
+    before = {name: value.clone() for name, value in module.named_buffers()}
+    module.train()
+    found = module(given(executor))
+    assert_near(found, expected, 1e-4)
+    (found * torch.tensor(direction)).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert set(gradients) == set(executor.grad_dict) - {'data', *FIXED}
+    for name, gradient in gradients.items():
+        other = executor.grad_dict[name].asnumpy().ravel().astype(float)
+        own = gradient.numpy().ravel().astype(float)
+        if np.abs(other).max() > 1e-3 * max(np.abs(g.asnumpy()).max() for g in executor.grad_dict.values()):
+            assert own @ other > 0.9999 * np.linalg.norm(own) * np.linalg.norm(other), name
+    counts = numbers_per_channel(executor._symbol, executor.arg_dict['data'].shape)
+    for name, value in module.named_buffers():
+        # What the step brought: 0.9 of the old value is left in both.
+        found, other = ((new - 0.9 * before[name].numpy()) for new in (value.numpy(), executor.aux_dict[name].asnumpy()))
+        if name.endswith('_moving_var'):  # PyTorch's is unbiased
+            count = counts[name[: -len('_moving_var')]]
+            other = other * count / (count - 1)
+        assert_near(found, other, 1e-3)
+
+
+@pytest.mark.parametrize('network', ONE_OF_EACH)
+def test_recomputed_maps_change_nothing_and_statistics_move_once(network):
+    kept = symbol_torch.SymbolModule(recorded(network), (48, 48), dropout=0.0)
+    again = symbol_torch.SymbolModule(recorded(network, memonger=True), (48, 48), 0.0, using_checkpoint=True)
+    assert len(again._segments) > 10 > len(kept._segments)
+    again.load_state_dict(kept.state_dict())
+    first = {name: value.clone() for name, value in kept.named_buffers()}
+    x = torch.rand((4, 3, 48, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for module in (kept, again):
+        module(x).square().sum().backward()
+    for (name, parameter), other in zip(kept.named_parameters(), again.parameters()):
+        if parameter.grad is not None:
+            assert_near(other.grad, parameter.grad.numpy(), 1e-5)
+            assert parameter.grad.abs().max() > 0, name
+    for (name, value), other in zip(kept.named_buffers(), again.buffers()):
+        torch.testing.assert_close(value, other)
+        assert not torch.equal(value, first[name])
+
+
+def test_a_module_can_be_copied_and_its_state_goes_both_ways():
+    module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48)).eval()
+    x = torch.rand((2, 3, 48, 48))
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        other.conv0_weight.zero_()
+        assert not torch.equal(other(x), module(x))
+        other.load_state_dict(module.state_dict(), strict=True)
+        assert torch.equal(other(x), module(x))
+
+
+def test_first_values_are_those_of_the_hosts_mxnet_trainer():
+    """Xavier, gaussian, by the outputs, magnitude 2: as MXNet draws them, up to the generator."""
+    torch.manual_seed(0)
+    module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48))
+    symbol = build('cru56', **{**PLAIN, **small('cru56')})
+    shapes, _, _ = symbol.infer_shape(data=(1, 3, 48, 48))
+    initial = mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2)
+    attributes, state = symbol.attr_dict(), module.state_dict()
+    for name, shape in zip(symbol.list_arguments(), shapes):
+        if name == 'data':
+            continue
+        expected = mx.nd.zeros(shape)
+        initial(mx.init.InitDesc(name, attributes.get(name)), expected)
+        found, expected = state[name].numpy(), expected.asnumpy()
+        assert found.shape == expected.shape
+        if name.endswith('_weight'):
+            size = expected.size
+            assert abs(found.std() / expected.std() - 1) < 6 / np.sqrt(size) and abs(found.mean()) < 1, name
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+    assert set(state) == {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {'data'}
+
+
+def test_the_trunk_in_16_bits_and_the_head_in_32():
+    module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48), fp16=True).eval()
+    exact = symbol_torch.SymbolModule(recorded('cru56'), (48, 48)).eval()
+    exact.load_state_dict(module.state_dict())
+    x = torch.rand((2, 3, 48, 48))
+    with torch.no_grad():
+        found, expected = module(x), exact(x)
+    assert found.dtype == torch.float32
+    assert 1e-4 < float((found - expected).abs().max() / expected.abs().max()) < 0.1
+
+
+def test_one_graph_for_the_compiler():
+    module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48), dropout=0.0, fp16=True)
+    compiled = torch.compile(module, backend='eager', fullgraph=True)  # which refuses a second graph
+    x = torch.rand((2, 3, 48, 48))
+    module.eval()
+    torch.testing.assert_close(compiled(x), module(x))
+    module.train()
+    compiled(x).sum().backward()
+    assert module.conv0_weight.grad.abs().max() > 0
+
+
+def test_a_symbols_json_is_the_same_network(tmp_path):
+    """Also in the forms for MXNet's sake: PReLU by products."""
+    executor, module = both('cru56')
+    for form in ('op', 'mul'):
+        path = str(tmp_path / f'{form}-symbol.json')
+        build('cru56', **{**PLAIN, **small('cru56'), 'net_prelu': form}).save(path)
+        if form == 'mul':
+            with pytest.raises(ValueError, match='the operator _rminus_scalar is not known here'):
+                symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48))
+            continue
+        read = symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48))
+        read.load_state_dict(module.state_dict())
+        torch.testing.assert_close(read.eval()(given(executor)), module.eval()(given(executor)))
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"nodes": [], "heads": [[0, 0, 0]]}', '{"nodes": 1}'])
+def test_what_is_no_symbol_is_refused(tmp_path, content):
+    (tmp_path / 'x.json').write_text(content)
+    with pytest.raises(ValueError, match=r'x\.json is no symbol'):
+        symbol_torch.read_json(str(tmp_path / 'x.json'))
+
+
+def test_recording_leaves_everything_as_it_was():
+    import sys
+
+    before, path = dict(sys.modules), list(sys.path)
+    recorded('cru56')
+    assert dict(sys.modules) == before and sys.path == path and sys.modules['mxnet'] is mx
+
+
+def test_a_choice_is_the_network_of_its_row():
+    module = symbol_torch.choice(SYMBOLS, host.network['ires50'], net_multiplier=0.125)
+    assert module.extra_gflops == pytest.approx(module._macs / 1e9) and module.fc1_beta.shape == (512,)
+    with pytest.raises(ValueError, match='net_unit=7 is not known'):
+        symbol_torch.choice(SYMBOLS, host.network['cru56'], net_unit=7)
+
+
+@pytest.mark.parametrize('network', ('cru116', 'att92', 'ires50'))
+def test_multiply_adds_are_the_published_ones(network):
+    from netkit.graph.counts import count_macs
+
+    module = symbol_torch.choice(SYMBOLS, host.network[network])
+    assert module._macs == count_macs(build(network), (112, 112, 3))
