@@ -4,6 +4,7 @@
 # make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
+# make test-torch compares the networks as PyTorch modules with MXNet (installs PyTorch, 4.5 GB; a minute)
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
@@ -21,7 +22,7 @@ HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	{ echo python$$v; break; }; done)
 RUN = .venv/bin/python
 
-.PHONY: help demo lint format test test-all bench pictures mutants host-env test-host check-gpu-install clean
+.PHONY: help demo lint format test test-torch test-all bench pictures mutants host-env test-host check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -41,6 +42,15 @@ format: .venv/installed
 # A process for each CPU, with one thread each, takes half the time of one process with all threads.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
+
+# PyTorch comes with CUDA's libraries, 4.5 GB, so it has an environment of its own.
+test-torch: .venv-torch/installed
+	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones
+
+.venv-torch/installed: requirements.txt requirements-common.txt requirements-torch.txt
+	"$(PYTHON)" -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	@touch $@
 
 test-all: .venv/installed
 	ALL_DEPTHS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
@@ -94,4 +104,4 @@ check-gpu-install: .venv/installed
 	$(RUN) tools/check_gpu_install.py
 
 clean:
-	rm -rf .venv .venv-host .venv-mutants out
+	rm -rf .venv .venv-host .venv-mutants .venv-torch out

@@ -22,7 +22,7 @@ PARTS = {
     'card': ('netkit.gpu.card', 'measure', 60),
     'correctness': ('netkit.gpu.correctness', 'measure', 240),
     'memory': ('netkit.gpu.memory', 'measure', 120),
-    'speed': ('netkit.gpu.speed', 'measure', 420),
+    'speed': ('netkit.gpu.speed', 'measure', 600),
     'inference': ('netkit.gpu.speed', 'measure_inference', 300),
     'faces': ('netkit.gpu.faces', 'measure', 240),
 }

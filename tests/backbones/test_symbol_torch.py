@@ -146,7 +146,9 @@ def test_a_training_step_is_mxnets(network):
     counts = numbers_per_channel(executor._symbol, executor.arg_dict['data'].shape)
     for name, value in module.named_buffers():
         # What the step brought: 0.9 of the old value is left in both.
-        found, other = ((new - 0.9 * before[name].numpy()) for new in (value.numpy(), executor.aux_dict[name].asnumpy()))
+        found, other = (
+            (new - 0.9 * before[name].numpy()) for new in (value.numpy(), executor.aux_dict[name].asnumpy())
+        )
         if name.endswith('_moving_var'):  # PyTorch's is unbiased
             count = counts[name[: -len('_moving_var')]]
             other = other * count / (count - 1)
