@@ -6,8 +6,10 @@ records operators (`record`), or a symbol's JSON is read (`read_json`); either g
 file hold the same keys. Needs PyTorch 2.1 or newer, and nothing else.
 """
 
+import ast
 import contextlib
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -587,3 +589,58 @@ def choice(folder, row, dropout=None, fp16=False, using_checkpoint=False, **chan
     nodes = record(folder, row['net_name'], **settings)
     shape = settings.get('image_shape', (112, 112, 3))
     return SymbolModule(nodes, shape[:2], dropout, fp16, using_checkpoint)
+
+
+def _beside(*names):
+    """Return the first of some paths, relative to this file, that exists."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    return next(path for path in (os.path.join(here, *name) for name in names) if os.path.exists(path))
+
+
+def networks():
+    """Return the table of network choices, {name: row}: `networks.py` beside this file, or in `config/`."""
+    path = _beside(('networks.py',), (os.pardir, 'config', 'networks.py'))
+    spec = importlib.util.spec_from_file_location('crunet_networks', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.NETWORKS
+
+
+def parsed(text):
+    """Return (name, {setting: value}) of `NAME` or `NAME:SETTING=VALUE,…`; raises ValueError."""
+    name, _, settings = text.partition(':')
+    found = {}
+    for part in filter(None, settings.split(',')):
+        key, equals, value = part.partition('=')
+        if not equals:
+            raise ValueError(f'{part!r} is not SETTING=VALUE, in {text!r}')
+        try:
+            found[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[key.strip()] = value.strip()  # a word
+    return name, found
+
+
+def is_known(name):
+    """Tell whether `get_model` knows a network: a choice, with or without settings, or a symbol's JSON."""
+    return name.endswith('.json') or name.partition(':')[0] in networks()
+
+
+def get_model(name, num_features=512, fp16=False, **_):
+    """Return a face network by the convention of arcface_torch's `backbones`.
+
+    `name` is a network choice, `cru116`; one with settings, `cru116:net_multiplier=0.25,dropout=0.0,memonger=True`; or
+    the path of a symbol's JSON. The host passes `dropout=0.0` to every backbone, so that is no wish: the recipe's rate
+    of 0.4 counts unless a setting says otherwise. Feature maps are recomputed with `memonger=True` only. Raises
+    ValueError, naming what there is.
+    """
+    if name.endswith('.json'):
+        return SymbolModule(read_json(name), fp16=fp16)
+    network, settings = parsed(name)
+    table = {key: row for key, row in networks().items() if not key.endswith('_imagenet')}
+    if network not in table:
+        raise ValueError(f'there is no network {network!r}; choose from {", ".join(table)}')
+    folder = _beside(('face_blocks.py',), (os.pardir, 'symbols', 'face_blocks.py'))
+    options = {'emb_size': num_features, 'dropout': None, 'memonger': False, **settings}
+    again = bool(options.pop('memonger'))
+    return choice(os.path.dirname(folder), table[network], fp16=fp16, using_checkpoint=again, **options)

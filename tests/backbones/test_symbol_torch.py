@@ -273,3 +273,56 @@ def test_multiply_adds_are_the_published_ones(network):
 
     module = symbol_torch.choice(SYMBOLS, host.network[network])
     assert module._macs == count_macs(build(network), (112, 112, 3))
+
+
+# ------------------------------------------------------------------------------------ in insightface
+
+
+def test_get_model_by_the_hosts_convention():
+    module = symbol_torch.get_model('cru56:net_multiplier=0.125', dropout=0.0, fp16=True, num_features=24)
+    assert module.fp16 and not module.using_checkpoint and module.fc1_beta.shape == (24,)
+    module.train()
+    x = torch.rand((2, 3, 112, 112))
+    assert not torch.equal(module(x), module(x))  # the recipe's Dropout
+    module = symbol_torch.get_model('cru56:net_multiplier=0.125,dropout=0.0,memonger=True', num_features=24)
+    assert module.using_checkpoint and torch.equal(module.train()(x), module(x))
+
+
+@pytest.mark.parametrize(
+    'name, words',
+    [
+        ('cru57', "there is no network 'cru57'; choose from cru56, cru116"),
+        ('cru56_imagenet', "there is no network 'cru56_imagenet'"),
+        ('cru56:width', "'width' is not SETTING=VALUE"),
+        ('cru56:net_multiplier=-1', 'net_multiplier=-1 is not legal'),
+        ('cru56:colour=1', 'colour is not a setting'),
+    ],
+)
+def test_get_model_names_what_there_is(name, words):
+    with pytest.raises(ValueError, match=words):
+        symbol_torch.get_model(name)
+    assert symbol_torch.is_known('cru56:x=1') and symbol_torch.is_known('x.json') and not symbol_torch.is_known('r50')
+
+
+def test_copied_by_hand_into_the_hosts_folder(tmp_path):
+    """As docs/gpu.md has it: one folder, no config, no MXNet."""
+    import shutil
+    import subprocess
+    import sys
+
+    folder = tmp_path / 'backbones' / 'crunet'
+    folder.mkdir(parents=True)
+    (folder.parent / '__init__.py').write_text('')
+    (folder / '__init__.py').write_text('')
+    for source in ('backbones/symbol_torch.py', 'config/networks.py'):
+        shutil.copy(os.path.join(ROOT, source), str(folder))
+    for name in ('face_blocks', 'fcrunet', 'fresattention', 'firesnet'):
+        shutil.copy(os.path.join(SYMBOLS, name + '.py'), str(folder))
+    code = (
+        "import sys; sys.modules['mxnet'] = None\n"
+        'from backbones.crunet.symbol_torch import get_model\n'
+        "import torch; print(tuple(get_model('ires50:net_multiplier=0.125')(torch.zeros(2, 3, 112, 112)).shape))\n"
+        "assert sys.modules['mxnet'] is None"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=str(tmp_path), timeout=200)
+    assert done.stdout == '(2, 512)\n', done.stderr
