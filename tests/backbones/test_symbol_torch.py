@@ -311,11 +311,9 @@ def test_copied_by_hand_into_the_hosts_folder(tmp_path):
     import sys
 
     folder = tmp_path / 'backbones' / 'crunet'
-    folder.mkdir(parents=True)
+    shutil.copytree(os.path.join(ROOT, 'backbones'), str(folder))
     (folder.parent / '__init__.py').write_text('')
-    (folder / '__init__.py').write_text('')
-    for source in ('backbones/symbol_torch.py', 'config/networks.py'):
-        shutil.copy(os.path.join(ROOT, source), str(folder))
+    shutil.copy(os.path.join(ROOT, 'config', 'networks.py'), str(folder))
     for name in ('face_blocks', 'fcrunet', 'fresattention', 'firesnet'):
         shutil.copy(os.path.join(SYMBOLS, name + '.py'), str(folder))
     code = (
