@@ -261,3 +261,32 @@ def test_half_of_the_images_are_covered():
     for last, is_covered in ((0.49, True), (0.51, False)):
         found = augment.augmented(image, Augmentation(cutoff=10), (0.5,) * 8 + (last,))
         assert bool(found.any()) is is_covered
+
+
+def test_colours_change_both_ways():
+    image = Image.new('RGB', (8, 8), (100, 120, 140))
+    for factor, expected in ((0.0, 0.9), (0.5, 1.0), (1.0, 1.1)):
+        found = augment.augmented(image, Augmentation(color=0.1), (0.5,) * 3 + (factor,) + (0.5,) * 5)
+        np.testing.assert_allclose(found.mean(), 120 * expected, atol=1)
+
+
+def test_every_image_of_a_batch_is_changed_in_its_own_way(faces):
+    class Same(FaceRecords):
+        def read(self, position):
+            return super().read(0)
+
+    batch = FaceBatches(Same(faces, SHAPE), 12, augmentation=Augmentation(0.8, 0.2)).next()
+    assert len({image.tobytes() for image in batch.data[0].asnumpy()}) == 12
+
+
+def test_half_of_the_pictures_of_classes_are_mirrored(tmp_path):
+    path = str(tmp_path / 'train.rec')
+    record = mx.recordio.MXRecordIO(path, 'w')
+    half = np.zeros((40, 40, 3), np.uint8)
+    half[:, :20] = 255
+    for number in range(60):
+        content = packing.as_jpeg(Image.fromarray(half))
+        record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 2), number, 0), content))
+    record.close()
+    images = numbers(ClassBatches(ClassRecords(path), (40, 40, 3), 60, augmentation=Augmentation()).next())[0]
+    assert 0.25 < (images[..., :10].mean(axis=(1, 2, 3)) > 128).mean() < 0.75

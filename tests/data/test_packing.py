@@ -338,11 +338,19 @@ def test_drawn_faces_are_aligned_by_their_landmarks_within_a_pixel(run_tool, tmp
 
 
 def detection_model(path, points, side=640, stride=32):
-    """Write an ONNX file in the form of insightface's detectors (SCRFD) that finds one face, always the same.
+    """Write an ONNX file in the form of insightface's detectors (SCRFD) that finds a face in red pictures.
 
     Outputs are scores, boxes and landmarks of strides 8, 16 and 32, two anchors a cell; distances are in strides.
     """
-    outputs, initializers, nodes = [], [], []
+    outputs, initializers = [], []
+    # 1 where the first channel, red, is larger on average than the last, else 0.
+    initializers.append(onnx.numpy_helper.from_array(np.array([1, 0, -1], np.float32).reshape(1, 3, 1, 1), 'channels'))
+    nodes = [
+        onnx.helper.make_node('Mul', ['input.1', 'channels'], ['weighted']),
+        onnx.helper.make_node('ReduceMean', ['weighted'], ['difference'], keepdims=0),
+        onnx.helper.make_node('Sign', ['difference'], ['sign']),
+        onnx.helper.make_node('Relu', ['sign'], ['is_red']),
+    ]
     for kind, width in (('score', 1), ('box', 4), ('points', 10)):
         for of in (8, 16, 32):
             values = np.zeros(((side // of) ** 2 * 2, width), np.float32)
@@ -353,7 +361,7 @@ def detection_model(path, points, side=640, stride=32):
                 values[2 * cell] = row
             name = f'{kind}{of}'
             initializers.append(onnx.numpy_helper.from_array(values, name + '_values'))
-            nodes.append(onnx.helper.make_node('Identity', [name + '_values'], [name]))
+            nodes.append(onnx.helper.make_node('Mul', [name + '_values', 'is_red'], [name]))
             outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, values.shape))
     image = onnx.helper.make_tensor_value_info('input.1', onnx.TensorProto.FLOAT, [1, 3, side, side])
     graph = onnx.helper.make_graph(nodes, 'detector', [image], outputs, initializers)
@@ -367,7 +375,8 @@ def test_faces_are_found_by_a_detection_model(run_tool, tmp_path):
     for name in 'ab':
         (tmp_path / 'people' / name).mkdir(parents=True)
         for number in range(2):
-            face_with_landmarks(points, 640).save(str(tmp_path / 'people' / name / f'{number}.png'))
+            red = np.asarray(face_with_landmarks(points, 640)) * np.array([1, 0, 0], np.uint8)
+            Image.fromarray(red).save(str(tmp_path / 'people' / name / f'{number}.png'))
             rows.append(f'{name}/{number}.png,' + ','.join(map(str, points.ravel())))
     (tmp_path / 'l.csv').write_text('\n'.join(rows))
     detection_model(str(tmp_path / 'det.onnx'), points)
