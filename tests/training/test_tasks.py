@@ -228,6 +228,15 @@ def test_lengths_in_steps_and_epochs(data, tmp_path, monkeypatch):
     assert seen['lr_steps'] is None and seen['verbose'] == 0 and (seen['mom'], seen['wd']) == (0.9, 0.0005)
 
 
+def test_what_is_done_to_the_images_is_that_of_the_options(data, tmp_path, monkeypatch):
+    seen = []
+    stop = lambda *options: seen.append(options) or (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    monkeypatch.setattr(tasks, 'FaceBatches', stop)
+    with pytest.raises(KeyboardInterrupt):
+        run('--data', data, '--output', str(tmp_path), '--crop', '0.9', '--data-color', '0.1', '--cutoff', '30')
+    assert seen[0][3] == (0.9, 0.1, 30)
+
+
 def test_the_learning_rate_of_every_step():
     rates = schedule.schedule(0.1, 10, [4, 6], 2)
     np.testing.assert_allclose([rates(step) for step in range(1, 9)], [0.05, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
@@ -236,13 +245,28 @@ def test_the_learning_rate_of_every_step():
 
 
 def test_momentum_and_decay_are_those_of_the_options(data, tmp_path, monkeypatch):
-    """By plain MXNet's formula, from the gradients of two steps."""
+    """And the learning rate's."""
     seen = []
     monkeypatch.setattr(
         Trainer, '__init__', lambda self, *args, **sgd: seen.append(sgd) or (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        run('--data', data, '--output', str(tmp_path), '--mom', '0.8', '--wd', '0.01')
+        run(
+            '--data',
+            data,
+            '--output',
+            str(tmp_path),
+            '--mom',
+            '0.8',
+            '--wd',
+            '0.01',
+            '--lr-steps',
+            '5,9',
+            '--warmup',
+            '2',
+        )
+    rates = seen[0]['lr_scheduler']
+    np.testing.assert_allclose([rates(step) for step in (1, 2, 5, 6, 10)], [0.01, 0.02, 0.02, 0.002, 0.0002])
     assert seen[0]['momentum'] == 0.8 and seen[0]['wd'] == 0.01 and seen[0]['learning_rate'] == 0.02
 
 
