@@ -107,6 +107,7 @@ def test_embeddings_are_mxnets(network):
     'changes',
     [
         {'net_input': 2},
+        {'net_mean': 120.0, 'net_std': 60.0},
         {'net_mean': (124.0, 116.0, 104.0), 'net_std': (58.0, 57.0, 57.5)},
         {'net_se': 1},
         {'net_output': 'GDC'},
