@@ -110,7 +110,7 @@ def test_an_original_form_learns_classes_and_evaluate_says_the_same(classes, run
     assert (top1.name, top5.name) == ('top-1', 'top-5') and top1.accuracy > 0.8 and top5.accuracy > 0.98
     assert result.steps == 138 and result.loss == 'cross-entropy'
     code, out, err = run_tool(
-        evaluate, 'imagenet', f'{output}/{network},1', '--data', f'{classes}/val.rec', '--resize', '73', '--crop', '64'
+        evaluate, 'imagenet', f'{output}/{network},1', '--data', f'{classes}/val.rec', '--crop', '64'
     )
     assert code == 0, err
     assert f'{100 * (1 - top1.accuracy):.2f} %' in out and f'{100 * (1 - top5.accuracy):.2f} %' in out
