@@ -157,7 +157,7 @@ def test_classes_go_on_within_an_epoch(classes, tmp_path, monkeypatch):
 )
 def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monkeypatch, ckpt, accuracies, kept):
     found = iter(accuracies)
-    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: [tasks.Measured('lfw', next(found), 0.1)])
+    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: ([tasks.Measured('lfw', next(found), 0.1)], None))
     at = {}
     keep = Trainer.parameters
 
@@ -180,7 +180,7 @@ def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monke
 def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatch):
     """0001 was better than 0002 will be."""
     found = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: [tasks.Measured('lfw', next(found), 0.1)])
+    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: ([tasks.Measured('lfw', next(found), 0.1)], None))
     options = ['--data', data, '--output', str(tmp_path), '--verbose', '2', '--ckpt', '1', '--state-every', '1']
     step = Trainer.step
 
@@ -207,6 +207,9 @@ def test_several_sets_are_measured_or_those_that_are_named(data, tmp_path, capsy
     assert [found.name for found in result.measured] == ['agedb_30', 'lfw']
     assert result.measured[0][1:] == result.measured[1][1:]
     assert [found.name for found in run(*options, '--sets', 'lfw').measured] == ['lfw']
+    (tmp_path / 'cfp_ff.bin').write_bytes(b'no set')
+    result = run(*options, '--sets', 'cfp_ff,lfw')  # what can be measured is
+    assert [found.name for found in result.measured] == ['lfw'] and 'cfp_ff.bin is not a verif' in result.problem
     result = run(*options, '--sets', 'lfw,cfp_fp')
     assert not result.measured and 'there is no cfp_fp.bin' in result.problem
     assert 'there is no cfp_fp.bin' in capsys.readouterr().err  # before the training, too

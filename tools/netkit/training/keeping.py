@@ -82,10 +82,11 @@ class Keeper:
         """Measure a checkpoint; whatever interrupts that, the files stay, and a message says so."""
         try:
             model = f'{os.path.join(self.args.output, self.args.network)},{number}'
-            return Kept(files, self.task.measure(model, self.context))
+            measured, problem = self.task.measure(model, self.context)
         except UserError as error:
-            return Kept(files, [], f'{files[1]} is written, but not verified: {error}')
+            measured, problem = [], str(error)
         except BaseException:
             advice = '; --resume does that' if self.args.state_every else ''
             sys.stderr.write(f'{files[1]} is written, but not verified{advice}\n')
             raise
+        return Kept(files, measured, problem and f'{files[1]} is written, but not verified: {problem}')

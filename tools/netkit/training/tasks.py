@@ -125,10 +125,16 @@ class FaceTask:
             print(f'worker {rank} left out {self.records.count_bad()} records; the first: {self.records.first_bad()}')
 
     def measure(self, model, context):
-        """Return [Measured, …] of a checkpoint, PREFIX,EPOCH, as it is on the disk; raises UserError."""
+        """Return ([Measured, …], problem or None) of a checkpoint, PREFIX,EPOCH, on the disk; raises UserError."""
         engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
-        found = [faces.evaluate(engine, name, path) for name, path in self._sets().items()]
-        return [Measured(result.set, result.accuracy.mean, result.accuracy.deviation) for result in found]
+        found, problems = [], []
+        for name, path in self._sets().items():
+            try:
+                accuracy = faces.evaluate(engine, name, path).accuracy
+                found.append(Measured(name, accuracy.mean, accuracy.deviation))
+            except UserError as error:
+                problems.append(str(error))
+        return found, '; '.join(problems) or None
 
 
 class ClassTask:
@@ -204,12 +210,12 @@ class ClassTask:
         """Print nothing: a record that cannot be read ends the run."""
 
     def measure(self, model, context):
-        """Return [Measured, …] of a checkpoint, PREFIX,EPOCH, as it is on the disk; raises UserError."""
+        """Return ([Measured, …], problem or None) of a checkpoint, PREFIX,EPOCH, on the disk; raises UserError."""
         engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
         side = min(self.settings['image_shape'][:2])
         images = imagenet.Images(self.validation.path, imagenet.resize_for(side), side)
         errors = imagenet.evaluate(engine, images).errors
-        return [Measured(f'top-{k}', 1 - error) for k, error in errors.items()]
+        return [Measured(f'top-{k}', 1 - error) for k, error in errors.items()], None
 
 
 def open_task(args):
