@@ -9,7 +9,7 @@ import shapes
 from PIL import Image, ImageEnhance
 
 from netkit._mxnet import mx
-from netkit.data import augment, packing, synthetic
+from netkit.data import augment, images as pictures, packing, synthetic
 from netkit.data.augment import Augmentation
 from netkit.data.batches import FaceBatches, Share
 from netkit.data.classes import ClassBatches, ClassRecords
@@ -285,7 +285,7 @@ def test_half_of_the_pictures_of_classes_are_mirrored(tmp_path):
     half = np.zeros((40, 40, 3), np.uint8)
     half[:, :20] = 255
     for number in range(60):
-        content = packing.as_jpeg(Image.fromarray(half))
+        content = pictures.as_jpeg(Image.fromarray(half))
         record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 2), number, 0), content))
     record.close()
     images = numbers(ClassBatches(ClassRecords(path), (40, 40, 3), 60, augmentation=Augmentation()).next())[0]

@@ -255,9 +255,7 @@ def test_classes_become_a_record_file(run_tool, people, tmp_path):
 
 
 def test_a_failing_write_leaves_nothing(people, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        packing, 'write_faces', lambda folder, people: open(os.path.join(folder, 'train.rec'), 'w').close()
-    )
+    monkeypatch.setattr(packing, 'write_faces', lambda folder, *_: open(os.path.join(folder, 'train.rec'), 'w').close())
     with pytest.raises(UserError, match='could not be written whole'):
         packing.pack_faces(str(people), str(tmp_path / 'set'), packing.Options())
     assert not (tmp_path / 'set').exists()

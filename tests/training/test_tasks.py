@@ -20,6 +20,7 @@ import train as tool
 from helpers import TOOLS, assert_trained_alike
 from netkit._mxnet import mx
 from netkit.data import faces, synthetic
+from netkit.data.classes import ClassRecords
 from netkit.errors import UserError
 from netkit.training import log, loop, schedule, tasks
 from netkit.training.run import run_training
@@ -421,3 +422,11 @@ def readers_of(pid):
     """Return the processes that a process has started."""
     with open(f'/proc/{pid}/task/{pid}/children') as file:
         return file.read().split()
+
+
+@pytest.mark.parametrize('content', ['3', '{"a": 1}', '[1]', '['])
+def test_names_of_classes_that_are_none(classes, tmp_path, content):
+    (tmp_path / 'train.rec').write_bytes(open(os.path.join(classes, 'val.rec'), 'rb').read())
+    (tmp_path / 'train.classes.json').write_text(content)
+    with pytest.raises(UserError, match=r'train\.classes\.json is no'):
+        ClassRecords(str(tmp_path / 'train.rec'))

@@ -20,8 +20,6 @@ class Augmentation(NamedTuple):
 
 
 NO_AUGMENTATION = Augmentation()
-
-
 NUMBERS = 9  # random numbers that an image takes, whatever is done, so that one option does not shift another's
 
 
@@ -64,7 +62,7 @@ def covered(image, side, row, column):
     return image
 
 
-def prepared(content, is_mirrored, augmentation, numbers):
+def prepared(content, is_mirrored=False, augmentation=NO_AUGMENTATION, numbers=()):
     """Return the image of some bytes as a training takes it, (height, width, 3) uint8 RGB; None if they are no image.
 
     The result depends on nothing but the arguments, and so is the same in every process.

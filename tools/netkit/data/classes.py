@@ -34,7 +34,9 @@ def class_names(path):
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f'{names_path(path)} is not readable as a list of names: {error}')
+        raise UserError(f'{names_path(path)} is no list of names: {error}')
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f'{names_path(path)} is no list of names')
     return names
 
 
@@ -60,6 +62,10 @@ class ClassRecords:
 
     def __len__(self):
         return self.images
+
+    def steps_per_epoch(self, batch_size):
+        """Return the steps in which every image is seen once, but for those that do not fill the last batch."""
+        return max(1, len(self) // batch_size)
 
     def first_bad(self):
         """Return what is wrong with the first record whose image cannot be decoded, None if all can."""
@@ -110,8 +116,8 @@ class ClassBatches:
 
     @property
     def steps_per_epoch(self):
-        """The steps in which every image is seen once, but for those that do not fill the last batch."""
-        return max(1, len(self.records) // (self.batch_size * self.num_parts))
+        """The steps of an epoch."""
+        return self.records.steps_per_epoch(self.batch_size * self.num_parts)
 
     def close(self):
         """End the reader."""

@@ -261,6 +261,22 @@ def draw_with_landmarks(identity, rng):
     return np.clip(picture, 0, 255).astype(np.uint8), landmarks
 
 
+def draw_people(rng, people, images):
+    """Yield so many images of each of so many people, person by person."""
+    for _ in range(people):
+        identity = draw_identity(rng)
+        for _ in range(images):
+            yield draw_face(identity, rng)
+
+
+def draw_pairs(rng, pairs):
+    """Yield (image, image, whether both are of the same person), every other pair of the same."""
+    for number in range(pairs):
+        first = draw_identity(rng)
+        second = first if number % 2 == 0 else draw_identity(rng)
+        yield draw_face(first, rng), draw_face(second, rng), first is second
+
+
 def example(height, width):
     """Return a face, the same every time, as (height, width, 3) uint8 RGB."""
     rng = np.random.RandomState(7)

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from netkit.errors import UserError
 
+QUALITY = 95  # of JPEG
 LONGEST = 20000  # pixels of a side, of a picture that is scaled
 
 
@@ -34,6 +35,13 @@ def read_image(path, height, width):
         return np.asarray(open_picture(path).resize((width, height), Image.BILINEAR))
     except Unusable as error:
         raise UserError(f'--image {path} {error}')
+
+
+def as_jpeg(image, quality=QUALITY):
+    """Return a PIL image as the bytes of a JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=quality)
+    return buffer.getvalue()
 
 
 def scaled(image, scale, least=1):

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import pickle
 import re
 from typing import Dict, List, NamedTuple, Tuple
 
@@ -16,14 +15,13 @@ from netkit._mxnet import mx
 from netkit.data.align import aligned
 from netkit.data.classes import names_path
 from netkit.data.folders import classes_in
-from netkit.data.images import Unusable, open_picture, scaled
+from netkit.data.images import QUALITY, Unusable, as_jpeg, open_picture, scaled
 from netkit.data.pairs import PairSet
 from netkit.data.recordio import RecordFile
 from netkit.data.records import FaceRecords
+from netkit.data.writing import write_pairs, write_records
 from netkit.errors import UserError
 from netkit.files import new_files
-
-QUALITY = 95  # of JPEG
 
 
 class Options(NamedTuple):
@@ -76,13 +74,6 @@ def is_heading(row):
     return not any(re.match(r'\s*[-+]?[.\d]', cell) for cell in row[1:])
 
 
-def as_jpeg(image, quality=QUALITY):
-    """Return a PIL image as the bytes of a JPEG."""
-    buffer = io.BytesIO()
-    image.save(buffer, 'JPEG', quality=quality)
-    return buffer.getvalue()
-
-
 def face(path, size, find=None):
     """Return a picture as the bytes of an image of `size` pixels a side; raises Unusable.
 
@@ -91,14 +82,12 @@ def face(path, size, find=None):
     """
     image = open_picture(path)
     if find:
+        points = find(path, image)
+        middle = points.mean(axis=0)
+        if not ((middle >= 0) & (middle < image.size)).all():
+            raise Unusable('has landmarks around a point outside the picture')
         try:
-            points = find(path, image)
-            middle = points.mean(axis=0)
-            if not ((middle >= 0) & (middle < image.size)).all():
-                raise Unusable('has landmarks around a point outside the picture')
             return as_jpeg(aligned(image, points, size))
-        except Unusable:
-            raise
         except ValueError as error:
             raise Unusable(str(error))
     if image.size != (size, size):
@@ -219,28 +208,13 @@ def sample_pairs(owners, same, wanted, rng):
     return list(chosen)
 
 
-def write_faces(folder, people):
+def write_faces(folder, people, size):
     """Write `train.rec`, `train.idx`, `property` and `train.lst` of [Person, …]."""
-    counts = [len(person.images) for person in people]
-    first_identity = sum(counts) + 1
-    record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
-
-    def write(index, label, content=b''):
-        record.write_idx(index, mx.recordio.pack(mx.recordio.IRHeader(0, label, index, 0), content))
-
-    write(0, [first_identity, first_identity + len(people)])
-    index = 1
+    images = (image for person in people for image in person.images)
+    write_records(folder, size, [len(person.images) for person in people], images)
     with open(os.path.join(folder, 'train.lst'), 'w', encoding='utf-8', errors='surrogateescape') as listing:
         for label, person in enumerate(people):
-            for path, image in zip(person.paths, person.images):
-                write(index, float(label), image)
-                listing.write(f'1\t{os.path.abspath(path)}\t{label}\n')
-                index += 1
-    start = 1
-    for label, count in enumerate(counts):
-        write(first_identity + label, [start, start + count])
-        start += count
-    record.close()
+            listing.writelines(f'1\t{os.path.abspath(path)}\t{label}\n' for path in person.paths)
 
 
 def pack_faces(folder, output, options, find=None):
@@ -266,17 +240,14 @@ def pack_faces(folder, output, options, find=None):
     pairs = draw_pairs(others, options) if others else None
     shape = (options.size, options.size, 3)
     with new_files(output) as scratch:
-        with open(os.path.join(scratch, 'property'), 'w') as file:
-            file.write(f'{len(training)},{options.size},{options.size}\n')
         try:
-            write_faces(scratch, training)
-            records = FaceRecords(scratch, shape)  # read back: MXNet ignores an error of the last write
+            write_faces(scratch, training, options.size)
+            records = FaceRecords(scratch, shape)
         except (mx.MXNetError, UserError) as error:
             raise UserError(f'the data set could not be written whole to {output}: {error}')
         if pairs:
             path = os.path.join(scratch, 'lfw.bin')
-            with open(path, 'wb') as file:
-                pickle.dump(pairs, file, protocol=2)
+            write_pairs(path, *pairs)
             PairSet(path, shape)
     return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)
 

@@ -26,7 +26,7 @@ def parse_head(start):
 
 
 def record_at(file, place):
-    """Return (content, where the next record begins) of the record at an offset of an open file descriptor.
+    """Return the content of the record at an offset of an open file descriptor.
 
     Raises ValueError where no record begins, or the file ends within it.
     """
@@ -42,7 +42,7 @@ def record_at(file, place):
         parts.append(content)
         place += 8 + (length + 3) // 4 * 4
         if part in (WHOLE, LAST):
-            return struct.pack('<I', MAGIC).join(parts), place
+            return struct.pack('<I', MAGIC).join(parts)
 
 
 def unpack(content):
@@ -106,7 +106,7 @@ class RecordFile:
     def __getitem__(self, number):
         """Return (label, bytes of an image); raises UserError for a record without a label."""
         try:
-            labels, content = unpack(record_at(self._file, self.offsets[number])[0])
+            labels, content = unpack(record_at(self._file, self.offsets[number]))
         except ValueError as error:
             raise UserError(f'{self.path}: record {number} {error}')
         return float(labels[0]), content

@@ -4,9 +4,7 @@ import itertools
 import os
 import zlib
 
-import numpy as np
-
-from netkit.data.images import Unusable, open_picture
+from netkit.data.augment import prepared
 from netkit.data.recordio import parse_head, record_at, unpack
 from netkit.errors import UserError
 
@@ -37,14 +35,6 @@ def read_index(path):
     except ValueError as error:  # also UnicodeDecodeError
         raise UserError(f'{path} is not an index of lines "record<TAB>offset": {error}')
     return offsets
-
-
-def decoded(content):
-    """Return the image of some bytes, (height, width, 3) uint8 RGB, None if they are none."""
-    try:
-        return np.asarray(open_picture(content))
-    except Unusable:
-        return None
 
 
 class FaceRecords:
@@ -91,7 +81,7 @@ class FaceRecords:
     def __getitem__(self, position):
         """Return (label, image), the image as (height, width, 3) uint8 RGB; None for a bad one."""
         read = self.read(position)
-        image = read and self.checked(position, decoded(read[1]))
+        image = read and self.checked(position, prepared(read[1]))
         return None if image is None else (read[0], image)
 
     def read(self, position):
@@ -100,7 +90,7 @@ class FaceRecords:
         return None if number in self.bad else self._try(number, self._encoded, number)
 
     def checked(self, position, image):
-        """Return what `decoded` returned if it is an image of the right size, None for a bad one."""
+        """Return what `prepared` returned if it is an image of the right size, None for a bad one."""
         return self._try(self.images[position], self._check_image, self.images[position], image)
 
     def _listed(self, first, end):
@@ -165,10 +155,7 @@ class FaceRecords:
         number, offset = max(self.offsets.items(), key=lambda entry: entry[1])
         if not 0 <= min(self.offsets.values()) <= offset < 2**62:
             raise UserError(f'{self.index_path} names offsets that no file has')
-        with open(self.path, 'rb') as file:
-            file.seek(offset)
-            start = file.read(8)
-            size = os.fstat(file.fileno()).st_size
+        start, size = os.pread(self._file, 8, offset), os.fstat(self._file).st_size
         if len(start) == 8:
             head = parse_head(start)
             if head is None:
@@ -187,7 +174,7 @@ class FaceRecords:
         if number not in self.offsets:
             raise UserError(f'{self.index_path} has no record {number}')
         try:
-            return unpack(record_at(self._file, self.offsets[number])[0])
+            return unpack(record_at(self._file, self.offsets[number]))
         except (ValueError, OSError, OverflowError):
             raise UserError(f'{self.path}: record {number} is not readable')
 

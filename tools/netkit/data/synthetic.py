@@ -1,13 +1,10 @@
 """A data set of drawn faces, written in insightface's formats.
 
-The folder of a data set contains `train.rec` and `train.idx` (record 0: the range of the identity records; identity
-records: the range of their images; image records: label and encoded image), `property` ("classes,height,width") and
-the verification pairs `lfw.bin`.
+The folder of a data set contains `train.rec` and `train.idx`, `property` ("classes,height,width") and the verification
+pairs `lfw.bin`.
 """
 
-import io
 import os
-import pickle
 
 import numpy as np
 from PIL import Image
@@ -15,7 +12,9 @@ from tqdm import tqdm
 
 from netkit._mxnet import mx
 from netkit.data import faces
+from netkit.data.images import as_jpeg
 from netkit.data.records import FaceRecords
+from netkit.data.writing import write_pairs, write_records
 from netkit.errors import UserError
 from netkit.files import new_files
 
@@ -28,55 +27,35 @@ def write_synthetic(folder, identities, images, pairs, seed):
     with new_files(folder) as scratch, tqdm(
         total=identities * images + 2 * pairs, unit='faces', desc='drawing faces', disable=None
     ) as bar:
-        with open(os.path.join(scratch, 'property'), 'w') as file:
-            file.write(f'{identities},{faces.SIZE},{faces.SIZE}\n')
         try:
-            _write_train(scratch, identities, images, seed, bar)
-            FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))  # read back: MXNet ignores an error of the last write
+            write_records(scratch, faces.SIZE, [images] * identities, _drawn(identities, images, seed, bar))
+            FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))
         except (mx.MXNetError, UserError):
             raise UserError(f'the data set could not be written whole to {folder}; is the disk full?')
         _write_pairs(os.path.join(scratch, 'lfw.bin'), pairs, seed, bar)
 
 
-def _write_train(folder, identities, images, seed, bar):
-    """Write `train.rec` and `train.idx`."""
+def _drawn(identities, images, seed, bar):
+    """Draw the images for training, person by person, encoded."""
     rng = _random_state(seed, 0)
-    record = mx.recordio.MXIndexedRecordIO(os.path.join(folder, 'train.idx'), os.path.join(folder, 'train.rec'), 'w')
-    first_identity = identities * images + 1
-
-    def write(index, label, content=b''):
-        record.write_idx(index, mx.recordio.pack(mx.recordio.IRHeader(0, label, index, 0), content))
-
-    write(0, [first_identity, first_identity + identities])
-    for label in range(identities):
-        identity = faces.draw_identity(rng)
-        for image in range(images):
-            write(1 + label * images + image, float(label), _encode(faces.draw_face(identity, rng)))
-            bar.update()
-    for label in range(identities):
-        write(first_identity + label, [1 + label * images, 1 + (label + 1) * images])
-    record.close()
+    for image in faces.draw_people(rng, identities, images):
+        yield _encode(image)
+        bar.update()
 
 
 def _write_pairs(path, pairs, seed, bar):
-    """Write pairs of people that are not in the training set, every other one of the same person."""
-    rng = _random_state(seed, 1)
+    """Write pairs of people that are not in the training set."""
     images, same = [], []
-    for number in range(pairs):
-        first = faces.draw_identity(rng)
-        second = first if number % 2 == 0 else faces.draw_identity(rng)
-        images += [_encode(faces.draw_face(first, rng)), _encode(faces.draw_face(second, rng))]
-        same.append(first is second)
+    for first, second, is_same in faces.draw_pairs(_random_state(seed, 1), pairs):
+        images += [_encode(first), _encode(second)]
+        same.append(is_same)
         bar.update(2)
-    with open(path, 'wb') as file:
-        pickle.dump((images, same), file, protocol=2)
+    write_pairs(path, images, same)
 
 
 def _encode(image):
-    """Return an image as JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, 'JPEG', quality=95)
-    return buffer.getvalue()
+    """Return an image, (height, width, 3) uint8, as JPEG."""
+    return as_jpeg(Image.fromarray(image))
 
 
 def _random_state(seed, purpose):

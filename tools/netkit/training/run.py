@@ -69,7 +69,7 @@ def run_training(args):
     task.prepare(kvstore)
     batch_size = args.per_batch_size * args.devices
     same = same_options(args, task, kvstore)
-    args = in_steps(args, task.images_per_epoch(kvstore, batch_size) / (batch_size * kvstore.num_workers))
+    args = in_steps(args, task.steps_per_epoch(batch_size * kvstore.num_workers))
 
     of_head = task.head_parameters(settings)
     check_memory(embedding, of_head, task.classes, image_shape, args, contexts)

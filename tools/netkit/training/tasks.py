@@ -109,9 +109,9 @@ class FaceTask:
         """Return the number of parameters that the loss adds."""
         return self.classes * settings['emb_size']
 
-    def images_per_epoch(self, kvstore, batch_size):
-        """Return the images of an epoch; the steps of it are as many as it takes to see each once."""
-        return len(self.records)
+    def steps_per_epoch(self, batch_size):
+        """Return the steps in which each image is seen once, with the fraction of the last; `batch_size` is of all."""
+        return len(self.records) / batch_size
 
     def batches(self, batch_size, kvstore, step):
         """Return the batches from `step` on."""
@@ -189,10 +189,9 @@ class ClassTask:
         """Return the number of parameters that the loss adds."""
         return 0
 
-    def images_per_epoch(self, kvstore, batch_size):
-        """Return the images of an epoch: those that fill batches."""
-        whole = batch_size * kvstore.num_workers
-        return max(1, len(self.records) // whole) * whole
+    def steps_per_epoch(self, batch_size):
+        """Return the steps of an epoch; `batch_size` is of all workers."""
+        return self.records.steps_per_epoch(batch_size)
 
     def batches(self, batch_size, kvstore, step):
         """Return the batches from `step` on."""
