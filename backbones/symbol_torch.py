@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
-TRUNK_ENDS = ('float16', 'float32')  # types of the casts around a trunk in 16 bits
+HEAD_TYPE = 'float32'  # to which a symbol with a trunk in 16 bits is cast behind it
 
 
 class Node(NamedTuple):
@@ -185,7 +185,11 @@ def record(folder, module, **settings):
     Raises ValueError for settings that it does not accept.
     """
     with stood_in(os.path.abspath(folder)):
-        symbol = importlib.import_module(module).build(**settings)
+        return nodes_of(importlib.import_module(module).build(**settings))
+
+
+def nodes_of(symbol):
+    """Return the nodes of a Recorded symbol."""
     order = symbol.get_internals()
     place = {node: number for number, node in enumerate(order)}
     return [
@@ -399,8 +403,7 @@ class _Assembly:
         self.steps = []  # (name, function, arguments), the arguments being names of values, Attributes and constants
 
     def run(self):
-        ends = [number for number, node in enumerate(self.nodes) if node.op != 'null']
-        cut = self._trunk_end(ends)
+        cut = self._trunk_end()
         bounds = []  # numbers of steps at which a segment ends
         for number, node in enumerate(self.nodes):
             if node.op == 'null':
@@ -414,13 +417,13 @@ class _Assembly:
         last = self.value[len(self.nodes) - 1, 0]
         self.module._segments = self._cut(sorted(set(bounds) | {len(self.steps)}), last)
 
-    def _trunk_end(self, ends):
-        """Return the number of the last node of the trunk: what the last cast, or the head, reads."""
+    def _trunk_end(self):
+        """Return the number of the last node of the trunk: the cast behind it, or what the last layer reads."""
         for number, node in enumerate(self.nodes):
-            if node.op == 'Cast' and node.attrs.get('dtype') == TRUNK_ENDS[1]:
+            if node.op == 'Cast' and node.attrs.get('dtype') == HEAD_TYPE:
                 return number
-        head = next(i for i in reversed(ends) if self.nodes[i].op == 'FullyConnected')
-        return self.nodes[head].inputs[0][0] if self.nodes[head].inputs else ends[0]
+        layers = [node for node in self.nodes if node.op == 'FullyConnected'] or self.nodes
+        return layers[-1].inputs[0][0]
 
     def _operator(self, number, node):
         if node.op in IDENTITIES:
@@ -584,9 +587,9 @@ def choice(folder, row, dropout=None, fp16=False, using_checkpoint=False, **chan
     with stood_in(os.path.abspath(folder)):
         module = importlib.import_module(row['net_name'])
         names = sys.modules['face_blocks'].setting_names(module.build)
-    settings = {key: value for key, value in row.items() if key in names}
-    settings.update(FORMS, memonger=using_checkpoint, **changes)
-    nodes = record(folder, row['net_name'], **settings)
+        settings = {key: value for key, value in row.items() if key in names}
+        settings.update(FORMS, memonger=using_checkpoint, **changes)
+        nodes = nodes_of(module.build(**settings))
     shape = settings.get('image_shape', (112, 112, 3))
     return SymbolModule(nodes, shape[:2], dropout, fp16, using_checkpoint)
 

@@ -19,7 +19,7 @@ import pack
 import train as tool
 from helpers import TOOLS, assert_trained_alike
 from netkit._mxnet import mx
-from netkit.data import faces, synthetic
+from netkit.data import faces
 from netkit.data.classes import ClassRecords
 from netkit.errors import UserError
 from netkit.training import log, loop, schedule, tasks
@@ -27,13 +27,6 @@ from netkit.training.run import run_training
 from netkit.training.trainer import Trainer
 
 NARROW = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '4', '--lr', '0.02']
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp('faces'))
-    synthetic.write_synthetic(folder, identities=4, images=3, pairs=60, seed=1)
-    return folder
 
 
 @pytest.fixture(scope='module')

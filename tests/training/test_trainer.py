@@ -362,13 +362,6 @@ def test_a_state_that_does_not_fit(tmp_path, change, words):
 RUN = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '4', '--lr', '0.02']
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp('drawn faces'))
-    synthetic.write_synthetic(folder, identities=4, images=3, pairs=60, seed=1)
-    return folder
-
-
 def train(*options):
     """Run the tool in this process; return its row."""
     return run_module.run_training(tool.parse_args(RUN + list(options)))

@@ -2,7 +2,7 @@
 
 import torch
 
-from netkit.gpu.networks import IS_GPU, images, network, tensor_float32
+from netkit.gpu.networks import DEVICE, IS_GPU, images, network, tensor_float32
 
 NETWORKS = ('cru56', 'att56', 'ires50')
 BATCH = 8
@@ -46,26 +46,25 @@ def measure(quick):
     """Yield (what, figure, unit)."""
     for name in NETWORKS[:1] if quick else NETWORKS:
         on_cpu, x = network(name, 'cpu'), images(BATCH, 'cpu')
-        direction = torch.randn((BATCH, host_size(on_cpu, x)), generator=torch.Generator().manual_seed(1))
+        direction = torch.randn((BATCH, len(on_cpu.fc1_beta)), generator=torch.Generator().manual_seed(1))
         weights = {key: value.clone() for key, value in on_cpu.state_dict().items()}
         expected = step(on_cpu, x, direction)
         moved = {key: value.clone() for key, value in on_cpu.state_dict().items()}
         wanted = inferred(on_cpu, x)  # with the statistics that the step moved
-        for label, tf32, options in (
-            ('float32', False, {}),
-            ('TF32', True, {}),
-            ('16 bits', True, {'fp16': True}),
-            ('bfloat16', True, {'fp16': True, 'trunk_type': torch.bfloat16}),
+        for label, tf32, fp16, trunk_type in (
+            ('float32', False, False, None),
+            ('TF32', True, False, None),
+            ('16 bits', True, True, None),
+            ('bfloat16', True, True, torch.bfloat16),
         ):
-            trunk_type = options.pop('trunk_type', None)
             with tensor_float32(tf32):
-                module = network(name, **options)
+                module = network(name, fp16=fp16)
                 module.trunk_type = trunk_type
                 module.load_state_dict(moved)
-                found = inferred(module, x.to(next(module.parameters()).device))
+                found = inferred(module, x.to(DEVICE))
                 yield f'{name}, {label}: inference against the CPU', distance(found, wanted), 'of the range'
                 module.load_state_dict(weights)
-                found = step(module, x.to(next(module.parameters()).device), direction)
+                found = step(module, x.to(DEVICE), direction)
                 yield f'{name}, {label}: cosine of the gradients with the CPU', cosine(found[1], expected[1]), ''
         with tensor_float32(False):
             kept, again = network(name), network(name, using_checkpoint=True)
@@ -77,8 +76,3 @@ def measure(quick):
         yield f'{name}: moving statistics, recomputed against kept maps', distance(second[2], first[2]), 'of the range'
         if not IS_GPU and not quick:
             break  # on a CPU the others would compare it with itself
-
-
-def host_size(module, x):
-    """Return the size of the embeddings of a module."""
-    return inferred(module, x[:2])[''].shape[1]

@@ -19,12 +19,8 @@ def drawn(people, each, pairs):
     rng = np.random.RandomState(0)
     shown = [faces.draw_identity(rng) for _ in range(people)]
     training = [faces.draw_face(identity, rng) for identity in shown for _ in range(each)]
-    both, same = [], []
-    for number in range(pairs):
-        first = faces.draw_identity(rng)
-        second = first if number % 2 == 0 else faces.draw_identity(rng)
-        both += [faces.draw_face(first, rng), faces.draw_face(second, rng)]
-        same.append(first is second)
+    firsts, seconds, same = zip(*faces.draw_pairs(rng, pairs))
+    both = [image for pair in zip(firsts, seconds) for image in pair]
     return np.stack(training), np.repeat(np.arange(people), each), np.stack(both), np.array(same)
 
 
@@ -61,8 +57,7 @@ def measure(quick):
     steps = min(steps, 100) if quick else steps
     images, labels, both, same = drawn(people, each, pairs)
     module = network('cru56', fp16=IS_GPU)
-    size = module(normalised(images[:2])).shape[1]
-    weight = nn.Parameter(torch.randn((people, size), device=DEVICE) * 0.01)
+    weight = nn.Parameter(torch.randn((people, len(module.fc1_beta)), device=DEVICE) * 0.01)
     parameters = [p for p in module.parameters() if p.requires_grad] + [weight]
     sgd = torch.optim.SGD(parameters, 0.1, 0.9, weight_decay=5e-4)
     falls = torch.optim.lr_scheduler.MultiStepLR(sgd, [int(0.7 * steps), int(0.9 * steps)])

@@ -2,10 +2,7 @@
 
 import torch
 
-from netkit.gpu.networks import IS_GPU, images, network, wait
-
-NETWORKS = ('cru116', 'att92', 'ires50')
-BATCH = 80  # of the published training
+from netkit.gpu.networks import BATCH, IS_GPU, MEASURED, images, network, wait
 
 
 def taken(module, batch):
@@ -28,7 +25,7 @@ def measure(quick):
     if not IS_GPU:
         yield 'memory', 'not measured: PyTorch counts it on GPUs only', ''
         return
-    for name in NETWORKS[:1] if quick else NETWORKS:
+    for name in MEASURED[:1] if quick else MEASURED:
         for label, options in (
             ('float32', {}),
             ('float32, recomputed', {'using_checkpoint': True}),

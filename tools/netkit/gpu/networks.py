@@ -12,6 +12,8 @@ from netkit import ROOT
 SYMBOLS = os.path.join(ROOT, 'symbols')
 IS_GPU = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if IS_GPU else 'cpu')
+MEASURED = ('cru116', 'att92', 'ires50')  # one of each kind
+BATCH = 80 if IS_GPU else 4  # images of a training step; 80 as in the published training
 SMALL = {} if IS_GPU else {'net_multiplier': 0.25}  # a CPU computes narrow networks
 
 

@@ -5,9 +5,8 @@ import time
 
 import torch
 
-from netkit.gpu.networks import IS_GPU, images, network, tensor_float32, wait
+from netkit.gpu.networks import BATCH, IS_GPU, MEASURED, images, network, tensor_float32, wait
 
-NETWORKS = ('cru116', 'att92', 'ires50')
 ROUNDS, STEPS = 3, 4
 # {label: (TF32, compute the trunk in 16 bits, channels last, compiled, recomputed)}
 WAYS = {
@@ -80,23 +79,22 @@ def in_turns(functions, steps):
 
 def is_compiled(name, quick):
     """Tell whether a network is compiled, too: it takes minutes, so one is."""
-    return IS_GPU and not quick and name == NETWORKS[0]
+    return IS_GPU and not quick and name == MEASURED[0]
 
 
 def measure(quick):
     """Yield (what, figure, unit) of training steps."""
-    batch = 80 if IS_GPU else 4
-    for name in NETWORKS[:1] if quick else NETWORKS:
+    for name in MEASURED[:1] if quick else MEASURED:
         ways = {label: options for label, options in WAYS.items() if not options[3] or is_compiled(name, quick)}
-        found = in_turns({label: training_step(name, options, batch) for label, options in ways.items()}, STEPS)
+        found = in_turns({label: training_step(name, options, BATCH) for label, options in ways.items()}, STEPS)
         for label, seconds in found.items():
-            yield f'{name}, training, batch {batch}, {label}', round(batch / statistics.median(seconds), 1), 'images/s'
+            yield f'{name}, training, batch {BATCH}, {label}', round(BATCH / statistics.median(seconds), 1), 'images/s'
 
 
 def measure_inference(quick):
     """Yield (what, figure, unit) of inferences."""
     ways = ('float32', 'TF32, channels last', 'float16', 'float16, channels last', 'float16, channels last, compiled')
-    for name in NETWORKS[:1] if quick else NETWORKS:
+    for name in MEASURED[:1] if quick else MEASURED:
         for batch in BATCHES:
             chosen = {label: WAYS[label] for label in ways if not WAYS[label][3] or is_compiled(name, quick)}
             functions = {label: inference(name, options, batch) for label, options in chosen.items()}
