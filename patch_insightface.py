@@ -7,8 +7,9 @@
     python patch_insightface.py ~/insightface --revert     # out again
 
 For every MXNet trainer of the checkout it copies the builder modules into the trainer's symbol folder and adds
-two kinds of marked block: imports in the training scripts, network choices in the configs. Nothing of the
-checkout is run, and either all files change or none.
+two kinds of marked block: imports in the training scripts, network choices in the configs. The PyTorch trainer,
+arcface_torch, gets a folder `backbones/crunet`, a block in `get_model` of `backbones/__init__.py` and a file of
+`configs` for each network. Nothing of the checkout is run, and either all files change or none.
 
 Needs nothing but Python 3.6 or newer and the files beside it. Sections: the hosts, what to put in, finding the
 places, plan, run, report, top level.
@@ -55,6 +56,7 @@ HOSTS = (
     Host('recognition/partial_fc', ('train_memory.py',), ('default.py',), True),
     Host('recognition/partial_fc/mxnet', ('train_memory.py',), ('default.py',), True),
 )
+TORCH_HOST = Host('recognition/arcface_torch', ('backbones/__init__.py',), (), False)
 
 VERSION = '1.0.0'  # CHANGELOG.md
 BEGIN, END = '# >>> CRU-Net plug-in >>>', '# <<< CRU-Net plug-in <<<'
@@ -108,9 +110,23 @@ def load_modules(networks):
     return modules
 
 
+def load_torch_modules(modules):
+    """Return {file name: bytes} of what the PyTorch trainer needs: the builders, what reads them, and the table."""
+    paths = [os.path.join(HERE, 'backbones', 'symbol_torch.py'), os.path.join(HERE, 'config', 'networks.py')]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise Refusal('%s is not there' % path)
+    return dict(modules, **{os.path.basename(path): read(path) for path in paths})
+
+
+def record_lines(copies):
+    """Return the lines of a block that keep the checksums of the files copied for it, {path: bytes}."""
+    return sorted('# %s %s' % (os.path.basename(path), sha(content)) for path, content in copies.items())
+
+
 def import_lines(networks, copies, partial_fc):
     """Return the lines of the block in a training script. They keep the checksums of the files copied for it."""
-    lines = sorted('# %s %s' % (os.path.basename(path), sha(content)) for path, content in copies.items())
+    lines = record_lines(copies)
     if partial_fc:
         lines += [
             'import os',
@@ -160,6 +176,63 @@ def partial_fc_lines(networks):
 PARTIAL_FC_SHIM = b"""# The networks of the CRU-Net plug-in look for the config under this name.
 from default import config  # noqa: F401
 """
+
+# At the top of get_model; the names are those of its parameters.
+TORCH_LINES = (
+    'from .crunet import symbol_torch',
+    'if symbol_torch.is_known({name}):',
+    '    return symbol_torch.get_model({name}, **{others})',
+)
+# Before May 2021 there was no get_model: the trainer looked for a function of the network's name in the package.
+TORCH_LINES_OF_2021 = ('from .crunet import symbol_torch', 'globals().update(symbol_torch.functions())')
+
+TORCH_CONFIG = """\
+# {network} on MS1M-ArcFace, put here by patch_insightface.py, which replaces it when it is run again: edit a copy.
+from easydict import EasyDict as edict
+
+config = edict()
+# Settings may follow the name: '{network}:memonger=True' keeps a third of the feature maps or less and takes twice the
+# time; '{network}:dropout=0.0' (0.4 otherwise); '{network}:pretrained=model.pt' starts from these weights.
+config.network = '{network}'
+config.embedding_size = 512{published}
+config.margin_list = (1.0, 0.5, 0.0)
+config.loss = 'arcface'  # where there is no margin_list yet
+config.sample_rate = 1.0
+config.interclass_filtering_threshold = 0
+
+config.fp16 = True
+config.batch_size = {batch}  # on each of 8 GPUs: up to 17 GB for feature maps and their gradients
+config.optimizer = 'sgd'
+config.lr = {lr}
+config.momentum = 0.9
+config.weight_decay = 5e-4
+config.num_epoch = 20
+config.warmup_epoch = 0
+
+config.rec = '/train_tmp/faces_emore'
+config.num_classes = 85742
+config.num_image = 5822653
+config.val_targets = ['lfw', 'cfp_fp', 'agedb_30']
+config.dali = False
+config.verbose = 2000
+config.resume = False
+config.output = None  # work_dirs/ and the name of this file
+"""
+
+
+def torch_configs(networks):
+    """Return {file name: bytes} of the configs for arcface_torch, one for each face network."""
+    found = {}
+    for name, row in networks.items():
+        if name.endswith('_imagenet'):
+            continue
+        size = row.get('emb_size', 512)
+        # The host's other programs, torch2onnx.py and inference.py, know no other size.
+        published = '' if size == 512 else '  # the published training had %d' % size
+        text = TORCH_CONFIG.format(network=name, published=published, batch=row['per_batch_size'], lr=row['lr'])
+        found['ms1mv2_%s.py' % name] = text.encode('utf-8')
+    return found
+
 
 # ---------------------------------------------------------------------------------------- finding the places
 
@@ -425,6 +498,47 @@ def default_place(source):
     raise Refusal('%s: cannot find its generate_config' % source.path)
 
 
+def get_model_place(source):
+    """Return (place, indentation, names of its parameters) of the first statement in arcface_torch's get_model.
+
+    Where the file has none, and names networks as functions, the place is its end, without indentation and names.
+    """
+    for node in source.tree.body if source.tree is not None else ():
+        if is_get_model(node):
+            is_text = isinstance(node.body[0], ast.Expr) and constant_text(node.body[0].value)
+            body = [part for part in node.body[bool(is_text) :] if not in_block(source, part)]
+            first = min([part.lineno for part in body[:1]] + [line.lineno for line in decorators(body[:1])], default=0)
+            indentation = re.match(r'\s*', source.bare[first - 1]).group()
+            if body and len(indentation) == body[0].col_offset > 0:
+                while not is_text and re.match(r'\s*(#|$)', source.bare[first - 2]):
+                    first -= 1  # in front of comments
+                return first - 1, indentation, (node.args.args[0].arg, node.args.kwarg.arg)
+    if source.tree is not None and not any('get_model' in line for line in source.bare):
+        return len(source.bare), '', None
+    raise Refusal(
+        '%s: cannot find its get_model(name, **kwargs); add the networks by hand (docs/insightface.md), and name '
+        'another trainer with --only' % source.path
+    )
+
+
+def is_get_model(node):
+    """Tell whether a statement is `def get_model(name, **kwargs)`."""
+    if not isinstance(node, ast.FunctionDef) or node.name != 'get_model':
+        return False
+    given = node.args
+    return len(given.args) == 1 and bool(given.kwarg) and not given.vararg and not given.kwonlyargs
+
+
+def in_block(source, node):
+    """Tell whether a statement begins inside the block."""
+    return source.block is not None and source.block.start < node.lineno <= source.block.end
+
+
+def decorators(nodes):
+    """Return the decorators of statements."""
+    return [decorator for node in nodes for decorator in getattr(node, 'decorator_list', ())]
+
+
 def edict_name(source):
     """Return what the config calls EasyDict, by how it makes `network`; 'edict' where it does not make it itself."""
     calls = [
@@ -456,14 +570,18 @@ class Trainer:
         self.folder = os.path.join(checkout.root, *host.folder.split('/'))
         self.scripts = self._existing(host.scripts)
         self.configs = self._existing(host.configs)
-        symbol = os.path.join(self.folder, 'symbol')
-        shared = os.path.join(os.path.dirname(self.folder), 'symbol')
-        self.symbol = shared if not os.path.isdir(symbol) and os.path.isdir(shared) else symbol
-        self.symbol = checkout.inside(self.symbol)
+        self.symbol = checkout.inside(self._symbol_folder())
+        self.is_there = bool(self.scripts and self.configs)
+        self.places = (self.symbol, self.folder)  # to which files are copied
 
     def _existing(self, names):
-        paths = [os.path.join(self.folder, name) for name in names]
+        paths = [os.path.join(self.folder, *name.split('/')) for name in names]
         return [self.checkout.inside(path) for path in paths if os.path.lexists(path)]
+
+    def _symbol_folder(self):
+        symbol = os.path.join(self.folder, 'symbol')
+        shared = os.path.join(os.path.dirname(self.folder), 'symbol')
+        return shared if not os.path.isdir(symbol) and os.path.isdir(shared) else symbol
 
     def copies(self):
         """Return {path: bytes} of the files that are copied for this trainer."""
@@ -482,19 +600,22 @@ class Trainer:
         """Return (lines of the block, place) that belong into a script or config."""
         networks = self.checkout.networks
         if source.path in self.scripts:
-            # Not what was there before: what a block records, --revert removes.
-            copied = {
-                path: content for path, content in self.copies().items() if not self.checkout.was_there(path, content)
-            }
-            return (import_lines(networks, copied, self.host.partial_fc), imports_place(source, self.host_modules()))
+            lines = import_lines(networks, self.copied(), self.host.partial_fc)
+            return lines, imports_place(source, self.host_modules())
         if self.host.partial_fc:
             return partial_fc_lines(networks), default_place(source)
         return network_lines(networks, edict_name(source)), networks_place(source)
 
-    def own_lines(self, source):
-        """Return those lines of the block that may have been written by hand instead, without what a block records."""
+    def copied(self):
+        """Return {path: bytes} of the copied files without those that were there before: --revert removes these."""
+        return {path: content for path, content in self.copies().items() if not self.checkout.was_there(path, content)}
+
+    def without_own(self, source):
+        """Return what `Source.without` does, for the lines of the block that were written by hand instead."""
         lines, _ = self.block_of(source)
-        return {line for line in lines if line and not line.startswith('#')} if not self.host.partial_fc else set()
+        return source.without(
+            {line for line in lines if line and not line.startswith('#')} if not self.host.partial_fc else set()
+        )
 
     def collision(self, source):
         """Return the line outside the block that already defines what the block is to define, or None."""
@@ -521,24 +642,74 @@ class Trainer:
         return next((place for place in range(begin, last) if re.match(pattern, source.bare[place])), None)
 
 
+class TorchTrainer(Trainer):
+    """arcface_torch: its one script is the package of its backbones, and a config is a file of its own."""
+
+    def __init__(self, checkout, host):
+        super().__init__(checkout, host)
+        self.is_there = bool(self.scripts)
+        configs = os.path.join(self.folder, 'configs')
+        self.has_configs = os.path.isfile(os.path.join(configs, 'base.py'))
+        self.places = (self.symbol, checkout.inside(configs))
+
+    def _symbol_folder(self):
+        return os.path.join(self.folder, 'backbones', 'crunet')
+
+    def copies(self):
+        """Return {path: bytes} of the files that are copied."""
+        crunet, configs = self.places
+        files = {os.path.join(crunet, name): content for name, content in self.checkout.torch_modules.items()}
+        if self.has_configs:
+            own = torch_configs(self.checkout.networks)
+            files.update({os.path.join(configs, name): content for name, content in own.items()})
+        return files
+
+    def block_of(self, source):
+        """Return (lines of the block, place)."""
+        code, place = self._code(source)
+        return record_lines(self.copied()) + code, place
+
+    @staticmethod
+    def _code(source):
+        place, indentation, names = get_model_place(source)
+        if names is None:
+            return list(TORCH_LINES_OF_2021), place
+        name, others = names
+        return [indentation + line.format(name=name, others=others) for line in TORCH_LINES], place
+
+    def without_own(self, source):
+        """Return (Source without the lines of the block that were written by hand, their span, or None)."""
+        code, _ = self._code(source)
+        for place in range(len(source.bare) - len(code) + 1):
+            if source.bare[place : place + len(code)] == code:
+                kept = source.lines[:place] + source.lines[place + len(code) :]
+                return Source(source.path, ''.join(kept).encode('utf-8')), (place, place)
+        return source, None
+
+    def collision(self, source):
+        """Return the line outside the block that already takes the networks in, or None."""
+        return source.outside_block(r'\s*(from|import)\s+(\S+\s+import\s+)?[\w.]*\bcrunet\b')
+
+    def uses_ours(self, source, first, last):
+        """Tell that nothing does: what uses the networks stands inside the block."""
+
+
 class Checkout:
-    """An insightface checkout with its MXNet trainers."""
+    """An insightface checkout with its trainers."""
 
     def __init__(self, root, only=None):
         """Read the checkout in the folder `root`; `only` is the folder of the one trainer to change, if not of all."""
         self.networks = load_networks()
         self.modules = load_modules(self.networks)
+        self.torch_modules = load_torch_modules(self.modules)
         self.root = root
         self.adopts = False  # whether files that were copied by hand are taken over
-        self.trainers = []
-        for host in HOSTS:
-            trainer = Trainer(self, host)
-            if trainer.scripts and trainer.configs:
-                self.trainers.append(trainer)
+        found = [Trainer(self, host) for host in HOSTS] + [TorchTrainer(self, TORCH_HOST)]
+        self.trainers = [trainer for trainer in found if trainer.is_there]
         if not self.trainers:
             raise Refusal(
-                '%s has no MXNet trainer; looked for %s with a sample_config.py or config.py, and for '
-                'partial_fc/train_memory.py'
+                '%s has no trainer; looked for %s with a sample_config.py or config.py, for partial_fc/train_memory.py '
+                'and for arcface_torch/backbones/__init__.py'
                 % (self.root, ', '.join('%s/train*.py' % host.folder for host in HOSTS if not host.partial_fc))
             )
         self.sources = {}
@@ -577,7 +748,7 @@ class Checkout:
             checksum
             for trainer in self.trainers + self.others
             for recorded, checksum in self.records(trainer)
-            if recorded == name and folder in (trainer.symbol, trainer.folder)
+            if recorded == name and folder in trainer.places
         }
 
     def copy_state(self, path, content):
@@ -609,12 +780,13 @@ class Checkout:
         for trainer in self.trainers:
             shipped = set(map(os.path.basename, trainer.copies()))
             for name, checksum in self.records(trainer):
-                path = os.path.join(trainer.symbol, name)
-                if name not in shipped and os.path.lexists(path):
-                    found.setdefault(self.inside(path), set()).add(checksum)
+                for path in [os.path.join(folder, name) for folder in trainer.places]:
+                    if name not in shipped and os.path.lexists(path):
+                        found.setdefault(self.inside(path), set()).add(checksum)
         for trainer in self.others:  # whose blocks import it still
             for name, _ in self.records(trainer):
-                found.pop(os.path.realpath(os.path.join(trainer.symbol, name)), None)
+                for folder in trainer.places:
+                    found.pop(os.path.realpath(os.path.join(folder, name)), None)
         return found
 
     def records(self, trainer):
@@ -723,7 +895,7 @@ class InTheWay(Exception):
 def plan_block(checkout, trainer, there, force, adopt):
     """Return the changes that give one script or config of a trainer its block; raises InTheWay."""
     lines, place = trainer.block_of(there)
-    source, span = there.without(trainer.own_lines(there)) if adopt and there.block is None else (there, None)
+    source, span = trainer.without_own(there) if adopt and there.block is None else (there, None)
     if span:
         place = span[1]  # what uses these lines stands behind them
         used = trainer.uses_ours(source, *span)
@@ -1109,9 +1281,19 @@ def sync_folder(path):
 
 
 def remove_empty_symbol_folders(checkout):
-    """Remove a symbol folder that is left empty: git keeps no empty folders, so it came with the plug-in."""
+    """Remove a symbol folder that is left empty: git keeps no empty folders, so it came with the plug-in.
+
+    One with nothing but what Python has compiled of the copied files is empty, too.
+    """
     for trainer in checkout.trainers:
+        compiled = os.path.join(trainer.symbol, '__pycache__')
         with contextlib.suppress(OSError):
+            if os.listdir(trainer.symbol) == ['__pycache__']:
+                own = {os.path.basename(path)[: -len('py')] for path in trainer.copies()}
+                for name in os.listdir(compiled):
+                    if name.endswith('.pyc') and name.split('.')[0] + '.' in own:
+                        os.remove(os.path.join(compiled, name))
+                os.rmdir(compiled)
             os.rmdir(trainer.symbol)
 
 
@@ -1171,6 +1353,9 @@ def print_next_step(checkout):
     for trainer in checkout.trainers:
         script = os.path.basename(trainer.scripts[0])
         print('  cd %s' % quoted(trainer.folder))
+        if isinstance(trainer, TorchTrainer):
+            print_torch_commands(trainer)
+            continue
         if trainer.host.partial_fc:
             print(
                 '  horovodrun -np 8 -H localhost:8 python -u %s --network cru116 --loss arcface --dataset emore'
@@ -1183,6 +1368,17 @@ def print_next_step(checkout):
             "  CUDA_VISIBLE_DEVICES='0,1,2,3,4,5,6,7' python -u %s --network cru116 --loss arcface --dataset emore"
             % script
         )
+
+
+def print_torch_commands(trainer):
+    """Print the commands that train with arcface_torch, by what this version of it has."""
+    what = 'configs/my_cru116.py' if trainer.has_configs else '--network cru116'
+    if trainer.has_configs:
+        print('  cp configs/ms1mv2_cru116.py %s    # and set the path of your data set in it' % what)
+    if os.path.isfile(os.path.join(trainer.folder, 'train_v2.py')):
+        print('  torchrun --nproc_per_node=8 train_v2.py %s' % what)
+    else:
+        print('  python -m torch.distributed.launch --nproc_per_node=8 train.py %s' % what)
 
 
 def quoted(path):

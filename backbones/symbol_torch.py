@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import types
+import warnings
 from typing import Dict, List, NamedTuple, Tuple
 
 import torch
@@ -326,14 +327,19 @@ class SymbolModule(nn.Module):
     `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
     `using_checkpoint` recomputes the maps between the ends of units in the backward pass; the nodes then have to be
     recorded with `memonger`, which says where these are. `dropout` replaces the rate of Dropout if it is not None.
+    `channels_last` is the layout of the maps and weights in memory; what is computed is the same.
     """
 
-    def __init__(self, nodes, image_shape=(112, 112), dropout=None, fp16=False, using_checkpoint=False):
+    def __init__(self, nodes, image_shape=(112, 112), dropout=None, **options):
         super().__init__()
-        self.fp16, self.using_checkpoint, self.trunk_type = fp16, using_checkpoint, None
-        self.momentum = 0.1
+        self.fp16 = options.pop('fp16', False)
+        self.using_checkpoint = options.pop('using_checkpoint', False)
+        self.channels_last = options.pop('channels_last', False)
+        self.trunk_type, self.momentum = None, 0.1
         self._segments, self._macs = [], 0
-        _Assembly(self, nodes, image_shape, dropout).run()
+        self.size = _Assembly(self, nodes, image_shape, dropout).run()
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
 
     @property
     def extra_gflops(self):
@@ -342,7 +348,7 @@ class SymbolModule(nn.Module):
 
     def forward(self, x):
         """Return the embeddings, (n, size) float32, of images, (n, 3, height, width), (x - 127.5) / 127.5."""
-        values = {'data': x}
+        values = {'data': x.contiguous(memory_format=torch.channels_last) if self.channels_last else x}
         with self._autocast(x):
             self._run(self._segments[:-1], values)
         (head,) = self._segments[-1:]
@@ -403,6 +409,7 @@ class _Assembly:
         self.steps = []  # (name, function, arguments), the arguments being names of values, Attributes and constants
 
     def run(self):
+        """Make them; return the size of the embedding."""
         cut = self._trunk_end()
         bounds = []  # numbers of steps at which a segment ends
         for number, node in enumerate(self.nodes):
@@ -416,6 +423,7 @@ class _Assembly:
         self._fold_input()
         last = self.value[len(self.nodes) - 1, 0]
         self.module._segments = self._cut(sorted(set(bounds) | {len(self.steps)}), last)
+        return self.on_meta[last].shape[1]
 
     def _trunk_end(self):
         """Return the number of the last node of the trunk: the cast behind it, or what the last layer reads."""
@@ -577,21 +585,24 @@ def first_value(op, key, shape):
 
 # MXNet's operators, of which PyTorch has the counterparts; the other forms are for MXNet's sake.
 FORMS = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'fp16': False}
+OPTIONS = 'dropout', 'fp16', 'using_checkpoint', 'channels_last'  # of SymbolModule
 
 
-def choice(folder, row, dropout=None, fp16=False, using_checkpoint=False, **changes):
-    """Return the SymbolModule of a row of the table of network choices, with `changes` to the builder's settings.
+def choice(folder, row, **changes):
+    """Return the SymbolModule of a row of the table of network choices.
 
-    `folder` is that of the builders. Raises ValueError for settings that the builder does not accept.
+    `folder` is that of the builders, `changes` are the options of `SymbolModule` and settings of the builder. Raises
+    ValueError for settings that it does not accept.
     """
+    options = {key: changes.pop(key) for key in OPTIONS if key in changes}
     with stood_in(os.path.abspath(folder)):
         module = importlib.import_module(row['net_name'])
         names = sys.modules['face_blocks'].setting_names(module.build)
         settings = {key: value for key, value in row.items() if key in names}
-        settings.update(FORMS, memonger=using_checkpoint, **changes)
+        settings.update(FORMS, memonger=options.get('using_checkpoint', False), **changes)
         nodes = nodes_of(module.build(**settings))
     shape = settings.get('image_shape', (112, 112, 3))
-    return SymbolModule(nodes, shape[:2], dropout, fp16, using_checkpoint)
+    return SymbolModule(nodes, shape[:2], **options)
 
 
 def _beside(*names):
@@ -611,7 +622,7 @@ def networks():
 
 def parsed(text):
     """Return (name, {setting: value}) of `NAME` or `NAME:SETTING=VALUE,…`; raises ValueError."""
-    name, _, settings = text.partition(':')
+    name, settings = split(text)
     found = {}
     for part in filter(None, settings.split(',')):
         key, equals, value = part.partition('=')
@@ -624,26 +635,77 @@ def parsed(text):
     return name, found
 
 
+def split(text):
+    """Return (name, settings) of `NAME:SETTINGS`; a name that is a path may have colons."""
+    start = text.find('.json:') + len('.json') if '.json:' in text else 0
+    name, _, settings = text[start:].partition(':') if not text.endswith('.json') else (text[start:], '', '')
+    return text[:start] + name, settings
+
+
 def is_known(name):
-    """Tell whether `get_model` knows a network: a choice, with or without settings, or a symbol's JSON."""
-    return name.endswith('.json') or name.partition(':')[0] in networks()
+    """Tell whether `get_model` knows a network: a choice or a symbol's JSON, with or without settings."""
+    name, _ = split(name)
+    return name.endswith('.json') or name in networks()
 
 
 def get_model(name, num_features=512, fp16=False, **_):
     """Return a face network by the convention of arcface_torch's `backbones`.
 
-    `name` is a network choice, `cru116`; one with settings, `cru116:net_multiplier=0.25,dropout=0.0,memonger=True`; or
-    the path of a symbol's JSON. The host passes `dropout=0.0` to every backbone, so that is no wish: the recipe's rate
-    of 0.4 counts unless a setting says otherwise. Feature maps are recomputed with `memonger=True` only. Raises
-    ValueError, naming what there is.
+    `name` is a network choice, `cru116`, or the path of a symbol's JSON, either with settings if need be, as in
+    `cru116:net_multiplier=0.25,dropout=0.0,memonger=True`. A choice takes the settings of its builder, and both take
+
+    - `dropout`: the host passes 0.0 to every backbone, so that is no wish; the recipe's 0.4 counts unless set here;
+    - `memonger`: whether feature maps are computed again in the backward pass, False by default;
+    - `channels_last`: the layout of the feature maps, by default as `fp16`;
+    - `pretrained`: the path of a state dict to start from, as the host's model.pt.
+
+    A JSON, and `emb_size` in the name, count more than `num_features`. Raises ValueError, naming what there is.
     """
-    if name.endswith('.json'):
-        return SymbolModule(read_json(name), fp16=fp16)
     network, settings = parsed(name)
-    table = {key: row for key, row in networks().items() if not key.endswith('_imagenet')}
-    if network not in table:
-        raise ValueError(f'there is no network {network!r}; choose from {", ".join(table)}')
-    folder = _beside(('face_blocks.py',), (os.pardir, 'symbols', 'face_blocks.py'))
-    options = {'emb_size': num_features, 'dropout': None, 'memonger': False, **settings}
-    again = bool(options.pop('memonger'))
-    return choice(os.path.dirname(folder), table[network], fp16=fp16, using_checkpoint=again, **options)
+    again = bool(settings.pop('memonger', False))
+    options = {
+        'dropout': settings.pop('dropout', None),
+        'fp16': fp16,
+        'using_checkpoint': again,
+        'channels_last': bool(settings.pop('channels_last', fp16)),
+    }
+    weights = settings.pop('pretrained', None)
+    if network.endswith('.json'):
+        if settings:
+            raise ValueError(f'{", ".join(settings)}: what {network} says cannot be changed')
+        module = SymbolModule(read_json(network), **options)
+    else:
+        table = {key: row for key, row in networks().items() if not key.endswith('_imagenet')}
+        if network not in table:
+            raise ValueError(f'there is no network {network!r}; choose from {", ".join(table)}')
+        folder = _beside(('face_blocks.py',), (os.pardir, 'symbols', 'face_blocks.py'))
+        module = choice(os.path.dirname(folder), table[network], **options, **{'emb_size': num_features, **settings})
+    if module.size != num_features:
+        warnings.warn(f'{name} has embeddings of {module.size} numbers, not {num_features}', stacklevel=2)
+    if weights is not None:
+        load_weights(module, weights)
+    return module
+
+
+def load_weights(module, path):
+    """Give a module the weights of a state dict, or of arcface_torch's checkpoint_gpu_0.pt; raises ValueError."""
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = state.get('state_dict_backbone', state)
+        module.load_state_dict(state, strict=True)
+    except OSError as error:
+        raise ValueError(f'cannot read {path}: {error.strerror}')
+    except Exception as error:  # torch.load has many for files that are none
+        raise ValueError(f'{path} has no weights of this network: {error}')
+
+
+def functions():
+    """Return {name: function} of the face networks, by the convention of arcface_torch before May 2021.
+
+    A function takes `pretrained`, which has to be False there, and what `get_model` takes.
+    """
+
+    def named(name):
+        return lambda pretrained=False, **options: get_model(name, **options)
+
+    return {name: named(name) for name in networks() if not name.endswith('_imagenet')}

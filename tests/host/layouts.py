@@ -54,3 +54,10 @@ def symbol_folder(trainer):
     """Return the symbol folder of a trainer folder: its own or the shared one beside it."""
     own = os.path.join(trainer, 'symbol')
     return own if os.path.isdir(own) else os.path.join(os.path.dirname(trainer), 'symbol')
+
+
+def lay_out_torch(root):
+    """Write a miniature arcface_torch into the checkout `root`; return its folder."""
+    folder = os.path.join(root, 'recognition', 'arcface_torch')
+    shutil.copytree(os.path.join(os.path.dirname(TEMPLATE), 'arcface_torch'), folder)
+    return folder

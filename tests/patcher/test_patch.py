@@ -1182,9 +1182,7 @@ def test_what_is_no_checkout(tmp_path):
     os.makedirs(str(tmp_path / 'recognition' / 'arcface_torch'))
     with open(str(tmp_path / 'recognition' / 'arcface_torch' / 'train.py'), 'w') as file:
         file.write('import torch\n')
-    refused(
-        str(tmp_path), r'has no MXNet trainer; looked for recognition/train\*\.py, .*recognition/arcface_mxnet/train'
-    )
+    refused(str(tmp_path), r'has no trainer; looked for recognition/train\*\.py, .*recognition/arcface_mxnet/train')
     refused(str(tmp_path / 'recognition' / 'arcface_torch' / 'train.py'), 'is not a folder')
     assert run()[0] == 2 and run(str(tmp_path), '--dry-run', '--status')[0] == 2
 

@@ -25,10 +25,9 @@ BATCHES = 1, 8, 64  # of inference
 def way(name, options, train):
     """Return (module, TF32, memory format) of one of the WAYS."""
     tf32, trunk_type, last, compiled, again = options
-    module = network(name, fp16=trunk_type is not None, using_checkpoint=again)
+    module = network(name, fp16=trunk_type is not None, using_checkpoint=again, channels_last=last).train(train)
     module.trunk_type = trunk_type if IS_GPU else None
     layout = torch.channels_last if last else torch.contiguous_format
-    module = module.to(memory_format=layout).train(train)
     # One graph or an error: else PyTorch goes on uncompiled without a word.
     return torch.compile(module, fullgraph=True) if compiled else module, tf32, layout
 

@@ -1,0 +1,174 @@
+"""The networks inside arcface_torch, put there by patch_insightface.py.
+
+The host is the miniature of tests/host. With INSIGHTFACE=/path/to/checkout the same is done to a copy of that
+checkout, whose own train_v2.py runs on a CPU by way of tests/host/on_cpu.py. Skipped without PyTorch.
+"""
+
+import contextlib
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+import patch_insightface  # noqa: E402
+from helpers import ROOT, snapshot  # noqa: E402
+from host.layouts import lay_out_torch  # noqa: E402
+from netkit.data import synthetic  # noqa: E402
+
+CHECKOUT = os.environ.get('INSIGHTFACE')
+ON_CPU = os.path.join(ROOT, 'tests', 'host', 'on_cpu.py')
+NARROW = 'cru56:net_multiplier=0.125'
+CONFIG = """
+from configs.ms1mv2_cru56 import config
+
+config.update(
+    network={network!r}, embedding_size={size}, fp16={fp16}, batch_size=4, lr={lr}, gradient_acc=2, output={output!r},
+    num_classes=4, num_image=16, num_epoch=1, steps=4, rec={faces!r}, val_targets=[], save_all_states=True,
+)
+"""
+
+
+@pytest.fixture(params=['miniature'] + ['INSIGHTFACE'] * bool(CHECKOUT))
+def host(request, tmp_path):
+    """The folder of an arcface_torch that is patched, in a checkout that is as before after --revert."""
+    root = str(tmp_path / 'insightface')
+    if request.param == 'miniature':
+        folder = lay_out_torch(root)
+    else:
+        folder = os.path.join(root, 'recognition', 'arcface_torch')
+        shutil.copytree(os.path.join(CHECKOUT, 'recognition', 'arcface_torch'), folder)
+    before = snapshot(root)
+    assert patch_insightface.main([root]) == 0
+    yield folder
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, 'configs', 'tiny.py'))  # the user's own
+    assert patch_insightface.main([root, '--revert']) == 0
+    assert {path: value for path, value in snapshot(root).items() if '__pycache__' not in path} == before
+
+
+@pytest.fixture(scope='module')
+def faces(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp('faces'))
+    synthetic.write_synthetic(folder, identities=4, images=4, pairs=10, seed=0)
+    return folder
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(('127.0.0.1', 0))
+        return listening.getsockname()[1]
+
+
+def run_script(host, *command, processes=1):
+    """Run a script of the host in so many processes, each as torchrun starts it; return what they printed."""
+    shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port()), 'WORLD_SIZE': str(processes)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, ON_CPU, *command],
+            cwd=host,
+            env=dict(os.environ, **shared, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS='1'),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * processes, '\n'.join(out[-3000:] for out in outputs)
+    return outputs
+
+
+def train(host, faces, processes=1, network=NARROW, **changes):
+    """Train four steps; return the state dicts of all processes."""
+    output = os.path.join(os.path.dirname(faces), 'trained', str(len(os.listdir(os.path.dirname(faces)))), network)
+    settings = dict(
+        {'network': network, 'size': 32, 'fp16': False, 'output': output, 'faces': faces, 'lr': 0.01}, **changes
+    )
+    with open(os.path.join(host, 'configs', 'tiny.py'), 'w') as file:
+        file.write(CONFIG.format(**settings))
+    run_script(host, 'train_v2.py', 'configs/tiny.py', processes=processes)
+    found = []
+    for rank in range(processes):
+        (path,) = glob.glob(os.path.join(glob.escape(output), f'model_{rank}.pt')) or glob.glob(
+            os.path.join(glob.escape(output), f'checkpoint_gpu_{rank}.pt')
+        )
+        state = torch.load(path, weights_only=True)
+        found.append(state.get('state_dict_backbone', state))
+    return found
+
+
+def is_statistic(name):
+    return name.endswith(('_moving_mean', '_moving_var'))
+
+
+def get_model(name, **options):
+    import symbol_torch
+
+    return symbol_torch.get_model(name, **options)
+
+
+@pytest.mark.parametrize('options', [{}, {'network': NARROW + ',memonger=True', 'fp16': True}], ids=str)
+def test_two_processes_end_with_equal_weights(host, faces, options):
+    """Moving statistics are each process's own there: broadcast_buffers=False."""
+    one, other = train(host, faces, processes=2, **options)
+    assert [name for name in one if not is_statistic(name) and not torch.equal(one[name], other[name])] == []
+    assert not torch.equal(one['bn0_moving_mean'], other['bn0_moving_mean'])
+
+
+@pytest.mark.parametrize('lr', [0.0, 0.01])
+def test_a_training_starts_from_other_weights_and_trains_all_of_them(host, faces, lr, tmp_path):
+    """Without a learning rate the weights at the end are those at the beginning.
+
+    A beta that a BatchNorm behind a 1x1 convolution takes out again has no gradient but rounding, which float16 between
+    the processes has no room for.
+    """
+    first = get_model(NARROW, num_features=32).state_dict()
+    given = {name: torch.rand_like(value) + 0.5 for name, value in first.items()}
+    torch.save(given, str(tmp_path / 'given.pt'))
+    (state,) = train(host, faces, network=f'{NARROW},pretrained={tmp_path}/given.pt', lr=lr)
+    module = get_model(NARROW, num_features=32)
+    module.load_state_dict(state, strict=True)
+    assert torch.isfinite(module.eval()(torch.rand(2, 3, 112, 112))).all()
+    learned = [name for name in state if not is_statistic(name) and not name.endswith('_beta')]
+    unchanged = [name for name in learned if torch.equal(state[name], given[name])]
+    assert unchanged == (['fc1_gamma'] if lr else learned)
+
+
+def test_the_hosts_own_networks_are_as_before(host):
+    own = 'r18' if os.path.exists(os.path.join(host, 'torch2onnx.py')) else 'mini'
+    code = 'import torch, backbones as b; print(b.get_model(%r, num_features=24)(torch.ones(2, 3, 112, 112)).shape)'
+    done = subprocess.run([sys.executable, '-c', code % own], cwd=host, capture_output=True, text=True, timeout=100)
+    assert done.stdout == 'torch.Size([2, 24])\n', done.stderr
+    done = subprocess.run([sys.executable, '-c', code % 'r7'], cwd=host, capture_output=True, text=True, timeout=100)
+    assert 'raise ValueError()' in done.stderr  # the host's
+
+
+@pytest.mark.skipif(not CHECKOUT, reason='needs INSIGHTFACE=/path/to/checkout')
+@pytest.mark.parametrize('host', ['INSIGHTFACE'], indirect=True)
+@pytest.mark.parametrize('size', [512, 256])  # torch2onnx.py asks for 512, so the name says 256
+def test_the_hosts_programs(host, faces, size, tmp_path):
+    """torch2onnx.py, inference.py and flops.py know the networks by their names."""
+    import numpy as np
+    import onnxruntime
+
+    name = f'{NARROW},emb_size={size}'
+    (state,) = train(host, faces, network=name, size=size)
+    model, onnx = str(tmp_path / 'model.pt'), str(tmp_path / 'x.onnx')
+    torch.save(state, model)
+    run_script(host, 'torch2onnx.py', model, '--output', onnx, '--network', name)
+    x = torch.rand((3, 3, 112, 112)) * 2 - 1
+    (found,) = onnxruntime.InferenceSession(onnx).run(None, {'data': x.numpy()})
+    module = get_model(name, num_features=size)
+    module.load_state_dict(state)
+    expected = module.eval()(x).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    (output,) = run_script(host, 'inference.py', '--weight', model, '--network', name)
+    assert len(output[output.index('[[') :].split()) >= size
+    (output,) = run_script(host, 'flops.py', name)
+    assert f'{module.extra_gflops:.3f} Extra-GFLOPs' in output
