@@ -506,7 +506,7 @@ def get_model_place(source):
     for node in source.tree.body if source.tree is not None else ():
         if is_get_model(node):
             is_text = isinstance(node.body[0], ast.Expr) and constant_text(node.body[0].value)
-            body = [part for part in node.body[bool(is_text) :] if not in_block(source, part)]
+            body = node.body[bool(is_text) :]
             first = min([part.lineno for part in body[:1]] + [line.lineno for line in decorators(body[:1])], default=0)
             indentation = re.match(r'\s*', source.bare[first - 1]).group()
             if body and len(indentation) == body[0].col_offset > 0:
@@ -527,11 +527,6 @@ def is_get_model(node):
         return False
     given = node.args
     return len(given.args) == 1 and bool(given.kwarg) and not given.vararg and not given.kwonlyargs
-
-
-def in_block(source, node):
-    """Tell whether a statement begins inside the block."""
-    return source.block is not None and source.block.start < node.lineno <= source.block.end
 
 
 def decorators(nodes):
