@@ -1,4 +1,4 @@
-"""The reader of .params files against MXNet's own."""
+"""The reader and the writer of .params files against MXNet's own."""
 
 import struct
 
@@ -24,6 +24,35 @@ def test_as_mxnet_reads_it(tmp_path, of_type, shape):
     for name, array in expected.items():
         assert found[name].dtype == array.dtype and found[name].shape == array.shape
         np.testing.assert_array_equal(found[name], array.asnumpy())
+
+
+@pytest.mark.parametrize('shape', [(1,), (3, 4), (2, 3, 1, 5)])
+@pytest.mark.parametrize('of_type', TYPES)
+def test_mxnet_reads_what_is_written(tmp_path, of_type, shape):
+    path = str(tmp_path / 'x.params')
+    values = np.random.RandomState(0).uniform(-100, 100, shape).astype(of_type)
+    arrays = {'arg:ä b': values, 'aux:c': np.asfortranarray(np.ones((2, 3), np.float32)), 'arg:d': values[..., ::-1]}
+    params_file.write(path, arrays)
+    found = mx.nd.load(path)
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name].asnumpy(), array)
+
+
+@pytest.mark.parametrize('shape', [(), (0, 3)])
+def test_what_mxnet_has_no_arrays_for_is_not_written(tmp_path, shape):
+    with pytest.raises(ValueError, match='that of arg:a'):
+        params_file.write(str(tmp_path / 'x'), {'arg:a': np.zeros(shape, np.float32)})
+    assert not (tmp_path / 'x').exists()
+
+
+def test_what_is_written_is_what_mxnet_writes(tmp_path):
+    arrays = {'arg:a': np.arange(6, dtype=np.float32).reshape(2, 3), 'aux:b': np.ones(4, np.float16)}
+    params_file.write(str(tmp_path / 'ours'), arrays)
+    given = {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()}
+    mx.nd.save(str(tmp_path / 'theirs'), given)
+    assert (tmp_path / 'ours').read_bytes() == (tmp_path / 'theirs').read_bytes()
 
 
 def test_numbers_without_axes_and_arrays_without_names(tmp_path):

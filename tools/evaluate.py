@@ -1,7 +1,7 @@
 """Measure trained networks: verification of faces, error on ImageNet, embeddings.
 
-MODEL is a checkpoint as PREFIX,EPOCH, of any MXNet trainer of insightface, or an .onnx file, as in insightface's model
-packs.
+MODEL is a checkpoint as PREFIX,EPOCH, of any MXNet trainer of insightface, a model.pt of its arcface_torch, or an .onnx
+file, as in insightface's model packs.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def parse_args(argv=None):
     def command(function, text, models='+'):
         added = commands.add_parser(function.__name__, help=text, description=text)
         added.set_defaults(evaluate=function)
-        added.add_argument('models', nargs=models, metavar='MODEL', help='PREFIX,EPOCH or FILE.onnx')
+        added.add_argument('models', nargs=models, metavar='MODEL', help='PREFIX,EPOCH, FILE.pt or FILE.onnx')
         added.add_argument('--network', help='network choice that a checkpoint has to be of')
         added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='images at a time')
         add_sizes(added)

@@ -17,7 +17,7 @@ from netkit.deploy.exporting import export_model, export_symbol
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
 from netkit.files import keep_inputs, new_files
-from netkit.targets import of_options
+from netkit.targets import MODEL, of_options
 
 FOLDED = '-folded'  # suffix of the prefix of files without BatchNorms
 
@@ -27,8 +27,9 @@ def parse_args(argv=None):
     parser.add_argument('--network', help='network choice; with --model, the network that the checkpoint has to be of')
     parser.add_argument(
         '--model',
-        metavar='PREFIX,EPOCH',
-        help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params',
+        metavar=MODEL,
+        help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params, or '
+        "arcface_torch's model.pt",
     )
     parser.add_argument(
         '--output',
@@ -107,7 +108,8 @@ def main():
     folder, name = os.path.split(os.path.abspath(args.output))
     name += FOLDED * (args.fold_bn and not name.endswith(FOLDED))
     prefix = os.path.join(folder, name)
-    if args.model and os.path.realpath(checkpoints.parse_model(args.model)[0]) == os.path.realpath(prefix):
+    is_checkpoint = args.model and not checkpoints.is_state_dict(args.model)
+    if is_checkpoint and os.path.realpath(checkpoints.parse_model(args.model)[0]) == os.path.realpath(prefix):
         raise UserError(f'--output {args.output} would overwrite the --model; name another prefix')
     keep_inputs([prefix + '.onnx', prefix + '-symbol.json'], [args.image])
     target = of_options(args.network, args.model, args.image_size, args.multiplier)

@@ -7,7 +7,7 @@ from netkit.drawing import charts, figures, maps, network as networks, unit as i
 from netkit.files import keep_inputs
 from netkit.report import waiting
 from netkit.summaries import units_of
-from netkit.targets import HELP, of_options, open_target
+from netkit.targets import HELP, MODEL, of_options, open_target
 from netkit.training import log
 
 
@@ -78,7 +78,7 @@ def parse_args(argv=None):
     add_sizes(parser_)
     parser_ = command(attention, 'the soft masks of all attention modules over an image, or any feature map')
     parser_.add_argument('--network', help='network choice; with --model, the one that the checkpoint has to be of')
-    parser_.add_argument('--model', metavar='PREFIX,EPOCH', help='checkpoint; without it the weights are random')
+    parser_.add_argument('--model', metavar=MODEL, help='checkpoint; without it the weights are random')
     parser_.add_argument('--image', metavar='FILE', help='an aligned face, resized if need be (default: a drawn one)')
     parser_.add_argument(
         '--layer',

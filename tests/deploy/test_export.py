@@ -346,7 +346,7 @@ def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
         ([], 'name a --network, a --model, or both'),
         (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56"),
         (['--network', 'cru56', '--onnx'], 'name a --model'),
-        (['--model', 'nothing'], '--model nothing is not PREFIX,EPOCH'),
+        (['--model', 'nothing'], '--model nothing is neither PREFIX,EPOCH'),
         (['--model', 'nothing,1'], 'cannot read nothing-symbol.json: No such file or directory'),
         (['--model', '{model},7'], 'model-0007.params: No such file or directory'),
         (['--model', '{model},3', '--batch', '2'], 'add --onnx'),

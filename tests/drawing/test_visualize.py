@@ -237,7 +237,8 @@ def model(tmp_path_factory):
     mx.nd.waitall()
     arguments, statistics = module.get_params()
     prefix = str(tmp_path_factory.mktemp('trained') / 'att56')
-    checkpoints.save(prefix, 2, module.symbol, {**arguments, **statistics})
+    arrays = {name: array.asnumpy() for name, array in {**arguments, **statistics}.items()}
+    checkpoints.save(prefix, 2, module.symbol, arrays)
     return prefix + ',2', '48,48'
 
 

@@ -17,7 +17,7 @@ import import_gluoncv2
 import train as tool
 import visualize
 from helpers import TINY, TOOLS
-from netkit import checkpoints, files as files_module
+from netkit import checkpoints, files as files_module, params_file
 from netkit._mxnet import mx
 from netkit.data import pairs, synthetic
 from netkit.deploy import exporting
@@ -140,18 +140,17 @@ def cut_off(path, count):
 
 @pytest.mark.parametrize('count', [1, 100, 10**9])
 def test_a_checkpoint_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatch, count):
-    """MXNet passes over a last write that fails."""
-    real = mx.nd.save
-    monkeypatch.setattr(mx.nd, 'save', lambda path, arrays: (real(path, arrays), cut_off(path, count)))
+    real = params_file.write
+    monkeypatch.setattr(params_file, 'write', lambda path, arrays: (real(path, arrays), cut_off(path, count)))
     code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
     assert code == 2 and 'cru56-0001.params could not be written whole; is the disk full?' in err
     assert not list(tmp_path.glob('cru56*'))
 
 
 def test_a_checkpoint_with_another_number(tmp_path, monkeypatch):
-    real = mx.nd.save
+    real = params_file.write
     monkeypatch.setattr(
-        mx.nd, 'save', lambda path, arrays: real(path, {name: array + 1 for name, array in arrays.items()})
+        params_file, 'write', lambda path, arrays: real(path, {name: array + 1 for name, array in arrays.items()})
     )
     with pytest.raises(UserError, match='could not be written whole'):
         checkpoints.save(
@@ -421,7 +420,7 @@ def test_a_signal_is_not_lost_and_a_second_changes_nothing(code, output, name, s
         (tool, ['--loss-scale', '1e-300'], 'is not a number of at least 1e-06'),
         (tool, ['--lr', '3e38'], 'and at most 1000'),
         (export, ['--network', 'cru56', '--output', 'x' * 240], 'longer than the'),
-        (export, ['--model', 'a,' + '1' * 5000, '--output', 'x'], 'is not PREFIX,EPOCH'),
+        (export, ['--model', 'a,' + '1' * 5000, '--output', 'x'], 'is neither PREFIX,EPOCH'),
         (export, ['--model', 'a,1', '--onnx', '--batch', '1' + '0' * 15, '--output', 'x'], 'at most 4096'),
         (visualize, ['network', 'cru56', '-o', 'x' * 252 + '.svg'], 'longer than the'),
         (visualize, ['network', 'cru56', '--image-size', '99999,99999', '-o', 'x.svg'], 'of at most 4096'),

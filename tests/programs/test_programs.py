@@ -25,6 +25,7 @@ PROGRAMS = (
     'benchmark_deployment',
     'check_gpu',
     'check_gpu_install',
+    'convert',
     'demo',
     'evaluate',
     'export',

@@ -326,7 +326,7 @@ def test_what_does_not_fit_is_told(data, tmp_path, capsys):
         (['--warmup', '2.5'], "'2.5' is neither a number of steps nor, with an e behind it, of epochs"),
         (['--ckpt', '1', '--no-verification'], '--ckpt 1 keeps what measures best'),
         (['--crop', '2'], "'2' is not a number of at least 0.1 and at most 1"),
-        (['--pretrained', 'nothing'], 'is not PREFIX,EPOCH'),
+        (['--pretrained', 'nothing'], 'is neither PREFIX,EPOCH'),
         (['--pretrained', 'nothing,1'], 'cannot read nothing-0001.params'),
     ],
 )

@@ -1,13 +1,16 @@
-"""Checkpoints of MXNet's Module, PREFIX-symbol.json and PREFIX-EPOCH.params: read, written, checked."""
+"""Checkpoints: PREFIX-symbol.json and PREFIX-EPOCH.params of MXNet's Module, state dicts of arcface_torch.
+
+Names of parameters are the same in both. Here they are read, written, and checked.
+"""
 
 import os
 
 import numpy as np
 
-from netkit import params_file
-from netkit._mxnet import mx
+from netkit import params_file, state_dict
 from netkit.errors import UserError, refusals
 from netkit.graph.naming import is_label, stage_of
+from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol, save_symbol
 
 
@@ -15,8 +18,23 @@ def parse_model(text):
     """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError."""
     prefix, _, epoch = text.rpartition(',')
     if not prefix or not epoch.strip().isdecimal() or len(epoch) > 9:
-        raise UserError(f'--model {text} is not PREFIX,EPOCH, like models/r100-arcface-emore/model,36')
+        raise UserError(f'--model {text} is neither PREFIX,EPOCH, like models/r100-arcface-emore/model,36, nor FILE.pt')
     return prefix, int(epoch)
+
+
+def is_state_dict(model):
+    """Tell whether a model is arcface_torch's, a state dict, by the name of its file."""
+    return model.endswith(state_dict.SUFFIXES)
+
+
+def parameters_path(model):
+    """Return the path of the parameters of a model, PREFIX,EPOCH or model.pt; raises UserError."""
+    return model if is_state_dict(model) else files(*parse_model(model))[1]
+
+
+def epoch_of(model):
+    """Return the epoch of a model, PREFIX,EPOCH; a state dict does not tell its own, and has 0. Raises UserError."""
+    return 0 if is_state_dict(model) else parse_model(model)[1]
 
 
 def files(prefix, epoch):
@@ -27,24 +45,42 @@ def files(prefix, epoch):
 def save(prefix, epoch, symbol, parameters):
     """Write a checkpoint of `symbol` and `parameters`, {name: array}, as MXNet's Module does, and read it back.
 
-    Raises UserError if it was not written whole: MXNet ignores an error of the last write.
+    Raises UserError if it was not written whole.
     """
-    symbol_path, parameters_path = files(prefix, epoch)
+    symbol_path, path = files(prefix, epoch)
     save_symbol(symbol_path, symbol)
     statistics = set(symbol.list_auxiliary_states())
     arrays = {
-        ('aux:' if name in statistics else 'arg:') + name: mx.nd.array(values) for name, values in parameters.items()
+        ('aux:' if name in statistics else 'arg:') + name: np.asarray(values, np.float32)
+        for name, values in parameters.items()
     }
+    params_file.write(path, arrays)
     try:
-        mx.nd.save(parameters_path, arrays)
-        written = load_arrays(parameters_path)
+        written = load_arrays(path)
         is_whole = set(written) == set(arrays) and all(
-            np.array_equal(written[name], array.asnumpy(), equal_nan=True) for name, array in arrays.items()
+            np.array_equal(written[name], array, equal_nan=True) for name, array in arrays.items()
         )
-    except (mx.MXNetError, UserError):
+    except UserError:
         is_whole = False
     if not is_whole:
-        raise UserError(f'{os.path.basename(parameters_path)} could not be written whole; is the disk full?')
+        raise UserError(f'{os.path.basename(path)} could not be written whole; is the disk full?')
+
+
+def save_state_dict(path, symbol, parameters):
+    """Write the `parameters` of a symbol, {name: array}, as a state dict, and read it back.
+
+    A gamma that MXNet takes for 1, whatever it is (`fix_gamma`), is written as 1. Raises UserError if it was not
+    written whole.
+    """
+    parameters = dict(parameters)
+    for node in Graph.of(symbol).nodes():
+        if node.op == 'BatchNorm' and node.attr('fix_gamma', True):
+            gamma = node.inputs[1][0].name
+            parameters[gamma] = np.ones_like(parameters[gamma])
+    state_dict.write(path, parameters)
+    written = load_state_dict(path)
+    if any(not np.array_equal(written[name], values, equal_nan=True) for name, values in parameters.items()):
+        raise UserError(f'{os.path.basename(path)} could not be written whole; is the disk full?')
 
 
 def load_arrays(path):
@@ -61,7 +97,12 @@ def load_arrays(path):
 
 
 def load_parameters(path):
-    """Return the parameters and moving statistics of a checkpoint as {name: float32 array}; raises UserError."""
+    """Return the parameters and moving statistics of a checkpoint as {name: float32 array}; raises UserError.
+
+    `path` is that of a .params file or of a state dict.
+    """
+    if is_state_dict(path):
+        return load_state_dict(path)
     parameters = {}
     for key, values in load_arrays(path).items():
         kind, _, name = key.partition(':')
@@ -71,6 +112,17 @@ def load_parameters(path):
             raise UserError(f'{path} holds {name} as {values.dtype}, which is no number with a fraction')
         parameters[name] = values.astype(np.float32, copy=False)
     return parameters
+
+
+def load_state_dict(path):
+    """Return the tensors of a state dict as {name: float32 array}; raises UserError."""
+    try:
+        arrays = state_dict.read(path)
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}')
+    except ValueError as error:
+        raise UserError(f'{path} is not readable as a state dict of PyTorch: {error}; is it whole?')
+    return {name: values.astype(np.float32, copy=False) for name, values in arrays.items()}
 
 
 def load(prefix, epoch):

@@ -1,6 +1,8 @@
 """From a network choice to its symbol: choice → settings → builder → symbol."""
 
+import ast
 import importlib
+import re
 
 import config as host
 from face_blocks import SettingError, Settings, setting_names
@@ -9,6 +11,8 @@ from netkit.errors import UserError
 from netkit.graph.naming import is_original
 
 NETWORKS, LOSSES = tuple(host.network), tuple(host.loss)  # the names of the choices
+# What may follow a name in arcface_torch (`backbones/symbol_torch.py`) and is no matter of what is computed.
+OF_THE_TRAINER = 'dropout', 'channels_last', 'pretrained'
 
 
 def entry(kind, name):
@@ -22,6 +26,28 @@ def entry(kind, name):
 def builder(network):
     """Return the module in symbols/ that builds a network choice."""
     return importlib.import_module(entry('network', network).net_name)
+
+
+def parse(text, words=None):
+    """Return (network choice, {setting: value}) of NETWORK or NETWORK:SETTING=VALUE,…; raises UserError.
+
+    `words` are {word: settings} that may stand for settings. What the trainer is told in this way is left out.
+    """
+    network, _, settings = text.partition(':')
+    known, found = setting_names(builder(network).build), {}
+    for setting in filter(None, re.split(r',(?![^(]*\))', settings)):  # not at the commas of (64,64,3)
+        key, _, value = setting.partition('=')
+        if setting in (words or {}):
+            found.update(words[setting])
+        elif key in known:
+            try:
+                found[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                found[key] = value  # a word: net_prelu=op
+        elif key not in OF_THE_TRAINER:
+            ways = ' or '.join(f'NETWORK:{way}' for way in [*(words or {}), 'SETTING=VALUE'])
+            raise UserError(f'{key!r} is not a setting; write {ways} with a setting of {", ".join(known)}')
+    return network, found
 
 
 def settings_of(network, **changes):

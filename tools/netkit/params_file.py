@@ -1,4 +1,4 @@
-"""MXNet's .params files, read without MXNet, which crashes on damaged ones.
+"""MXNet's .params files, read and written without MXNet, which crashes on damaged ones.
 
 The format, that of `NDArray::Save` and `NDArray::Load` in MXNet 1.9.1, little-endian: a magic number and a reserved
 one (uint64 each), the count of arrays (uint64), the arrays, the count of names (uint64), and each name as its length
@@ -16,6 +16,7 @@ FILE_MAGIC, FIRST_VERSION, SPARSE_VERSION, NUMPY_VERSION = 0x112, 0xF993FAC8, 0x
 TYPES = {0: 'float32', 1: 'float64', 2: 'float16', 3: 'uint8', 4: 'int32', 5: 'int8', 6: 'int64', 7: 'bool'}
 LONGEST = 1 << 16  # bytes of a name
 MOST_AXES = 32
+CPU = 1  # the number of that device
 
 
 class Malformed(ValueError):
@@ -86,3 +87,22 @@ def _read_array(reader):
         raise Malformed(f'it holds an array of type {number} and shape {shape}')
     of_type = np.dtype(TYPES[number])
     return np.frombuffer(reader.take(math.prod(shape) * of_type.itemsize), of_type).reshape(shape)
+
+
+def write(path, arrays):
+    """Write {name: array} as MXNet 1.9.1 does. Raises OSError, and ValueError for arrays without axes or numbers."""
+    for name, array in arrays.items():
+        if not np.size(array) or not np.ndim(array):
+            raise ValueError(f'MXNet has no arrays of the shape {np.shape(array)}, that of {name}')
+    numbers = {np.dtype(name): number for number, name in TYPES.items()}
+    names = [name.encode('utf-8') for name in arrays]
+    with open(path, 'wb') as file:
+        file.write(struct.pack('<QQQ', FILE_MAGIC, 0, len(arrays)))
+        for array in map(np.asarray, arrays.values()):
+            file.write(struct.pack('<Iii', SPARSE_VERSION, 0, array.ndim))  # of the version with a storage type
+            file.write(struct.pack(f'<{array.ndim}q', *array.shape))
+            file.write(struct.pack('<iii', CPU, 0, numbers[array.dtype]))
+            file.write(np.ascontiguousarray(array, array.dtype.newbyteorder('<')).tobytes())
+        file.write(struct.pack('<Q', len(names)))
+        for name in names:
+            file.write(struct.pack('<Q', len(name)) + name)

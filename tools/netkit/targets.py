@@ -11,13 +11,14 @@ from netkit import checkpoints
 from netkit._mxnet import mx
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
-from netkit.graph.naming import EMBEDDING, STEM_WEIGHT, stage_of
+from netkit.graph.naming import EMBEDDING, STEM_WEIGHT, is_original, stage_of
 from netkit.graph.symbol_json import load_symbol
-from netkit.networks import build, settings_of
+from netkit.networks import NETWORKS, build, parse, settings_of
 
 DEFAULT_SHAPE = (112, 112, 3)
 COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
-HELP = 'a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH'
+HELP = "a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH or arcface_torch's model.pt"
+MODEL = 'PREFIX,EPOCH|FILE.pt'  # of options
 
 
 class Target(NamedTuple):
@@ -35,28 +36,34 @@ def open_target(text, image_shape=None, multiplier=1.0):
 
     `multiplier` is the width of a network choice. Raises UserError if there is none, or it does not take such images.
     """
-    if text in host.network:
+    if text.partition(':')[0] in host.network:
         return of_network(text, image_shape, multiplier)
     if text.endswith('.json'):
         image_shape, symbol = image_shape or DEFAULT_SHAPE, at_embedding(load_symbol(text))
         checkpoints.wanted_shapes(symbol, image_shape)
         return Target(text, symbol, image_shape)
-    if ',' in text:
+    if ',' in text or checkpoints.is_state_dict(text):
         return of_checkpoint(text, image_shape)
     alike = difflib.get_close_matches(text, host.network, n=3)
     advice = f'did you mean {", ".join(alike)}?' if alike else f'the choices are {", ".join(host.network)}'
     raise UserError(f'{text} is not {HELP}; {advice}')
 
 
-def of_network(network, image_shape=None, multiplier=1.0):
-    """Return the Target of a network choice, `multiplier` times as wide; raises UserError if there is none."""
-    changes = {'image_shape': image_shape} if image_shape else {}
+def of_network(text, image_shape=None, multiplier=1.0, **changes):
+    """Return the Target of a network choice, with settings if need be, `multiplier` times as wide; raises UserError.
+
+    `changes` are settings besides those in `text`.
+    """
+    network, settings = parse(text)
+    is_as_chosen = not settings and not changes and multiplier == 1
+    settings.update(changes)
+    if image_shape:
+        settings['image_shape'] = image_shape
     if multiplier != 1:
-        changes['net_multiplier'] = multiplier * settings_of(network)['net_multiplier']
-    symbol, image_shape = build(network, **changes), settings_of(network, **changes)['image_shape']
-    if multiplier != 1:
-        return Target(f'{network}, {multiplier:g} of its width', symbol, image_shape)
-    return Target(network, symbol, image_shape, network)
+        settings['net_multiplier'] = multiplier * settings_of(network, **settings)['net_multiplier']
+    symbol, image_shape = build(network, **settings), tuple(settings_of(network, **settings)['image_shape'])
+    label = text if multiplier == 1 else f'{text}, {multiplier:g} of its width'
+    return Target(label, symbol, image_shape, network if is_as_chosen else None)
 
 
 def of_options(network, model, image_shape, multiplier=1.0):
@@ -69,12 +76,14 @@ def of_options(network, model, image_shape, multiplier=1.0):
 
 
 def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwise=None):
-    """Return the Target of a checkpoint, PREFIX,EPOCH.
+    """Return the Target of a checkpoint, PREFIX,EPOCH, or a state dict (`of_state_dict`).
 
     With `network`, it has to be a checkpoint of that choice, `multiplier` times as wide. Without, its symbol file is
     read too, and the image shape is the one of COMMON_SHAPES that fits the parameters, or `otherwise` if all do. Raises
     UserError.
     """
+    if checkpoints.is_state_dict(model):
+        return of_state_dict(model, image_shape, network, multiplier)
     symbol_path, parameters_path = checkpoints.files(*checkpoints.parse_model(model))
     if network:
         _, symbol, image_shape, *_ = of_network(network, image_shape, multiplier)
@@ -87,6 +96,40 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwi
         image_shape = image_shape or found_shape(symbol, parameters, symbol_path, otherwise)
     parameters = checkpoints.fitting(parameters, symbol, image_shape, parameters_path)
     return Target(model, symbol, image_shape, network, parameters)
+
+
+def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
+    """Return the Target of a state dict of a face network; raises UserError.
+
+    It has no symbol. Without `network`, that is the choice whose parameters have these names. The size of the embedding
+    is that of the parameters, and so is the width, unless `multiplier` says otherwise.
+    """
+    parameters = checkpoints.load_parameters(path)
+    bias = parameters.get(EMBEDDING + '_beta', np.zeros(0))
+    size = {'emb_size': len(bias)} if bias.ndim == 1 and len(bias) else {}
+    if network is None:
+        network, multiplier = recognised(parameters, path, image_shape)
+    elif multiplier == 1:
+        multiplier = width_of(parameters, network, image_shape) or 1.0
+    _, symbol, image_shape, *_ = of_network(network, image_shape, multiplier, **size)
+    wanted = checkpoints.wanted_shapes(symbol, image_shape)
+    check_width(parameters, wanted, network, multiplier, image_shape, path)
+    return Target(path, symbol, image_shape, network, checkpoints.fitting(parameters, symbol, image_shape, path))
+
+
+def recognised(parameters, path, image_shape):
+    """Return (network, width) of the face network whose parameters these are, by names and shapes; raises UserError."""
+    for network in NETWORKS:
+        if not is_original(network):
+            symbol = build(network)
+            has_names = set(parameters) == {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {'data'}
+            width = width_of(parameters, network, image_shape) if has_names else None
+            if width:
+                return network, width
+    raise UserError(
+        f'{path} has the parameters of no network choice; name its --network, with settings if it has any, as in '
+        'cru116:net_act=relu'
+    )
 
 
 def check_width(parameters, wanted, network, multiplier, image_shape, path):
@@ -107,17 +150,19 @@ def width_of(parameters, network, image_shape):
     """Return the width, with as few decimals as possible, at which a network choice has these stages, or None."""
 
     def stages(width):
-        wanted = checkpoints.wanted_shapes(of_network(network, image_shape, width).symbol, image_shape)
+        target = of_network(network, image_shape, width)
+        wanted = checkpoints.wanted_shapes(target.symbol, target.image_shape)
         return {name: shape for name, shape in wanted.items() if stage_of(name)}
 
     whole = stages(1.0)
-    widest = max(
-        (name for name in whole if name in parameters and parameters[name].ndim), key=lambda name: whole[name][0]
-    )
+    known = [name for name in whole if name in parameters and parameters[name].ndim]
+    if not known:
+        return None
+    widest = max(known, key=lambda name: whole[name][0])
     share = parameters[widest].shape[0] / whole[widest][0]
     for width in dict.fromkeys(round(share, decimals) for decimals in range(1, 7)):
         with contextlib.suppress(UserError):
-            if all(parameters[name].shape == shape for name, shape in stages(width).items()):
+            if all(name in parameters and parameters[name].shape == shape for name, shape in stages(width).items()):
                 return width
     return None
 

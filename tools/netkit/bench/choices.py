@@ -1,12 +1,8 @@
 """What to measure: NETWORK or NETWORK:SETTING=VALUE,…"""
 
-import ast
-import re
 from typing import NamedTuple
 
-from face_blocks import setting_names
-from netkit.errors import UserError
-from netkit.networks import build, builder, entry, forms_for, settings_of
+from netkit.networks import build, entry, forms_for, parse, settings_of
 
 # The forms that are closest to the papers' figures, by MXNet's own operators.
 PLAIN = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'memonger': False}
@@ -36,21 +32,4 @@ class Choice(NamedTuple):
 
 def parse_choice(text):
     """Return the Choice that `text` describes; raises UserError for a network or setting that does not exist."""
-    network, _, settings = text.partition(':')
-    known = setting_names(builder(network).build)
-    overrides = {}
-    for setting in filter(None, re.split(r',(?![^(]*\))', settings)):  # not at the commas of (64,64,3)
-        if setting == 'plain':
-            overrides.update(PLAIN)
-            continue
-        key, _, value = setting.partition('=')
-        if key not in known:
-            raise UserError(
-                f'{key!r} is not a setting; write NETWORK:plain or NETWORK:SETTING=VALUE with a setting of '
-                f'{", ".join(known)}'
-            )
-        try:
-            overrides[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            overrides[key] = value  # a word: net_prelu=op
-    return Choice(text, network, overrides)
+    return Choice(text, *parse(text, {'plain': PLAIN}))

@@ -37,7 +37,7 @@ def export_model(args, target, pixels, prefix):
     (height, width, 3) or None, is an image to compare on besides noise. Returns ({path: (largest difference, smallest
     cosine)}, Folding or None). Raises Different.
     """
-    epoch = checkpoints.parse_model(args.model)[1]
+    epoch = checkpoints.epoch_of(args.model)
     parameters, images = target.parameters, comparison_images(target.image_shape, pixels)
     graph, folding, results = plain(Graph.of(target.symbol)), None, {}
     with tqdm(total=3 + args.onnx, unit='step', leave=False, disable=None) as bar:

@@ -6,6 +6,7 @@ An engine takes (n, 3, height, width) raw 0…255 RGB of any n, in batches of a 
 import numpy as np
 
 from netkit._mxnet import mx
+from netkit.checkpoints import is_state_dict
 from netkit.errors import UserError, reason, refusals
 from netkit.graph.naming import is_label
 from netkit.targets import of_checkpoint
@@ -104,14 +105,14 @@ def open_mxnet(model, batch, context, image_shape=None):
 
 
 def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0, otherwise=None):
-    """Return the Engine of MODEL: PREFIX,EPOCH or FILE.onnx; raises UserError.
+    """Return the Engine of MODEL: PREFIX,EPOCH, FILE.pt or FILE.onnx; raises UserError.
 
     `network`, `image_shape` and `multiplier` are those of `targets.of_options`, `otherwise` of `targets.of_checkpoint`.
     """
     if model.endswith('.onnx'):
         return OnnxEngine(model, batch, image_shape)
-    if ',' not in model:
-        raise UserError(f'{model} is no model: name a checkpoint, PREFIX,EPOCH, or an .onnx file')
+    if ',' not in model and not is_state_dict(model):
+        raise UserError(f'{model} is no model: name a checkpoint, PREFIX,EPOCH, or a .pt or .onnx file')
     target = of_checkpoint(model, image_shape, network, multiplier, otherwise)
     context = mx.gpu(0) if mx.context.num_gpus() else mx.cpu(0)
     return MXNetEngine(target, batch, context)

@@ -83,12 +83,12 @@ def sgd_of(args):
 
 
 def start_from(trainer, model, is_told):
-    """Set the parameters that a checkpoint, PREFIX,EPOCH, has in the same shape.
+    """Set the parameters that a checkpoint, PREFIX,EPOCH or a state dict, has in the same shape.
 
     With `is_told`, print which did not fit. Raises UserError for a checkpoint that is none, holds NaN or infinity, or
     has nothing that fits.
     """
-    path = checkpoints.files(*checkpoints.parse_model(model))[1]
+    path = checkpoints.parameters_path(model)
     found, wanted = checkpoints.load_parameters(path), trainer.shapes()
     fitting = {name: values for name, values in found.items() if wanted.get(name) == values.shape}
     for name, values in fitting.items():

@@ -1,0 +1,164 @@
+"""tools/convert.py, and what else takes a model.pt of arcface_torch. Files are read back by plain MXNet."""
+
+import os
+
+import numpy as np
+import pytest
+
+import convert
+import evaluate
+import export
+import summarize
+import visualize
+from helpers import bind
+from netkit import checkpoints, state_dict
+from netkit._mxnet import mx
+from netkit.data import synthetic
+from netkit.errors import UserError
+from netkit.networks import build, parse
+from netkit.targets import of_checkpoint
+
+NARROW = {'net_multiplier': 0.125, 'emb_size': 24}
+
+
+def weights_of(executor):
+    both = {**executor.arg_dict, **executor.aux_dict}
+    return {name: array.asnumpy() for name, array in both.items() if name != 'data'}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """(path of a model.pt of a narrow cru56, the executor that has its weights)."""
+    executor = bind(build('cru56', **NARROW), batch=2, side=112)
+    executor.arg_dict['fc1_gamma'][:] = 1
+    state_dict.write(str(tmp_path / 'model.pt'), weights_of(executor))
+    return str(tmp_path / 'model.pt'), executor
+
+
+def outputs_of(prefix, images):
+    """Return what plain MXNet computes of a checkpoint."""
+    symbol, arguments, statistics = mx.model.load_checkpoint(prefix, 0)
+    executor = symbol.simple_bind(mx.cpu(), data=images.shape, grad_req='null')
+    executor.copy_params_from(arguments, statistics)
+    return executor.forward(is_train=False, data=images)[0].asnumpy()
+
+
+def test_there_and_back(model, tmp_path, run_tool):
+    path, executor = model
+    code, out, err = run_tool(convert, path, '--output', str(tmp_path / 'out' / 'x'))
+    assert code == 0 and err == '' and 'x-0000.params' in out
+    found = outputs_of(str(tmp_path / 'out' / 'x'), executor.arg_dict['data'])
+    expected = executor.forward(is_train=False)[0].asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert run_tool(convert, f'{tmp_path}/out/x,0', '--output', str(tmp_path / 'back.pt'))[0] == 0
+    back, first = state_dict.read(str(tmp_path / 'back.pt')), state_dict.read(path)
+    assert set(back) == set(first)
+    for name, array in first.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+def test_a_gamma_that_mxnet_takes_for_1_is_1_in_pytorch(tmp_path, run_tool):
+    """And parameters of the classes behind the embedding stay behind."""
+    symbol = build('cru56', **NARROW)
+    parameters = weights_of(bind(symbol, batch=1, side=112))
+    parameters['fc1_gamma'][:] = 3
+    checkpoints.save(str(tmp_path / 'x'), 7, symbol, parameters)
+    arrays = mx.nd.load(str(tmp_path / 'x-0007.params'))
+    mx.nd.save(str(tmp_path / 'x-0007.params'), dict(arrays, **{'arg:fc7_weight': mx.nd.ones((5, 24))}))
+    assert run_tool(convert, f'{tmp_path}/x,7', '--output', str(tmp_path / 'x.pt'))[0] == 0
+    found = state_dict.read(str(tmp_path / 'x.pt'))
+    assert (found.pop('fc1_gamma') == 1).all() and 'fc7_weight' not in found
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, parameters[name])
+
+
+@pytest.mark.parametrize(
+    'network, options',
+    [
+        ('cru56', {}),
+        ('cru56', {'network': 'cru56'}),
+        ('cru56', {'network': 'cru56:net_multiplier=0.125,dropout=0.0,memonger=True'}),
+        ('cru56', {'network': 'cru56', 'multiplier': 0.125}),
+        ('att56', {}),
+        ('ires101', {}),
+        ('attnext56', {}),
+    ],
+    ids=str,
+)
+def test_its_network_is_recognised(tmp_path, network, options):
+    parameters = weights_of(bind(build(network, **NARROW), batch=1, side=112))
+    state_dict.write(str(tmp_path / 'x.pt'), parameters)
+    target = of_checkpoint(str(tmp_path / 'x.pt'), **options)
+    assert target.network.partition(':')[0] == network and target.image_shape == (112, 112, 3)
+    shapes = checkpoints.wanted_shapes(target.symbol, (112, 112, 3))
+    assert shapes == {name: array.shape for name, array in parameters.items()}
+
+
+def test_settings_are_named(tmp_path):
+    parameters = weights_of(bind(build('cru56', net_act='relu', **NARROW), batch=1, side=112))
+    state_dict.write(str(tmp_path / 'x.pt'), parameters)
+    with pytest.raises(UserError, match='has the parameters of no network choice; name its --network'):
+        of_checkpoint(str(tmp_path / 'x.pt'))
+    target = of_checkpoint(str(tmp_path / 'x.pt'), network='cru56:net_act=relu')
+    assert set(target.parameters) == set(parameters)
+    assert parse('cru56:net_act=relu,image_shape=(64,64,3)') == (
+        'cru56',
+        {'net_act': 'relu', 'image_shape': (64, 64, 3)},
+    )
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['model.pt', '--output', 'y.pt'], 'one has to be a FILE.pt, the other PREFIX'),
+        (['x,1', '--output', 'y'], 'one has to be a FILE.pt, the other PREFIX'),
+        (['nowhere.pt', '--output', 'y'], 'cannot read nowhere.pt: No such file'),
+        (['model.pt', '--network', 'cru57', '--output', 'y'], "there is no network 'cru57'"),
+        (['model.pt', '--network', 'cru116', '--output', 'y'], 'model.pt has conv0_weight in shape'),
+        (['model.pt', '--network', 'cru56', '--multiplier', '0.5', '--output', 'y'], 'add --multiplier 0.125'),
+        (['model.pt', '--network', 'cru56:colour=1', '--output', 'y'], "'colour' is not a setting"),
+        (['cut.pt', '--output', 'y'], 'cut.pt is not readable as a state dict of PyTorch'),
+        (['nan.pt', '--output', 'y'], 'nan.pt has NaN or infinity in conv0_weight'),
+        (['model.pt', '--output', 'folder/'], 'is a folder'),
+    ],
+)
+def test_what_cannot_be_converted(model, tmp_path, run_tool, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with open('model.pt', 'rb') as file, open('cut.pt', 'wb') as cut:
+        cut.write(file.read()[:-5000])
+    arrays = state_dict.read('model.pt')
+    arrays['conv0_weight'] = arrays['conv0_weight'] * np.nan
+    state_dict.write('nan.pt', arrays)
+    before = sorted(os.listdir('.'))
+    code, out, err = run_tool(convert, *arguments)
+    assert code == 2 and words in err and out == '' and err.count('\n') == 1
+    assert sorted(os.listdir('.')) == before
+
+
+def test_it_does_not_overwrite_what_it_reads(model, tmp_path, run_tool, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_tool(convert, 'model.pt', '--output', 'x')[0] == 0
+    os.symlink('x-0000.params', 'x.pt')
+    code, _, err = run_tool(convert, 'x,0', '--output', 'x.pt')
+    assert code == 2 and 'would be overwritten' in err
+
+
+def test_the_programs_take_it(model, tmp_path, run_tool, monkeypatch):
+    """Exported, verified, drawn and summed up as a checkpoint of MXNet is."""
+    path, executor = model
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run_tool(export, '--model', path, '--onnx', '--fold-bn', '--output', 'e')
+    assert code == 0 and 'e-folded-0000.params' in out
+    import onnxruntime
+
+    images = executor.arg_dict['data'].asnumpy()
+    (found,) = onnxruntime.InferenceSession('e-folded.onnx').run(None, {'data': images})
+    expected = executor.forward(is_train=False)[0].asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    synthetic.write_synthetic('faces', identities=2, images=2, pairs=10, seed=0)
+    assert run_tool(convert, path, '--output', 'c')[0] == 0
+    code, out, _ = run_tool(evaluate, 'faces', path, 'c,0', '--data', 'faces', '--markdown')
+    rows = [line for line in out.splitlines() if line.startswith('| lfw')]
+    assert code == 0 and len(rows) == 3 and rows[0] == rows[1]
+    assert run_tool(visualize, 'attention', '--model', path, '--layer', 'stage1_unit1_plus', '-o', 'm.png')[0] == 0
+    assert run_tool(summarize, path)[0] == 0

@@ -1,0 +1,169 @@
+"""The reader and the writer of PyTorch's state dicts; `tests/backbones` has them against PyTorch itself."""
+
+import base64
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+
+from netkit import state_dict
+
+# What torch.save of PyTorch 2.4.1 wrote of {'state_dict': …, 'epoch': 3}: tensors in channels_last, a part of a longer
+# one, in float16 and bfloat16, a whole number, a Parameter, one without numbers; as text, because it is small.
+WRITTEN = zlib.decompress(
+    base64.b85decode(
+        r"""
+c-o~_%WoS+7#}}kyPJ?lL#fLn1SsG@;;i56k~Yp#7OF+UF-2N&aW?i6uh@G1t;a!tka8fU+yV!LdO$t$5K>PS$NUQ%C>#+zlmmYR-
+|Qyt&ZHrsS!wjmuIKldZ|D2gbv+g*B$Xluu1Rv5m|m-
+6Z(56OlbYGyhmNL>llQr6EBYCbj3FVQPfcny+jfgWq}6gA$7)gA?e?X2ytd_8?aTO!1kt$$#4^S-
+0<O93fn#M`Zg*2|eq`Aj9SZRlbx}0i98lZoOHI#OAJ|U2Nv&?*^_rV`2}Uv*BkAk8p1EN`B7jJm<C^r{;GqObBZ6yWNEtDVt=<4m>1hhms!lR`
+M33oFJx*aXqo?t1Opj3*`?AB#Jw{=?0TagP1BX4+qcGV);ZC9x5a(d3b4pK8IK7HYv2B>vBirzJKyik`6Ad^Urs$Z?2apaZ_WZtukA`;7`K)<(
+5?P}Zo<f^?bQ_*#tj`3jGZda}z^pO$fOXw7?JhjW(W-tPa^)fQ^FDO}UO;Nx=6ObqhF@gVF9p;uQ^+)6E==8W2VDxUaMW+R-Hjpbt3GWJ=8-
+l+VF799<^sAbg~bNQ#w3?Q^O{914|0dR;o%Ai@?5G*PzaJz+)GM{IWGrN6$(lNsyF<b3tzx%4Oj~2z3X-
+@xXAI9;S%x@3d@WSb8#JNcpf6xVI|;HDZJi*%L8KsS6e-|)qywk*dSZild0dU3+6vjLfEJuT02wZ%&>OWKc<$;DnL`GgyO-=u_<*d#=L#;-
+nj%~**KheoLu6na#7aQ3kPYBeeKb%5VFO_GS)rD8#qXfkXej7IBGbTF@DR|;Jk+M78^LPWBeY+F3#65-
+p27K&U+YtSz$YS^Ujr<Ye=|u#Lmw1JIiV6EIFQk=9~FtKAFE;HKu!Z=l)k|{2_gW?mVxX*VN3hGfEV)%d|fK!Pr3o5<fz##%mQcb?F3e5A~PH?
+iGKxou5Cw`UvNzc(U`8+~Z{qdUx-
+;Ofq$ZgC*WUNmCW_=;xQc`>kcBzq6Y7jn^l~(J!Aw|L}cIkm;e$rsehVQ>dvEqEJC%&VT)G<2`IBB>JD3n<4ojW7fCcw>;Z)>`zSgp>5i2P0jw
+#o#cv&B9|(aYNe`_D`lmUE0uCezAERc1*NFS`BF(PRAiaC?EZA~UIu++e3ubscIY$Q7bg!m7yn0y=y30w;*d)*a<G$%@Nk0}=iuMOh|n%YY`97
+A*j`+~=0t3`=y~klA~r8#!{y3juZ{@Vf`|<l8jrmzVv8a+TqHc!NC?={KK9{d6u$ltv1L&=e8eX>Y%NK|LJ`5?lQ+YGzYc*PUK4dak(l4FpxD9
+?IV!{-gRK%JwcpVaeslXv3hpERvynuA8THo(YySnNqjt;
+""".replace('\n', '')
+    )
+)
+
+
+def save(path, pickled, names=(), **storages):
+    """Write an archive like torch.save's."""
+    with zipfile.ZipFile(str(path), 'w') as archive:
+        archive.writestr('x/data.pkl', pickled)
+        for key, values in storages.items():
+            archive.writestr(f'x/data/{key[1:]}', values.tobytes())
+        for name in names:
+            archive.writestr(name, b'')
+    return str(path)
+
+
+def test_what_pytorch_wrote(tmp_path):
+    (tmp_path / 'x.pt').write_bytes(WRITTEN)
+    found = state_dict.read(str(tmp_path / 'x.pt'))
+    expected = {
+        'conv0_weight': np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4),
+        'part': np.array([2, 3, 4], np.float32),
+        'half': np.array([0.5, -2], np.float16),
+        'brain': np.array([0.5, -2, 3.140625], np.float32),
+        'count': np.array(7),
+        'parameter': np.ones(2, np.float32),
+        'none': np.zeros((0, 3), np.float32),
+    }
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_what_is_written_is_read(tmp_path):
+    arrays = {'ä b': np.random.RandomState(0).normal(size=(3, 2, 1, 4)), 'c': np.array(2.5), 'd': np.zeros((0, 2))}
+    state_dict.write(str(tmp_path / 'x.pt'), arrays)
+    found = state_dict.read(str(tmp_path / 'x.pt'))
+    for name, array in arrays.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], array.astype(np.float32))
+    first = (tmp_path / 'x.pt').read_bytes()
+    state_dict.write(str(tmp_path / 'x.pt'), arrays)
+    assert (tmp_path / 'x.pt').read_bytes() == first
+
+
+@pytest.mark.parametrize('share', [0, 0.3, 0.6, 0.9, 0.999])
+def test_a_file_that_ends_too_early(tmp_path, share):
+    (tmp_path / 'x.pt').write_bytes(WRITTEN[: int(share * len(WRITTEN))])
+    with pytest.raises(state_dict.Malformed):
+        state_dict.read(str(tmp_path / 'x.pt'))
+
+
+class Call:
+    """Something whose pickle calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize('function', [eval, print, open, __import__])
+def test_nothing_in_a_file_is_executed(tmp_path, function, capsys):
+    path = save(tmp_path / 'x.pt', pickle.dumps({'a': Call(function, str(tmp_path / 'made'))}))
+    with pytest.raises(state_dict.Malformed, match='which no state dict needs'):
+        state_dict.read(path)
+    assert not (tmp_path / 'made').exists() and capsys.readouterr().out == ''
+
+
+def one_tensor(offset, size, stride, count=6, kind=b'storage', of_class=b'ctorch\nFloatStorage\n'):
+    """Return the pickle of {'a': a tensor of the storage 0}."""
+    text = state_dict._text
+    storage = (
+        state_dict._tuple(text(kind.decode()), of_class, text('0'), text('cpu'), b'J' + struct.pack('<i', count)) + b'Q'
+    )
+    arguments = [storage, b'J' + struct.pack('<i', offset), state_dict._numbers(size), state_dict._numbers(stride)]
+    call = b'ctorch._utils\n_rebuild_tensor_v2\n' + state_dict._tuple(*arguments, b'\x89', b'N') + b'R'
+    return b'\x80\x02}' + state_dict._text('a') + call + b's.'
+
+
+def test_the_tensor_of_these_tests(tmp_path):
+    values = np.arange(6, dtype=np.float32)
+    path = save(tmp_path / 'x.pt', one_tensor(1, (2, 2), (1, 3)), _0=values)
+    np.testing.assert_array_equal(state_dict.read(path)['a'], [[1, 4], [2, 5]])
+
+
+@pytest.mark.parametrize(
+    'tensor',
+    [
+        dict(offset=0, size=(7,), stride=(1,)),
+        dict(offset=4, size=(3,), stride=(1,)),
+        dict(offset=-1, size=(3,), stride=(1,)),
+        dict(offset=0, size=(2, 2), stride=(5, 1)),
+        dict(offset=5, size=(3,), stride=(-1,)),
+        dict(offset=0, size=(-1, -3), stride=(1, 1)),
+        dict(offset=0, size=(2**30, 2**30), stride=(0, 0)),
+        dict(offset=0, size=(3,), stride=(1, 1)),
+        dict(offset=0, size=(3,), stride=(1,), count=7),
+        dict(offset=0, size=(3,), stride=(1,), count=-1),
+        dict(offset=0, size=(3,), stride=(1,), kind=b'module'),
+        dict(offset=0, size=(3,), stride=(1,), of_class=b'K\x01'),
+    ],
+    ids=str,
+)
+def test_a_tensor_that_is_none(tmp_path, tensor):
+    path = save(tmp_path / 'x.pt', one_tensor(**tensor), _0=np.arange(6, dtype=np.float32))
+    with pytest.raises(state_dict.Malformed):
+        state_dict.read(path)
+
+
+@pytest.mark.parametrize(
+    'content', [{}, [], 3, {'a': 1}, {'state_dict': {'a': 'b'}}, {1: 2}, {'state_dict': {}}], ids=str
+)
+def test_what_is_no_state_dict(tmp_path, content):
+    with pytest.raises(state_dict.Malformed):
+        state_dict.read(save(tmp_path / 'x.pt', pickle.dumps(content)))
+
+
+def test_other_archives(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('x/data.pkl', one_tensor(0, (6,), (1,)))
+        archive.writestr('x/data/0', bytes(24))
+    (tmp_path / 'x.pt').write_bytes(buffer.getvalue())
+    with pytest.raises(state_dict.Malformed, match='compressed'):
+        state_dict.read(str(tmp_path / 'x.pt'))
+    for pickled in (b'', b'\x80\x02}', b'\x80\x02h\x05.'):
+        with pytest.raises(state_dict.Malformed):
+            state_dict.read(save(tmp_path / 'y.pt', pickled))
+    with pytest.raises(state_dict.Malformed):
+        state_dict.read(save(tmp_path / 'z.pt', one_tensor(0, (6,), (1,)), ['y/data.pkl'], _0=np.zeros(6, np.float32)))
+    with pytest.raises(FileNotFoundError):
+        state_dict.read(str(tmp_path / 'nowhere.pt'))
