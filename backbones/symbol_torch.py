@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
+HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
 HEAD_TYPE = 'float32'  # to which a symbol with a trunk in 16 bits is cast behind it
 
 
@@ -349,21 +350,23 @@ class SymbolModule(nn.Module):
     def forward(self, x):
         """Return the embeddings, (n, size) float32, of images, (n, 3, height, width), (x - 127.5) / 127.5."""
         values = {'data': x.contiguous(memory_format=torch.channels_last) if self.channels_last else x}
-        with self._autocast(x):
+        with self._autocast(x, is_on=True):
             self._run(self._segments[:-1], values)
         (head,) = self._segments[-1:]
         for name in head.inputs:
-            values[name] = values[name].float()
-        with torch.autocast(x.device.type, enabled=False):
+            if values[name].dtype in HALVES:
+                values[name] = values[name].float()
+        with self._autocast(x, is_on=False):
             self._run([head], values)
         (embedding,) = head.outputs
         return values[embedding]
 
-    def _autocast(self, x):
-        if not self.fp16:
+    def _autocast(self, x, is_on):
+        """Compute in the 16 bits that the device is made for, or `trunk_type`, or, off, in float32."""
+        if not self.fp16:  # a graph without autocast can be exported
             return contextlib.nullcontext()
         of_device = torch.float16 if x.device.type == 'cuda' else torch.bfloat16
-        return torch.autocast(x.device.type, self.trunk_type or of_device)
+        return torch.autocast(x.device.type, self.trunk_type or of_device, enabled=is_on)
 
     def _run(self, segments, values):
         for segment in segments:
@@ -438,7 +441,10 @@ class _Assembly:
             self.value[number, 0] = self.value[node.inputs[0]]
             return
         if node.op not in TRANSLATIONS:
-            raise ValueError(f'{node.name}: the operator {node.op} is not known here')
+            raise ValueError(
+                f'{node.name}: the operator {node.op} is not known here; in a symbol that tools/export.py writes, '
+                'PReLU, resizing and grouped convolutions are plain'
+            )
         inputs = [self.value[entry] for entry in node.inputs]
         self._parameters(node, inputs)
         if node.op == 'FullyConnected' and len(self.on_meta[inputs[0]].shape) > 2:

@@ -1,6 +1,7 @@
 """The networks as PyTorch modules against MXNet. Skipped without PyTorch; `make test-torch` has it."""
 
 import copy
+import json
 import os
 
 import numpy as np
@@ -11,11 +12,12 @@ torch = pytest.importorskip('torch')
 import symbol_torch  # noqa: E402  it wants PyTorch
 
 import config as host  # noqa: E402
-from helpers import COMPUTED, FIXED_GAMMAS, PLAIN, ROOT, bind  # noqa: E402
+from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PLAIN, ROOT, bind  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.networks import build, builder, settings_of  # noqa: E402
 
 SYMBOLS = os.path.join(ROOT, 'symbols')
+TINY = 'cru56:net_multiplier=0.125'
 NARROW = {'net_multiplier': 0.125, 'emb_size': 16}
 ONE_OF_EACH = ('cru56', 'att56', 'attnext56', 'ires50')
 
@@ -135,6 +137,76 @@ def test_a_training_step_is_mxnets(network):
             count = counts[name[: -len('_moving_var')]]
             other = other * count / (count - 1)
         assert_near(found, other, 1e-3)
+
+
+def doubled(symbol):
+    """Return the symbol with its constants, too, in float64."""
+    graph = json.loads(symbol.tojson())
+    for node in graph['nodes']:
+        if node['op'] in ('_arange', '_eye', '_full'):
+            node['attrs']['dtype'] = 'float64'
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def both_in_float64(network, **changes):
+    """Return (executor, module) in float64.
+
+    In the forms that compute so: MXNet's own PReLU and BilinearResize2D round slopes and weights to float32, which is a
+    difference of 1e-7, and that PReLU's gradient of its slopes is wrong (docs/prelu.md).
+    """
+    settings = {**small(network), **changes}
+    symbol = doubled(build(network, **{**PLAIN, **settings, 'net_prelu': 'mul', 'net_resize': 'matrix'}))
+    executor = symbol.simple_bind(mx.cpu(), data=(4, 3, 48, 48), type_dict={'data': 'float64'})
+    drawn = bind(build(network, **{**PLAIN, **settings}), batch=4, side=48)
+    for arrays, others in ((executor.arg_dict, drawn.arg_dict), (executor.aux_dict, drawn.aux_dict)):
+        for name, array in arrays.items():
+            array[:] = 1 if name in FIXED_GAMMAS else others[name].astype('float64')
+    module = symbol_torch.SymbolModule(recorded(network, **changes), (48, 48), dropout=0.0).double()
+    module.load_state_dict(weights_of(executor))
+    return executor, module.train()
+
+
+@pytest.mark.parametrize('network', ONE_OF_EACH)
+def test_in_float64_nothing_differs(network):
+    """Outputs and all gradients of a training step, those of PReLU's slopes among them."""
+    executor, module = both_in_float64(network, net_output='FC')
+    direction = np.random.RandomState(1).normal(size=executor.outputs[0].shape)
+    expected = executor.forward(is_train=True)[0].asnumpy()
+    executor.backward(mx.nd.array(direction, dtype='float64'))
+    found = module(given(executor))
+    assert found.dtype == torch.float64
+    assert_near(found, expected, 1e-12)
+    (found * torch.tensor(direction)).sum().backward()
+    largest = max(np.abs(array.asnumpy()).max() for name, array in executor.grad_dict.items() if name != 'data')
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            expected = executor.grad_dict[name].asnumpy()
+            # A bias that the next BatchNorm takes out has no gradient but rounding.
+            np.testing.assert_allclose(parameter.grad, expected, rtol=1e-9, atol=1e-12 * largest, err_msg=name)
+            assert 'relu' not in name or np.abs(expected).max() > 1e-6 * largest
+
+
+def test_ten_steps_of_sgd_side_by_side():
+    executor, module = both_in_float64('cru56', net_output='FC')
+    first = {name: value.clone() for name, value in module.state_dict().items()}
+    lr, momentum, decay = 2**-7, 0.875, 2**-11  # numbers that MXNet's optimizer, too, has exactly, in float32
+    ours = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr, momentum, weight_decay=decay)
+    update = mx.optimizer.get_updater(mx.optimizer.SGD(learning_rate=lr, momentum=momentum, wd=decay))
+    trained = sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+    for step in range(10):
+        images = np.random.RandomState(step).randint(0, 256, (4, 3, 48, 48)).astype(float)
+        output = executor.forward(is_train=True, data=mx.nd.array(images, dtype='float64'))[0]
+        executor.backward(output / 10)
+        for place, name in enumerate(trained):
+            update(place, executor.grad_dict[name], executor.arg_dict[name])
+        (module((torch.tensor(images) - 127.5) / 127.5).square().sum() / 20).backward()
+        ours.step()
+        ours.zero_grad()
+    for name in trained:
+        found, expected = module.state_dict()[name].numpy(), executor.arg_dict[name].asnumpy()
+        moved = np.abs(expected - first[name].numpy()).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * np.abs(expected).max(), err_msg=name)
+        assert moved > 1e-6 or name.endswith('_beta'), f'{name} is as it was before training'
 
 
 @pytest.mark.parametrize('network', ONE_OF_EACH)
@@ -268,6 +340,66 @@ def test_get_model_by_the_hosts_convention():
     assert not torch.equal(module(x), module(x))  # the recipe's Dropout
     module = symbol_torch.get_model('cru56:net_multiplier=0.125,dropout=0.0,memonger=True', num_features=24)
     assert module.using_checkpoint and torch.equal(module.train()(x), module(x))
+
+
+def test_the_layout_of_16_bits_is_channels_last():
+    """By measurement (docs/gpu.md); the name may say otherwise, and what is computed is the same."""
+    x = torch.rand((2, 3, 112, 112)) * 2 - 1
+    plain = symbol_torch.get_model(TINY, num_features=24).eval()
+    last = symbol_torch.get_model(TINY + ',channels_last=True', num_features=24).eval()
+    last.load_state_dict(plain.state_dict())
+    assert_near(last(x), plain(x).detach().numpy(), 1e-5)
+    assert symbol_torch.get_model(TINY, num_features=24, fp16=True).channels_last
+    assert not symbol_torch.get_model(TINY + ',channels_last=False', num_features=24, fp16=True).channels_last
+    for module, layout in ((plain, torch.contiguous_format), (last, torch.channels_last)):
+        assert module.stage1_unit1_conv2_weight.is_contiguous(memory_format=layout)
+        assert module.stage1_unit2_conv2_weight.is_contiguous(memory_format=layout)
+
+
+def test_weights_to_start_from(tmp_path):
+    """Of a model.pt, of a checkpoint_gpu_0.pt, and of a JSON, which may have a path with a colon."""
+    first = symbol_torch.get_model(TINY, num_features=24)
+    state, x = first.state_dict(), torch.rand((2, 3, 112, 112))
+    folder = tmp_path / 'C: drive'
+    folder.mkdir()
+    torch.save(state, str(tmp_path / 'model.pt'))
+    torch.save({'epoch': 1, 'state_dict_backbone': state}, str(tmp_path / 'checkpoint_gpu_0.pt'))
+    build('cru56', **{**PLAIN, 'net_multiplier': 0.125, 'emb_size': 24}).save(str(folder / 'x-symbol.json'))
+    for name in (
+        f'{TINY},pretrained={tmp_path}/model.pt',
+        f'{TINY},pretrained={tmp_path}/checkpoint_gpu_0.pt,memonger=True',
+        f'{folder}/x-symbol.json:pretrained={tmp_path}/model.pt',
+    ):
+        assert symbol_torch.is_known(name)
+        module = symbol_torch.get_model(name, num_features=24)
+        assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+        assert torch.equal(module.eval()(x), first.eval()(x))
+    with pytest.warns(UserWarning, match='has embeddings of 24 numbers, not 512'):
+        symbol_torch.get_model(f'{folder}/x-symbol.json')
+    with pytest.raises(ValueError, match=r'net_unit: what .*x-symbol\.json says cannot be changed'):
+        symbol_torch.get_model(f'{folder}/x-symbol.json:net_unit=2')
+
+
+@pytest.mark.parametrize('content', [b'', b'PK', b'\x80\x04.', 'other', 'call'], ids=str)
+def test_weights_that_are_none(tmp_path, content):
+    path = tmp_path / 'x.pt'
+    if content == 'other':
+        torch.save(symbol_torch.get_model('ires50:net_multiplier=0.125').state_dict(), str(path))
+    elif content == 'call':
+        torch.save({'a': print}, str(path))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'x\.pt has no weights of this network'):
+        symbol_torch.get_model(f'{TINY},pretrained={path}')
+    with pytest.raises(ValueError, match=r'cannot read .*nowhere\.pt: No such file'):
+        symbol_torch.get_model(f'{TINY},pretrained={tmp_path}/nowhere.pt')
+
+
+def test_functions_of_the_first_arcface_torch():
+    """Before get_model: eval('backbones.' + network)(False, dropout=0, fp16=False)."""
+    found = symbol_torch.functions()
+    assert sorted(found) == sorted(FACE_NETWORKS)
+    assert found['ires50'](False, dropout=0, fp16=False).fc1_beta.shape == (512,)
 
 
 @pytest.mark.parametrize(

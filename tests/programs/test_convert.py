@@ -108,6 +108,30 @@ def test_settings_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    'network, words', [(None, 'has the parameters of no network choice'), ('cru56', 'has no conv0_weight')]
+)
+def test_other_state_dicts(model, tmp_path, network, words):
+    """One with nothing of a network, and one with a stage too many."""
+    state_dict.write(str(tmp_path / 'x.pt'), {'layer1.0.conv1.weight': np.ones((3, 3))})
+    with pytest.raises(UserError, match=words):
+        of_checkpoint(str(tmp_path / 'x.pt'), network=network)
+    more = dict(state_dict.read(model[0]), stage5_unit1_conv1_weight=np.ones(1))
+    state_dict.write(str(tmp_path / 'y.pt'), more)
+    with pytest.raises(
+        UserError, match=words if network is None else 'stage5_unit1_conv1_weight, for which there is no'
+    ):
+        of_checkpoint(str(tmp_path / 'y.pt'), network=network)
+
+
+def test_a_state_dict_that_was_not_written_whole(tmp_path, monkeypatch):
+    real = state_dict.write
+    monkeypatch.setattr(state_dict, 'write', lambda path, arrays: real(path, {k: a + 1 for k, a in arrays.items()}))
+    symbol = mx.sym.FullyConnected(name='fc1', num_hidden=2)
+    with pytest.raises(UserError, match='x.pt could not be written whole'):
+        checkpoints.save_state_dict(str(tmp_path / 'x.pt'), symbol, {'fc1_weight': np.ones((2, 2), np.float32)})
+
+
+@pytest.mark.parametrize(
     'arguments, words',
     [
         (['model.pt', '--output', 'y.pt'], 'one has to be a FILE.pt, the other PREFIX'),

@@ -70,7 +70,7 @@ class _Unpickler(pickle.Unpickler):
 def _tensor(storage, offset, size, stride, *_):
     """Return the array of a tensor: a part of its storage, an array of one axis."""
     last = offset + sum((count - 1) * step for count, step in zip(size, stride))
-    is_inside = min((offset, *size, *stride), default=0) >= 0 and len(size) == len(stride)
+    is_inside = min((offset, *size, *stride), default=0) >= 0
     count = int(np.prod(size, dtype=object)) if is_inside else -1
     if count == 0:
         return np.zeros(size, storage.dtype)
