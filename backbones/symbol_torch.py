@@ -3,7 +3,7 @@
 A network is described once, by its builder in `symbols/`. Here the builder runs against a stand-in for `mx.sym` that
 records operators (`record`), or a symbol's JSON is read (`read_json`); either gives a list of nodes, of which
 `SymbolModule` makes a module. Parameters and moving statistics keep MXNet's names, so a `state_dict` and a `.params`
-file hold the same keys. Needs PyTorch 2.1 or newer, and nothing else.
+file hold the same keys. Needs PyTorch 2.3 or newer, and nothing else.
 """
 
 import ast
@@ -21,7 +21,6 @@ from typing import Dict, List, NamedTuple, Tuple
 import torch
 from torch import fx, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
@@ -327,18 +326,21 @@ class SymbolModule(nn.Module):
 
     `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
     `using_checkpoint` recomputes the maps between the ends of units in the backward pass; the nodes then have to be
-    recorded with `memonger`, which says where these are. `dropout` replaces the rate of Dropout if it is not None.
-    `channels_last` is the layout of the maps and weights in memory; what is computed is the same.
+    recorded with `memonger`, which says where these are. torch.compile takes no notice of it. `dropout` replaces the
+    rate of Dropout if it is not None.
+    `channels_last` is the layout of the maps and weights in memory, the faster one wherever it was measured
+    (docs/cpu-speed.md, docs/gpu.md); by default it is chosen unless `is_narrow`.
     """
 
     def __init__(self, nodes, image_shape=(112, 112), dropout=None, **options):
         super().__init__()
         self.fp16 = options.pop('fp16', False)
         self.using_checkpoint = options.pop('using_checkpoint', False)
-        self.channels_last = options.pop('channels_last', False)
+        wanted = options.pop('channels_last', None)
         self.trunk_type, self.momentum = None, 0.1
         self._segments, self._macs = [], 0
         self.size = _Assembly(self, nodes, image_shape, dropout).run()
+        self.channels_last = not is_narrow(self) if wanted is None else wanted
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
@@ -366,24 +368,26 @@ class SymbolModule(nn.Module):
         if not self.fp16:  # a graph without autocast can be exported
             return contextlib.nullcontext()
         of_device = torch.float16 if x.device.type == 'cuda' else torch.bfloat16
-        return torch.autocast(x.device.type, self.trunk_type or of_device, enabled=is_on)
+        dtype, has_cache = self.trunk_type or of_device, not self.using_checkpoint
+        return torch.autocast(x.device.type, dtype, enabled=is_on, cache_enabled=has_cache)
 
     def _run(self, segments, values):
+        is_again = self.using_checkpoint and self.training and torch.is_grad_enabled()
+        if torch.compiler.is_compiling():  # it has its own ways, of which some move the moving statistics twice
+            is_again = False
         for segment in segments:
             given = [values[name] for name in segment.inputs]
-            if self.using_checkpoint and self.training and torch.is_grad_enabled() and segment.is_recomputed:
-                found = checkpoint(segment.run, self, *given, use_reentrant=False, context_fn=self._contexts)
+            if is_again and segment.is_recomputed:
+                parameters = [getattr(self, name) for name in segment.parameters]
+                found = Recomputed.apply(self, segment, *given, *parameters)
             else:
                 found = segment.run(self, *given)
             for name in segment.dead:
                 values.pop(name, None)
             values.update(zip(segment.outputs, found))
 
-    def _contexts(self):
-        return contextlib.nullcontext(), self._standing_statistics()
-
     @contextlib.contextmanager
-    def _standing_statistics(self):
+    def standing_statistics(self):
         """Leave the moving statistics as they are: the first pass has moved them."""
         momentum, self.momentum = self.momentum, 0.0
         try:
@@ -392,12 +396,63 @@ class SymbolModule(nn.Module):
             self.momentum = momentum
 
 
+class Recomputed(torch.autograd.Function):
+    """A segment whose feature maps are computed again in the backward pass; until then only its inputs are kept.
+
+    As torch.utils.checkpoint does, whose hooks for every tensor that an operator keeps cost more than the GPU takes to
+    compute the maps (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, module, segment, *tensors):
+        """Return the outputs of a segment for its inputs and then its parameters."""
+        ctx.module, ctx.segment = module, segment
+        ctx.save_for_backward(*tensors)
+        ctx.autocast = autocast_of(tensors[0].device.type)
+        return segment.run(module, *tensors[: len(segment.inputs)])
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        """Return the gradients of the inputs and of the parameters."""
+        tensors, count = ctx.saved_tensors, len(ctx.segment.inputs)
+        given = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:count]]
+        with torch.enable_grad(), ctx.module.standing_statistics(), torch.autocast(**ctx.autocast):
+            found = ctx.segment.run(ctx.module, *given)
+        sources = [*given, *tensors[count:]]
+        wanted = [tensor for tensor in sources if tensor.requires_grad]
+        of_wanted = iter(torch.autograd.grad(found, wanted, gradients))
+        return None, None, *(next(of_wanted) if tensor.requires_grad else None for tensor in sources)
+
+
+def autocast_of(device):
+    """Return the arguments of the torch.autocast that is in force on a type of device.
+
+    Without its cache: casts of weights that were made without a graph must not be taken for others.
+    """
+    if device == 'cuda':
+        state = torch.get_autocast_gpu_dtype(), torch.is_autocast_enabled()
+    else:
+        state = torch.get_autocast_cpu_dtype(), torch.is_autocast_cpu_enabled()
+    return {'device_type': device, 'dtype': state[0], 'enabled': state[1], 'cache_enabled': False}
+
+
+def is_narrow(module):
+    """Tell whether a 1x1 convolution reads fewer than 16 channels.
+
+    With a stride of 2 and in channels_last PyTorch's convolution for CPUs with AVX-512 then writes beyond its memory
+    (found with 2.3.1, 2.4.1 and 2.14.1).
+    """
+    weights = [weight for weight in module.parameters() if weight.ndim == 4 and weight.shape[2:] == (1, 1)]
+    return any(weight.shape[1] < 16 for weight in weights)
+
+
 class Segment(NamedTuple):
     """A part of a network: `run(module, *inputs)` returns its outputs; what is no longer read is dead then."""
 
     run: types.FunctionType
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
+    parameters: Tuple[str, ...]
     is_recomputed: bool
     dead: Tuple[str, ...] = ()
 
@@ -534,9 +589,15 @@ class _Assembly:
             inputs = tuple(str(value) for value in read if value not in made)
             outputs = tuple(str(name) for name, _, _ in steps if read_by.get(name, -1) >= end or name == last)
             dead = tuple(value for value in inputs if read_by[value] < end)
-            segments.append(Segment(self._function(steps, inputs, outputs), inputs, outputs, len(steps) > 1, dead))
+            run, parameters = self._function(steps, inputs, outputs), self._parameters_in(steps)
+            segments.append(Segment(run, inputs, outputs, parameters, len(steps) > 1, dead))
             start = end
         return segments
+
+    def _parameters_in(self, steps):
+        """Return the names of the parameters that some steps read."""
+        read = dict.fromkeys(value for _, _, arguments in steps for value in arguments if isinstance(value, Attribute))
+        return tuple(str(name) for name in read if isinstance(getattr(self.module, name), nn.Parameter))
 
     def _function(self, steps, inputs, outputs):
         """Return a function of (module, *inputs) that takes the steps, written out by torch.fx."""
@@ -662,7 +723,7 @@ def get_model(name, num_features=512, fp16=False, **_):
 
     - `dropout`: the host passes 0.0 to every backbone, so that is no wish; the recipe's 0.4 counts unless set here;
     - `memonger`: whether feature maps are computed again in the backward pass, False by default;
-    - `channels_last`: the layout of the feature maps, by default as `fp16`;
+    - `channels_last`: the layout of the feature maps, by default True unless the network is narrower than a quarter;
     - `pretrained`: the path of a state dict to start from, as the host's model.pt.
 
     A JSON, and `emb_size` in the name, count more than `num_features`. Raises ValueError, naming what there is.
@@ -673,7 +734,7 @@ def get_model(name, num_features=512, fp16=False, **_):
         'dropout': settings.pop('dropout', None),
         'fp16': fp16,
         'using_checkpoint': again,
-        'channels_last': bool(settings.pop('channels_last', fp16)),
+        'channels_last': settings.pop('channels_last', None),
     }
     weights = settings.pop('pretrained', None)
     if network.endswith('.json'):

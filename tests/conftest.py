@@ -1,5 +1,6 @@
 """Fixtures, and the same examples of hypothesis every time in CI."""
 
+import importlib.util
 import os
 import sys
 
@@ -10,6 +11,16 @@ from netkit import cli
 
 settings.register_profile('ci', derandomize=True)
 settings.load_profile('ci' if os.environ.get('CI') else 'default')
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was left out for want of PyTorch."""
+    left_out = [report for report in terminalreporter.stats.get('skipped', ()) if 'torch' in str(report.longrepr)]
+    if left_out and importlib.util.find_spec('torch') is None:
+        terminalreporter.write_line(
+            f'{len(left_out)} files of tests/backbones were skipped, as PyTorch is not installed here; '
+            'make test-torch runs them (it installs 4.5 GB)'
+        )
 
 
 @pytest.fixture

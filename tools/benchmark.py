@@ -16,6 +16,8 @@ from netkit.files import check_writable
 from netkit.networks import NETWORKS
 
 MODES = ('training', 'inference')
+ENGINES = ('mxnet', 'torch')
+PEERS = {'gluoncv2': 'mxnet', 'by_hand': 'torch'}  # {peer: engine}
 
 
 def parse_args(argv=None):
@@ -40,7 +42,16 @@ def parse_args(argv=None):
     parser.add_argument('--per-batch-size', type=whole_number(1), default=4, help='images in a step')
     parser.add_argument('--repetitions', type=whole_number(1), default=5, help='steps of each that are timed')
     parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu', help='where to compute')
-    parser.add_argument('--peer', choices=('gluoncv2',), help="add this package's network of the same name, hybridised")
+    parser.add_argument(
+        '--engine', choices=ENGINES, default='mxnet', help='torch: add the same networks as PyTorch modules, on a CPU'
+    )
+    parser.add_argument('--compile', action='store_true', help='with --engine torch: add them compiled (minutes)')
+    parser.add_argument(
+        '--peer',
+        choices=tuple(PEERS),
+        help="gluoncv2: add that package's network of the same name, hybridised; by_hand: with --engine torch, add "
+        'cru116 as PyTorch modules written by hand',
+    )
     parser.add_argument(
         '--plot', type=picture_path, metavar='FILE', help='draw the times into this file: .png, .svg or .pdf'
     )
@@ -48,6 +59,12 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.plot and (args.memory or args.building or args.scaling or args.reading):
         parser.error('--plot draws times; leave it out with --memory, --scaling, --reading and --building')
+    if args.peer and PEERS[args.peer] != args.engine:
+        parser.error(f'--peer {args.peer} is for --engine {PEERS[args.peer]}')
+    if args.engine == 'torch' and args.device == 'gpu':
+        parser.error('--engine torch is for a CPU; tools/check_gpu.py measures PyTorch on a GPU')
+    if args.compile and args.engine != 'torch':
+        parser.error('--compile is for --engine torch')
     return args
 
 

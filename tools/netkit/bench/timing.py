@@ -10,6 +10,7 @@ from typing import List, NamedTuple, Optional
 from tqdm import tqdm
 
 from netkit._mxnet import mx
+from netkit.bench import torch_steps
 from netkit.bench.choices import Choice
 from netkit.bench.steps import Floor, Peer, Step
 from netkit.errors import UserError
@@ -61,7 +62,9 @@ def check(choice, args):
             args.per_batch_size * planned_memory(symbol, 1, image_shape, args.only != 'inference') * 2**20,
             f'take a smaller --per-batch-size: {choice.label} with {args.per_batch_size} images wants',
         )
-    if args.peer:
+    if args.engine == 'torch':
+        torch_steps.check(choice, args)
+    elif args.peer:
         peer_name(choice.network)
 
 
@@ -95,12 +98,16 @@ def time_choices(choices, args, training):
             floors[of_same] = named if named not in steps else f'{choice.label}, convolutions and FCs alone'
             steps[floors[of_same]] = Floor(symbol, shape, context, training)
             facts[floors[of_same]] = None, floors[of_same], macs, None
-            if args.peer:
+            if args.peer and args.engine == 'mxnet':
                 label = f'{args.peer} {peer_name(choice.network)}'
                 steps[label] = Peer(choice.network, shape, context, training)
                 facts[label] = None, floors[of_same], macs, None
         plan = planned_memory(symbol, args.per_batch_size, image_shape, training) / args.per_batch_size
         facts[choice.label] = choice, floors[of_same], macs, plan
+        if args.engine == 'torch':
+            others = torch_steps.steps_of(choice, args, shape, training)
+            steps.update(others)
+            facts.update(dict.fromkeys(others, (None, floors[of_same], macs, None)))
     seconds = {
         label: [second / args.per_batch_size for second in times]
         for label, times in measure(steps, args.repetitions).items()

@@ -20,7 +20,9 @@ SMALL = {} if IS_GPU else {'net_multiplier': 0.25}  # a CPU computes narrow netw
 def network(name, device=DEVICE, **options):
     """Return a network choice as a module on a device; `options` are those of `symbol_torch.choice`."""
     torch.manual_seed(0)
-    return symbol_torch.choice(SYMBOLS, host.network[name], **{'dropout': 0.0, **SMALL, **options}).to(device)
+    return symbol_torch.choice(
+        SYMBOLS, host.network[name], **{'dropout': 0.0, 'channels_last': False, **SMALL, **options}
+    ).to(device)
 
 
 def images(count, device=DEVICE):
