@@ -327,9 +327,8 @@ class SymbolModule(nn.Module):
     `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
     `using_checkpoint` recomputes the maps between the ends of units in the backward pass; the nodes then have to be
     recorded with `memonger`, which says where these are. torch.compile takes no notice of it. `dropout` replaces the
-    rate of Dropout if it is not None.
-    `channels_last` is the layout of the maps and weights in memory, the faster one wherever it was measured
-    (docs/cpu-speed.md, docs/gpu.md); by default it is chosen unless `is_narrow`.
+    rate of Dropout if it is not None. `channels_last` is the layout of the maps and weights in memory, the faster one
+    wherever it was measured (docs/cpu-speed.md, docs/gpu.md); by default it is chosen unless `is_narrow`.
     """
 
     def __init__(self, nodes, image_shape=(112, 112), dropout=None, **options):
@@ -399,8 +398,8 @@ class SymbolModule(nn.Module):
 class Recomputed(torch.autograd.Function):
     """A segment whose feature maps are computed again in the backward pass; until then only its inputs are kept.
 
-    As torch.utils.checkpoint does, whose hooks for every tensor that an operator keeps cost more than the GPU takes to
-    compute the maps (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients.
+    As torch.utils.checkpoint does, but without its hooks for every tensor that an operator keeps, which are most of the
+    time of a small step (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients.
     """
 
     @staticmethod
@@ -420,7 +419,8 @@ class Recomputed(torch.autograd.Function):
             found = ctx.segment.run(ctx.module, *given)
         sources = [*given, *tensors[count:]]
         wanted = [tensor for tensor in sources if tensor.requires_grad]
-        of_wanted = iter(torch.autograd.grad(found, wanted, gradients))
+        found, gradients = zip(*[pair for pair in zip(found, gradients) if pair[0].requires_grad])
+        of_wanted = iter(torch.autograd.grad(found, wanted, gradients, allow_unused=True))
         return None, None, *(next(of_wanted) if tensor.requires_grad else None for tensor in sources)
 
 

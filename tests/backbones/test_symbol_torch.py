@@ -230,6 +230,62 @@ def test_recomputed_maps_change_nothing_and_statistics_move_once(network):
         assert not torch.equal(value, first[name])
 
 
+@pytest.mark.parametrize('frozen', ['conv0', 'stage1', 'stage2_group', 'stage3_group1_conv1', 'stage', 'bn'])
+def test_recomputed_maps_with_frozen_parameters(frozen):
+    """As in a fine-tuning: what is frozen has no gradient, and the others' are as without recomputing."""
+    kept = symbol_torch.SymbolModule(recorded('cru56'), (48, 48), dropout=0.0)
+    again = symbol_torch.SymbolModule(recorded('cru56', memonger=True), (48, 48), 0.0, using_checkpoint=True)
+    again.load_state_dict(kept.state_dict())
+    x, direction = torch.rand((4, 3, 48, 48)), torch.randn((4, kept.size))
+    for module in (kept, again):
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not name.startswith(frozen))
+        (module(x) * direction).sum().backward()
+    for (name, parameter), other in zip(kept.named_parameters(), again.parameters()):
+        assert (parameter.grad is None) == (other.grad is None) == (not parameter.requires_grad), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize('network', ONE_OF_EACH)
+def test_recomputed_maps_are_not_kept(network):
+    """Bytes of all tensors that the forward pass keeps for the backward pass, those of parameters left out."""
+    found = []
+    for options in ({'memonger': False}, {'memonger': True}):
+        module = symbol_torch.SymbolModule(
+            recorded(network, **options), (48, 48), 0.0, using_checkpoint=options['memonger']
+        )
+        own = {tensor.data_ptr() for tensor in module.state_dict().values()}
+        kept = {}
+        pack = lambda tensor: kept.update({tensor.data_ptr(): tensor.nbytes}) or tensor  # noqa: B023, E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = module(torch.rand((4, 3, 48, 48)))
+        found.append(sum(count for place, count in kept.items() if place not in own))
+        assert output.requires_grad
+    assert found[1] < 0.4 * found[0]
+
+
+@pytest.mark.parametrize('is_inside', [False, True])
+def test_recomputed_maps_under_an_autocast_of_the_users_own(is_inside):
+    """Computed again in the precision of the first time, also where the backward pass is outside."""
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        module = symbol_torch.SymbolModule(recorded('cru56', memonger=again), (48, 48), 0.0, using_checkpoint=again)
+        x = torch.rand((4, 3, 48, 48), generator=torch.Generator().manual_seed(0))
+        with torch.autocast('cpu', torch.bfloat16):
+            output = module(x).float()
+            if is_inside:
+                (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum().backward()
+        if not is_inside:
+            (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum().backward()
+        gradients.append({name: p.grad for name, p in module.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        assert gradients[1][name] is not None, name
+        if name.endswith('_weight'):
+            assert torch.cosine_similarity(gradient.flatten(), gradients[1][name].flatten(), 0) > 0.99, name
+
+
 def test_a_module_can_be_copied_and_its_state_goes_both_ways():
     module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48)).eval()
     x = torch.rand((2, 3, 48, 48))
