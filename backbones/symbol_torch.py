@@ -367,8 +367,7 @@ class SymbolModule(nn.Module):
         if not self.fp16:  # a graph without autocast can be exported
             return contextlib.nullcontext()
         of_device = torch.float16 if x.device.type == 'cuda' else torch.bfloat16
-        dtype, has_cache = self.trunk_type or of_device, not self.using_checkpoint
-        return torch.autocast(x.device.type, dtype, enabled=is_on, cache_enabled=has_cache)
+        return torch.autocast(x.device.type, self.trunk_type or of_device, enabled=is_on)
 
     def _run(self, segments, values):
         is_again = self.using_checkpoint and self.training and torch.is_grad_enabled()
@@ -420,7 +419,7 @@ class Recomputed(torch.autograd.Function):
         sources = [*given, *tensors[count:]]
         wanted = [tensor for tensor in sources if tensor.requires_grad]
         found, gradients = zip(*[pair for pair in zip(found, gradients) if pair[0].requires_grad])
-        of_wanted = iter(torch.autograd.grad(found, wanted, gradients, allow_unused=True))
+        of_wanted = iter(torch.autograd.grad(found, wanted, gradients))
         return None, None, *(next(of_wanted) if tensor.requires_grad else None for tensor in sources)
 
 

@@ -230,11 +230,23 @@ def test_recomputed_maps_change_nothing_and_statistics_move_once(network):
         assert not torch.equal(value, first[name])
 
 
-@pytest.mark.parametrize('frozen', ['conv0', 'stage1', 'stage2_group', 'stage3_group1_conv1', 'stage', 'bn'])
-def test_recomputed_maps_with_frozen_parameters(frozen):
+BEFORE_ATTENTION = ('conv0', 'bn0', 'relu0', 'stage1_unit', 'stage1_attention1_unit')
+
+
+@pytest.mark.parametrize(
+    'network, frozen',
+    [
+        ('cru56', ('conv0', 'bn0', 'relu0', 'stage1')),
+        ('cru56', ('stage2_group',)),
+        ('cru56', ('stage', 'bn')),
+        ('att56', (*BEFORE_ATTENTION, 'stage1_attention1_mask')),
+        ('att56', (*BEFORE_ATTENTION, 'stage1_attention1_trunk')),
+    ],
+)
+def test_recomputed_maps_with_frozen_parameters(network, frozen):
     """As in a fine-tuning: what is frozen has no gradient, and the others' are as without recomputing."""
-    kept = symbol_torch.SymbolModule(recorded('cru56'), (48, 48), dropout=0.0)
-    again = symbol_torch.SymbolModule(recorded('cru56', memonger=True), (48, 48), 0.0, using_checkpoint=True)
+    kept = symbol_torch.SymbolModule(recorded(network), (48, 48), dropout=0.0)
+    again = symbol_torch.SymbolModule(recorded(network, memonger=True), (48, 48), 0.0, using_checkpoint=True)
     again.load_state_dict(kept.state_dict())
     x, direction = torch.rand((4, 3, 48, 48)), torch.randn((4, kept.size))
     for module in (kept, again):
