@@ -516,7 +516,7 @@ def get_model_place(source):
     if source.tree is not None and not any('get_model' in line for line in source.bare):
         return len(source.bare), '', None
     raise Refusal(
-        '%s: cannot find its get_model(name, **kwargs); add the networks by hand (docs/insightface.md), and name '
+        '%s: cannot find its get_model(name, **kwargs); add the networks by hand (docs/arcface-torch.md), and name '
         'another trainer with --only' % source.path
     )
 

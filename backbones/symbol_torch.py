@@ -11,8 +11,10 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import keyword
 import math
 import os
+import re
 import sys
 import types
 import warnings
@@ -48,7 +50,7 @@ class Value(str):
 
 
 def read_json(path):
-    """Return the nodes of a symbol's JSON; raises ValueError for another file."""
+    """Return the nodes of a symbol's JSON; raises ValueError for another file, and OSError."""
     try:
         with open(path, encoding='utf-8') as file:
             graph = json.load(file)
@@ -69,6 +71,14 @@ def read_json(path):
         raise ValueError(f'{path} is no symbol of one output that MXNet has written: {error!r}')
     if not in_order or not 0 <= head < len(nodes):
         raise ValueError(f'{path} is no symbol that MXNet has written: its nodes are not in order')
+    if nodes[head].op == 'null':
+        raise ValueError(f'{path} is no network: its output is a variable')
+    names = [node.name for node in nodes]
+    for name in names:  # which torch.fx writes into the code that it makes
+        if not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name) or keyword.iskeyword(name) or name == 'self':
+            raise ValueError(f'{path} has a node of the name {name[:60]!r}, which is not one of letters, digits and _')
+    if len(set(names)) < len(names):
+        raise ValueError(f'{path} has two nodes of one name')
     return nodes[: head + 1]
 
 
@@ -298,8 +308,19 @@ TRANSLATIONS = {
     '_MinusScalar': scalar(torch.sub),
     '_mul_scalar': scalar(torch.mul),
     '_MulScalar': scalar(torch.mul),
+    'BlockGrad': plain(torch.detach),
 }
-IDENTITIES = ('_copy', 'identity', 'Cast', 'BlockGrad')
+IDENTITIES = ('_copy', 'identity', 'Cast')
+# {operator: {attribute: the values that the translation knows, the default first}}
+KNOWN_VALUES = {
+    'Convolution': {'layout': ('None', 'NCHW')},
+    'Pooling': {'layout': ('None', 'NCHW'), 'pool_type': ('max', 'avg')},
+    'BatchNorm': {'axis': ('1',), 'output_mean_var': ('False', 'false', '0')},
+    'FullyConnected': {'flatten': ('True', 'true', '1')},
+    'SliceChannel': {'squeeze_axis': ('False', 'false', '0')},
+    'Dropout': {'mode': ('training',), 'axes': ('()', '[]')},
+    '_contrib_BilinearResize2D': {'align_corners': ('True', 'true', '1'), 'mode': ('size',)},
+}
 
 
 # --------------------------------------------------------------------------------------------- the module
@@ -322,7 +343,7 @@ def shape_of(node, key, inputs):
 
 
 class SymbolModule(nn.Module):
-    """A face network from its nodes: images as arcface_torch hands them over, to float32 embeddings.
+    """A face network from its nodes: images as arcface_torch hands them over, to embeddings.
 
     `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
     `using_checkpoint` recomputes the maps between the ends of units in the backward pass; the nodes then have to be
@@ -337,7 +358,7 @@ class SymbolModule(nn.Module):
         self.using_checkpoint = options.pop('using_checkpoint', False)
         wanted = options.pop('channels_last', None)
         self.trunk_type, self.momentum = None, 0.1
-        self._segments, self._macs = [], 0
+        self._segments, self._macs, self.size, self.channels_last = [], 0, 0, False
         self.size = _Assembly(self, nodes, image_shape, dropout).run()
         self.channels_last = not is_narrow(self) if wanted is None else wanted
         if self.channels_last:
@@ -355,7 +376,7 @@ class SymbolModule(nn.Module):
             self._run(self._segments[:-1], values)
         (head,) = self._segments[-1:]
         for name in head.inputs:
-            if values[name].dtype in HALVES:
+            if self.fp16 and values[name].dtype in HALVES:
                 values[name] = values[name].float()
         with self._autocast(x, is_on=False):
             self._run([head], values)
@@ -410,6 +431,7 @@ class Recomputed(torch.autograd.Function):
         return segment.run(module, *tensors[: len(segment.inputs)])
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
         """Return the gradients of the inputs and of the parameters."""
         tensors, count = ctx.saved_tensors, len(ctx.segment.inputs)
@@ -418,6 +440,7 @@ class Recomputed(torch.autograd.Function):
             found = ctx.segment.run(ctx.module, *given)
         sources = [*given, *tensors[count:]]
         wanted = [tensor for tensor in sources if tensor.requires_grad]
+        # An output that depends on nothing but what is frozen has no gradient.
         found, gradients = zip(*[pair for pair in zip(found, gradients) if pair[0].requires_grad])
         of_wanted = iter(torch.autograd.grad(found, wanted, gradients))
         return None, None, *(next(of_wanted) if tensor.requires_grad else None for tensor in sources)
@@ -464,16 +487,23 @@ class _Assembly:
         self.on_meta = {'data': torch.empty((2, 3, *image_shape[:2]), device='meta')}  # {name of a value: tensor}
         self.value = {}  # {(place, output): name of a value, or Attribute}
         self.steps = []  # (name, function, arguments), the arguments being names of values, Attributes and constants
+        self.own, self.momenta = set(), set()  # names of parameters and statistics; of BatchNorms, one for all
 
     def run(self):
-        """Make them; return the size of the embedding."""
+        """Make them; return the size of the embedding. Raises ValueError for what is not known here."""
+        if self.module.using_checkpoint and not any('__force_mirroring__' in node.attrs for node in self.nodes):
+            raise ValueError('the symbol does not say which maps to compute again: it was not built with memonger')
         cut = self._trunk_end()
         bounds = []  # numbers of steps at which a segment ends
         for number, node in enumerate(self.nodes):
             if node.op == 'null':
                 self.value[number, 0] = Value('data') if node.name == 'data' else Attribute(node.name)
             else:
-                self._operator(number, node)
+                try:
+                    self._operator(number, node)
+                except Exception as error:  # of whatever an attribute is that was not to be expected
+                    what = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
+                    raise ValueError(f'{node.name} ({node.op}): {what}')
                 kept = '__force_mirroring__' not in node.attrs and self.module.using_checkpoint
                 if number == cut or kept and number < cut:
                     bounds.append(len(self.steps))
@@ -496,9 +526,12 @@ class _Assembly:
             return
         if node.op not in TRANSLATIONS:
             raise ValueError(
-                f'{node.name}: the operator {node.op} is not known here; in a symbol that tools/export.py writes, '
-                'PReLU, resizing and grouped convolutions are plain'
+                f'the operator {node.op} is not known here; in a symbol that tools/export.py writes, PReLU, resizing '
+                'and grouped convolutions are plain'
             )
+        for key, values in KNOWN_VALUES.get(node.op, {}).items():
+            if node.attrs.get(key, values[0]) not in values:
+                raise ValueError(f'{key}={node.attrs[key]} is not known here')
         inputs = [self.value[entry] for entry in node.inputs]
         self._parameters(node, inputs)
         if node.op == 'FullyConnected' and len(self.on_meta[inputs[0]].shape) > 2:
@@ -507,7 +540,8 @@ class _Assembly:
         if node.op == 'Dropout' and self.dropout is not None:
             attrs = dict(attrs, p=str(self.dropout))
         if node.op == 'BatchNorm':
-            self.module.momentum = 1 - float(attrs.get('momentum', 0.9))
+            self.momenta.add(1 - float(attrs.get('momentum', 0.9)))
+            (self.module.momentum,) = self.momenta
         function, arguments = TRANSLATIONS[node.op](attrs, *inputs)
         name = self._step(node.name, function, arguments)
         self.value[number, 0] = name
@@ -521,8 +555,11 @@ class _Assembly:
         keys = INPUTS.get(node.op, ())
         known = [self._tensor(value) for value in inputs[:1]]
         for key, value in zip(keys, inputs):
-            if not isinstance(value, Attribute) or hasattr(self.module, value):
+            if not isinstance(value, Attribute) or value in self.own:
                 continue
+            if hasattr(self.module, value):
+                raise ValueError(f'no parameter can have the name {value}')
+            self.own.add(value)
             shape = shape_of(node, key, known)
             if key.startswith('moving'):
                 self.module.register_buffer(str(value), torch.full(shape, float(key == 'moving_var')))
@@ -557,6 +594,8 @@ class _Assembly:
 
     def _fold_input(self):
         """Fold the host's normalisation and the network's into one multiplication, or an addition besides."""
+        if len(self.steps) < 2:
+            raise ValueError('that is no network: it has no layers')
         (first, subtract, given), (second, multiply, then) = self.steps[:2]
         if (subtract, given[0], multiply, then[0]) == (torch.sub, 'data', torch.mul, first):
             mean, scale = given[1], then[1]
@@ -601,7 +640,7 @@ class _Assembly:
     def _function(self, steps, inputs, outputs):
         """Return a function of (module, *inputs) that takes the steps, written out by torch.fx."""
         graph = fx.Graph()
-        made = {name: graph.placeholder(name) for name in inputs}
+        made = {name: graph.placeholder(f'v{number}') for number, name in enumerate(inputs)}
 
         def given(value):
             if isinstance(value, Attribute):
@@ -728,18 +767,23 @@ def get_model(name, num_features=512, fp16=False, **_):
     A JSON, and `emb_size` in the name, count more than `num_features`. Raises ValueError, naming what there is.
     """
     network, settings = parsed(name)
-    again = bool(settings.pop('memonger', False))
     options = {
-        'dropout': settings.pop('dropout', None),
+        'dropout': rate(settings.pop('dropout', None)),
         'fp16': fp16,
-        'using_checkpoint': again,
-        'channels_last': settings.pop('channels_last', None),
+        'using_checkpoint': switch('memonger', settings.pop('memonger', False)),
+        'channels_last': switch('channels_last', settings.pop('channels_last', None)),
     }
     weights = settings.pop('pretrained', None)
+    for key in ('fp16', 'using_checkpoint', 'folder', 'row', 'self'):
+        if key in settings:
+            raise ValueError(f'{key} is no setting of a name' + '; config.fp16 says it' * (key == 'fp16'))
     if network.endswith('.json'):
         if settings:
             raise ValueError(f'{", ".join(settings)}: what {network} says cannot be changed')
-        module = SymbolModule(read_json(network), **options)
+        try:
+            module = SymbolModule(read_json(network), **options)
+        except OSError as error:
+            raise ValueError(f'cannot read {network}: {error.strerror}')
     else:
         table = {key: row for key, row in networks().items() if not key.endswith('_imagenet')}
         if network not in table:
@@ -753,16 +797,39 @@ def get_model(name, num_features=512, fp16=False, **_):
     return module
 
 
+def switch(key, value):
+    """Return a setting that is True, False or None; raises ValueError for others, as the word no."""
+    if value is not None and value not in (True, False):
+        raise ValueError(f'{key}={value} is neither True nor False')
+    return value if value is None else bool(value)
+
+
+def rate(value):
+    """Return a rate of Dropout or None; raises ValueError for anything else."""
+    if value is not None and (isinstance(value, (str, bool, tuple)) or not 0 <= value < 1):
+        raise ValueError(f'dropout={value} is no number of at least 0 and below 1')
+    return value
+
+
 def load_weights(module, path):
     """Give a module the weights of a state dict, or of arcface_torch's checkpoint_gpu_0.pt; raises ValueError."""
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
         state = state.get('state_dict_backbone', state)
-        module.load_state_dict(state, strict=True)
+        state = {name[len('module.') * name.startswith('module.') :]: value for name, value in state.items()}
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror}')
     except Exception as error:  # torch.load has many for files that are none
-        raise ValueError(f'{path} has no weights of this network: {error}')
+        raise ValueError(f'{path} is no state dict: {str(error).splitlines()[0] if str(error) else repr(error)}')
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    for name in [*wanted, *shapes]:
+        if shapes.get(name) != wanted.get(name):
+            raise ValueError(
+                f'{path} has not the weights of this network: {name} has the shape {shapes.get(name)} there and '
+                f'{wanted.get(name)} here'
+            )
+    module.load_state_dict(state, strict=True)
 
 
 def functions():

@@ -99,3 +99,27 @@ def test_every_shorter_file_is_refused(tmp_path):
         path.write_bytes(content[:length])
         with pytest.raises(params_file.Malformed):
             params_file.read(str(path))
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        struct.pack('<QQQIii', 0x112, 0, 1, 0xF993FAC9, 0, -1),  # axes
+        struct.pack('<QQQIii', 0x112, 0, 1, 0xF993FAC9, 0, 33) + bytes(33 * 8 + 12),
+        struct.pack('<QQQIiiqiiif', 0x112, 0, 1, 0xF993FAC9, 0, 1, -1, 1, 0, 0, 0),  # numbers
+        struct.pack('<QQQQQ', 0x112, 0, 0, 0, 0)[:24] + struct.pack('<QQ', 1, 1) + b'a',  # a name without an array
+    ],
+)
+def test_numbers_that_cannot_be(tmp_path, content):
+    (tmp_path / 'x').write_bytes(content)
+    with pytest.raises(params_file.Malformed):
+        params_file.read(str(tmp_path / 'x'))
+
+
+def test_names_that_cannot_be(tmp_path):
+    array = struct.pack('<Iiiqiiif', 0xF993FAC9, 0, 1, 1, 1, 0, 0, 0.5)
+    for names in ((b'arg:a', b'arg:a'), (b'arg:a', b'b' * ((1 << 16) + 1))):
+        text = b''.join(struct.pack('<Q', len(name)) + name for name in names)
+        (tmp_path / 'x').write_bytes(struct.pack('<QQQ', 0x112, 0, 2) + 2 * array + struct.pack('<Q', 2) + text)
+        with pytest.raises(params_file.Malformed):
+            params_file.read(str(tmp_path / 'x'))

@@ -145,8 +145,39 @@ def test_a_tensor_that_is_none(tmp_path, tensor):
 
 def test_a_tensor_without_a_name(tmp_path):
     pickled = one_tensor(0, (3,), (1,)).replace(state_dict._text('a'), b'K\x01')
-    with pytest.raises(state_dict.Malformed, match='no tensor with a name'):
+    with pytest.raises(state_dict.Malformed, match='something that has no name'):
         state_dict.read(save(tmp_path / 'x.pt', pickled, _0=np.zeros(6, np.float32)))
+
+
+def test_a_name_that_would_take_ages_to_compare(tmp_path):
+    """A tuple of itself twice, 45 times over, and one that is a hundred thousand deep: C code would hash them."""
+    for name in (b')' + b'2\x86' * 45, b')' + b'\x85' * 100_000):
+        for opened, closed in ((b'}', b'Ns.'), (b'}(', b'Nu.'), (b'ccollections\nOrderedDict\n)R', b'Ns.')):
+            with pytest.raises(state_dict.Malformed, match='something that has no name'):
+                state_dict.read(save(tmp_path / 'x.pt', b'\x80\x02' + opened + name + closed))
+        for pickled in (b'(' + name + b'Nd.', b'\x8f(' + name + b'\x90.', b'(' + name + b'\x91.'):
+            with pytest.raises(state_dict.Malformed):
+                state_dict.read(save(tmp_path / 'x.pt', b'\x80\x04' + pickled))
+
+
+def test_numbers_of_a_machine_that_is_big_endian(tmp_path):
+    values = np.arange(6, dtype='>f4')
+    path = save(tmp_path / 'x.pt', one_tensor(0, (6,), (1,)), _0=values)
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr('x/byteorder', b'big')
+    np.testing.assert_array_equal(state_dict.read(path)['a'], np.arange(6))
+
+
+def test_the_backbone_of_a_checkpoint_of_all_states(tmp_path):
+    """arcface_torch's checkpoint_gpu_0.pt; and a name that begins like those of DataParallel by chance."""
+    pickled = one_tensor(0, (6,), (1,))
+    inner = pickled[2:-1].replace(state_dict._text('a') + b'c', state_dict._text('module.a') + b'c')
+    other = inner.replace(state_dict._text('module.a'), state_dict._text('b'))
+    both = b'}(' + inner[1:-1] + other[1:-1] + b'u'
+    for content, names in ((inner, ['a']), (both, ['module.a', 'b'])):
+        wrapped = b'\x80\x02}(' + state_dict._text('epoch') + b'K\x01' + state_dict._text('state_dict_backbone')
+        path = save(tmp_path / 'x.pt', wrapped + content + b'u.', _0=np.ones(6, np.float32))
+        assert list(state_dict.read(path)) == names
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,95 @@ def test_what_is_no_symbol_is_refused(tmp_path, content):
         symbol_torch.read_json(str(tmp_path / 'x.json'))
 
 
+def changed_json(tmp_path, change):
+    """Return the path of a plain JSON of a narrow cru56 to which `change` was done, {name: node}."""
+    graph = json.loads(build('cru56', **{**PLAIN, **small('cru56')}).tojson())
+    change({node['name']: node for node in graph['nodes']}, graph)
+    with open(str(tmp_path / 'x.json'), 'w') as file:
+        json.dump(graph, file)
+    return str(tmp_path / 'x.json')
+
+
+@pytest.mark.parametrize(
+    'node, name',
+    [
+        ('dropout0', "d=__import__('os').system('touch made')"),
+        ('conv0_weight', 'w")if getattr(__import__("os"),"system")("touch made")else getattr(self, "w'),
+        ('conv0_weight', 'conv0.weight'),
+        ('conv0', 'lambda'),
+        ('conv0_weight', 'self'),
+        ('conv0_weight', 'bn0_gamma'),
+        ('conv0_weight', 'momentum'),
+        ('conv0_weight', 'size'),
+        ('conv0_weight', 'forward'),
+    ],
+)
+def test_no_name_in_a_json_is_executed(node, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def rename(nodes, graph):
+        nodes[node]['name'] = name
+
+    path = changed_json(tmp_path, rename)
+    with pytest.raises(ValueError, match='of the name|of one name|can have the name'):
+        symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48))(torch.zeros(1, 3, 48, 48))
+    assert os.listdir('.') == ['x.json']
+
+
+@pytest.mark.parametrize(
+    'node, attrs, words',
+    [
+        ('conv0', {'layout': 'NHWC'}, r'conv0 \(Convolution\): layout=NHWC is not known here'),
+        ('bn0', {'axis': '3'}, r'bn0 \(BatchNorm\): axis=3'),
+        ('bn0', {'momentum': '0.5'}, r'\(BatchNorm\): too many values'),
+        ('relu0', {'act_type': 'rrelu'}, r"relu0 \(LeakyReLU\): KeyError: 'rrelu'"),
+        ('conv0', {'num_filter': '0'}, r'conv0 \(Convolution\): '),
+        ('conv0', {'num_filter': '1e99'}, r'conv0 \(Convolution\): '),
+        ('pre_fc1', {'flatten': 'False'}, r'flatten=False'),
+        ('dropout0', {'mode': 'always'}, r'mode=always'),
+    ],
+)
+def test_what_a_json_says_and_is_not_known_here_is_refused(node, attrs, words, tmp_path):
+    path = changed_json(tmp_path, lambda nodes, graph: nodes[node]['attrs'].update(attrs))
+    with pytest.raises(ValueError, match=words):
+        symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48))
+
+
+def test_a_json_without_layers_or_marks(tmp_path):
+    path = changed_json(tmp_path, lambda nodes, graph: graph.update(heads=[[0, 0, 0]]))
+    with pytest.raises(ValueError, match='is no network: its output is a variable'):
+        symbol_torch.read_json(path)
+    path = changed_json(tmp_path, lambda nodes, graph: graph.update(heads=[[1, 0, 0]]))
+    with pytest.raises(ValueError, match='has no layers'):
+        symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48))
+    path = changed_json(tmp_path, lambda nodes, graph: None)
+    with pytest.raises(ValueError, match='was not built with memonger'):
+        symbol_torch.get_model(f'{path}:memonger=True')
+
+
+def test_a_module_in_16_bits_throughout():
+    """Without fp16, its type is the user's: half() computes the head in 16 bits, too."""
+    module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48)).bfloat16().eval()
+    assert module(torch.zeros((2, 3, 48, 48), dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('network', ('cru56', 'att56'))
+def test_recomputed_maps_in_16_bits(network):
+    """The gradients of the trunk in bfloat16 with recomputed maps are those without."""
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        module = symbol_torch.SymbolModule(
+            recorded(network, memonger=again), (48, 48), 0.0, using_checkpoint=again, fp16=True
+        )
+        x = torch.rand((4, 3, 48, 48), generator=torch.Generator().manual_seed(0))
+        (module(x) * torch.linspace(-1, 1, 4 * module.size).reshape(4, -1)).sum().backward()
+        found.append({name: parameter.grad for name, parameter in module.named_parameters()})
+    for name, gradient in found[0].items():
+        if name.endswith('_weight'):
+            assert torch.cosine_similarity(gradient.flatten(), found[1][name].flatten(), 0) > 0.999, name
+
+
 def test_recording_leaves_everything_as_it_was():
     import sys
 
@@ -444,7 +533,8 @@ def test_weights_to_start_from(tmp_path):
     folder = tmp_path / 'C: drive'
     folder.mkdir()
     torch.save(state, str(tmp_path / 'model.pt'))
-    torch.save({'epoch': 1, 'state_dict_backbone': state}, str(tmp_path / 'checkpoint_gpu_0.pt'))
+    parallel = {f'module.{key}': value for key, value in state.items()}
+    torch.save({'epoch': 1, 'state_dict_backbone': parallel}, str(tmp_path / 'checkpoint_gpu_0.pt'))
     build('cru56', **{**PLAIN, 'net_multiplier': 0.125, 'emb_size': 24}).save(str(folder / 'x-symbol.json'))
     for name in (
         f'{TINY},pretrained={tmp_path}/model.pt',
@@ -470,8 +560,11 @@ def test_weights_that_are_none(tmp_path, content):
         torch.save({'a': print}, str(path))
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r'x\.pt has no weights of this network'):
+    with pytest.raises(
+        ValueError, match=r'x\.pt (is no state dict|has not the weights of this network: \w+ has)'
+    ) as error:
         symbol_torch.get_model(f'{TINY},pretrained={path}')
+    assert len(str(error.value)) < 400 and str(error.value).count('\n') == 0
     with pytest.raises(ValueError, match=r'cannot read .*nowhere\.pt: No such file'):
         symbol_torch.get_model(f'{TINY},pretrained={tmp_path}/nowhere.pt')
 
@@ -491,6 +584,15 @@ def test_functions_of_the_first_arcface_torch():
         ('cru56:width', "'width' is not SETTING=VALUE"),
         ('cru56:net_multiplier=-1', 'net_multiplier=-1 is not legal'),
         ('cru56:colour=1', 'colour is not a setting'),
+        ('cru56:memonger=no', 'memonger=no is neither True nor False'),
+        ('cru56:channels_last=7', 'channels_last=7 is neither True nor False'),
+        ('cru56:dropout=abc', 'dropout=abc is no number'),
+        ('cru56:dropout=1', 'dropout=1 is no number of at least 0 and below 1'),
+        ('cru56:dropout=True', 'dropout=True is no number'),
+        ('cru56:fp16=True', 'fp16 is no setting of a name; config.fp16 says it'),
+        ('cru56:self=1', 'self is no setting of a name'),
+        ('cru56:using_checkpoint=True', 'using_checkpoint is no setting of a name'),
+        ('nowhere.json', 'cannot read nowhere.json: No such file'),
     ],
 )
 def test_get_model_names_what_there_is(name, words):
@@ -500,7 +602,7 @@ def test_get_model_names_what_there_is(name, words):
 
 
 def test_copied_by_hand_into_the_hosts_folder(tmp_path):
-    """As docs/gpu.md has it: one folder, no config, no MXNet."""
+    """As docs/arcface-torch.md has it: one folder, no config, no MXNet."""
     import shutil
     import subprocess
     import sys

@@ -195,7 +195,7 @@ def test_a_network_that_is_no_longer_shipped_goes(host, monkeypatch):
 
 
 def put_in_by_hand(host):
-    """Do what docs/insightface.md says."""
+    """Do what docs/arcface-torch.md says."""
     os.mkdir(os.path.join(host, 'backbones', 'crunet'))
     files = patcher.load_torch_modules(patcher.load_modules(patcher.load_networks()))
     for name, content in files.items():

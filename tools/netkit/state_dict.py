@@ -6,7 +6,6 @@ Nothing in a file is executed. The format, that of `torch.save` since PyTorch 1.
 torch.FloatStorage, KEY, device, count). Numbers are little-endian, unless `NAME/byteorder` says otherwise.
 """
 
-import collections
 import io
 import pickle
 import struct
@@ -46,8 +45,22 @@ class _Storage:
         self.name = name
 
 
-class _Unpickler(pickle.Unpickler):
+class _Named(dict):
+    """A dict of a state dict: its keys are texts, of which none takes long to compare."""
+
+    def __init__(self):
+        super().__init__()
+
+    def __setitem__(self, key, value):
+        if not isinstance(key, str):
+            raise Malformed('it holds something that has no name')
+        super().__setitem__(key, value)
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts of its own
     """Reads `data.pkl`: of all the names that a pickle can call, it knows three, and none of them does anything."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, content, storage):
         super().__init__(io.BytesIO(content))
@@ -56,7 +69,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         """Return what a name stands for; raises Malformed for any other than those of a state dict."""
         known = {
-            ('collections', 'OrderedDict'): collections.OrderedDict,
+            ('collections', 'OrderedDict'): _Named,
             ('torch._utils', '_rebuild_tensor_v2'): _tensor,
             ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
         }
@@ -65,6 +78,16 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in known:
             raise Malformed(f'it wants {module}.{name}, which no state dict needs')
         return known[module, name]
+
+    def load_empty_dictionary(self):
+        """Put an empty dict on the stack."""
+        self.stack.append(_Named())  # type: ignore[attr-defined]
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+    for _other in (pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):  # made by hashing what is on it
+        del dispatch[_other[0]]
+    for _other in (pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ):
+        del dispatch[_other[0]]
 
 
 def _tensor(storage, offset, size, stride, *_):
@@ -128,8 +151,8 @@ def _arrays(found):
     if not isinstance(found, dict) or not found:
         raise Malformed('it holds no state dict')
     for name, array in found.items():
-        if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise Malformed(f'it holds {name!r}, which is no tensor with a name')
+        if not isinstance(array, np.ndarray):
+            raise Malformed(f'it holds {name[:60]!r}, which is no tensor')
     is_parallel = all(name.startswith(PARALLEL) for name in found)
     return {name[len(PARALLEL) * is_parallel :]: array for name, array in found.items()}
 
