@@ -191,8 +191,8 @@ TORCH_CONFIG = """\
 from easydict import EasyDict as edict
 
 config = edict()
-# Settings may follow the name: '{network}:memonger=True' keeps a third of the feature maps or less and takes twice the
-# time; '{network}:dropout=0.0' (0.4 otherwise); '{network}:pretrained=model.pt' starts from these weights.
+# Settings may follow the name: '{network}:memonger=True' keeps a third of the feature maps or less, in longer steps;
+# '{network}:dropout=0.0' (0.4 otherwise); '{network}:pretrained=model.pt' starts from these weights.
 config.network = '{network}'
 config.embedding_size = 512{published}
 config.margin_list = (1.0, 0.5, 0.0)
