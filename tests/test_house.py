@@ -34,7 +34,7 @@ LAYERS = {
     'evaluation': ('_mxnet', 'errors', 'files', 'graph', 'published', 'networks', 'checkpoints', 'data', 'targets'),
     'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data', 'evaluation'),
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
-    'bench': ('_mxnet', 'errors', 'graph', 'networks', 'deploy', 'data', 'gluoncv2', 'drawing'),
+    'bench': ('netkit', '_mxnet', 'errors', 'graph', 'networks', 'deploy', 'data', 'gluoncv2', 'drawing'),
     'gpu': ('netkit', 'data', 'evaluation'),
 }
 PROGRAMS = sorted(glob.glob(os.path.join(TOOLS, '*.py')))
