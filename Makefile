@@ -4,7 +4,7 @@
 # make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
-# make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; two minutes)
+# make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; three minutes)
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
