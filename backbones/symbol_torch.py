@@ -352,15 +352,16 @@ class SymbolModule(nn.Module):
     wherever it was measured (docs/cpu-speed.md, docs/gpu.md); by default it is chosen unless `is_narrow`.
     """
 
-    def __init__(self, nodes, image_shape=(112, 112), dropout=None, **options):
+    def __init__(  # noqa: PLR0913
+        self, nodes, image_shape=(112, 112), dropout=None, *, fp16=False, using_checkpoint=False, channels_last=None
+    ):
         super().__init__()
-        self.fp16 = options.pop('fp16', False)
-        self.using_checkpoint = options.pop('using_checkpoint', False)
-        wanted = options.pop('channels_last', None)
+        self.fp16, self.using_checkpoint, self.channels_last = fp16, using_checkpoint, channels_last
         self.trunk_type, self.momentum = None, 0.1
-        self._segments, self._macs, self.size, self.channels_last = [], 0, 0, False
+        self._segments, self._macs, self.size = [], 0, None  # there before a parameter could take their names
         self.size = _Assembly(self, nodes, image_shape, dropout).run()
-        self.channels_last = not is_narrow(self) if wanted is None else wanted
+        if channels_last is None:
+            self.channels_last = not is_narrow(self)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
@@ -729,7 +730,7 @@ def parsed(text):
     """Return (name, {setting: value}) of `NAME` or `NAME:SETTING=VALUE,…`; raises ValueError."""
     name, settings = split(text)
     found = {}
-    for part in filter(None, settings.split(',')):
+    for part in filter(None, re.split(r',(?![^(]*\))', settings)):  # not at the commas of (64,64,3)
         key, equals, value = part.partition('=')
         if not equals:
             raise ValueError(f'{part!r} is not SETTING=VALUE, in {text!r}')

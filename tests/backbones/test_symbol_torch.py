@@ -14,7 +14,7 @@ import symbol_torch  # noqa: E402  it wants PyTorch
 import config as host  # noqa: E402
 from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PLAIN, ROOT, bind  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
-from netkit.networks import build, builder, settings_of  # noqa: E402
+from netkit.networks import build, builder, parse, settings_of  # noqa: E402
 
 SYMBOLS = os.path.join(ROOT, 'symbols')
 TINY = 'cru56:net_multiplier=0.125'
@@ -524,6 +524,15 @@ def test_the_layout_is_channels_last():
     for module, layout in ((plain, torch.contiguous_format), (last, torch.channels_last)):
         assert module.stage1_unit1_conv2_weight.is_contiguous(memory_format=layout)
         assert module.stage1_unit2_conv2_weight.is_contiguous(memory_format=layout)
+
+
+def test_a_setting_of_several_numbers():
+    """As the tools take it, netkit.networks.parse."""
+    name = TINY + ',net_std=(58.0,57.0,57.5),dropout=0.0'
+    assert symbol_torch.parsed(name)[1]['net_std'] == parse(name)[1]['net_std'] == (58.0, 57.0, 57.5)
+    assert symbol_torch.parsed(name)[1]['dropout'] == 0.0
+    with pytest.raises(TypeError, match='fp17'):
+        symbol_torch.SymbolModule(recorded('cru56'), (48, 48), fp17=True)
 
 
 def test_weights_to_start_from(tmp_path):

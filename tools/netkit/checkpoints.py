@@ -83,14 +83,19 @@ def save_state_dict(path, symbol, parameters):
         raise UserError(f'{os.path.basename(path)} could not be written whole; is the disk full?')
 
 
-def load_arrays(path):
-    """Return the arrays of a .params file, {name: array}; raises UserError, also for arrays without names."""
+def read_with(reader, path, kind):
+    """Return what `reader`, a function of a path, reads; raises UserError for what is no file of that `kind`."""
     try:
-        arrays = params_file.read(path)
+        return reader(path)
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}')
     except ValueError as error:
-        raise UserError(f'{path} is not readable as an MXNet .params file: {error}; is it whole?')
+        raise UserError(f'{path} is not readable as {kind}: {error}; is it whole?')
+
+
+def load_arrays(path):
+    """Return the arrays of a .params file, {name: array}; raises UserError, also for arrays without names."""
+    arrays = read_with(params_file.read, path, 'an MXNet .params file')
     if not isinstance(arrays, dict):
         raise UserError(f'{path} holds no names')
     return arrays
@@ -116,12 +121,7 @@ def load_parameters(path):
 
 def load_state_dict(path):
     """Return the tensors of a state dict as {name: float32 array}; raises UserError."""
-    try:
-        arrays = state_dict.read(path)
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}')
-    except ValueError as error:
-        raise UserError(f'{path} is not readable as a state dict of PyTorch: {error}; is it whole?')
+    arrays = read_with(state_dict.read, path, 'a state dict of PyTorch')
     return {name: values.astype(np.float32, copy=False) for name, values in arrays.items()}
 
 
