@@ -49,6 +49,10 @@ class Settings(NamedTuple):
     net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or matrix products ('matrix', faster on a CPU)
     net_groups: str = 'merged'  # grouped convolutions: unchanged ('op'), or merged to the width of a CPU vector
     net_unit: int = IMPROVED
+    net_origin: str = (
+        'paper'  # where the authors' released code departs from the paper, compute as 'paper' or 'release'
+    )
+    net_bn_eps: float = BN_EPS  # of all BatchNorms but the head's, which has the host's
     net_input: int = 1  # 0: 7x7/2 stem, 1: face stem, 2: face stem after a BN of the data
     net_output: str = 'E'  # a key of HEADS
     net_mean: object = 127.5  # subtracted from raw RGB: one number, or one per channel
@@ -119,6 +123,22 @@ def choose(key, value, choices):
     return choices[value] if isinstance(choices, dict) else value
 
 
+def is_release(layers, num_layers, released):
+    """Tell whether a network computes what its authors' released code computes (`net_origin`).
+
+    `released` are the depths that they released a definition of; raises SettingError for another.
+    """
+    if layers.settings.net_origin == 'paper':
+        return False
+    if num_layers not in released:
+        known = 'they released %s' % ', '.join(map(str, released)) if released else 'they released none'
+        raise SettingError(
+            "net_origin='release' is not known with num_layers=%r: its authors released no definition of this network "
+            '(%s)' % (num_layers, known)
+        )
+    return True
+
+
 def checked(settings):
     """Return `settings` if all values are legal; else raise SettingError, naming key, value and choices."""
 
@@ -136,6 +156,7 @@ def checked(settings):
     choose('net_resize', settings.net_resize, ('op', 'matrix'))
     choose('net_groups', settings.net_groups, ('op', 'merged'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
+    choose('net_origin', settings.net_origin, ('paper', 'release'))
     choose('net_input', settings.net_input, (0, 1, 2))
     choose('net_output', settings.net_output, tuple(HEADS))
     # Configs write switches as 0/1 or as False/True.
@@ -144,6 +165,7 @@ def checked(settings):
     require('emb_size', lambda n: n == int(n) and n > 0, 'a whole number above 0')
     require('workspace', lambda n: n == int(n) and n > 0, 'a whole number of MiB above 0')
     require('bn_mom', lambda m: 0 <= m < 1, 'at least 0 and below 1')
+    require('net_bn_eps', lambda eps: 0 < eps < 1, 'above 0 and below 1')
     require('net_multiplier', lambda m: 0 < m < 100, 'above 0 (and below 100)')
     require('net_mean', lambda mean: all(abs(part) < 1e6 for part in per_channel(mean)), 'a number or three')
     require('net_std', lambda std: all(0 < part < 1e6 for part in per_channel(std)), 'a number above 0 or three')
@@ -236,23 +258,25 @@ class Layers:
         weight = mx.sym.reshape(
             weight, shape=(conv.num_group // count, count, channels, 1, channels, taps), name=name + '_groups'
         )
-        own = mx.sym._internal._eye(N=count, dtype=self._trunk_type, name=name + '_eye')
+        own = mx.sym.reshape(weight, shape=(-1,), name=name + '_row')
+        own = mx.sym.slice_axis(own, axis=0, begin=0, end=count, name=name + '_some')
+        own = mx.sym.diag(mx.sym.ones_like(own, name=name + '_ones'), name=name + '_eye')  # `eye` has a fixed dtype
         own = mx.sym.reshape(own, shape=(1, count, 1, count, 1, 1), name=name + '_own')
         weight = mx.sym.broadcast_mul(weight, own, name=name + '_blocks')
         return mx.sym.reshape(
             weight, shape=(conv.num_filter, channels * count) + (conv.kernel,) * 2, name=name + '_merged'
         )
 
-    def norm(self, data, name, fix_gamma=False):
-        """BatchNorm."""
+    def norm(self, data, name, fix_gamma=False, eps=None):
+        """BatchNorm; `eps` is net_bn_eps where nothing else is said."""
         # cuDNN's BatchNorm updates the moving statistics in the forward pass, so twice where that is recomputed;
         # MXNet's own updates them in the backward pass.
         once = {'cudnn_off': True} if self.settings.memonger else {}
-        return data._replace(
-            symbol=mx.sym.BatchNorm(
-                data=data.symbol, fix_gamma=fix_gamma, eps=BN_EPS, momentum=self.settings.bn_mom, name=name, **once
-            )
+        eps = eps or self.settings.net_bn_eps
+        symbol = mx.sym.BatchNorm(
+            data=data.symbol, fix_gamma=fix_gamma, eps=eps, momentum=self.settings.bn_mom, name=name, **once
         )
+        return data._replace(symbol=symbol)
 
     def act(self, data, name):
         """Apply the activation `net_act`.
@@ -321,10 +345,19 @@ class Layers:
         """Sigmoid."""
         return data._replace(symbol=mx.sym.Activation(data=data.symbol, act_type='sigmoid', name=name))
 
-    def pool(self, data, name):
-        """Max pooling 3x3, stride 2."""
-        symbol = mx.sym.Pooling(data=data.symbol, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type='max', name=name)
-        return data._replace(symbol=symbol, size=halved(data.size))
+    def pool(self, data, name, padded=True):
+        """Max pooling 3x3, stride 2; `padded` by 1, or else as Caffe has it, with windows that begin in the corner."""
+        if padded:
+            where, size = {'pad': (1, 1)}, halved(data.size)
+        else:
+            where, size = {'pad': (0, 0), 'pooling_convention': 'full'}, tuple(side // 2 for side in data.size)
+            if min(data.size) < 3:
+                raise SettingError(
+                    "image_shape=%r is too small for the max poolings of net_origin='release'"
+                    % (tuple(self.settings.image_shape),)
+                )
+        symbol = mx.sym.Pooling(data=data.symbol, kernel=(3, 3), stride=(2, 2), pool_type='max', name=name, **where)
+        return data._replace(symbol=symbol, size=size)
 
     def global_pool(self, data, name):
         """Global average pooling."""
@@ -493,11 +526,12 @@ def per_channel(value):
     return float(red), float(green), float(blue)
 
 
-def stem(layers, max_pool=True):
+def stem(layers, max_pool=True, padded=True):
     """Build the layers before the first stage; return their FeatureMap and the stride of the first stage.
 
     The face stem, C(3,64)-BN-A, keeps the image's size, and the first stage has stride 2. The ImageNet stem
-    (`net_input` 0), C(7,64,2)-BN-A, halves it, and so does `max_pool`; then the first stage has stride 1.
+    (`net_input` 0), C(7,64,2)-BN-A, halves it, and so does `max_pool`, `padded` or not (see `Layers.pool`); then the
+    first stage has stride 1.
     """
     settings = layers.settings
     data = FeatureMap(mx.sym.Variable('data'), 3, tuple(settings.image_shape[:2]))
@@ -508,7 +542,7 @@ def stem(layers, max_pool=True):
     conv = Conv(layers.width(64), 7, 2) if imagenet else Conv(layers.width(64), 3)
     data = layers.norm_act(layers.conv(data, conv, 'conv0'), 'bn0', 'relu0')
     if imagenet and max_pool:
-        return layers.pool(data, 'pool0'), 1
+        return layers.pool(data, 'pool0', padded), 1
     return data, 2
 
 
@@ -565,7 +599,7 @@ def _depthwise(layers, data):
         workspace=layers.settings.workspace,
         name='conv_6dw7_7_conv2d',
     )
-    return layers.norm(FeatureMap(symbol, data.channels, (1, 1)), 'conv_6dw7_7_batchnorm')
+    return layers.norm(FeatureMap(symbol, data.channels, (1, 1)), 'conv_6dw7_7_batchnorm', eps=BN_EPS)
 
 
 def _dropout(layers, data):
@@ -573,7 +607,7 @@ def _dropout(layers, data):
 
 
 HEAD_LAYERS = {
-    'bn': lambda layers, data: layers.norm(data, 'bn1'),
+    'bn': lambda layers, data: layers.norm(data, 'bn1', eps=BN_EPS),
     'act': lambda layers, data: layers.act(data, 'relu1'),
     'pool': lambda layers, data: layers.global_pool(data, 'pool1'),
     'depthwise': _depthwise,
@@ -590,8 +624,9 @@ def head(layers, data, open_end):
     form = HEADS[settings.net_output]
     if settings.fp16:
         data = data._replace(symbol=mx.sym.Cast(data.symbol, dtype='float32', name='to_float32'))
-    closing = ('bn', 'act') if open_end and settings.net_output == 'C' else ()
-    for layer in closing + form.before:
+    if open_end and settings.net_output == 'C':
+        data = layers.norm_act(data, 'bn1', 'relu1')
+    for layer in form.before:
         data = HEAD_LAYERS[layer](layers, data)
     if not form.has_fc:
         return mx.sym.Flatten(data.symbol, name='fc1')

@@ -17,6 +17,7 @@ from face_blocks import (
     changes_shape,
     choose,
     head,
+    is_release,
     is_sum,
     project,
     read_config,
@@ -89,6 +90,7 @@ def build(num_layers, **settings):
     """
     stages = choose('num_layers', num_layers, STAGES)
     layers = Layers(**settings)
+    is_release(layers, num_layers, released=())  # for `net_origin`, of which there is one
     data, stride = stem(layers)
     for stage_number, stage in enumerate(stages, 1):
         stage = stage._replace(

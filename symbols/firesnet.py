@@ -1,9 +1,11 @@
-"""iResNet: residual networks with a clean path for the signal.
+"""iResNet, iResGroup and iResGroupFix: residual networks with a clean path for the signal.
 
 Duta, Liu, Zhu, Shao: "Improved Residual Networks for Image and Video Recognition", 2020, arXiv 2004.04989. The
 unit is this network's contribution, so the face form keeps it and changes only stem, activation and head;
 `net_unit` does not apply.
 """
+
+from typing import NamedTuple, Tuple
 
 from face_blocks import (
     POST_ACTIVATION,
@@ -15,6 +17,7 @@ from face_blocks import (
     choose,
     enter_branch,
     head,
+    is_release,
     is_sum,
     project,
     read_config,
@@ -22,51 +25,116 @@ from face_blocks import (
     stem,
 )
 
-NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages; K is a quarter of it
+# Units of each stage (paper, table 1; 18, 34 and 1001: the authors' code).
+UNITS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    302: (4, 34, 58, 4),
+    404: (4, 46, 80, 4),
+    1001: (4, 155, 170, 4),
+}
 
-# Units of each stage (paper, table 1).
-UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+class Kind(NamedTuple):
+    """The four stages of a kind of network."""
+
+    num_filter: Tuple[int, ...]  # width of the units' output
+    width: Tuple[int, ...]  # K, width of the units' inner convolutions; of a basic unit, its output's
+    depths: Tuple[int, ...]
+    num_group: Tuple[int, ...] = (1, 1, 1, 1)  # of the 3x3 convolutions
+    is_basic: bool = False  # two 3x3 convolutions in place of a bottleneck
 
 
-def start_unit(layers, data, convs, name):
-    """Build the first unit of a stage: C-BN-A-C-BN-A-C-BN plus the improved shortcut, nothing after the addition.
+BASIC = Kind((64, 128, 256, 512), (64, 128, 256, 512), depths=(18, 34), is_basic=True)
+BOTTLENECKS = Kind((256, 512, 1024, 2048), (64, 128, 256, 512), depths=(50, 101, 152, 200, 302, 404, 1001))
+GROUPED = Kind((128, 256, 512, 1024), (256, 512, 1024, 2048), depths=(50, 101, 152))
+# {num_group: kinds of network}
+KINDS = {
+    1: (BASIC, BOTTLENECKS),
+    64: (GROUPED._replace(num_group=(64,) * 4),),  # iResGroupFix
+    (8, 16, 32, 64): (GROUPED._replace(num_group=(8, 16, 32, 64)),),  # iResGroup
+}
+
+
+class Stage(NamedTuple):
+    """What the units of a stage have in common."""
+
+    num_filter: int  # of the output
+    width: int  # K
+    num_group: int
+    is_basic: bool
+    is_release: bool  # see `middle_unit`
+
+    def convs(self, stride=1):
+        """Return the convolutions of a unit."""
+        if self.is_basic:
+            return Conv(self.num_filter, 3, stride), Conv(self.num_filter, 3)
+        return bottleneck(self.width, self.num_filter, stride, self.num_group)
+
+
+def start_unit(layers, data, stage, stride, name):
+    """Build the first unit of a stage: C-BN-A-…-C-BN plus the improved shortcut, nothing after the addition.
 
     The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which sees every position,
-    before the 1x1 projection; a strided 1x1 convolution would skip three of four.
+    before the 1x1 projection; a strided 1x1 convolution would skip three of four. Where the width stays the same, as in
+    the first stage of basic units, there is no projection.
     """
     shortcut = layers.pool(data, name + '_shortcut_pool')
-    shortcut = project(layers, shortcut, Conv(convs[-1].num_filter), POST_ACTIVATION, name + '_shortcut')
-    return add_branch(layers, data, shortcut, convs, POST_ACTIVATION, name)
+    if data.channels != stage.num_filter:
+        shortcut = project(layers, shortcut, Conv(stage.num_filter), POST_ACTIVATION, name + '_shortcut')
+    return add_branch(layers, data, shortcut, stage.convs(stride), POST_ACTIVATION, name)
 
 
-def middle_unit(layers, data, convs, name, after_start=False):
-    """Build a pre-activation unit; the one `after_start` omits its first BN, since the start unit ended with one."""
-    entry = layers.act(data, name + '_relu1') if after_start else enter_branch(layers, data, PRE_ACTIVATION, name)
-    return add_branch(layers, entry, data, convs, PRE_ACTIVATION, name)
+def middle_unit(layers, data, stage, name, after_start=False):
+    """Build a pre-activation unit; the one `after_start` omits its first BN, since the start unit ended with one.
+
+    There the released code departs from the paper: its activation works in place, so it is the activated input that is
+    added in the end.
+    """
+    if not after_start:
+        return add_branch(
+            layers, enter_branch(layers, data, PRE_ACTIVATION, name), data, stage.convs(), PRE_ACTIVATION, name
+        )
+    entry = layers.act(data, name + '_relu1')
+    return add_branch(layers, entry, entry if stage.is_release else data, stage.convs(), PRE_ACTIVATION, name)
 
 
-def end_unit(layers, data, convs, name):
+def end_unit(layers, data, stage, name, after_start=False):
     """Build the last unit of a stage: a middle unit with BN-A after the addition."""
-    return layers.norm_act(middle_unit(layers, data, convs, name), name + '_bn', name + '_relu')
+    data = middle_unit(layers, data, stage, name, after_start)
+    return layers.norm_act(data, name + '_bn', name + '_relu')
 
 
-def build(num_layers, **settings):
+def kind_of(num_layers, num_group):
+    """Return the Kind of network; raises SettingError for one that is not defined."""
+    kinds = choose('num_group', num_group, KINDS)
+    return choose('num_layers', num_layers, {depth: kind for kind in kinds for depth in kind.depths})
+
+
+def build(num_layers, num_group=1, **settings):
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
-    `num_layers` is a key of UNITS; `settings` are the fields of `face_blocks.Settings`, whose defaults are
-    the face form. Raises SettingError for a value that is not defined.
+    `num_layers` is a key of UNITS; `num_group` is 1, 64 for iResGroupFix or, by stage, (8, 16, 32, 64) for iResGroup;
+    `settings` are the fields of `face_blocks.Settings`, whose defaults are the face form. Raises SettingError for a
+    value that is not defined.
     """
-    stages = choose('num_layers', num_layers, UNITS)
+    kind = kind_of(num_layers, num_group)
     layers = Layers(**settings)
+    release = is_release(layers, num_layers, kind.depths)
     data, stride = stem(layers, max_pool=False)
-    for stage, (units, num_filter) in enumerate(zip(stages, NUM_FILTER), 1):
-        name = 'stage%d_unit' % stage + '%d'
-        width, num_filter = layers.width(num_filter // 4), layers.width(num_filter)
-        data = start_unit(layers, data, bottleneck(width, num_filter, stride), name % 1)
-        convs = bottleneck(width, num_filter, 1)
+    for number, units in enumerate(UNITS[num_layers]):
+        groups = kind.num_group[number]
+        num_filter, width = layers.width(kind.num_filter[number]), layers.width(kind.width[number], groups)
+        stage = Stage(num_filter, width, groups, kind.is_basic, release)
+        name = 'stage%d_unit' % (number + 1) + '%d'
+        data = start_unit(layers, data, stage, stride, name % 1)
         for unit in range(2, units):
-            data = middle_unit(layers, data, convs, name % unit, after_start=unit == 2)
-        data = end_unit(layers, data, convs, name % units)
+            data = middle_unit(layers, data, stage, name % unit, after_start=unit == 2)
+        data = end_unit(layers, data, stage, name % units, after_start=units == 2)
     recompute(layers, data, kept=is_sum)
     return head(layers, data, open_end=False)
 

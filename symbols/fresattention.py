@@ -21,6 +21,7 @@ from face_blocks import (
     conv_chain,
     enter_branch,
     head,
+    is_release,
     is_sum,
     project,
     read_config,
@@ -51,6 +52,8 @@ DEPTHS = {
     236: Depth((5, 6, 7)),
     452: Depth((5, 6, 7), p=2, t=4, r=3),
 }
+# Of which the authors released a definition, for Caffe: its max poolings have no padding.
+RELEASED = (56, 92)
 # {groups of the 3x3 convolution: output width / K}: bottlenecks, and the ResNeXt units of AttentionNeXt.
 WIDTH_DIVISOR = {1: 4, 32: 2}
 
@@ -68,6 +71,7 @@ class Attention(NamedTuple):
 
     widths: Widths
     poolings: int  # in the mask
+    padded: bool  # its poolings
     depth: Depth
     up: str  # the reading of the mask's way up, see `soft_mask`
 
@@ -107,7 +111,7 @@ def soft_mask(layers, data, trunk, attention, name):
     """
     widths, count, levels = attention.widths, attention.depth.r, [data]
     for level in range(1, attention.poolings + 1):
-        data = layers.pool(data, '%s_down%d_pool' % (name, level))
+        data = layers.pool(data, '%s_down%d_pool' % (name, level), attention.padded)
         data = units(layers, data, widths, count, '%s_down%d_unit' % (name, level))
         levels.append(data)
     for level in range(attention.poolings, 0, -1):
@@ -161,13 +165,14 @@ def build(num_layers, num_group=1, net_mask_up='dense', **settings):
     divisor = choose('num_group', num_group, WIDTH_DIVISOR)
     up = choose('net_mask_up', net_mask_up, ('dense', 'paper'))
     layers = Layers(**settings)
-    data, stride = stem(layers)
+    padded = not is_release(layers, num_layers, RELEASED)
+    data, stride = stem(layers, padded=padded)
     for stage, num_filter in enumerate(NUM_FILTER, 1):
         widths = Widths(layers.width(num_filter), layers.width(num_filter // divisor, num_group), num_group)
         data = unit(layers, data, widths, 'stage%d_unit1' % stage, stride)
         stride = 2
         if stage <= len(POOLINGS):
-            attention = Attention(widths, POOLINGS[stage - 1], depth, up)
+            attention = Attention(widths, POOLINGS[stage - 1], padded, depth, up)
             for module in range(1, depth.modules[stage - 1] + 1):
                 data = attention_module(layers, data, attention, 'stage%d_attention%d' % (stage, module))
     for number in range(2, CLOSING_UNITS + 1):

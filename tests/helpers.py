@@ -23,17 +23,24 @@ TOOLS = os.path.join(ROOT, 'tools')
 FACE_NETWORKS = [name for name in NETWORKS if not is_original(name)]
 
 
-def two_depths_of_each():
-    """Return two network choices of every builder, kind and form: what is deeper repeats their units."""
+def kind_of(network):
+    """Return what networks have in common that differ in depth alone: builder, groups, form, and kind of unit."""
+    row = entry('network', network)
+    is_basic = row.net_name == 'firesnet' and row.num_layers < 50
+    return row.net_name, row.get('num_group', 1), is_original(network), is_basic
+
+
+def some_depths_of_each():
+    """Return two network choices of every kind, of iResNet's one: what is deeper repeats their units."""
     found = {}
     for name in NETWORKS:
-        row = entry('network', name)
-        found.setdefault((row.net_name, row.get('num_group'), is_original(name)), []).append((row.num_layers, name))
-    return [name for depths in found.values() for _, name in sorted(depths)[:2]]
+        found.setdefault(kind_of(name), []).append((entry('network', name).num_layers, name))
+    counts = {'firesnet': 1}
+    return [name for kind, depths in found.items() for _, name in sorted(depths)[: counts.get(kind[0], 2)]]
 
 
 # The networks that are computed; all of them by `make test-all`.
-COMPUTED = list(NETWORKS) if os.environ.get('ALL_DEPTHS') else two_depths_of_each()
+COMPUTED = list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_each()
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.

@@ -16,6 +16,7 @@ class Walk:
         self.parameters = self.macs = 0
         self.branches = {}
         self.uses = Counter()  # of every shared weight
+        self.last = 0  # channels before the head
 
     def layers(self, channels, size, sequence, name=None):
         """Walk `sequence` from a map of (channels, size); return the map behind it."""
@@ -70,6 +71,7 @@ def start(walk, face, max_pool=True):
 
 def finish(walk, channels, size, outputs, face, closing):
     """Option E, or the ImageNet classifier behind `closing` layers."""
+    walk.last = channels
     if face:
         walk.layers(channels, size, ['bn'])
         walk.fc(channels * size * size, outputs)
@@ -176,17 +178,38 @@ def attention_next(depth, outputs, size, face):
     return attention(depth, outputs, size, face, divisor=2, groups=32, original_form='post')
 
 
-def iresnet(depth, outputs, size, face):
+IRESNET = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    302: (4, 34, 58, 4),
+    404: (4, 46, 80, 4),
+    1001: (4, 155, 170, 4),
+}
+
+
+def iresnet(depth, outputs, size, face, groups=None):
+    """`groups`, of each stage, are those of iResGroup; basic units in 18 and 34."""
     walk = Walk(size, face)
     channels, size, stride = start(walk, face, max_pool=False)
-    for stage, units in enumerate(
-        {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}[depth], 1
-    ):
-        out = 128 * 2**stage
+    for stage, units in enumerate(IRESNET[depth], 1):
         for unit in range(1, units + 1):
-            convs = [(1, out // 4), (3, out // 4, 2 if unit == 1 else 1), (1, out)]
+            stride = 2 if unit == 1 else 1
+            if groups:
+                out, width = 64 * 2**stage, 128 * 2**stage
+                convs = [(1, width), (3, width, stride, groups[stage - 1]), (1, out)]
+            elif depth < 50:
+                out = 32 * 2**stage
+                convs = [(3, out, stride), (3, out)]
+            else:
+                out = 128 * 2**stage
+                convs = [(1, out // 4), (3, out // 4, stride), (1, out)]
             if unit == 1:
-                walk.layers(channels, (size + 1) // 2, [(1, out), 'bn'])  # behind the max pooling
+                if out != channels:
+                    walk.layers(channels, (size + 1) // 2, [(1, out), 'bn'])  # behind the max pooling
                 sequence = with_norms(convs, 'post')
             else:
                 sequence = with_norms(convs, 'pre')[1 if unit == 2 else 0 :]
@@ -195,7 +218,22 @@ def iresnet(depth, outputs, size, face):
     return finish(walk, channels, size, outputs, face, [])
 
 
-FAMILIES = {'cru': crunet, 'att': attention, 'attnext': attention_next, 'ires': iresnet}
+def iresgroup(depth, outputs, size, face):
+    return iresnet(depth, outputs, size, face, (8, 16, 32, 64))
+
+
+def iresgroupfix(depth, outputs, size, face):
+    return iresnet(depth, outputs, size, face, (64, 64, 64, 64))
+
+
+FAMILIES = {
+    'cru': crunet,
+    'att': attention,
+    'attnext': attention_next,
+    'ires': iresnet,
+    'iresgroup': iresgroup,
+    'iresgroupfix': iresgroupfix,
+}
 
 
 def walk(network, outputs, size):

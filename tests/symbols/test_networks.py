@@ -146,7 +146,7 @@ def test_sizes_of_the_stages(network, side, last):
     symbol = build(network, image_shape=(side, side, 3))
     shape = shapes(symbol, (side, side, 3))
     assert shape['fc1_output'] == (1, size_of(network))
-    assert shape['bn1_output'] == (1, 2048, last, last)
+    assert shape['bn1_output'] == (1, paper.walk(network, size_of(network), side).last, last, last)
     assert shape['stage1_unit1_plus_output'][2:] == (side // 2, side // 2)
 
 

@@ -30,6 +30,17 @@ PUBLISHED = {
     'ires101_imagenet': Published(44549160, 7.8399e9),
     'ires152_imagenet': Published(60192808, 11.5522e9),
     'ires200_imagenet': Published(64673832, 15.0460e9),
+    'ires18_imagenet': Published(11689512, 1814073344),
+    'ires34_imagenet': Published(21797672, 3663761408),
+    'ires302_imagenet': Published(96585512, 22470459392),
+    'ires404_imagenet': Published(124524328, 29894901760),
+    'ires1001_imagenet': Published(255597864, 73349726208),
+    'iresgroup50_imagenet': Published(24887080, 5510750208),
+    'iresgroup101_imagenet': Published(47813416, 9987252224),
+    'iresgroup152_imagenet': Published(66993960, 14694965248),
+    'iresgroupfix50_imagenet': Published(23366440, 4383596544),
+    'iresgroupfix101_imagenet': Published(43786024, 8368775168),
+    'iresgroupfix152_imagenet': Published(60607272, 12353953792),
 }
 
 # Accuracies on verification sets: cru116 on MS1M-ArcFace, as published in 2018 (README.md has the recipe).

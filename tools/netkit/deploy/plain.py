@@ -108,8 +108,10 @@ def undo_merging(node):
         return None
     blocks = (1, 'Reshape'), (0, 'broadcast_mul')
     weight = node.source(*blocks, (0, 'Reshape'), (0, 'null'))
-    own = node.source(*blocks, (1, 'Reshape'), (0, '_eye'))
-    if not weight or not own:
+    own = node.source(*blocks, (1, 'Reshape'))
+    is_identity = own and (own.source((0, 'diag'), (0, 'ones_like')) or own.source((0, '_eye')))  # older symbols
+    if not weight or not is_identity:
         return None
-    attrs = dict(node.attrs, num_group=str(node.attr('num_group', 1) * own.attr('N')))
+    merged = own.attr('shape')[1]  # (1, merged, 1, merged, 1, 1)
+    attrs = dict(node.attrs, num_group=str(node.attr('num_group', 1) * merged))
     return Node(node.op, node.name, attrs, [node.inputs[0], (weight, 0)] + node.inputs[2:]), 0
