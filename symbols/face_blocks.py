@@ -347,16 +347,22 @@ class Layers:
 
     def pool(self, data, name, padded=True):
         """Max pooling 3x3, stride 2; `padded` by 1, or else as Caffe has it, with windows that begin in the corner."""
-        if padded:
-            where, size = {'pad': (1, 1)}, halved(data.size)
-        else:
-            where, size = {'pad': (0, 0), 'pooling_convention': 'full'}, tuple(side // 2 for side in data.size)
-            if min(data.size) < 3:
-                raise SettingError(
-                    "image_shape=%r is too small for the max poolings of net_origin='release'"
-                    % (tuple(self.settings.image_shape),)
-                )
-        symbol = mx.sym.Pooling(data=data.symbol, kernel=(3, 3), stride=(2, 2), pool_type='max', name=name, **where)
+        size = halved(data.size) if padded else tuple(side // 2 for side in data.size)
+        if not padded and min(data.size) < 3:
+            raise SettingError(
+                "image_shape=%r is too small for the max poolings of net_origin='release'"
+                % (tuple(self.settings.image_shape),)
+            )
+        convention = {} if padded else {'pooling_convention': 'full'}
+        symbol = mx.sym.Pooling(
+            data=data.symbol,
+            kernel=(3, 3),
+            stride=(2, 2),
+            pad=(int(padded),) * 2,
+            pool_type='max',
+            name=name,
+            **convention,
+        )
         return data._replace(symbol=symbol, size=size)
 
     def global_pool(self, data, name):

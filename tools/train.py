@@ -13,7 +13,7 @@ import sys
 from netkit import report
 from netkit.cli import Parser, folder_name, image_size, multiplier, number, run, whole_number
 from netkit.data.classes import COLOR, CROP
-from netkit.networks import LOSSES, NETWORKS
+from netkit.networks import LOSSES, NETWORKS, parse
 from netkit.training.keeping import ALL, BEST, ONE
 from netkit.training.run import run_training
 from netkit.training.schedule import Length, length, lengths
@@ -29,7 +29,11 @@ DECAY_OF_CLASSES = 1e-4  # weight decay of the original forms (both papers)
 def add_what(parser):
     """Add the options for the network and the data."""
     group = parser.add_argument_group('what')
-    group.add_argument('--network', default='cru56', help=f'network choice: {", ".join(NETWORKS)}')
+    group.add_argument(
+        '--network',
+        default='cru56',
+        help=f'network choice: {", ".join(NETWORKS)}; with settings if need be, as in ires50:net_origin=release',
+    )
     group.add_argument(
         '--multiplier',
         type=multiplier,
@@ -194,6 +198,8 @@ def parse_args(argv=None):
     for add in (add_what, add_how_long, add_images, add_measuring, add_devices, add_drawing):
         add(parser)
     args = parser.parse_args(argv)
+    args.choice = args.network
+    args.network, args.settings = parse(args.choice)
     is_imagenet = args.dataset == 'imagenet'
     for option, is_given in (
         ('--loss', args.loss is not None),

@@ -13,7 +13,7 @@ import pytest
 
 import demo
 import export
-import import_gluoncv2
+import import_weights
 import train as tool
 import visualize
 from helpers import TINY, TOOLS
@@ -194,7 +194,7 @@ def test_a_disk_that_takes_no_more(tmp_path, number):
 def test_the_weights_to_import_stay(tmp_path, run_tool):
     path = tmp_path / 'x-0000.params'
     path.write_bytes(b'weights')
-    code, _, err = run_tool(import_gluoncv2, str(path), '--network', 'cru56_imagenet', '--output', str(tmp_path / 'x'))
+    code, _, err = run_tool(import_weights, str(path), '--network', 'cru56_imagenet', '--output', str(tmp_path / 'x'))
     assert code == 2 and 'is read, and would be overwritten' in err and path.read_bytes() == b'weights'
 
 

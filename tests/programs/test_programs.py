@@ -30,7 +30,7 @@ PROGRAMS = (
     'evaluate',
     'export',
     'gpu_env',
-    'import_gluoncv2',
+    'import_weights',
     'launch_local',
     'pack',
     'summarize',

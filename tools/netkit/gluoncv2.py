@@ -1,20 +1,15 @@
-"""The networks of gluoncv2: their names, and their ImageNet weights under the names of ours."""
+"""The networks of gluoncv2: their names, and those of their parameters."""
 
 import re
 
-import numpy as np
-
-from face_blocks import BN_EPS
-from netkit import checkpoints, networks
+from netkit import networks
 from netkit.errors import UserError
+from netkit.published import IMAGENET_MEAN, IMAGENET_STD
 
 # {network choice: name in gluoncv2}, patterns.
 PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet\1'))
 NETWORKS = [name for name in networks.NETWORKS if any(re.fullmatch(ours, name) for ours, _ in PEERS)]  # that it has
-GLUON_BN_EPS = 1e-5
-# The normalisation with which gluoncv2's weights were trained, in units of raw 0…255 RGB.
-IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
-IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
+BN_EPS = 1e-5
 # Prefixes of parameters, ours and theirs. {a}, {b}, … are the numbers in ours, {a0}, … the same counted from 0.
 PLACES = [
     (re.compile(ours), theirs)
@@ -96,41 +91,14 @@ def copies(name, theirs):
     return []
 
 
-def load(path):
-    """Return {name: array} of a .params file that a gluoncv2 network saved."""
-    loaded = checkpoints.load_arrays(path)
-    if not all('.' in name for name in loaded):
-        raise UserError(f'{path} is not a .params file of gluoncv2, whose names look like features.0.conv.conv.weight')
-    return loaded
-
-
-def convert(symbol, loaded, image_shape):
-    """Rename `loaded` for `symbol`; return ({our name: array}, {name: why it found no counterpart}).
-
-    The moving variances make up for the difference between the two BatchNorm eps. Raises UserError where
-    the copies of a shared weight differ, which no CRU-Net has.
-    """
-    expected = checkpoints.wanted_shapes(symbol, image_shape)
+def names_for(expected):
+    """Return {our name: its names in gluoncv2, where a shared weight has several; none if it is not there}."""
     attention = any('_attention' in name for name in expected)
-    converted, misfits, known = {}, {}, set()
-    for name, shape in expected.items():
+    found = {}
+    for name in expected:
         theirs = gluoncv2_name(name, attention)
-        if theirs not in loaded:
-            misfits[name] = f'{theirs} is missing' if theirs else 'gluoncv2 has nothing like it'
-            continue
-        array = loaded[theirs]
-        if array.shape != shape:
-            misfits[name] = f'{theirs} has shape {array.shape} instead of {shape}'
-            continue
-        for other in copies(name, theirs):
-            if other in loaded and not np.array_equal(loaded[other], array):
-                raise UserError(f'{theirs} and {other} should be one shared weight, but differ')
-        known.update([theirs] + copies(name, theirs))
-        converted[name] = array + (GLUON_BN_EPS - BN_EPS) if name.endswith('_moving_var') else array
-    for theirs in loaded:
-        if theirs not in known:
-            misfits.setdefault(theirs, f'{theirs} has no place in this network')
-    return converted, misfits
+        found[name] = [theirs, *copies(name, theirs)] if theirs else []
+    return found
 
 
 def peer_name(network):

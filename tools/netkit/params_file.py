@@ -41,6 +41,11 @@ class _Reader:
         return struct.unpack('<' + form, self.take(struct.calcsize('<' + form)))
 
 
+def begins(start):
+    """Tell whether a file with these first bytes, eight or more, is a .params file."""
+    return start.startswith(struct.pack('<Q', FILE_MAGIC))
+
+
 def read(path):
     """Return {name: array} of a .params file, or a list of arrays without names. Raises Malformed and OSError."""
     with open(path, 'rb') as file:

@@ -43,6 +43,10 @@ PUBLISHED = {
     'iresgroupfix152_imagenet': Published(60607272, 12353953792),
 }
 
+# The normalisation with which weights for ImageNet are trained as a rule, in units of raw 0…255 RGB.
+IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
+IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
+
 # Accuracies on verification sets: cru116 on MS1M-ArcFace, as published in 2018 (README.md has the recipe).
 FACES = {
     'cru116': {

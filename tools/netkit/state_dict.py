@@ -4,12 +4,19 @@ Nothing in a file is executed. The format, that of `torch.save` since PyTorch 1.
 `NAME/data.pkl` and `NAME/data/KEY` for each storage. The pickle holds a dict of calls of
 `torch._utils._rebuild_tensor_v2` with (storage, offset, size, stride, …); a storage is the persistent id ('storage',
 torch.FloatStorage, KEY, device, count). Numbers are little-endian, unless `NAME/byteorder` says otherwise.
+
+Before, since 2017: five pickles behind each other, a magic number, the number of the protocol, a dict about the
+machine, the same dict of tensors, and the list of the storages' keys; then, in the order of the keys, each storage as
+its count (int64) and its values. A storage may be a part of another, and its persistent id then has (KEY, offset,
+count) of that part in the end.
 """
 
+import functools
 import io
 import pickle
 import struct
 import zipfile
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
@@ -28,6 +35,8 @@ STORAGES = {
     'BoolStorage': '<b1',
 }
 WRAPPERS = 'state_dict_backbone', 'state_dict'  # keys under which checkpoints hold a state dict
+OLD_START = b'\x80\x02\x8a\x0a'  # protocol 2, a long number of ten bytes
+OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before zip archives
 PARALLEL = 'module.'  # in front of every name, where the module that holds the network was saved
 
 
@@ -46,31 +55,35 @@ class _Storage:
 
 
 class _Named(dict):
-    """A dict of a state dict: its keys are texts, of which none takes long to compare."""
+    """A dict in a pickle: its keys are texts, or the numbers of an optimizer; none takes long to compare."""
 
     def __init__(self):
         super().__init__()
 
     def __setitem__(self, key, value):
-        if not isinstance(key, str):
+        if not isinstance(key, (str, int)):
             raise Malformed('it holds something that has no name')
         super().__setitem__(key, value)
 
 
 class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts of its own
-    """Reads `data.pkl`: of all the names that a pickle can call, it knows three, and none of them does anything."""
+    """Reads a pickle: of all the names that it can call, it knows three, and none of them does anything.
+
+    `storage` makes a storage of a persistent id.
+    """
 
     dispatch = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, content, storage):
-        super().__init__(io.BytesIO(content))
-        self.persistent_load = storage
+    def __init__(self, stream, storage=None):
+        super().__init__(stream)
+        if storage:
+            self.persistent_load = storage
 
     def find_class(self, module, name):
         """Return what a name stands for; raises Malformed for any other than those of a state dict."""
         known = {
             ('collections', 'OrderedDict'): _Named,
-            ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+            ('torch._utils', '_rebuild_tensor_v2'): _Tensor.rebuilt,
             ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
         }
         if module == 'torch' and name in STORAGES:
@@ -90,8 +103,33 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts
         del dispatch[_other[0]]
 
 
-def _tensor(storage, offset, size, stride, *_):
+class _Part(NamedTuple):
+    """A storage, or a part of one, by its persistent id."""
+
+    key: str
+    of_class: str  # a key of STORAGES
+    count: int  # of the numbers of the whole storage
+    first: int  # of the part
+    length: int  # of the part
+
+
+class _Tensor(NamedTuple):
+    """A tensor, whose numbers may come later in the file."""
+
+    storage: _Part
+    offset: int
+    size: Tuple[int, ...]
+    stride: Tuple[int, ...]
+
+    @classmethod
+    def rebuilt(cls, storage, offset, size, stride, *_):
+        """Return the tensor that a pickle describes."""
+        return cls(storage, offset, size, stride)
+
+
+def _array(tensor, storage):
     """Return the array of a tensor: a part of its storage, an array of one axis."""
+    _, offset, size, stride = tensor
     last = offset + sum((count - 1) * step for count, step in zip(size, stride))
     is_inside = min((offset, *size, *stride), default=0) >= 0
     count = int(np.prod(size, dtype=object)) if is_inside else -1
@@ -103,24 +141,69 @@ def _tensor(storage, offset, size, stride, *_):
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(storage[offset:], size, steps)).reshape(size)
 
 
-def _storages(archive, prefix):
-    """Return the function that reads a storage from its persistent id."""
+def _part(identity):
+    """Return the _Part of a persistent id."""
+    kind, of_class, key, _, count, *view = identity
+    _, first, length = (view and view[0]) or (None, 0, count)
+    numbers = (isinstance(number, int) for number in (count, first, length))
+    if kind != 'storage' or not isinstance(of_class, _Storage) or not isinstance(key, str) or not all(numbers):
+        raise Malformed('it holds something that is no tensor')
+    return _Part(key, of_class.name, count, first, length)
+
+
+def _values(part, content, is_big=False):
+    """Return the numbers of a storage, or a part of one, from the bytes of the storage."""
+    dtype = np.dtype(STORAGES[part.of_class])
+    if not 0 <= part.count * dtype.itemsize <= len(content):
+        raise Malformed(f'the numbers of storage {part.key[:20]} end too early')
+    if min(part.first, part.length) < 0 or part.first + part.length > part.count:
+        raise Malformed(f'storage {part.key[:20]} has a part beyond its end')
+    values = np.frombuffer(content, dtype.newbyteorder('>') if is_big else dtype, part.count).astype(dtype, copy=False)
+    values = values[part.first : part.first + part.length]
+    if part.of_class == 'BFloat16Storage':
+        values = (values.astype('<u4') << 16).view('<f4')
+    return values
+
+
+def _read_archive(file):
+    """Return (what an archive holds, function that returns the numbers of a _Part)."""
+    archive = zipfile.ZipFile(file)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise Malformed('it is a compressed archive, which PyTorch does not write')
+    (pickled,) = [name for name in archive.namelist() if name.endswith('/data.pkl') and name.count('/') == 1]
+    prefix = pickled[: -len('data.pkl')]
     is_big = f'{prefix}byteorder' in archive.namelist() and archive.read(f'{prefix}byteorder') == b'big'
+    found = _Unpickler(io.BytesIO(archive.read(pickled)), _part).load()
+    return found, lambda part: _values(part, archive.read(f'{prefix}data/{part.key}'), is_big)
 
-    def read_storage(identity):
-        kind, of_class, key, _, count = identity[:5]
-        if kind != 'storage' or not isinstance(of_class, _Storage):
-            raise Malformed('it holds something that is no tensor')
-        dtype = np.dtype(STORAGES[of_class.name])
-        content = archive.read(f'{prefix}data/{key}')
-        if not 0 <= count * dtype.itemsize <= len(content):
-            raise Malformed(f'the numbers of data/{key} end too early')
-        values = np.frombuffer(content, dtype.newbyteorder('>') if is_big else dtype, count).astype(dtype, copy=False)
-        if of_class.name == 'BFloat16Storage':
-            values = (values.astype('<u4') << 16).view('<f4')
-        return values
 
-    return read_storage
+def _read_old(file):
+    """Return (what a file of the format before zip archives holds, function that returns the numbers of a _Part)."""
+    stream = io.BytesIO(file.read())  # so that no length in it makes room for more than there is
+    head = [_Unpickler(stream).load() for _ in range(3)]
+    if head[:2] != [OLD_MAGIC, OLD_PROTOCOL] or not isinstance(head[2], dict):
+        raise Malformed('it does not begin as one')
+    classes = {}  # {key: class of the storage}
+
+    def storage(identity):
+        part = _part(identity)
+        classes[part.key] = part.of_class
+        return part
+
+    found, keys = _Unpickler(stream, storage).load(), _Unpickler(stream).load()
+    content, place, contents = stream.getbuffer(), stream.tell(), {}
+    for key in keys:
+        (count,) = struct.unpack_from('<q', content, place)
+        start, place = place + 8, place + 8 + count * np.dtype(STORAGES[classes[key]]).itemsize
+        if not start <= place <= len(content):
+            raise Malformed('it ends too early')
+        contents[key] = content[start:place]
+    return found, lambda part: _values(part, contents[part.key])
+
+
+def begins(start):
+    """Tell whether a file with these first bytes is an archive, or of the format before."""
+    return start.startswith((b'PK\x03\x04', OLD_START))
 
 
 def read(path):
@@ -129,32 +212,34 @@ def read(path):
     bfloat16 becomes float32. Raises Malformed and OSError.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise Malformed('it is a compressed archive, which PyTorch does not write')
-            (pickled,) = [name for name in archive.namelist() if name.endswith('/data.pkl') and name.count('/') == 1]
-            found = _Unpickler(archive.read(pickled), _storages(archive, pickled[: -len('data.pkl')])).load()
+        with open(path, 'rb') as file:
+            is_old = file.read(len(OLD_START)) == OLD_START
+            file.seek(0)
+            found, values_of = (_read_old if is_old else _read_archive)(file)
+            values_of = functools.lru_cache(maxsize=None)(values_of)  # tensors may share a storage
+            return {name: _array(tensor, values_of(tensor.storage)) for name, tensor in _tensors(found).items()}
     except (OSError, Malformed):
         raise
     except zipfile.BadZipFile:
         raise Malformed('it is no archive, or ends too early')
     except Exception as error:  # a pickle of anything else raises anything
         raise Malformed(f'{type(error).__name__}: {error}')
-    return _arrays(found)
 
 
-def _arrays(found):
-    """Return the state dict in what a file holds."""
+def _tensors(found):
+    """Return {name: _Tensor} of the state dict in what a file holds."""
     for key in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found:
         raise Malformed('it holds no state dict')
-    for name, array in found.items():
-        if not isinstance(array, np.ndarray):
+    for name, tensor in found.items():
+        if not isinstance(name, str):
+            raise Malformed('it holds something that has no name')
+        if not isinstance(tensor, _Tensor):
             raise Malformed(f'it holds {name[:60]!r}, which is no tensor')
     is_parallel = all(name.startswith(PARALLEL) for name in found)
-    return {name[len(PARALLEL) * is_parallel :]: array for name, array in found.items()}
+    return {name[len(PARALLEL) * is_parallel :]: tensor for name, tensor in found.items()}
 
 
 # ------------------------------------------------------------------------------------------------- writing

@@ -91,7 +91,7 @@ def run_training(args):
             return None
         kept = keeper.keep(trainer, args.steps)
     return Result(
-        args.network,
+        args.choice,
         args.multiplier,
         args.loss,
         args.steps,
@@ -110,6 +110,7 @@ def same_options(args, task, kvstore):
     plain = {
         name: value if isinstance(value, (int, float, type(None))) else str(value) for name, value in vars(args).items()
     }
+    plain['network'] = args.choice
     if args.lr_steps:
         plain['lr_steps'] = ','.join(map(str, args.lr_steps))
     return dict({name: plain[name] for name in SAME}, workers=kvstore.num_workers, data=task.checksum())

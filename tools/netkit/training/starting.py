@@ -16,6 +16,7 @@ from netkit.training.schedule import schedule
 from netkit.training.trainer import Trainer
 from netkit.training.workers import first_workers
 
+OPTIONS = {'net_multiplier': '--multiplier', 'fp16': '--fp16', 'memonger': '--memonger'}  # that decide settings
 CONTEXT = 256 << 20  # bytes that a CPU context takes in addition to parameters and maps: 200 MB, measured
 
 
@@ -28,14 +29,21 @@ def devices(count):
 
 
 def settings_for(args, contexts, of_task):
-    """Return the settings of the network, in the forms that suit the devices, with those `of_task`, {name: value}."""
+    """Return the settings of the network, in the forms that suit the devices, with those `of_task`, {name: value}.
+
+    Raises UserError for a setting of --network that an option or the data set decides.
+    """
+    for name in args.settings:
+        if name in OPTIONS or name in of_task:
+            decides = OPTIONS.get(name, 'the data set')
+            raise UserError(f'--network {args.choice}: {name} cannot be set there, since {decides} decides it')
     device = contexts[0].device_type
     changes = dict(forms_for(device), net_multiplier=args.multiplier, fp16=args.fp16)
     if args.memonger:
         changes['memonger'] = args.memonger == 'on'
     if args.fp16 and device == 'cpu':
         raise UserError('--fp16 wants a GPU: MXNet has no float16 matrix product on a CPU')
-    return settings_of(args.network, **{**changes, **of_task})
+    return settings_of(args.network, **{**changes, **args.settings, **of_task})
 
 
 def check_memory(embedding, of_head, classes, image_shape, args, contexts):

@@ -1,0 +1,48 @@
+"""What iResNet's authors released: their networks, and the names of the parameters in their PyTorch state dicts."""
+
+import re
+
+from netkit import networks
+from netkit.graph.naming import is_original
+from netkit.published import IMAGENET_MEAN, IMAGENET_STD
+
+NETWORKS = [
+    name for name in networks.NETWORKS if is_original(name) and networks.entry('network', name).net_name == 'firesnet'
+]
+BN_EPS = 1e-5  # PyTorch's
+ENDS = {'conv0': 'conv1', 'bn0': 'bn1', 'fc1': 'fc'}  # {our layer before the first stage or after the last: theirs}
+BESIDE = {'shortcut': 'downsample.1', 'shortcut_bn': 'downsample.2'}  # downsample.0 is the max pooling
+SUFFIXES = {
+    'weight': 'weight',
+    'bias': 'bias',
+    'gamma': 'weight',
+    'beta': 'bias',
+    'moving_mean': 'running_mean',
+    'moving_var': 'running_var',
+}
+PARAMETER = re.compile(r'(?:stage(\d+)_unit(\d+)_)?(.+?)_(' + '|'.join(SUFFIXES) + ')')
+
+
+def names_for(expected):
+    """Return {our name: [its name in the authors' state dicts]}; an empty list if it is not there.
+
+    In a unit, what precedes our `conv1` is their `bn0`, so that our `bn2` is their `bn1`. The BatchNorm after the
+    addition of the last unit in a stage has the number of the unit's last convolution.
+    """
+    return {name: _names(name, expected) for name in expected}
+
+
+def _names(name, expected):
+    stage, unit, layer, kind = PARAMETER.fullmatch(name).groups()
+    if not stage:
+        return [f'{ENDS[layer]}.{SUFFIXES[kind]}'] if layer in ENDS else []
+    if layer == 'bn':
+        layer = 'bn3' if f'stage{stage}_unit{unit}_conv3_weight' in expected else 'bn2'
+    elif layer.startswith('bn'):
+        layer = f'bn{int(layer[2:]) - 1}'
+    return [f'layer{stage}.{int(unit) - 1}.{BESIDE.get(layer, layer)}.{SUFFIXES[kind]}']
+
+
+def settings_for(_):
+    """Return the settings with which a network choice computes what the authors' network does."""
+    return {'net_origin': 'release', 'net_mean': IMAGENET_MEAN, 'net_std': IMAGENET_STD}
