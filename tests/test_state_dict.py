@@ -36,6 +36,26 @@ A*j`+~=0t3`=y~klA~r8#!{y3juZ{@Vf`|<l8jrmzVv8a+TqHc!NC?={KK9{d6u$ltv1L&=e8eX>Y%NK
     )
 )
 
+# Likewise of {'state_dict': …, 'epoch': 3, 'optimizer': …}, in the format before zip archives, and each name with the
+# `module.` in front that DataParallel puts there.
+OLD = zlib.decompress(
+    base64.b85decode(
+        r"""
+c-nPTOLN;)6uy@1I91a&P#!7I@OF3@Tb3W;Wv7&+MQxg>Jj5fYigX=`ktH4JDo|!TlTAv@iX|{zblD|K*yRVne_+cDe}EYloGUqr-BIt%^||->==;v|?g>
+9g-hX#i|6Tn0-o}OMo^b7N5r2n3D*8MjB#Z(USb=Bk(kONV9|~xopTU1TmobkT)VE#J2jM`MP|0qE)QH{hXbj>IiWR+t%Ge1a1|?O{MZCE_gBi7`7db}Y?
+?72CCdm;e2Z@=<sA0PngTfGmihdrIgTPKaTD1ayw`P1p-5rO4Xt5x&oT`y9*NY`1qT7k<*#@J297M*hETIb(y_{kOk-0;mlzk$tdV$GqWJ(EU^s{KQ+~~B
+MN~_aoHkvgB%Bj0nn82*Mu+HGrrb;SmK^0X&Ei#ZQ>H^;8RFT2yk%c+(sKqcvv2;DMX+-Ty7=Z+HOB$SEa8`qJ`stHELKAZ`@1TE9$(i79)|O?tDc4)@kT
+a`F$oudn5{mn9UM=jyBO`|cKFZ)R4IZBabWE=g3mM=z$jhiYj`6|-M;%!jN?V2}kV8O@Cowiv*oUV$$I}_dGYp>9U{Rkt;n<E$*N5k(NG_(SthbJdp1+Ss
+R$2<YfJ7n^y~v3$n3p)w%Nfxt3@REdO%ho_f^G8Z6wy^|mSd9FCMu>VvW!)e;dLY_Ajum@vb2<eR~fviK`m|Olhm67%4h`j2Q<*Jg#>a=iRxG%xq~HYjMJ
+x#)7RutwKC#1gN_Ev2kGUl@8N9?-kGeIANUmBeE@o+ttjvwq7y{#a&*kvZRlb16>h^y#&D6r`x;zI(jlW^U^(!CD(a{37KF?l;21`*I)t_H81k`#%R{)Lk
+|BJkpG$oiP@g3OV>{{h(OS*%N2xEjTMZnDtK(>|jiX)X(O%Dd*<i4#ffmPU71R6~J5i8?G2GaKkB0DZMHl$QNASs7_xGRq`bD3eZ~;DD>;CfxUw@_{*ybR
+lzKaipu96frn|i~hmU#<4LnZ&*r!m$k*oDtW8JziT8aaG1N(a9mMAXF0e7T;6WV<|0By`PfkHXd{O-(<EsSRJP>oZ5r$6##1O_i95nLbWi{Bg=@xkBE{A>
+@s-m^T*1yrC@RwOVe6l=I3oOREKvt@2ndkg2so$R6KaLgrB(;3hpn7E%6)yNBl*%AdFmo_i?o@{Q*Wl=pBS;`t`ZUvdA1=Md#@E7BAV$LF{lkK^#~`FGr&
+`!K&E9+`H@;gz0nbnB2qVG1QhO4t4R{{hD+yCV
+""".replace('\n', '')
+    )
+)
+
 
 def save(path, pickled, names=(), **storages):
     """Write an archive like torch.save's."""
@@ -48,8 +68,9 @@ def save(path, pickled, names=(), **storages):
     return str(path)
 
 
-def test_what_pytorch_wrote(tmp_path):
-    (tmp_path / 'x.pt').write_bytes(WRITTEN)
+@pytest.mark.parametrize('content', [WRITTEN, OLD], ids=['archive', 'old'])
+def test_what_pytorch_wrote(tmp_path, content):
+    (tmp_path / 'x.pt').write_bytes(content)
     found = state_dict.read(str(tmp_path / 'x.pt'))
     expected = {
         'conv0_weight': np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4),
@@ -77,9 +98,10 @@ def test_what_is_written_is_read(tmp_path):
         assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
 
 
+@pytest.mark.parametrize('content', [WRITTEN, OLD], ids=['archive', 'old'])
 @pytest.mark.parametrize('share', [0, 0.3, 0.6, 0.9, 0.999])
-def test_a_file_that_ends_too_early(tmp_path, share):
-    (tmp_path / 'x.pt').write_bytes(WRITTEN[: int(share * len(WRITTEN))])
+def test_a_file_that_ends_too_early(tmp_path, share, content):
+    (tmp_path / 'x.pt').write_bytes(content[: int(share * len(content))])
     with pytest.raises(state_dict.Malformed):
         state_dict.read(str(tmp_path / 'x.pt'))
 
@@ -158,6 +180,56 @@ def test_a_name_that_would_take_ages_to_compare(tmp_path):
         for pickled in (b'(' + name + b'Nd.', b'\x8f(' + name + b'\x90.', b'(' + name + b'\x91.'):
             with pytest.raises(state_dict.Malformed):
                 state_dict.read(save(tmp_path / 'x.pt', b'\x80\x04' + pickled))
+
+
+def save_old(path, pickled, keys, *storages, magic=state_dict.OLD_MAGIC):
+    """Write a file of the format before zip archives; `storages` are (count, values)."""
+    parts = [pickle.dumps(part, protocol=2) for part in (magic, state_dict.OLD_PROTOCOL, {'little_endian': True})]
+    parts += [pickled, pickle.dumps(keys, protocol=2)]
+    parts += [struct.pack('<q', count) + values.tobytes() for count, values in storages]
+    path.write_bytes(b''.join(parts))
+    return str(path)
+
+
+def test_a_file_of_the_old_format_that_is_none(tmp_path):
+    values, tensor = np.arange(6, dtype=np.float32), one_tensor(1, (2, 2), (1, 3))
+    path = tmp_path / 'x.pth'
+    np.testing.assert_array_equal(state_dict.read(save_old(path, tensor, ['0'], (6, values)))['a'], [[1, 4], [2, 5]])
+    for pickled, keys, count in (
+        (tensor, ['0'], 7),
+        (tensor, ['0'], 2**62),
+        (tensor, ['0'], -1),
+        (tensor, ['0'], 5),
+        (tensor, ['1'], 6),
+        (tensor, [], 6),
+        (tensor, 3, 6),
+        (one_tensor(1, (2, 2), (1, 3), kind=b'module'), ['0'], 6),
+        (one_tensor(4, (3,), (1,)), ['0'], 6),
+    ):
+        with pytest.raises(state_dict.Malformed):
+            state_dict.read(save_old(path, pickled, keys, (count, values)))
+    with pytest.raises(state_dict.Malformed, match='it does not begin as one'):
+        state_dict.read(save_old(path, tensor, ['0'], (6, values), magic=state_dict.OLD_MAGIC - 1))
+    with pytest.raises(state_dict.Malformed, match='which no state dict needs'):
+        state_dict.read(
+            save_old(path, pickle.dumps({'a': Call(open, str(tmp_path / 'made'), 'w')}, 2), [], (6, values))
+        )
+    assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('first, length', [(2, 3), (0, 6), (4, 3), (-1, 3), (2, -1), (0, 7)])
+def test_a_storage_that_is_a_part_of_another(tmp_path, first, length):
+    """Which the old format allows."""
+    numbers = state_dict._numbers
+    view = b'(' + state_dict._text('v') + numbers((first, length))[1:-1] + b't'
+    plain = state_dict._text('cpu') + b'J' + struct.pack('<i', 6)
+    pickled = one_tensor(0, (2,), (1,)).replace(plain, plain + view)
+    path = save_old(tmp_path / 'x.pth', pickled, ['0'], (6, np.arange(6, dtype=np.float32)))
+    if 0 <= first <= first + length <= 6:
+        np.testing.assert_array_equal(state_dict.read(path)['a'], [first, first + 1])
+    else:
+        with pytest.raises(state_dict.Malformed, match='has a part beyond its end'):
+            state_dict.read(path)
 
 
 def test_numbers_of_a_machine_that_is_big_endian(tmp_path):

@@ -52,7 +52,8 @@ def read_picture(path):
 
 def classify(model, picture):
     """Return the likeliest classes of a picture, by a checkpoint: rows of (rank, class, probability)."""
-    (outputs,) = open_engine(model, 1)(picture).astype(np.float64)
+    side = classification.SIDE
+    (outputs,) = open_engine(model, 1, image_shape=(side, side, 3))(picture).astype(np.float64)
     likelihoods = np.exp(outputs - outputs.max())
     likelihoods /= likelihoods.sum()
     order = np.argsort(-likelihoods, kind='stable')[:LIKELIEST]

@@ -13,7 +13,7 @@ import pytest
 
 import config as host
 import export
-from helpers import COMPUTED, NARROW, PLAIN, TOOLS, bind, nodes, shape_of
+from helpers import COMPUTED, NARROW, PLAIN, RELEASED, TOOLS, bind, nodes, shape_of
 from netkit import checkpoints, targets
 from netkit._mxnet import mx
 from netkit.data.images import read_image
@@ -85,9 +85,11 @@ def test_a_trained_network_is_exported_as_the_plain_one(network, form):
     assert '__' not in trained.symbol().tojson()
 
 
-@pytest.mark.parametrize('network', COMPUTED)
-def test_folded_and_as_onnx_a_network_computes_the_same(network):
-    symbol = symbol_of(network, **dict(NARROW, emb_size=16))
+@pytest.mark.parametrize(
+    'network, origin', [(name, 'paper') for name in COMPUTED] + [(name, 'release') for name in RELEASED]
+)
+def test_folded_and_as_onnx_a_network_computes_the_same(network, origin):
+    symbol = symbol_of(network, **dict(NARROW, emb_size=16, net_origin=origin))
     shape = NARROW['image_shape']
     parameters, data = settled(symbol, (2, 3) + shape[:2]), images(3, shape[0])
     expected = compare.compute(symbol, parameters, data)

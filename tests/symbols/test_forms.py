@@ -83,6 +83,23 @@ def test_rewritten_layers_have_the_same_gradient(name):
         assert_close(rewritten.grad_dict[key], plain.grad_dict[key], tolerance=2e-6, message=key)
 
 
+@pytest.mark.parametrize('network', ['attnext56', 'iresgroupfix50'])
+def test_merged_groups_in_float64(network):
+    """The matrix of ones and zeros has the type of the weight."""
+    changes = dict(NARROW, net_prelu='mul', net_resize='op')
+    outputs = []
+    for groups in ('op', 'merged'):
+        symbol = build(network, **dict(changes, net_groups=groups))
+        executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=(2, 3, 48, 48), type_dict={'data': 'float64'})
+        drawn = bind(build(network, **dict(changes, net_groups='op')), grad_req='null')
+        for kind in ('arg_dict', 'aux_dict'):
+            for name, array in getattr(executor, kind).items():
+                assert array.dtype == np.float64, name
+                array[:] = getattr(drawn, kind)[name].astype('float64')
+        outputs.append(executor.forward(is_train=False)[0].asnumpy())
+    assert np.abs(outputs[0] - outputs[1]).max() <= 1e-12 * np.ptp(outputs[0])
+
+
 @pytest.mark.parametrize('network', NETWORKS)
 def test_no_convolution_has_groups_of_a_few_channels(network):
     """By default, inside insightface too: on a CPU the BatchNorms around such a convolution would crawl."""

@@ -23,6 +23,7 @@ from helpers import (
     NETWORKS,
     PLAIN,
     QUICK,
+    RELEASED,
     TOOLS,
     bind,
     nodes,
@@ -243,6 +244,7 @@ CHANGES = (
         {'net_prelu': 'mul'},
         {'net_prelu': 'op'},
         {'net_groups': 'op'},
+        {'net_bn_eps': 1e-3},
         {'net_resize': 'op'},
         {'memonger': True},
     ]
@@ -373,6 +375,87 @@ def test_iresnet_units():
     assert by_name['stage2_unit1_shortcut']['attrs']['stride'] == '(1, 1)'
 
 
+# ------------------------------------------------------------------------------------------- net_origin
+
+
+def is_pooling(node):
+    return node['op'] == 'Pooling' and node['attrs']['pool_type'] == 'max'
+
+
+@pytest.mark.parametrize('network', [name for name in RELEASED if 'ires' in name])
+def test_what_the_authors_code_of_iresnet_adds(network):
+    """Behind a start unit, the activated input in place of the input; nothing else."""
+    found, expected = (nodes(build(network, **PLAIN, net_origin=origin)) for origin in ('release', 'paper'))
+    changed = []
+    for node, other in zip(found, expected):
+        if node['parents'] != other['parents']:
+            changed.append(node['name'])
+            branch, added = other['parents']
+            unit = node['name'][: -len('_plus')]
+            assert unit.endswith('_unit2') and added == unit.replace('_unit2', '_unit1') + '_plus'
+            assert node['parents'] == [branch, unit + '_relu1']
+        assert {**node, 'parents': 0, 'inputs': 0} == {**other, 'parents': 0, 'inputs': 0}
+    assert len(found) == len(expected) and len(changed) == 4
+
+
+@pytest.mark.parametrize('network', [name for name in RELEASED if 'att' in name])
+def test_how_the_authors_attention_networks_pool(network):
+    """Without padding, the size rounded up as Caffe does; for the sizes of the paper it is the same size."""
+    found, expected = (nodes(build(network, net_origin=origin)) for origin in ('release', 'paper'))
+    pads = [node['attrs'].pop('pad') for node in found if is_pooling(node)]
+    conventions = [node['attrs'].pop('pooling_convention') for node in found if is_pooling(node)]
+    assert set(pads) == {'(0, 0)'} and set(conventions) == {'full'} and len(pads) == 6 + network.endswith('_imagenet')
+    assert {node['attrs'].pop('pad') for node in expected if is_pooling(node)} == {'(1, 1)'}
+    assert found == expected
+    shape = shape_of(network)
+    assert shapes(build(network, net_origin='release'), shape) == shapes(build(network), shape)
+
+
+@pytest.mark.parametrize('height, width', [(7, 9), (8, 3), (12, 5)])
+def test_pooling_without_padding(height, width):
+    """By numpy: the windows begin in the corner, and the last one may reach beyond the edge."""
+    data = np.random.RandomState(0).normal(size=(1, 2, height, width)).astype(np.float32)
+    layers = face_blocks.Layers(net_origin='release')
+    map_ = layers.pool(face_blocks.FeatureMap(mx.sym.Variable('data'), 2, (height, width)), 'pool', padded=False)
+    rows, columns = (range(0, 2 * int(np.ceil((side - 3) / 2)) + 1, 2) for side in (height, width))
+    expected = [[data[0, :, y : y + 3, x : x + 3].max(axis=(1, 2)) for x in columns] for y in rows]
+    found = map_.symbol.eval(data=mx.nd.array(data))[0].asnumpy()[0]
+    np.testing.assert_array_equal(found, np.array(expected).transpose(2, 0, 1))
+    assert found.shape[1:] == map_.size
+
+
+@pytest.mark.parametrize('network', [name for name in NETWORKS if 'ires' not in name])
+def test_networks_of_which_nothing_was_released(network):
+    if re.fullmatch('att(next)?(56|92)(_imagenet)?', network):
+        build(network, net_origin='release')
+        return
+    with pytest.raises(
+        UserError, match="net_origin='release' is not known with num_layers=.*: its authors released no"
+    ):
+        build(network, net_origin='release')
+
+
+def test_images_too_small_to_be_pooled_without_padding():
+    with pytest.raises(UserError, match=r'image_shape=\(32, 32, 3\) is too small for the max poolings of net_origin'):
+        build('att56_imagenet', net_origin='release', image_shape=(32, 32, 3))
+    shape = (40, 40, 3)  # maps of 10, 5 and 2 numbers
+    assert shapes(build('att56_imagenet', net_origin='release', image_shape=shape), shape)['fc1_output'] == (1, 1000)
+
+
+@pytest.mark.parametrize('network', SAMPLES + ['ires50'])
+@pytest.mark.parametrize('form', ['', '_imagenet'])
+def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
+    """The host's head has 2e-5; the BatchNorm in front of an original form's classifier belongs to the trunk."""
+    found = {
+        node['name']: float(node['attrs']['eps'])
+        for node in nodes(build(network + form, net_bn_eps=1e-3))
+        if node['op'] == 'BatchNorm'
+    }
+    of_head = {'bn1', 'fc1'} if not form else set()
+    assert {name for name, eps in found.items() if eps == 2e-5} == of_head
+    assert {eps for name, eps in found.items() if name not in of_head} == {1e-3}
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 
@@ -382,6 +465,10 @@ def test_iresnet_units():
         ({'net_act': 'swish'}, ['net_act', "'swish'", "'prelu'"]),
         ({'net_act': 1}, ['net_act', 'prelu']),
         ({'net_unit': 4}, ['net_unit', '4', '1, 2, 3']),
+        ({'net_origin': 'caffe'}, ['net_origin', "'caffe'", "'paper', 'release'"]),
+        ({'net_bn_eps': 0}, ['net_bn_eps', '0']),
+        ({'net_bn_eps': 1}, ['net_bn_eps', '1']),
+        ({'net_bn_eps': 'small'}, ['net_bn_eps', "'small'"]),
         ({'net_unit': '3'}, ['net_unit', "'3'"]),
         ({'net_input': 3}, ['net_input', '0, 1, 2']),
         ({'net_output': 'GNAP'}, ['net_output', "'GNAP'", "'GDC'"]),
@@ -439,6 +526,21 @@ def test_undefined_values_are_named(changes, words):
 def test_undefined_values_of_attention_networks_are_named(changes, words):
     with pytest.raises(UserError) as caught:
         build('att56', **changes)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'network, changes, words',
+    [
+        ('ires50', {'num_group': 32}, ['num_group=32', '1, 64, (8, 16, 32, 64)']),
+        ('iresgroup50', {'num_layers': 200}, ['num_layers=200', '50, 101, 152']),
+        ('iresgroupfix50', {'num_layers': 18}, ['num_layers=18', '50, 101, 152']),
+        ('ires50', {'num_layers': 20}, ['num_layers=20', '18, 34, 50, 101, 152, 200, 302, 404, 1001']),
+    ],
+)
+def test_undefined_values_of_iresnets_are_named(network, changes, words):
+    with pytest.raises(UserError) as caught:
+        build(network, **changes)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

@@ -123,5 +123,6 @@ def random_network(name, origin, seed=0):
 
 def normalised(raw):
     """Return raw 0…255 RGB as these networks take it."""
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (raw / 255 - mean.to(raw)[:, None, None]) / deviation.to(raw)[:, None, None]
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=raw.dtype)
+    deviation = torch.tensor([0.229, 0.224, 0.225], dtype=raw.dtype)
+    return (raw / 255 - mean[:, None, None]) / deviation[:, None, None]

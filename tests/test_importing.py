@@ -1,15 +1,16 @@
 """The original forms compute what an independent implementation computes, with its weights."""
 
 import os
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-import import_gluoncv2
+import import_weights
 from helpers import run_here
-from netkit import gluoncv2
+from netkit import importing
 from netkit._mxnet import mx
-from netkit.errors import UserError
 from netkit.networks import build
 
 PEERS = {
@@ -68,9 +69,9 @@ def test_same_numbers_as_gluoncv2(network, tmp_path):
     path = str(tmp_path / 'peer.params')
     peer.save_parameters(path)
 
-    symbol = build(network, **gluoncv2.settings_for(network))
-    converted, misfits = gluoncv2.convert(symbol, gluoncv2.load(path), (224, 224, 3))
-    assert not misfits
+    source = importing.source_of(path)
+    converted = importing.convert(source, network, importing.load(source, path), path)
+    symbol = build(network, **source.settings_for(network))
 
     raw = mx.nd.array(np.random.RandomState(1).randint(0, 256, (2, 3, 224, 224)))
     mean, std = [np.reshape(values, (1, 3, 1, 1)) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
@@ -82,7 +83,7 @@ def test_same_numbers_as_gluoncv2(network, tmp_path):
 
 def test_the_program_writes_a_checkpoint(saved, tmp_path):
     prefix = str(tmp_path / 'with space' / 'cru56')
-    done = run_here(import_gluoncv2, saved, '--network', 'cru56_imagenet', '--output', prefix)
+    done = run_here(import_weights, saved, '--network', 'cru56_imagenet', '--output', prefix)
     assert done.returncode == 0, done.stderr
     symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, 0)
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
@@ -91,12 +92,14 @@ def test_the_program_writes_a_checkpoint(saved, tmp_path):
 
 def test_the_face_form_starts_from_what_fits(saved, tmp_path):
     prefix = str(tmp_path / 'cru56')
-    done = run_here(import_gluoncv2, saved, '--network', 'cru56_imagenet', '--face', '--output', prefix)
+    done = run_here(import_weights, saved, '--network', 'cru56_imagenet', '--face', '--output', prefix)
     assert done.returncode == 0, done.stderr
     symbol, arg_params, _ = mx.model.load_checkpoint(prefix, 0)
-    original = gluoncv2.load(saved)
+    original = mx.nd.load(saved)
     taken = 'stage3_group1_conv1_weight'
-    np.testing.assert_array_equal(arg_params[taken].asnumpy(), original['features.3.0.body.conv1.conv.weight'])
+    np.testing.assert_array_equal(
+        arg_params[taken].asnumpy(), original['features.3.0.body.conv1.conv.weight'].asnumpy()
+    )
     assert taken in done.stdout and 'pre_fc1_weight' in done.stdout
     assert set(arg_params) < set(symbol.list_arguments())
     assert 'conv0_weight' not in arg_params  # 7x7 there, 3x3 here
@@ -126,7 +129,7 @@ def change(path, folder, edit):
 )
 def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
     changed = change(saved, tmp_path, edit)
-    done = run_here(import_gluoncv2, changed, '--network', 'cru56_imagenet', '--output', str(tmp_path / 'out' / 'net'))
+    done = run_here(import_weights, changed, '--network', 'cru56_imagenet', '--output', str(tmp_path / 'out' / 'net'))
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not os.path.exists(str(tmp_path / 'out'))
@@ -137,12 +140,15 @@ def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
     [
         (['--network', 'att56_imagenet'], 'does not fit att56_imagenet: '),
         (['--network', 'cru116_imagenet'], 'does not fit cru116_imagenet: '),
-        (['--network', 'ires50_imagenet'], 'has no counterpart in gluoncv2; choose from cru56_imagenet'),
-        ([], 'the following arguments are required: --network'),
+        (['--network', 'cru116', '--face'], 'does not fit cru116_imagenet: '),
+        (['--network', 'ires50_imagenet'], 'is a file of gluoncv2, who have no such network; choose from cru56'),
+        (['--network', 'cru56'], 'who have no such network; choose from cru56_imagenet'),
+        (['--face', '--image', 'x.jpg'], 'not allowed with argument'),
+        (['--image', 'nowhere.jpg'], '--image nowhere.jpg is not readable as an image'),
     ],
 )
 def test_bad_options(saved, tmp_path, options, words):
-    done = run_here(import_gluoncv2, saved, '--output', str(tmp_path / 'out' / 'net'), *options)
+    done = run_here(import_weights, saved, '--output', str(tmp_path / 'out' / 'net'), *options)
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert not os.path.exists(str(tmp_path / 'out'))
 
@@ -150,12 +156,49 @@ def test_bad_options(saved, tmp_path, options, words):
 def test_files_that_are_none(saved, tmp_path):
     with open(saved, 'rb') as file:
         content = file.read()
-    for name, data in (('truncated', content[:5000]), ('foreign', b'not a .params file'), ('empty', b'')):
-        path = str(tmp_path / name)
-        with open(path, 'wb') as file:
-            file.write(data)
-        with pytest.raises(UserError, match='is not readable as an MXNet .params file'):
-            gluoncv2.load(path)
-    mx.nd.save(str(tmp_path / 'ours'), {'arg:conv0_weight': mx.nd.zeros(1)})
-    with pytest.raises(UserError, match='is not a .params file of gluoncv2'):
-        gluoncv2.load(str(tmp_path / 'ours'))
+    path = tmp_path / 'file'
+    for data, words in (
+        (content[:5000], 'is not readable as an MXNet .params file'),
+        (content[:4], 'is neither a .params file of MXNet nor a state dict of PyTorch'),
+        (b'not a .params file', 'is neither a .params file of MXNet nor a state dict of PyTorch'),
+        (b'', 'is neither a .params file of MXNet nor a state dict of PyTorch'),
+    ):
+        path.write_bytes(data)
+        done = run_here(import_weights, str(path), '--output', str(tmp_path / 'out' / 'net'))
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+    mx.nd.save(str(path), {'arg:conv0_weight': mx.nd.zeros(1)})
+    done = run_here(import_weights, str(path), '--output', str(tmp_path / 'out' / 'net'))
+    assert 'is no file of gluoncv2: it has no features.0.conv.conv.weight' in done.stderr
+    done = run_here(import_weights, str(tmp_path / 'nowhere'), '--output', str(tmp_path / 'out' / 'net'))
+    assert done.returncode == 2 and 'cannot read' in done.stderr
+    assert not os.path.exists(str(tmp_path / 'out'))
+
+
+def test_the_network_is_found_from_the_file_and_classifies_a_picture(saved, tmp_path):
+    """The classes, by gluoncv2's network itself."""
+    rng = np.random.RandomState(2)
+    picture = Image.fromarray(rng.randint(0, 256, (20, 30, 3)).astype(np.uint8)).resize((480, 320), Image.BICUBIC)
+    path, prefix = str(tmp_path / 'photo.png'), str(tmp_path / 'cru56')
+    picture.save(path)
+    done = run_here(import_weights, saved, '--output', prefix, '--image', path)
+    assert done.returncode == 0 and 'parameters of cru56_imagenet taken over, 0 not' in done.stdout, done.stderr
+
+    scaled = np.asarray(picture.resize((384, 256), Image.BILINEAR), np.float64)[16:-16, 80:-80]  # 224 of 256 and 384
+    mean, std = [np.array(values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    images = ((scaled / 255 - mean) / std).transpose(2, 0, 1)[None]
+    outputs = peer_with_random_weights('cru56_imagenet')(mx.nd.array(images)).softmax().asnumpy()[0]
+    expected = np.argsort(-outputs)[:5]
+    rows = [re.findall(r'[\d.]+', line) for line in done.stdout.splitlines() if '%' in line]
+    assert [int(row[1]) for row in rows] == list(expected), done.stdout
+    assert [float(row[2]) for row in rows] == [round(100 * float(outputs[place]), 2) for place in expected]
+
+
+def test_nan_is_refused(saved, tmp_path):
+    def edit(parameters):
+        parameters['features.1.0.body.conv1.conv.weight'][0, 0] = float('nan')
+
+    changed = change(saved, tmp_path, edit)
+    for options in ([], ['--face']):
+        done = run_here(import_weights, changed, '--output', str(tmp_path / 'out' / 'net'), *options)
+        assert done.returncode == 2 and 'has NaN or infinity in features.1.0.body.conv1.conv.weight' in done.stderr
+    assert not os.path.exists(str(tmp_path / 'out'))

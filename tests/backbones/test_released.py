@@ -1,0 +1,255 @@
+"""iResNet against an implementation in PyTorch (`released.py`): numbers, gradients, and files that PyTorch wrote."""
+
+import json
+import os
+
+import numpy as np
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip('torch')
+
+import export  # noqa: E402
+import import_weights  # noqa: E402
+import released  # noqa: E402
+from helpers import run_here  # noqa: E402
+from netkit import importing  # noqa: E402
+from netkit._mxnet import mx  # noqa: E402
+from netkit.networks import build  # noqa: E402
+
+ONE_OF_EACH = ('ires18', 'ires50', 'iresgroup50', 'iresgroupfix50')
+ORIGINS = ('paper', 'release')
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """PyTorch and MXNet would wait for each other's threads."""
+    torch.set_num_threads(1)
+
+
+def ours(network, origin, values, **settings):
+    """Return (symbol, parameters) of our network with the weights of theirs, {name: array}."""
+    name, source = network + '_imagenet', importing.IRESNET
+    settings = {**source.settings_for(name), 'net_origin': origin, **settings}
+    return build(name, **settings), importing.convert(source, name, values, 'a file')
+
+
+def values_of(network):
+    """Return {name: array} of a module's state."""
+    return {
+        name: value.detach().numpy()
+        for name, value in network.state_dict().items()
+        if not name.endswith('num_batches_tracked')
+    }
+
+
+def compute(symbol, parameters, images):
+    """Return the outputs of a symbol in plain MXNet."""
+    executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
+    for arrays in (executor.arg_dict, executor.aux_dict):
+        for name, array in arrays.items():
+            if name != 'data':
+                array[:] = parameters[name]
+    return executor.forward(is_train=False, data=mx.nd.array(images))[0].asnumpy()
+
+
+def images_of(side, count=2):
+    return np.random.RandomState(0).randint(0, 256, (count, 3, side, side)).astype(np.float32)
+
+
+def expected_of(network, images):
+    with torch.no_grad():
+        return network(released.normalised(torch.from_numpy(images))).numpy()
+
+
+def assert_same(found, expected):
+    assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
+    assert np.ptp(expected[0] - expected[-1]) > 0.01 * np.ptp(expected)  # the image does matter
+
+
+@pytest.mark.parametrize('origin', ORIGINS)
+@pytest.mark.parametrize('name', [*ONE_OF_EACH, 'ires34', 'ires101'])
+def test_outputs(name, origin):
+    network, images = released.random_network(name, origin), images_of(96)
+    expected = expected_of(network, images)
+    shape = {'image_shape': (96, 96, 3)}
+    assert_same(compute(*ours(name, origin, values_of(network), **shape), images), expected)
+    other = compute(*ours(name, ORIGINS[origin == 'paper'], values_of(network), **shape), images)
+    assert np.abs(other - expected).max() > 0.1 * np.ptp(expected)  # it is not a matter of rounding
+
+
+def test_eps_instead_of_other_variances():
+    """The one and the other make up for PyTorch's eps."""
+    network, images = released.random_network('ires18', 'release'), images_of(96)
+    network.bn1.running_var.mul_(1e-4)  # so that the eps is no trifle
+    network.conv1.weight.data.mul_(1e-2)
+    expected, values = expected_of(network, images), values_of(network)
+    symbol, parameters = ours('ires18', 'release', values, image_shape=(96, 96, 3))
+    assert_same(compute(symbol, parameters, images), expected)
+    as_they_are = dict(parameters)
+    for name in symbol.list_auxiliary_states():
+        if name.endswith('_moving_var'):
+            as_they_are[name] = parameters[name] + 1e-5
+    symbol, _ = ours('ires18', 'release', values, image_shape=(96, 96, 3), net_bn_eps=1e-5)
+    assert_same(compute(symbol, as_they_are, images), expected)
+    symbol, _ = ours('ires18', 'release', values, image_shape=(96, 96, 3))
+    wrong = compute(symbol, as_they_are, images)
+    assert np.abs(wrong - expected).max() > 1e-3 * np.ptp(expected)
+
+
+@pytest.mark.parametrize('origin', ORIGINS)
+@pytest.mark.parametrize('name', ONE_OF_EACH)
+def test_gradients(name, origin):
+    """In training, in float64, of a random direction of the outputs."""
+    network = released.random_network(name, origin)
+    symbol, parameters = ours(name, origin, values_of(network), image_shape=(64, 64, 3), net_bn_eps=1e-5)
+    images = images_of(64, count=4).astype(np.float64)
+    executor = symbol.simple_bind(mx.cpu(), data=images.shape, type_dict={'data': 'float64'})
+    for key, array in executor.arg_dict.items():
+        assert array.dtype == np.float64, key
+        array[:] = images if key == 'data' else mx.nd.array(parameters[key], dtype='float64')
+    direction = np.random.RandomState(1).normal(size=(4, 1000))
+    outputs = executor.forward(is_train=True)[0].asnumpy()
+    executor.backward(mx.nd.array(direction, dtype='float64'))
+
+    network = network.double().train()
+    theirs = network(released.normalised(torch.from_numpy(images)))
+    (theirs * torch.from_numpy(direction)).sum().backward()
+    np.testing.assert_allclose(outputs, theirs.detach().numpy(), rtol=0, atol=1e-9 * np.ptp(outputs))
+    names = importing.IRESNET.names_for(parameters)
+    gradients = {key: parameter.grad.numpy() for key, parameter in network.named_parameters()}
+    found = {names[key][0]: array.asnumpy() for key, array in executor.grad_dict.items() if key != 'data'}
+    assert set(found) == set(gradients)
+    for key, expected in gradients.items():
+        cosine = (found[key] * expected).sum() / np.linalg.norm(found[key]) / np.linalg.norm(expected)
+        assert cosine > 0.9999, key
+        assert abs(np.linalg.norm(found[key]) / np.linalg.norm(expected) - 1) < 1e-4, key
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def save(network, path, is_old=False, is_wrapped=False, is_parallel=False):
+    """Write the state of a module, as PyTorch does it."""
+    state = (torch.nn.DataParallel(network) if is_parallel else network).state_dict()
+    content = {'epoch': 120, 'arch': 'x', 'state_dict': state, 'best_acc1': 1.5} if is_wrapped else state
+    torch.save(content, path, _use_new_zipfile_serialization=not is_old)
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def network():
+    return released.random_network('ires18', 'release')
+
+
+@pytest.mark.parametrize('is_old', [False, True], ids=['archive', 'old'])
+@pytest.mark.parametrize('wrapped', [(False, False), (True, True), (False, True)], ids=['bare', 'both', 'module'])
+def test_a_file_becomes_a_checkpoint(network, tmp_path, is_old, wrapped):
+    path, prefix = save(network, tmp_path / 'x.pth', is_old, *wrapped), str(tmp_path / 'out' / 'x')
+    done = run_here(import_weights, path, '--output', prefix)
+    assert done.returncode == 0 and 'of ires18_imagenet taken over, 0 not' in done.stdout, done.stderr
+    symbol, arguments, statistics = mx.model.load_checkpoint(prefix, 0)
+    images = images_of(224)
+    assert_same(compute(symbol, {**arguments, **statistics}, images), expected_of(network, images))
+
+
+@pytest.mark.parametrize('options', [[], ['--fold-bn']], ids=['plain', 'folded'])
+def test_its_onnx_has_the_same_outputs(network, tmp_path, options):
+    imported, prefix = str(tmp_path / 'x'), str(tmp_path / 'y')
+    run_here(import_weights, save(network, tmp_path / 'x.pth'), '--output', imported)
+    model = ['--model', imported + ',0', '--image-size', '224,224']
+    done = run_here(export, *model, '--output', prefix, '--onnx', *options)
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(prefix + ('-folded' if options else '') + '.onnx')
+    images = images_of(224, count=1)
+    (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    expected = expected_of(network, images)
+    assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
+
+
+def test_a_face_network_starts_from_it(network, tmp_path):
+    prefix = str(tmp_path / 'x')
+    path = save(network, tmp_path / 'x.pth')
+    done = run_here(import_weights, path, '--face', '--network', 'ires18', '--output', prefix)
+    assert done.returncode == 0 and 'name --network ires18:net_origin=release' in done.stdout, done.stderr
+    symbol, arguments, statistics = mx.model.load_checkpoint(prefix, 0)
+    assert symbol.tojson() == build('ires18', net_origin='release').tojson() != build('ires18').tojson()
+    values = values_of(network)
+    taken = {
+        'stage2_unit1_shortcut_weight': 'layer2.0.downsample.1.weight',
+        'stage4_unit2_bn_gamma': 'layer4.1.bn2.weight',
+    }
+    for mine, theirs in taken.items():
+        np.testing.assert_array_equal(arguments[mine].asnumpy(), values[theirs])
+    in_stages = {name for name in symbol.list_arguments() if 'stage' in name and 'relu' not in name}
+    assert in_stages == {name for name in arguments if 'stage' in name}
+    assert {name for name in statistics if 'stage' in name} < set(symbol.list_auxiliary_states())
+    assert not {'conv0_weight', 'pre_fc1_weight', 'fc1_weight'} & set(arguments)  # 7x7 there; another head
+
+
+def without(name):
+    return lambda state: state.pop(name)
+
+
+def instead(name, value):
+    return lambda state: state.update({name: value})
+
+
+@pytest.mark.parametrize(
+    'edit, options, words',
+    [
+        (without('layer2.1.bn1.bias'), [], 'layer2.1.bn1.bias is missing'),
+        (instead('layer2.1.bn1.bias', torch.zeros(5)), [], 'layer2.1.bn1.bias has shape (5,) instead of (128,)'),
+        (instead('layer1.2.conv1.weight', torch.zeros(5)), [], 'layer1.2.conv1.weight has no place in this network'),
+        (instead('fc.bias', torch.full((1000,), float('inf'))), [], 'has NaN or infinity in fc.bias'),
+        (without('layer1.0.conv1.weight'), [], "is no file of iResNet's authors: it has no layer1.0.conv1.weight"),
+        (
+            lambda state: None,
+            ['--network', 'ires34_imagenet'],
+            'does not fit ires34_imagenet: layer1.2.bn0.weight is missing',
+        ),
+        (lambda state: None, ['--network', 'ires50_imagenet'], 'does not fit ires50_imagenet: '),
+        (lambda state: None, ['--network', 'iresgroup50_imagenet'], 'does not fit iresgroup50_imagenet: '),
+        (
+            lambda state: None,
+            ['--network', 'cru56_imagenet'],
+            "is a file of iResNet's authors, who have no such network",
+        ),
+    ],
+)
+@pytest.mark.parametrize('more', [[], ['--face']], ids=['original', 'face'])
+def test_a_file_that_does_not_fit(network, tmp_path, edit, options, words, more):
+    state = dict(network.state_dict())
+    edit(state)
+    path = str(tmp_path / 'x.pth')
+    torch.save(state, path)
+    options = options or ['--network', 'ires18_imagenet']
+    done = run_here(import_weights, path, '--output', str(tmp_path / 'out' / 'x'), *options, *more)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not os.path.exists(str(tmp_path / 'out'))
+
+
+def test_a_file_of_nothing_known(network, tmp_path):
+    state = dict(network.state_dict())
+    del state['fc.bias']
+    torch.save(state, tmp_path / 'x.pth')
+    done = run_here(import_weights, str(tmp_path / 'x.pth'), '--output', str(tmp_path / 'out' / 'x'))
+    assert done.returncode == 2 and "fits no network of iResNet's authors; name its --network" in done.stderr
+    assert not os.path.exists(str(tmp_path / 'out'))
+
+
+def test_a_network_is_told_from_those_with_the_same_units(tmp_path):
+    """iResGroup and iResGroupFix differ in the groups alone, so in the shape of some weights."""
+    for name in ('iresgroup50', 'iresgroupfix50', 'ires50'):
+        source, values = importing.IRESNET, values_of(released.Network(name, 'release'))
+        assert importing.recognised(source, values, 'a file') == name + '_imagenet'
+
+
+def test_attributes_of_the_symbol(network, tmp_path):
+    """It normalises as its weights were trained: by channel."""
+    prefix = str(tmp_path / 'x')
+    run_here(import_weights, save(network, tmp_path / 'x.pth'), '--output', prefix)
+    with open(prefix + '-symbol.json') as file:
+        nodes = json.load(file)['nodes']
+    means = [float(node['attrs']['scalar']) for node in nodes if node['op'] == '_minus_scalar']
+    np.testing.assert_allclose(means, [123.675, 116.28, 103.53])
