@@ -42,9 +42,8 @@ def some_depths_of_each():
 # The networks that are computed; all of them by `make test-all`.
 COMPUTED = list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_each()
 # Choices of which the authors' code computes something else than the paper: one of each kind and form.
-RELEASED = [
-    f'{name}{form}' for name in ('att56', 'attnext56', 'ires18', 'ires50', 'iresgroup50') for form in ('', '_imagenet')
-]
+KINDS = ('att56', 'attnext56', 'ires18', 'ires50', 'iresgroup50')
+RELEASED = [name + form for name in KINDS for form in ('', '_imagenet')]
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.

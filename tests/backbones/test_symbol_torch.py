@@ -12,7 +12,7 @@ torch = pytest.importorskip('torch')
 import symbol_torch  # noqa: E402  it wants PyTorch
 
 import config as host  # noqa: E402
-from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PLAIN, ROOT, bind  # noqa: E402
+from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PLAIN, RELEASED, ROOT, bind  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.networks import build, builder, parse, settings_of  # noqa: E402
 
@@ -78,9 +78,11 @@ def assert_near(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('network', COMPUTED)
-def test_embeddings_are_mxnets(network):
-    executor, module = both(network)
+@pytest.mark.parametrize(
+    'network, origin', [(name, 'paper') for name in COMPUTED] + [(name, 'release') for name in RELEASED]
+)
+def test_embeddings_are_mxnets(network, origin):
+    executor, module = both(network, net_origin=origin)
     module.eval()
     assert_near(module(given(executor)), executor.forward(is_train=False)[0].asnumpy(), 1e-5)
 

@@ -444,11 +444,8 @@ def test_images_too_small_to_be_pooled_without_padding():
 @pytest.mark.parametrize('form', ['', '_imagenet'])
 def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
     """The host's head has 2e-5; the BatchNorm in front of an original form's classifier belongs to the trunk."""
-    found = {
-        node['name']: float(node['attrs']['eps'])
-        for node in nodes(build(network + form, net_bn_eps=1e-3))
-        if node['op'] == 'BatchNorm'
-    }
+    symbol = build(network + form, net_bn_eps=1e-3)
+    found = {node['name']: float(node['attrs']['eps']) for node in nodes(symbol) if node['op'] == 'BatchNorm'}
     of_head = {'bn1', 'fc1'} if not form else set()
     assert {name for name, eps in found.items() if eps == 2e-5} == of_head
     assert {eps for name, eps in found.items() if name not in of_head} == {1e-3}
