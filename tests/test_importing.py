@@ -9,9 +9,10 @@ from PIL import Image
 
 import import_weights
 from helpers import run_here
-from netkit import importing
+from netkit import gluoncv2, importing
 from netkit._mxnet import mx
 from netkit.networks import build
+from netkit.published import PUBLISHED
 
 PEERS = {
     'cru56_imagenet': 'crunet56',
@@ -79,6 +80,16 @@ def test_same_numbers_as_gluoncv2(network, tmp_path):
     actual = compute(symbol, converted, raw)
     assert np.abs(actual - expected).max() <= 1e-4 * np.ptp(expected)
     assert np.ptp(expected[0] - expected[1]) > 0.01 * np.ptp(expected)  # the image does matter
+
+
+@pytest.mark.parametrize('network', importing.GLUONCV2.networks)
+def test_same_number_of_parameters_as_gluoncv2(network):
+    from gluoncv2.model_provider import get_model
+
+    parameters = get_model(gluoncv2.peer_name(network)).collect_params().values()
+    assert all(all(parameter.shape) for parameter in parameters)
+    count = sum(np.prod(parameter.shape) for parameter in parameters if parameter.grad_req != 'null')
+    assert count == PUBLISHED[network].parameters
 
 
 def test_the_program_writes_a_checkpoint(saved, tmp_path):

@@ -16,7 +16,7 @@ from netkit.errors import UserError
 from netkit.evaluation import embeddings, faces as verification, imagenet as classification
 from netkit.evaluation.engines import open_engine
 from netkit.files import check_writable, keep_inputs
-from netkit.graph.naming import is_original
+from netkit.networks import parse
 
 HOST = (
     "insightface's own config names three of the six published sets in val_targets (lfw, cfp_fp, agedb_30), and its "
@@ -62,9 +62,17 @@ def faces(args):
             print(f'drawn into {args.plot}')
 
 
+def published_error(choice, multiplier):
+    """Return the published top-1 error of --network, with settings if it has any; a dash if there is none."""
+    network, settings = parse(choice) if choice else ('', {})
+    origin = settings.pop('net_origin', 'paper')
+    as_published = not set(settings) - {'net_mean', 'net_std'} and multiplier == 1
+    return published.top1_error(network if as_published else '', origin)
+
+
 def imagenet(args):
     """Measure top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
-    rows = []
+    rows, known = [], published_error(args.network, args.multiplier)
     if args.crop and not args.image_size:
         args.image_size = args.crop, args.crop, 3
     for engine in engines_of(args, (classification.SIDE, classification.SIDE, 3)):
@@ -77,9 +85,8 @@ def imagenet(args):
         resize = args.resize or classification.resize_for(side)
         images = classification.Images(args.data, max(resize, side), side)
         result = classification.evaluate(engine, images)
-        network = args.network if args.network and is_original(args.network) and args.multiplier == 1 else None
         errors = [f'{100 * result.errors[k]:.2f} %' if k in result.errors else '–' for k in classification.TOPS]
-        rows.append((engine.label, str(result.images), *errors, published.TOP1_ERRORS.get(network or '', '–')))
+        rows.append((engine.label, str(result.images), *errors, known))
         if images.skipped:
             path, why = next(iter(images.skipped.items()))
             print(f'{len(images.skipped)} files were skipped; the first: {path} {why}')

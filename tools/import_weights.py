@@ -8,11 +8,8 @@ the face form of the network starts from every weight whose name and shape fit; 
 
 import os
 
-import numpy as np
-
 from netkit import checkpoints, importing, report
 from netkit.cli import Parser, file_prefix, run
-from netkit.data.images import Unusable, centre, open_picture
 from netkit.errors import UserError
 from netkit.evaluation import imagenet as classification
 from netkit.evaluation.engines import open_engine
@@ -41,29 +38,10 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_picture(path):
-    """Return the centre of a picture, (1, 3, side, side) raw RGB; raises UserError."""
-    try:
-        image = centre(open_picture(path), classification.RESIZE, classification.SIDE)
-    except Unusable as error:
-        raise UserError(f'--image {path} {error}')
-    return image.transpose(2, 0, 1)[None]
-
-
-def classify(model, picture):
-    """Return the likeliest classes of a picture, by a checkpoint: rows of (rank, class, probability)."""
-    side = classification.SIDE
-    (outputs,) = open_engine(model, 1, image_shape=(side, side, 3))(picture).astype(np.float64)
-    likelihoods = np.exp(outputs - outputs.max())
-    likelihoods /= likelihoods.sum()
-    order = np.argsort(-likelihoods, kind='stable')[:LIKELIEST]
-    return [(str(rank), str(number), f'{100 * likelihoods[number]:.2f} %') for rank, number in enumerate(order, 1)]
-
-
 def main():
     args = parse_args()
     keep_inputs(checkpoints.files(args.output, EPOCH), [args.file, *filter(None, [args.image])])
-    picture = read_picture(args.image) if args.image else None
+    picture = classification.read_picture(args.image) if args.image else None
     source = importing.source_of(args.file)
     network = original_form(args.network) if args.network and args.face else args.network
     if network and network not in source.networks:
@@ -92,7 +70,9 @@ def main():
     for key, value in settings.items():
         print(f'to train it, name --network {named}:{key}={value}; in insightface, say {key} = {value!r} in its config')
     if args.image:
-        rows = classify(f'{args.output},{EPOCH}', picture)
+        engine = open_engine(f'{args.output},{EPOCH}', 1, image_shape=(classification.SIDE, classification.SIDE, 3))
+        found = classification.likeliest(engine, picture, LIKELIEST)
+        rows = [(str(rank), str(number), f'{100 * share:.2f} %') for rank, (number, share) in enumerate(found, 1)]
         report.show(args.image, ('', 'class', 'probability'), rows)
 
 

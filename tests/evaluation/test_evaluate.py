@@ -175,6 +175,23 @@ def classes(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize(
+    'choice, multiplier, expected',
+    [
+        ('cru56_imagenet', 1.0, '21.9'),
+        ('ires50_imagenet', 1.0, '22.69 with net_origin=release'),
+        ('ires50_imagenet:net_origin=release,net_std=(58.0,57.0,57.5)', 1.0, '22.69'),
+        ('ires50_imagenet:net_origin=release', 0.5, '–'),
+        ('cru56_imagenet:net_act=elu', 1.0, '–'),
+        ('ires18_imagenet', 1.0, '–'),
+        ('ires50', 1.0, '–'),
+        (None, 1.0, '–'),
+    ],
+)
+def test_the_published_error_is_that_of_the_same_network(choice, multiplier, expected):
+    assert evaluate.published_error(choice, multiplier) == expected
+
+
 @pytest.mark.parametrize('data', ['set', 'val.rec'])
 def test_top_1_and_top_5_error(run_tool, classes, data):
     code, out, err = run_tool(

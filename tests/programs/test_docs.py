@@ -11,7 +11,9 @@ import subprocess
 import pytest
 
 import config as host
-from helpers import ROOT
+import paper
+from helpers import ROOT, shape_of, size_of
+from netkit.graph.naming import is_original
 
 PAGES = sorted(
     os.path.relpath(path, ROOT)
@@ -37,6 +39,29 @@ def test_the_readme_is_short_and_leads_to_every_page():
     assert len(text.splitlines()) <= 150
     for page in PAGES:
         assert page == 'README.md' or page.startswith('benchmarks') or f'({page})' in text, page
+
+
+@pytest.mark.parametrize(
+    'page, is_listed',
+    [
+        ('README.md', lambda name: not is_original(name)),
+        ('docs/networks.md', is_original),
+        ('docs/memory.md', lambda name: not is_original(name)),
+    ],
+)
+def test_the_tables_have_every_network(page, is_listed):
+    """With the counts of the papers' tables, where they have counts."""
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in read(page).splitlines()]
+    rows = [row for row in rows if page != 'README.md' or len(row) == 4]  # not that of memory
+    rows = {row[0]: row[1:] for row in rows if row and row[0] in host.network}
+    assert sorted(rows) == sorted(filter(is_listed, host.network))
+    for name, row in rows.items():
+        if page == 'docs/memory.md':
+            assert row[0] == str(host.network[name].per_batch_size)
+            continue
+        counted = paper.walk(name, size_of(name), shape_of(name)[0])
+        assert f'{counted.parameters:,}' in row and f'{counted.macs / 1e9:.3f} G' in row, name
+        assert page != 'README.md' or row[0] == str(size_of(name))
 
 
 class Parsed(Exception):

@@ -14,7 +14,7 @@ import pytest
 
 import config as host
 import train as tool
-from helpers import FEW_FACES, ROOT, TOOLS
+from helpers import FEW_FACES, ROOT, TOOLS, nodes
 from netkit._mxnet import mx
 from netkit.data import faces, pairs, synthetic
 from netkit.data.batches import FaceBatches, Share
@@ -211,10 +211,28 @@ def test_training_leaves_a_checkpoint_and_repeats_itself(data, tmp_path):
     assert set(aux_params) == set(symbol.list_auxiliary_states())
 
 
+def test_settings_behind_the_name_are_what_is_trained(data, tmp_path):
+    changed = ['--network', 'ires50:net_origin=release,emb_size=16', '--steps', '1']
+    done = run(*QUICK, *changed, '--data', data, '--output', str(tmp_path), '--no-verification')
+    assert done.returncode == 0, done.stderr
+    symbol, arguments, _ = mx.model.load_checkpoint(str(tmp_path / 'ires50'), 1)
+    by_name = {node['name']: node['parents'] for node in nodes(symbol)}
+    assert by_name['stage1_unit2_plus'][1].startswith('stage1_unit2_relu1')
+    assert arguments['fc1_beta'].shape == (16,)
+    others = ['--network', 'ires50:emb_size=16', '--steps', '2', '--resume']
+    done = run(*QUICK, *others, '--data', data, '--output', str(tmp_path), '--no-verification')
+    assert done.returncode == 2 and 'network' in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     'options, words',
     [
         (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56, cru116"),
+        (['--network', 'ires50:net_multiplier=0.5'], 'net_multiplier cannot be set there, since --multiplier'),
+        (['--network', 'ires50:memonger=True'], 'memonger cannot be set there, since --memonger decides it'),
+        (['--network', 'ires50:image_shape=(64,64,3)'], 'image_shape cannot be set there, since the data set decides'),
+        (['--network', 'ires50:net_akt=relu'], "'net_akt' is not a setting"),
+        (['--network', 'cru56:net_origin=release'], "net_origin='release' is not known"),
         (['--loss', 'triplet'], "there is no loss 'triplet'; choose from"),
         (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not a whole number of at least 1"),
         (['--steps', 'many'], "argument --steps: 'many' is not a whole number of at least 1"),

@@ -20,6 +20,23 @@ def resize_for(side):
     return round(side * RESIZE / SIDE) if side < SIDE else max(side, RESIZE)
 
 
+def read_picture(path):
+    """Return the centre of a picture, (1, 3, SIDE, SIDE) raw RGB; raises UserError."""
+    try:
+        image = centre(open_picture(path), RESIZE, SIDE)
+    except Unusable as error:
+        raise UserError(f'--image {path} {error}')
+    return image.transpose(2, 0, 1)[None]
+
+
+def likeliest(engine, picture, count):
+    """Return the `count` likeliest classes of a picture, (number, probability) each, by an engine of logits."""
+    (outputs,) = engine(picture).astype(np.float64)
+    likelihoods = np.exp(outputs - outputs.max())
+    likelihoods /= likelihoods.sum()
+    return [(number, likelihoods[number]) for number in np.argsort(-likelihoods, kind='stable')[:count]]
+
+
 class Images:
     """The images of a classification set and their labels: `len(images)`, `images.load(i)`, `images.label(i)`."""
 
