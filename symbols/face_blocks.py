@@ -49,9 +49,7 @@ class Settings(NamedTuple):
     net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or matrix products ('matrix', faster on a CPU)
     net_groups: str = 'merged'  # grouped convolutions: unchanged ('op'), or merged to the width of a CPU vector
     net_unit: int = IMPROVED
-    net_origin: str = (
-        'paper'  # where the authors' released code departs from the paper, compute as 'paper' or 'release'
-    )
+    net_origin: str = 'paper'  # or 'release': as the authors' released code, where it departs from the paper
     net_bn_eps: float = BN_EPS  # of all BatchNorms but the head's, which has the host's
     net_input: int = 1  # 0: 7x7/2 stem, 1: face stem, 2: face stem after a BN of the data
     net_output: str = 'E'  # a key of HEADS

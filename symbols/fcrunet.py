@@ -90,7 +90,7 @@ def build(num_layers, **settings):
     """
     stages = choose('num_layers', num_layers, STAGES)
     layers = Layers(**settings)
-    is_release(layers, num_layers, released=())  # for `net_origin`, of which there is one
+    is_release(layers, num_layers, released=())  # which raises an error for 'release'
     data, stride = stem(layers)
     for stage_number, stage in enumerate(stages, 1):
         stage = stage._replace(

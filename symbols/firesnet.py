@@ -25,7 +25,7 @@ from face_blocks import (
     stem,
 )
 
-# Units of each stage (paper, table 1; 18, 34 and 1001: the authors' code).
+# Units of each stage (50 to 200: paper, table 1; the others, and the groups below: the authors' code).
 UNITS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
