@@ -232,6 +232,21 @@ def test_a_storage_that_is_a_part_of_another(tmp_path, first, length):
             state_dict.read(path)
 
 
+def test_a_storage_that_would_take_ages_to_compare(tmp_path):
+    """In place of a storage, a tuple of itself twice, 45 times over."""
+    tensor = one_tensor(0, (3,), (1,))
+    start, end = tensor.index(b'v2\n(') + 4, tensor.index(b'Q') + 1
+    pickled = tensor[:start] + b')' + b'2\x86' * 45 + tensor[end:]
+    for path in (save(tmp_path / 'x.pt', pickled), save_old(tmp_path / 'y.pth', pickled, [])):
+        with pytest.raises(state_dict.Malformed, match='it holds a tensor without a storage'):
+            state_dict.read(path)
+    key = ()
+    for _ in range(45):
+        key = key, key  # shared, so that the pickle is small
+    with pytest.raises(state_dict.Malformed, match='it holds a storage that has no name'):
+        state_dict.read(save_old(tmp_path / 'z.pth', tensor, [key], (6, np.zeros(6, np.float32))))
+
+
 def test_numbers_of_a_machine_that_is_big_endian(tmp_path):
     values = np.arange(6, dtype='>f4')
     path = save(tmp_path / 'x.pt', one_tensor(0, (6,), (1,)), _0=values)

@@ -124,6 +124,8 @@ class _Tensor(NamedTuple):
     @classmethod
     def rebuilt(cls, storage, offset, size, stride, *_):
         """Return the tensor that a pickle describes."""
+        if not isinstance(storage, _Part):
+            raise Malformed('it holds a tensor without a storage')
         return cls(storage, offset, size, stride)
 
 
@@ -193,6 +195,8 @@ def _read_old(file):
     found, keys = _Unpickler(stream, storage).load(), _Unpickler(stream).load()
     content, place, contents = stream.getbuffer(), stream.tell(), {}
     for key in keys:
+        if not isinstance(key, str):
+            raise Malformed('it holds a storage that has no name')
         (count,) = struct.unpack_from('<q', content, place)
         start, place = place + 8, place + 8 + count * np.dtype(STORAGES[classes[key]]).itemsize
         if not start <= place <= len(content):
