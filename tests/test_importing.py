@@ -153,7 +153,7 @@ def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
         (['--network', 'cru116_imagenet'], 'does not fit cru116_imagenet: '),
         (['--network', 'cru116', '--face'], 'does not fit cru116_imagenet: '),
         (['--network', 'ires50_imagenet'], 'is a file of gluoncv2, who have no such network; choose from cru56'),
-        (['--network', 'cru56'], 'who have no such network; choose from cru56_imagenet'),
+        (['--network', 'cru56'], '--network cru56 is a face network: add --face, or name cru56_imagenet'),
         (['--face', '--image', 'x.jpg'], 'not allowed with argument'),
         (['--image', 'nowhere.jpg'], '--image nowhere.jpg is not readable as an image'),
     ],

@@ -182,9 +182,9 @@ def test_a_name_that_would_take_ages_to_compare(tmp_path):
                 state_dict.read(save(tmp_path / 'x.pt', b'\x80\x04' + pickled))
 
 
-def save_old(path, pickled, keys, *storages, magic=state_dict.OLD_MAGIC):
+def save_old(path, pickled, keys, *storages, magic=state_dict.OLD_MAGIC, protocol=state_dict.OLD_PROTOCOL):
     """Write a file of the format before zip archives; `storages` are (count, values)."""
-    parts = [pickle.dumps(part, protocol=2) for part in (magic, state_dict.OLD_PROTOCOL, {'little_endian': True})]
+    parts = [pickle.dumps(part, protocol=2) for part in (magic, protocol, {'little_endian': True})]
     parts += [pickled, pickle.dumps(keys, protocol=2)]
     parts += [struct.pack('<q', count) + values.tobytes() for count, values in storages]
     path.write_bytes(b''.join(parts))
@@ -210,6 +210,8 @@ def test_a_file_of_the_old_format_that_is_none(tmp_path):
             state_dict.read(save_old(path, pickled, keys, (count, values)))
     with pytest.raises(state_dict.Malformed, match='it does not begin as one'):
         state_dict.read(save_old(path, tensor, ['0'], (6, values), magic=state_dict.OLD_MAGIC - 1))
+    with pytest.raises(state_dict.Malformed, match='it does not begin as one'):
+        state_dict.read(save_old(path, tensor, ['0'], (6, values), protocol=1002))
     with pytest.raises(state_dict.Malformed, match='which no state dict needs'):
         state_dict.read(
             save_old(path, pickle.dumps({'a': Call(open, str(tmp_path / 'made'), 'w')}, 2), [], (6, values))
@@ -234,9 +236,14 @@ def test_a_storage_that_is_a_part_of_another(tmp_path, first, length):
 
 def test_a_storage_that_would_take_ages_to_compare(tmp_path):
     """In place of a storage, a tuple of itself twice, 45 times over."""
-    tensor = one_tensor(0, (3,), (1,))
+    tensor, doubled = one_tensor(0, (3,), (1,)), b')' + b'2\x86' * 45
+    for part in (state_dict._text('0'), b'J' + struct.pack('<i', 6)):  # the key, and the count
+        pickled = tensor.replace(part, doubled)
+        for path in (save(tmp_path / 'x.pt', pickled), save_old(tmp_path / 'y.pth', pickled, [])):
+            with pytest.raises(state_dict.Malformed, match='it holds something that is no tensor'):
+                state_dict.read(path)
     start, end = tensor.index(b'v2\n(') + 4, tensor.index(b'Q') + 1
-    pickled = tensor[:start] + b')' + b'2\x86' * 45 + tensor[end:]
+    pickled = tensor[:start] + doubled + tensor[end:]
     for path in (save(tmp_path / 'x.pt', pickled), save_old(tmp_path / 'y.pth', pickled, [])):
         with pytest.raises(state_dict.Malformed, match='it holds a tensor without a storage'):
             state_dict.read(path)

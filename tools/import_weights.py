@@ -44,6 +44,8 @@ def main():
     picture = classification.read_picture(args.image) if args.image else None
     source = importing.source_of(args.file)
     network = original_form(args.network) if args.network and args.face else args.network
+    if network and network not in source.networks and original_form(network) in source.networks:
+        raise UserError(f'--network {network} is a face network: add --face, or name {original_form(network)}')
     if network and network not in source.networks:
         raise UserError(
             f'--network {args.network}: {args.file} is a file of {source.title}, who have no such network; choose from '

@@ -231,12 +231,13 @@ def test_a_file_that_does_not_fit(network, tmp_path, edit, options, words, more)
     assert len(done.stderr.splitlines()) == 1 and not os.path.exists(str(tmp_path / 'out'))
 
 
-def test_a_file_of_nothing_known(network, tmp_path):
+def test_what_is_amiss_in_a_file_of_no_network_is_told_of_the_one_most_like_it(network, tmp_path):
     state = dict(network.state_dict())
-    del state['fc.bias']
+    state['fc.weight'], state['fc.bias'] = torch.zeros(10, 512), torch.zeros(10)
     torch.save(state, tmp_path / 'x.pth')
     done = run_here(import_weights, str(tmp_path / 'x.pth'), '--output', str(tmp_path / 'out' / 'x'))
-    assert done.returncode == 2 and "fits no network of iResNet's authors; name its --network" in done.stderr
+    words = 'does not fit ires18_imagenet: fc.weight has shape (10, 512) instead of (1000, 512)'
+    assert done.returncode == 2 and words in done.stderr
     assert not os.path.exists(str(tmp_path / 'out'))
 
 

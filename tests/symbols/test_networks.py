@@ -447,6 +447,9 @@ def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
     symbol = build(network + form, net_bn_eps=1e-3)
     found = {node['name']: float(node['attrs']['eps']) for node in nodes(symbol) if node['op'] == 'BatchNorm'}
     of_head = {'bn1', 'fc1'} if not form else set()
+    symbol = build(network, net_bn_eps=1e-3, net_output='GDC')
+    eps = {node['name']: node['attrs']['eps'] for node in nodes(symbol) if node['op'] == 'BatchNorm'}
+    assert {name for name, value in eps.items() if value == '2e-05'} == {'conv_6dw7_7_batchnorm', 'fc1'}
     assert {name for name, eps in found.items() if eps == 2e-5} == of_head
     assert {eps for name, eps in found.items() if name not in of_head} == {1e-3}
 

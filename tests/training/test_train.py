@@ -229,6 +229,7 @@ def test_settings_behind_the_name_are_what_is_trained(data, tmp_path):
     [
         (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56, cru116"),
         (['--network', 'ires50:net_multiplier=0.5'], 'net_multiplier cannot be set there, since --multiplier'),
+        (['--network', 'ires50:fp16=True'], 'fp16 cannot be set there, since --fp16 decides it'),
         (['--network', 'ires50:memonger=True'], 'memonger cannot be set there, since --memonger decides it'),
         (['--network', 'ires50:image_shape=(64,64,3)'], 'image_shape cannot be set there, since the data set decides'),
         (['--network', 'ires50:net_akt=relu'], "'net_akt' is not a setting"),

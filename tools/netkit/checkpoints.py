@@ -90,7 +90,7 @@ def read_with(reader, path, kind):
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}')
     except ValueError as error:
-        raise UserError(f'{path} is not readable as {kind}: {error}; is it whole?')
+        raise UserError(f'{path} is not readable as {kind}: {error}')
 
 
 def load_arrays(path):

@@ -81,14 +81,27 @@ def build_like(source, network):
 
 
 def recognised(source, loaded, path):
-    """Return the network choice that a file of a Source is of; raises UserError if it is of none."""
+    """Return the network choice that a file of a Source is of; raises UserError, naming the one most like it."""
+    alike = {}
     for network in source.networks:
-        try:
-            convert(source, network, loaded, path)
-            return network
-        except UserError:
-            continue
-    raise UserError(f'{path} fits no network of {source.title}; name its --network to be told what is amiss')
+        expected = expected_of(source, network)
+        fitting = {
+            names[0] for name, names in source.names_for(expected).items() if shape_in(loaded, names) == expected[name]
+        }
+        alike[network] = len(fitting) / max(len(expected), len(loaded))
+    network = max(alike, key=lambda name: alike[name])
+    convert(source, network, loaded, path)
+    return network
+
+
+def shape_in(loaded, names):
+    """Return the shape of the first of some names in a file's {name: array}; None if it is not there."""
+    return loaded[names[0]].shape if names[0] in loaded else None
+
+
+def expected_of(source, network):
+    """Return {our name: shape} of the parameters of the counterpart of a Source's network."""
+    return checkpoints.wanted_shapes(build_like(source, network), settings_of(network)['image_shape'])
 
 
 def convert(source, network, loaded, path):
@@ -100,7 +113,7 @@ def convert(source, network, loaded, path):
     def refuse(why):
         raise UserError(f'{path} does not fit {network}: {why}')
 
-    expected = checkpoints.wanted_shapes(build_like(source, network), settings_of(network)['image_shape'])
+    expected = expected_of(source, network)
     shift, converted, known = source.bn_eps - Settings().net_bn_eps, {}, set()
     for name, names in source.names_for(expected).items():
         present = [theirs for theirs in names if theirs in loaded]

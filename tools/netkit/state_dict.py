@@ -89,7 +89,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts
         if module == 'torch' and name in STORAGES:
             return _Storage(name)
         if (module, name) not in known:
-            raise Malformed(f'it wants {module}.{name}, which no state dict needs')
+            raise Malformed(f'it wants {module}.{name}, which no state dict needs; save the state dict alone')
         return known[module, name]
 
     def load_empty_dictionary(self):
@@ -224,7 +224,7 @@ def read(path):
             return {name: _array(tensor, values_of(tensor.storage)) for name, tensor in _tensors(found).items()}
     except (OSError, Malformed):
         raise
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, EOFError):
         raise Malformed('it is no archive, or ends too early')
     except Exception as error:  # a pickle of anything else raises anything
         raise Malformed(f'{type(error).__name__}: {error}')
@@ -241,7 +241,7 @@ def _tensors(found):
         if not isinstance(name, str):
             raise Malformed('it holds something that has no name')
         if not isinstance(tensor, _Tensor):
-            raise Malformed(f'it holds {name[:60]!r}, which is no tensor')
+            raise Malformed(f'it holds {name[:60]!r}, which is no tensor, and no {" or ".join(WRAPPERS)}')
     is_parallel = all(name.startswith(PARALLEL) for name in found)
     return {name[len(PARALLEL) * is_parallel :]: tensor for name, tensor in found.items()}
 
