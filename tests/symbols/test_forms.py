@@ -9,7 +9,20 @@ import pytest
 
 import config as host
 import face_blocks
-from helpers import FACE_NETWORKS, NARROW, NETWORKS, PLAIN, QUICK, TOOLS, assert_close, bind, nodes, shape_of, size_of
+from helpers import (
+    COMPUTED,
+    FACE_NETWORKS,
+    NARROW,
+    NETWORKS,
+    PLAIN,
+    QUICK,
+    TOOLS,
+    assert_close,
+    bind,
+    nodes,
+    shape_of,
+    size_of,
+)
 from netkit._mxnet import mx
 from netkit.graph.counts import count_parameters, shapes
 from netkit.graph.memory import planned_memory
@@ -113,7 +126,7 @@ def test_no_convolution_has_groups_of_a_few_channels(network):
 # ----------------------------------------------------------------------------------------------- memonger
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', COMPUTED)
 def test_memonger_is_attributes_and_identities(network):
     off, on = [nodes(build(network, memonger=switch)) for switch in (False, True)]
     read = {node['name']: node['parents'][0] for node in on if node['op'] == '_copy'}
