@@ -63,16 +63,16 @@ for _depth, _face_recipe, _imagenet_recipe in (
     (101, {}, {}),
     (152, {}, {}),
     (200, {}, _RECOMPUTE),
-    (302, {'per_batch_size': 56}, _RECOMPUTE),
-    (404, {'per_batch_size': 40}, _RECOMPUTE),
-    (1001, {'per_batch_size': 8}, {'memonger': True, 'per_batch_size': 8}),
+    (302, {}, _RECOMPUTE),
+    (404, {'per_batch_size': 64}, _RECOMPUTE),
+    (1001, {'per_batch_size': 32}, _RECOMPUTE),
 ):
     _add('ires%d' % _depth, {'net_name': 'firesnet', 'num_layers': _depth}, {}, _face_recipe, _imagenet_recipe)
 for _name, _num_group in (('iresgroup', (8, 16, 32, 64)), ('iresgroupfix', 64)):
     for _depth, _face_recipe, _imagenet_recipe in (
         (50, {}, {}),
         (101, {}, {}),
-        (152, {'per_batch_size': 56}, _RECOMPUTE),
+        (152, {'per_batch_size': 64}, _RECOMPUTE),
     ):
         _add(
             '%s%d' % (_name, _depth),

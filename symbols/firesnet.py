@@ -18,7 +18,6 @@ from face_blocks import (
     enter_branch,
     head,
     is_release,
-    is_sum,
     project,
     read_config,
     recompute,
@@ -115,6 +114,16 @@ def kind_of(num_layers, num_group):
     return choose('num_layers', num_layers, {depth: kind for kind in kinds for depth in kind.depths})
 
 
+def kept_sums(units, name):
+    """Return the names of the sums that stay in memory with `memonger`, in a stage of so many `units`.
+
+    In a long stage not all: the fewer are kept, the more is computed again at once, and a distance of half the square
+    root of the units planned least memory, or nearly so (benchmarks/NOTES.md).
+    """
+    step = max(1, round(units**0.5 / 2))
+    return [name % unit + '_plus' for unit in range(1, units + 1, step)]
+
+
 def build(num_layers, num_group=1, **settings):
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
@@ -126,6 +135,7 @@ def build(num_layers, num_group=1, **settings):
     layers = Layers(**settings)
     release = is_release(layers, num_layers, kind.depths)
     data, stride = stem(layers, max_pool=False)
+    kept = set()
     for number, units in enumerate(UNITS[num_layers]):
         groups = kind.num_group[number]
         num_filter, width = layers.width(kind.num_filter[number]), layers.width(kind.width[number], groups)
@@ -135,7 +145,8 @@ def build(num_layers, num_group=1, **settings):
         for unit in range(2, units):
             data = middle_unit(layers, data, stage, name % unit, after_start=unit == 2)
         data = end_unit(layers, data, stage, name % units, after_start=units == 2)
-    recompute(layers, data, kept=is_sum)
+        kept.update(kept_sums(units, name))
+    recompute(layers, data, kept=kept.__contains__)
     return head(layers, data, open_end=False)
 
 

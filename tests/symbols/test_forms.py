@@ -1,6 +1,7 @@
 """The forms of a network that compute the same: rewritten operators, and feature maps computed again in training."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -161,7 +162,7 @@ import sys
 sys.path.insert(0, {tools!r})
 from netkit._mxnet import mx
 from netkit.networks import build
-for network in ('att56', 'ires50', 'cru56_imagenet', 'att56_imagenet'):
+for network in ('att56', 'ires101', 'cru56_imagenet', 'att56_imagenet'):
     symbol = build(network, net_multiplier=0.1, emb_size=16, image_shape=(64, 64, 3), memonger=True, net_se=1)
     executor = symbol.simple_bind(mx.cpu(), data=(2, 3, 64, 64))
     executor.forward(is_train=True)
@@ -201,7 +202,28 @@ def test_the_default_batch_fits_11_gb(network):
     assert planned_memory(symbol, batch, image_shape) + rest < 11 * 1024
 
 
-@pytest.mark.parametrize('network', ['cru56', 'att56', 'ires50', 'att56_imagenet'])
+@pytest.mark.parametrize(
+    'network, kept',
+    [
+        ('ires50', [3, 4, 6, 3]),
+        ('ires101', [3, 4, 12, 3]),
+        ('ires1001', [4, 26, 25, 4]),
+        ('iresgroup152', [3, 8, 12, 3]),
+    ],
+)
+def test_how_many_sums_of_an_iresnet_stay_in_memory(network, kept):
+    found = {}
+    for node in nodes(build(network, memonger=True)):
+        if node['name'].endswith('_plus'):
+            stage, unit = map(int, re.fullmatch(r'stage(\d)_unit(\d+)_plus', node['name']).groups())
+            found.setdefault(stage, []).append((unit, '__force_mirroring__' not in node['attrs']))
+    assert [sum(is_kept for _, is_kept in units) for units in found.values()] == kept
+    for units in found.values():
+        numbers = [unit for unit, is_kept in units if is_kept]
+        assert numbers[0] == 1 and len(set(np.diff(numbers))) == 1
+
+
+@pytest.mark.parametrize('network', ['cru56', 'att56', 'ires50', 'ires101', 'att56_imagenet'])
 @pytest.mark.parametrize('prelu', ['mul', 'conv', 'op'])
 def test_memonger_trains_the_same(network, prelu):
     """The gradient, and weights and moving statistics after three steps, agree to float32 rounding.
