@@ -92,6 +92,37 @@ def test_same_number_of_parameters_as_gluoncv2(network):
     assert count == PUBLISHED[network].parameters
 
 
+@pytest.mark.parametrize(
+    'network, names',
+    [
+        (
+            'ires50_imagenet',
+            {
+                'conv0_weight': 'conv1.weight',
+                'bn0_moving_var': 'bn1.running_var',
+                'stage1_unit1_conv1_weight': 'layer1.0.conv1.weight',
+                'stage1_unit1_bn2_gamma': 'layer1.0.bn1.weight',
+                'stage1_unit1_bn4_beta': 'layer1.0.bn3.bias',
+                'stage3_unit1_shortcut_weight': 'layer3.0.downsample.1.weight',
+                'stage3_unit1_shortcut_bn_moving_mean': 'layer3.0.downsample.2.running_mean',
+                'stage2_unit3_bn1_gamma': 'layer2.2.bn0.weight',
+                'stage3_unit6_bn_beta': 'layer3.5.bn3.bias',
+                'fc1_bias': 'fc.bias',
+            },
+        ),
+        (
+            'ires18_imagenet',
+            {'stage4_unit2_bn_gamma': 'layer4.1.bn2.weight', 'stage2_unit1_bn3_gamma': 'layer2.0.bn2.weight'},
+        ),
+    ],
+)
+def test_names_in_the_files_of_iresnets_authors(network, names):
+    """`tests/backbones` has whole files, for which it wants PyTorch."""
+    found = importing.IRESNET.names_for(importing.expected_of(importing.IRESNET, network))
+    assert {name: found[name] for name in names} == {name: [theirs] for name, theirs in names.items()}
+    assert len({theirs for (theirs,) in found.values()}) == len(found)
+
+
 def test_the_program_writes_a_checkpoint(saved, tmp_path):
     prefix = str(tmp_path / 'with space' / 'cru56')
     done = run_here(import_weights, saved, '--network', 'cru56_imagenet', '--output', prefix)
