@@ -130,6 +130,8 @@ def test_the_program_writes_a_checkpoint(saved, tmp_path):
     symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, 0)
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
     assert set(aux_params) == set(symbol.list_auxiliary_states())
+    before = mx.nd.load(saved)['features.0.conv.bn.running_var'].asnumpy()  # with an eps of 1e-5, ours is 2e-5
+    np.testing.assert_allclose(aux_params['bn0_moving_var'].asnumpy(), before - 1e-5, rtol=0, atol=2e-7)
 
 
 def test_the_face_form_starts_from_what_fits(saved, tmp_path):
