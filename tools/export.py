@@ -10,15 +10,22 @@ import os
 import sys
 
 from netkit import checkpoints, report
-from netkit.cli import Parser, add_sizes, file_prefix, run, whole_number
+from netkit.cli import Parser, add_sizes, file_prefix, number, run, whole_number
 from netkit.data.images import read_image
+from netkit.data.samples import samples
 from netkit.deploy.compare import TOLERANCES, Different
 from netkit.deploy.exporting import export_model, export_symbol
+from netkit.deploy.int8 import Promise
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
+from netkit.evaluation import faces as verification
+from netkit.evaluation.engines import OnnxEngine
 from netkit.files import keep_inputs, new_files
 from netkit.targets import MODEL, of_options
 
+INT8 = 'int8'  # a value of --precision
+HELD_OUT = 100  # faces on which int8 is judged, at most
+BATCH = 8  # images at a time in the verification
 FOLDED = '-folded'  # suffix of the prefix of files without BatchNorms
 
 
@@ -45,7 +52,12 @@ def parse_args(argv=None):
         f'called PREFIX{FOLDED}-… and are for inference, not to be trained further',
     )
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
-    parser.add_argument('--precision', choices=TOLERANCES, default='float32', help='of the ONNX file, inside')
+    parser.add_argument(
+        '--precision',
+        choices=[*TOLERANCES, INT8],
+        default='float32',
+        help='of the ONNX file, inside; int8 wants --fold-bn and --calibration',
+    )
     parser.add_argument(
         '--batch',
         type=whole_number(1, 4096),
@@ -53,23 +65,68 @@ def parse_args(argv=None):
         help='images that the ONNX file takes at a time (default: any number)',
     )
     add_sizes(parser)
+    add_int8(parser)
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
     if not args.model and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; name a --model')
     if not args.onnx and (args.batch or args.precision != 'float32'):
         parser.error("--batch and --precision are the ONNX file's; add --onnx")
+    if args.precision == INT8 and not (args.fold_bn and args.calibration):
+        parser.error('--precision int8 is for folded BatchNorms, and wants faces; add --fold-bn and --calibration DATA')
+    if args.precision != INT8 and (args.calibration or args.verify):
+        parser.error('--calibration and --verify are for --precision int8')
     return args
 
 
+def add_int8(parser):
+    """Add the options of an ONNX file in int8."""
+    group = parser.add_argument_group('int8', 'Layers stay in float, as few as possible, until both promises hold.')
+    group.add_argument(
+        '--calibration',
+        metavar='DATA',
+        help="faces that give the ranges of the maps: a data set in insightface's format, a .bin file, or a folder of "
+        'aligned faces',
+    )
+    group.add_argument(
+        '--calibration-images', type=whole_number(1, 100000), default=300, metavar='N', help='how many of them'
+    )
+    group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='chooses them')
+    group.add_argument(
+        '--min-cosine',
+        type=number(0, 1),
+        default=0.99,
+        help=f'smallest cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA',
+    )
+    group.add_argument('--verify', metavar='FILE.bin', help='measure the accuracy on this verification set too')
+    group.add_argument('--max-drop', type=number(0, 100), default=0.3, help='points that the accuracy may fall')
+
+
+def promise_of(args, target):
+    """Return the Promise of an ONNX file in int8; None for another precision."""
+    if args.precision != INT8:
+        return None
+    faces = samples(args.calibration, target.image_shape, args.calibration_images, HELD_OUT, args.seed)
+
+    def accuracy(path):
+        engine = OnnxEngine(path, args.batch or BATCH, target.image_shape)
+        return 100 * verification.evaluate(engine, os.path.basename(args.verify), args.verify).accuracy.mean
+
+    calibration, held_out = faces
+    return Promise(calibration, held_out, args.min_cosine, args.max_drop, accuracy if args.verify else None)
+
+
 def export(args, target, prefix):
-    """Write the files of a Target under `prefix`; return ({path: (difference, cosine)}, Folding or None)."""
+    """Write the files of a Target under `prefix`.
+
+    Returns ({path: (difference, cosine)}, Folding or None, Quantised or None).
+    """
     symbol = cut(target.symbol)
     if target.parameters is None:
         export_symbol(symbol, prefix)
-        return {}, None
+        return {}, None, None
     pixels = read_image(args.image, *target.image_shape[:2]) if args.image else None
-    return export_model(args, target._replace(symbol=symbol), pixels, prefix)
+    return export_model(args, target._replace(symbol=symbol), pixels, prefix, promise_of(args, target))
 
 
 def file_rows(scratch, folder, results):
@@ -103,6 +160,22 @@ def report_folding(folding):
     )
 
 
+def report_int8(quantised):
+    """Print how the int8 file does, and which layers stayed in float."""
+    outcome = quantised.outcome
+    drop = '' if outcome.drop is None else f'; accuracy {-outcome.drop:+.2f} points'
+    print(
+        f'{quantised.layers - len(quantised.left)} of {quantised.layers} layers in int8; against float32, on other '
+        f'faces: smallest cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}{drop}'
+    )
+    if quantised.left:
+        report.show(
+            'layers that stay in float',
+            ('layer', 'alone, it takes from the mean cosine'),
+            [(layer, f'{cost:.5f}') for layer, cost in quantised.left.items()],
+        )
+
+
 def main():
     args = parse_args()
     folder, name = os.path.split(os.path.abspath(args.output))
@@ -111,11 +184,11 @@ def main():
     is_checkpoint = args.model and not checkpoints.is_state_dict(args.model)
     if is_checkpoint and os.path.realpath(checkpoints.parse_model(args.model)[0]) == os.path.realpath(prefix):
         raise UserError(f'--output {args.output} would overwrite the --model; name another prefix')
-    keep_inputs([prefix + '.onnx', prefix + '-symbol.json'], [args.image])
+    keep_inputs([prefix + '.onnx', prefix + '-symbol.json'], [args.image, args.calibration, args.verify])
     target = of_options(args.network, args.model, args.image_size, args.multiplier)
     try:
         with new_files(folder) as scratch:
-            results, folding = export(args, target, os.path.join(scratch, name))
+            results, folding, quantised = export(args, target, os.path.join(scratch, name))
             rows = file_rows(scratch, os.path.dirname(args.output), results)
     except Different as error:
         sys.stderr.write(f'export.py: {error}\n')
@@ -123,6 +196,8 @@ def main():
     report.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
     if results:
         print('Differences are from the network as it was trained, as a share of the range of its values.')
+    if quantised:
+        report_int8(quantised)
     if folding:
         report_folding(folding)
     return 0

@@ -45,12 +45,17 @@ def compute_onnx(path, images, batch):
     return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[: len(images)]
 
 
+def cosines(actual, expected):
+    """Return the cosine of each embedding with the expected one, (n,)."""
+    rows = [array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected)]
+    lengths = np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
+    return np.sum(rows[0] * rows[1], axis=1) / lengths
+
+
 def compare(actual, expected, tolerance, path):
     """Return (largest difference as a share of the range, smallest cosine); raises Different above `tolerance`."""
     difference = np.abs(actual - expected).max() / np.ptp(expected)
-    rows = [array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected)]
-    lengths = np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
-    cosine = (np.sum(rows[0] * rows[1], axis=1) / lengths).min()
+    cosine = cosines(actual, expected).min()
     if not difference <= tolerance:  # also where it is NaN
         raise Different(
             f'{os.path.basename(path)} differs from the network by {difference:.1e} of the range of its '

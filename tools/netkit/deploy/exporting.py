@@ -1,5 +1,6 @@
 """The files of a deployed network, written and compared with the network as it was trained."""
 
+import os
 from typing import List, NamedTuple, Tuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from tqdm import tqdm
 from netkit import checkpoints
 from netkit.deploy.compare import TOLERANCES, compare, comparison_images, compute, compute_onnx
 from netkit.deploy.fold import fold
+from netkit.deploy.int8 import quantise
 from netkit.deploy.plain import in_float32, plain
 from netkit.errors import UserError
 from netkit.graph.nodes import Graph
@@ -30,13 +32,14 @@ def export_symbol(symbol, prefix):
     load_symbol(path)  # raises UserError if what is on the disk is not a symbol
 
 
-def export_model(args, target, pixels, prefix):
+def export_model(args, target, pixels, prefix, promise=None):
     """Write a checkpoint's files under `prefix`, and compare them with the network.
 
     `args` are the options of `tools/export.py`; `target` is the checkpoint, cut at its embedding; `pixels`,
-    (height, width, 3) or None, is an image to compare on besides noise. Returns ({path: (largest difference, smallest
-    cosine)}, Folding or None). Raises Different.
+    (height, width, 3) or None, is an image to compare on besides noise; `promise` is what an ONNX file in int8 keeps.
+    Returns ({path: (largest difference, smallest cosine)}, Folding or None, Quantised or None). Raises Different.
     """
+    precision, quantised = 'float32' if promise else args.precision, None
     epoch = checkpoints.epoch_of(args.model)
     parameters, images = target.parameters, comparison_images(target.image_shape, pixels)
     graph, folding, results = plain(Graph.of(target.symbol)), None, {}
@@ -59,10 +62,13 @@ def export_model(args, target, pixels, prefix):
         if args.onnx:
             bar.set_description('ONNX')
             path = prefix + '.onnx'
-            save_onnx(path, graph, parameters, target.image_shape, args.batch, args.precision)
-            results[path] = compare(compute_onnx(path, images, args.batch), expected, TOLERANCES[args.precision], path)
+            save_onnx(path, graph, parameters, target.image_shape, args.batch, precision)
+            results[path] = compare(compute_onnx(path, images, args.batch), expected, TOLERANCES[precision], path)
             bar.update()
-    return results, folding
+    if promise:
+        del results[path]  # that of the float32 file
+        quantised = quantise(path, os.path.dirname(prefix), promise, args.batch)
+    return results, folding, quantised
 
 
 def folded(graph, parameters):

@@ -1,0 +1,265 @@
+"""ONNX files in int8: what they keep, against onnxruntime itself, and which layers stay in float."""
+
+import os
+import pickle
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+import export
+from helpers import NARROW, bind, run_here
+from netkit import checkpoints
+from netkit._mxnet import mx
+from netkit.data import synthetic
+from netkit.data.images import as_jpeg
+from netkit.data.pairs import PairSet
+from netkit.data.records import FaceRecords
+from netkit.data.samples import samples
+from netkit.deploy import int8
+from netkit.deploy.compare import Different
+from netkit.errors import UserError
+from netkit.graph.nodes import Graph
+from netkit.networks import build
+
+SIDE = 48
+SHAPE = (SIDE, SIDE, 3)
+
+
+@pytest.fixture(scope='module')
+def faces(tmp_path_factory):
+    """A folder of 24 small drawn faces, and 20 pairs in pairs.bin."""
+    folder = tmp_path_factory.mktemp('faces')
+    drawn = tmp_path_factory.mktemp('drawn')
+    synthetic.write_synthetic(str(drawn), identities=4, images=6, pairs=20, seed=1)
+    records = FaceRecords(str(drawn), (112, 112, 3))
+    for number in range(len(records)):
+        Image.fromarray(records[number][1]).resize((SIDE, SIDE)).save(str(folder / f'{number:02}.png'))
+    pairs, encoded = PairSet(str(drawn / 'lfw.bin'), (112, 112, 3)), []
+    for number in range(2 * len(pairs)):
+        encoded.append(as_jpeg(Image.fromarray(pairs.image(number)).resize((SIDE, SIDE))))
+    with open(str(folder / 'pairs.bin'), 'wb') as file:
+        pickle.dump((encoded, pairs.same.tolist()), file)
+    return str(folder)
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """A checkpoint of a narrow cru56 with random weights, as PREFIX,EPOCH."""
+    graph = Graph.of(build('cru56', **NARROW))
+    for node in graph.nodes():
+        if node.op == 'BatchNorm':
+            node.attrs['momentum'] = '0.5'
+    executor = bind(graph.symbol(), 4, SIDE)
+    executor.forward(is_train=True)
+    executor.backward([mx.nd.zeros(output.shape) for output in executor.outputs])  # it updates the statistics
+    mx.nd.waitall()
+    arrays = dict(executor.arg_dict, **executor.aux_dict)
+    prefix = str(tmp_path_factory.mktemp('model') / 'net')
+    symbol = build('cru56', **NARROW)
+    checkpoints.save(prefix, 1, symbol, {name: a.asnumpy() for name, a in arrays.items() if name != 'data'})
+    return prefix + ',1'
+
+
+@pytest.fixture(scope='module')
+def in_float(model, tmp_path_factory):
+    """The path of the ONNX file in float32."""
+    prefix = str(tmp_path_factory.mktemp('float') / 'net')
+    done = run_here(
+        export, '--model', model, '--image-size', f'{SIDE},{SIDE}', '--fold-bn', '--onnx', '--output', prefix
+    )
+    assert done.returncode == 0, done.stderr
+    return prefix + '-folded.onnx'
+
+
+def embeddings(path, images):
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return session.run(None, {'data': images.astype(np.float32)})[0]
+
+
+def cosines(left, right):
+    return (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+
+
+def in_int8(path):
+    """Return the names of the layers of an ONNX file whose inputs are quantised."""
+    graph = onnx.load(path).graph
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    layers = [node for node in graph.node if node.op_type in ('Conv', 'Gemm')]
+    whole = [node.name for node in layers if all(made.get(name) == 'DequantizeLinear' for name in node.input[:2])]
+    partly = [node.name for node in layers if made.get(node.input[1]) == 'DequantizeLinear']
+    assert whole == partly
+    return whole, [node.name for node in layers]
+
+
+def run(run_tool, model, faces, output, *options):
+    words = ['--model', model, '--image-size', f'{SIDE},{SIDE}', '--fold-bn', '--onnx', '--precision', 'int8']
+    return run_tool(export, *words, '--calibration', faces, '--output', str(output), *options)
+
+
+def test_all_layers_if_the_promise_allows(run_tool, model, faces, in_float, tmp_path):
+    code, out, err = run(run_tool, model, faces, tmp_path / 'x', '--min-cosine', '0.3')
+    assert code == 0, err
+    path = str(tmp_path / 'x-folded.onnx')
+    quantised, layers = in_int8(path)
+    assert quantised == layers and f'{len(layers)} of {len(layers)} layers in int8' in out
+    assert os.path.getsize(path) < 0.4 * os.path.getsize(in_float)
+    assert onnx.load(path).opset_import[0].version == onnx.load(in_float).opset_import[0].version
+    # What it prints is what onnxruntime finds, on faces that it was not calibrated on.
+    calibration, others = samples(faces, SHAPE, 300, 100)
+    assert len(calibration) == 18 and len(others) == 6
+    found = cosines(embeddings(path, others), embeddings(in_float, others))
+    assert f'smallest cosine {found.min():.4f}, mean {found.mean():.4f}' in out
+    # Seven bits: a sum of two products of eight bits fits 16.
+    weights = [numpy_helper.to_array(array) for array in onnx.load(path).graph.initializer]
+    weights = [array for array in weights if array.dtype == np.int8 and array.ndim > 1]
+    assert len(weights) == len(layers) and max(np.abs(array.astype(int)).max() for array in weights) <= 64
+    files = sorted(os.listdir(str(tmp_path)))
+    assert files == ['x-folded-0001.params', 'x-folded-symbol.json', 'x-folded.onnx']
+
+
+@pytest.fixture(scope='module')
+def quantiser(in_float, faces, tmp_path_factory):
+    promise = int8.Promise(*samples(faces, SHAPE, 300, 100), min_cosine=0.9, max_drop=0.3)
+    return int8.Quantiser(in_float, str(tmp_path_factory.mktemp('scratch')), promise)
+
+
+@pytest.fixture(scope='module')
+def costs(quantiser):
+    """What each layer costs, which takes half a minute to find."""
+    return quantiser.costs(quantiser.layers())
+
+
+@pytest.fixture
+def known_costs(costs, monkeypatch):
+    """Let programs know the costs."""
+    monkeypatch.setattr(int8.Quantiser, 'costs', lambda self, layers: {layer: costs[layer] for layer in costs})
+
+
+@pytest.mark.usefixtures('known_costs')
+def test_as_few_layers_in_float_as_the_promise_needs(quantiser, costs, in_float, tmp_path, run_tool, model, faces):
+    layers, path = quantiser.layers(), str(tmp_path / 'one.onnx')
+    assert set(costs) == set(layers) and list(costs.values()) == sorted(costs.values(), reverse=True)
+    _, others = samples(faces, SHAPE, 300, 100)
+    layer = list(costs)[0]
+    quantiser.write(path, [layer])
+    assert in_int8(path)[0] == [layer]
+    alone = cosines(embeddings(path, others), embeddings(in_float, others)).mean()
+    assert costs[layer] == pytest.approx(1 - alone, abs=1e-6)
+
+    def smallest(left):
+        quantiser.write(path, [name for name in layers if name not in list(costs)[:left]])
+        return cosines(embeddings(path, others), embeddings(in_float, others)).min()
+
+    wanted = round(smallest(5) - 1e-4, 5)  # so that five are enough
+    code, out, err = run(run_tool, model, faces, tmp_path / 'x', '--min-cosine', str(wanted))
+    assert code == 0, err
+    quantised, _ = in_int8(str(tmp_path / 'x-folded.onnx'))
+    left = len(layers) - len(quantised)
+    assert set(layers) - set(quantised) == set(list(costs)[:left]) and 0 < left <= 5
+    assert smallest(left) >= wanted > smallest(left - 1)
+    assert all(name in out for name in list(costs)[:left])
+
+
+@pytest.mark.usefixtures('known_costs')
+def test_a_promise_that_cannot_be_kept(run_tool, model, faces, tmp_path):
+    code, _, err = run(run_tool, model, faces, tmp_path / 'out' / 'x', '--min-cosine', '1')
+    assert code == 1 and 'does not keep a smallest cosine of 1' in err and 'costliest layers in float' in err
+    assert len(err.splitlines()) == 1 and not os.path.exists(str(tmp_path / 'out'))
+
+
+@pytest.mark.usefixtures('known_costs')
+def test_the_accuracy_is_a_promise_too(quantiser, in_float, tmp_path, monkeypatch):
+    """By an accuracy that falls by a point unless three layers are in float."""
+
+    def accuracy(path):
+        quantised, layers = in_int8(path)
+        return 90.0 if not quantised or len(layers) - len(quantised) >= 3 else 89.0
+
+    def quantise(max_drop):
+        path = str(tmp_path / 'x.onnx')
+        with open(in_float, 'rb') as source, open(path, 'wb') as target:
+            target.write(source.read())
+        promise = quantiser.promise._replace(min_cosine=0.0, max_drop=max_drop, accuracy=accuracy)
+        return path, int8.quantise(path, str(tmp_path), promise)
+
+    path, found = quantise(0.5)
+    quantised, layers = in_int8(path)
+    assert len(layers) - len(quantised) == len(found.left) == 3 and found.outcome.drop == 0
+    _, found = quantise(1.0)
+    assert not found.left and found.outcome.drop == 1.0
+    monkeypatch.setattr(int8, 'MOST_LEFT', 0.04)  # two layers
+    before = os.path.getsize(in_float)
+    with pytest.raises(Different, match='no more than 0.5 points of accuracy lost'):
+        quantise(0.5)
+    assert os.path.getsize(str(tmp_path / 'x.onnx')) == before
+
+
+def test_the_accuracy_is_measured_on_the_set_that_is_named(run_tool, model, faces, tmp_path):
+    options = ['--min-cosine', '0.3', '--verify', os.path.join(faces, 'pairs.bin'), '--max-drop', '100']
+    code, out, err = run(run_tool, model, faces, tmp_path / 'x', *options)
+    assert code == 0 and '; accuracy ' in out and ' points' in out, err
+
+
+# -------------------------------------------------------------------------------------------------- faces
+
+
+def test_faces_of_every_kind(faces, tmp_path):
+    for number in range(12):
+        pixels = np.full(SHAPE, number, np.uint8)
+        Image.fromarray(pixels).save(str(tmp_path / f'{number:02}.png'))
+    calibration, others = samples(str(tmp_path), SHAPE, 300, 100)
+    numbers = [int(image[0, 0, 0]) for image in (*calibration, *others)]
+    assert len(calibration) == 9 and len(others) == 3 and sorted(numbers) == list(range(12))
+    assert numbers != sorted(numbers)
+    other_seed = [int(image[0, 0, 0]) for image in samples(str(tmp_path), SHAPE, 300, 100, seed=1)[0]]
+    assert other_seed != numbers[:9]
+    calibration, others = samples(str(tmp_path), SHAPE, 4, 3)
+    assert (len(calibration), len(others)) == (4, 3)
+
+    pairs = PairSet(os.path.join(faces, 'pairs.bin'), SHAPE)
+    calibration, others = samples(os.path.join(faces, 'pairs.bin'), SHAPE, 20, 20)
+    expected = {pairs.image(number).transpose(2, 0, 1).tobytes() for number in range(40)}
+    assert {image.tobytes() for image in (*calibration, *others)} == expected
+
+
+def test_faces_that_are_none(tmp_path):
+    with pytest.raises(UserError, match='is not a file'):
+        samples(str(tmp_path / 'nowhere'), SHAPE, 300, 100)
+    with pytest.raises(UserError, match='is a folder without pictures'):
+        samples(str(tmp_path), SHAPE, 300, 100)
+    for number in range(11):
+        Image.new('RGB', (SIDE, SIDE)).save(str(tmp_path / f'{number}.png'))
+    with pytest.raises(UserError, match='has 11 images, and 12 are needed'):
+        samples(str(tmp_path), SHAPE, 300, 100)
+    Image.new('RGB', (SIDE, 40)).save(str(tmp_path / 'x.png'))
+    with pytest.raises(UserError, match='x.png is of 40×48, the network takes 48×48'):
+        samples(str(tmp_path), SHAPE, 300, 100)
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--onnx', '--precision', 'int8', '--calibration', 'x'], 'add --fold-bn and --calibration'),
+        (['--onnx', '--precision', 'int8', '--fold-bn'], 'add --fold-bn and --calibration'),
+        (['--precision', 'int8', '--fold-bn', '--calibration', 'x'], 'add --onnx'),
+        (['--onnx', '--calibration', 'x'], '--calibration and --verify are for --precision int8'),
+        (['--onnx', '--verify', 'x'], '--calibration and --verify are for --precision int8'),
+        (['--onnx', '--precision', 'int8', '--fold-bn', '--calibration', 'nowhere'], 'nowhere is not a file'),
+    ],
+)
+def test_wrong_options(run_tool, model, tmp_path, options, words):
+    code, _, err = run_tool(
+        export, '--model', model, '--image-size', f'{SIDE},{SIDE}', '--output', str(tmp_path / 'x'), *options
+    )
+    assert code == 2 and words in err and not os.listdir(str(tmp_path)), err
+
+
+def test_what_is_read_is_not_overwritten(run_tool, model, tmp_path):
+    path = tmp_path / 'x-folded.onnx'
+    path.write_bytes(b'faces')
+    code, _, err = run(run_tool, model, str(path), tmp_path / 'x')
+    assert code == 2 and 'is read, and would be overwritten' in err and path.read_bytes() == b'faces'

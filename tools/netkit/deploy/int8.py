@@ -1,0 +1,177 @@
+"""An ONNX file in int8: onnxruntime's static quantisation, with those layers in float that the embeddings need so.
+
+Convolutions and fully connected layers are quantised, between pairs of QuantizeLinear and DequantizeLinear (QDQ), which
+onnxruntime, OpenVINO and TensorRT read: weights per filter, maps as a whole, by the ranges that images gave. Weights
+have seven bits: processors without VNNI add products in pairs in 16 bits, which eight bits overflow
+(benchmarks/NOTES.md).
+"""
+
+import os
+from typing import Callable, Dict, NamedTuple, Optional
+
+import numpy as np
+from tqdm import tqdm
+
+from netkit.deploy.compare import Different, compute_onnx, cosines
+
+OPERATORS = ['Conv', 'Gemm']  # that are quantised
+TOGETHER = 4  # images that an ONNX file without a fixed batch gets at a time
+FEW = 8  # images on which single layers are tried
+MOST_LEFT = 0.5  # share of the layers that may stay in float
+
+
+class Promise(NamedTuple):
+    """What a quantised network keeps, and by what it is judged."""
+
+    calibration: np.ndarray  # images for the ranges, (n, 3, height, width) raw RGB
+    held_out: np.ndarray  # other images
+    min_cosine: float  # of the embeddings of `held_out`, against those in float
+    max_drop: float  # of the accuracy, in points
+    accuracy: Optional[Callable[[str], float]] = None  # function of an ONNX file: its accuracy, in percent
+
+
+class Outcome(NamedTuple):
+    """How a quantised file does."""
+
+    smallest: float  # cosine
+    mean: float  # cosine
+    drop: Optional[float]  # of the accuracy, in points; None if that was not asked for
+    holds: bool
+
+
+class Quantised(NamedTuple):
+    """What a quantisation came to."""
+
+    layers: int
+    left: Dict[str, float]  # layers that stay in float: what quantising each alone takes from the mean cosine
+    outcome: Outcome
+
+
+class _Reader:
+    """Hands images to onnxruntime's calibrator."""
+
+    def __init__(self, images, batch):
+        starts = range(0, len(images) - batch + 1, batch)
+        self.batches = iter(
+            tqdm([images[start : start + batch] for start in starts], 'ranges', leave=False, disable=None)
+        )
+
+    def get_next(self):
+        """Return the next input, or None."""
+        batch = next(self.batches, None)
+        return None if batch is None else {'data': np.asarray(batch, np.float32)}
+
+
+class Quantiser:
+    """Quantises one ONNX file in float, leaving out some layers, and judges the result."""
+
+    def __init__(self, path, scratch, promise, batch=None):
+        """Find the ranges; `scratch` is a folder for files, `batch` the images that the file takes, None for any."""
+        from onnxruntime.quantization import CalibrationMethod
+        from onnxruntime.quantization.calibrate import create_calibrator
+
+        self.path, self.scratch, self.promise, self.batch = path, scratch, promise, batch or TOGETHER
+        augmented = os.path.join(scratch, 'augmented.onnx')
+        calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.MinMax)
+        calibrator.collect_data(_Reader(promise.calibration, self.batch))
+        self.ranges = calibrator.compute_data()
+        os.remove(augmented)
+        self.expected = self.embeddings(path, promise.held_out)
+        self.accuracy = promise.accuracy(path) if promise.accuracy else None
+
+    def embeddings(self, path, images):
+        """Return the embeddings of an ONNX file, (n, size)."""
+        return compute_onnx(path, np.asarray(images, np.float32), self.batch)
+
+    def layers(self):
+        """Return the names of the layers that can be quantised."""
+        import onnx
+
+        return [node.name for node in onnx.load(self.path).graph.node if node.op_type in OPERATORS]
+
+    def write(self, path, layers):
+        """Write the network with these layers quantised."""
+        import onnx
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        quantizer = QDQQuantizer(
+            onnx.load(self.path),
+            per_channel=True,
+            reduce_range=True,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=self.ranges,
+            nodes_to_quantize=list(layers),
+            nodes_to_exclude=[],
+            op_types_to_quantize=OPERATORS,
+            extra_options={},
+        )
+        quantizer.quantize_model()
+        onnx.save(quantizer.model.model, path)
+
+    def judge(self, path):
+        """Return the Outcome of a quantised file."""
+        promise, found = self.promise, cosines(self.embeddings(path, self.promise.held_out), self.expected)
+        smallest, drop = float(found.min()), None
+        if self.accuracy is not None and smallest >= promise.min_cosine:
+            drop = self.accuracy - promise.accuracy(path)
+        holds = smallest >= promise.min_cosine and (drop is None or drop <= promise.max_drop)
+        return Outcome(smallest, float(found.mean()), drop, holds)
+
+    def costs(self, layers):
+        """Return {layer: what quantising it alone takes from the mean cosine}, the largest first."""
+        path, found = os.path.join(self.scratch, 'single.onnx'), {}
+        images, expected = self.promise.held_out[:FEW], self.expected[:FEW]
+        for layer in tqdm(layers, 'layers', leave=False, disable=None):
+            self.write(path, [layer])
+            found[layer] = 1 - float(cosines(self.embeddings(path, images), expected).mean())
+        os.remove(path)
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def quantise(path, scratch, promise, batch=None):
+    """Quantise the ONNX file `path` in place, with as few layers in float as `promise` wants; return Quantised.
+
+    Tries all layers, then without the costliest one, two, four, …, then what lies between. Raises Different, and leaves
+    the file as it was, if half of the layers in float are not enough.
+    """
+    quantiser, tried = Quantiser(path, scratch, promise, batch), os.path.join(scratch, 'tried.onnx')
+    layers = quantiser.layers()
+
+    def attempt(left):
+        quantiser.write(tried, [layer for layer in layers if layer not in left])
+        return quantiser.judge(tried)
+
+    whole = outcome = attempt([])
+    costs, few, most, limit = {}, 0, 0, max(1, int(MOST_LEFT * len(layers)))
+    if not whole.holds:
+        costs, most = quantiser.costs(layers), 1
+        while not (outcome := attempt(costliest(costs, most))).holds:
+            if most == limit:
+                os.remove(tried)
+                raise Different(broken(os.path.basename(path), promise, whole, outcome, most))
+            few, most = most, min(2 * most, limit)
+        while most - few > 1:
+            middle = (few + most) // 2
+            between = attempt(costliest(costs, middle))
+            few, most, outcome = (few, middle, between) if between.holds else (middle, most, outcome)
+        attempt(costliest(costs, most))  # the file again
+    os.replace(tried, path)
+    return Quantised(len(layers), {layer: costs[layer] for layer in costliest(costs, most)}, outcome)
+
+
+def costliest(costs, count):
+    """Return the first `count` layers."""
+    return list(costs)[:count]
+
+
+def broken(name, promise, whole, last, left):
+    """Return the sentence for a promise that cannot be kept."""
+    wanted = f'a smallest cosine of {promise.min_cosine:g}'
+    if promise.accuracy:
+        wanted += f', and no more than {promise.max_drop:g} points of accuracy lost'
+    return (
+        f'{name} in int8 does not keep {wanted}: the smallest cosine is {whole.smallest:.4f}, and {last.smallest:.4f} '
+        f'with the {left} costliest layers in float; nothing was written'
+    )
