@@ -162,6 +162,8 @@ def test_as_few_layers_in_float_as_the_promise_needs(quantiser, costs, in_float,
     assert set(layers) - set(quantised) == set(list(costs)[:left]) and 0 < left <= 5
     assert smallest(left) >= wanted > smallest(left - 1)
     assert all(name in out for name in list(costs)[:left])
+    written = ['x-folded-0001.params', 'x-folded-symbol.json', 'x-folded.onnx']
+    assert sorted(os.listdir(str(tmp_path))) == ['one.onnx', *written]
 
 
 @pytest.mark.usefixtures('known_costs')
