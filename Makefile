@@ -1,10 +1,10 @@
 # make help    lists what there is
 # make demo    trains a network on faces drawn for the purpose (about four minutes on two cores)
-# make test    runs the tests (about eleven minutes on two cores)
+# make test    runs the tests (about a quarter of an hour on two cores)
 # make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
-# make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; three minutes)
+# make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; five minutes)
 # make bench   times cru116 and att92 and plans the memory of all networks (about twelve minutes on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
