@@ -94,12 +94,9 @@ def middle_unit(layers, data, stage, name, after_start=False):
     There the released code departs from the paper: its activation works in place, so it is the activated input that is
     added in the end.
     """
-    if not after_start:
-        return add_branch(
-            layers, enter_branch(layers, data, PRE_ACTIVATION, name), data, stage.convs(), PRE_ACTIVATION, name
-        )
-    entry = layers.act(data, name + '_relu1')
-    return add_branch(layers, entry, entry if stage.is_release else data, stage.convs(), PRE_ACTIVATION, name)
+    entry = layers.act(data, name + '_relu1') if after_start else enter_branch(layers, data, PRE_ACTIVATION, name)
+    added = entry if after_start and stage.is_release else data
+    return add_branch(layers, entry, added, stage.convs(), PRE_ACTIVATION, name)
 
 
 def end_unit(layers, data, stage, name, after_start=False):

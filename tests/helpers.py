@@ -100,6 +100,34 @@ def bind(symbol, batch=2, side=48, grad_req='write', seed=0):
     return executor
 
 
+def settled(symbol, shape, seed=0):
+    """Return random parameters of a symbol, with moving statistics that its own feature maps have a part in.
+
+    Else the feature maps of a deep network would grow until rounding decides its output.
+    """
+    graph = Graph.of(symbol)
+    for node in graph.nodes():
+        if node.op == 'BatchNorm':
+            # Half of it stays random: of two images and one pixel the variance may be next to nothing.
+            node.attrs['momentum'] = '0.5'
+    executor = bind(graph.symbol(), shape[0], shape[2], seed=seed)
+    executor.forward(is_train=True)
+    executor.backward([mx.nd.zeros(output.shape) for output in executor.outputs])  # it updates the statistics,
+    mx.nd.waitall()  # and MXNet does not know that reading them has to wait for it
+    arrays = dict(executor.arg_dict, **executor.aux_dict)
+    return {name: array.asnumpy() for name, array in arrays.items() if name != 'data'}
+
+
+def compute(symbol, parameters, images):
+    """Return the outputs of a symbol in plain MXNet, for parameters and statistics as {name: array}."""
+    executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
+    for arrays in (executor.arg_dict, executor.aux_dict):
+        for name, array in arrays.items():
+            if name != 'data':
+                array[:] = parameters[name]
+    return executor.forward(is_train=False, data=mx.nd.array(images))[0].asnumpy()
+
+
 def assert_close(actual, expected, tolerance=1e-5, message=''):
     """Assert that two NDArrays differ by no more than `tolerance` of their largest value."""
     actual, expected = actual.asnumpy(), expected.asnumpy()

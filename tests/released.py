@@ -8,17 +8,8 @@ what the unit behind a stage's start unit adds in the end: its input ('paper') o
 import torch
 from torch import nn
 
-UNITS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-    302: (4, 34, 58, 4),
-    404: (4, 46, 80, 4),
-    1001: (4, 155, 170, 4),
-}
+from paper import IRESNET
+
 GROUPS = {'iresgroup': (8, 16, 32, 64), 'iresgroupfix': (64, 64, 64, 64)}
 
 
@@ -73,7 +64,7 @@ class Network(nn.Module):
         depth = int(name[len(kind) :])
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
         channels = 64
-        for stage, count in enumerate(UNITS[depth]):
+        for stage, count in enumerate(IRESNET[depth]):
             units = []
             for number in range(count):
                 stride = 1 if number else 2

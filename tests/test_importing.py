@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import import_weights
-from helpers import run_here
+from helpers import compute, run_here
 from netkit import gluoncv2, importing
 from netkit._mxnet import mx
 from netkit.networks import build
@@ -52,16 +52,6 @@ def saved(tmp_path_factory):
     path = str(tmp_path_factory.mktemp('gluoncv2') / 'crunet56.params')
     peer_with_random_weights('cru56_imagenet').save_parameters(path)
     return path
-
-
-def compute(symbol, parameters, images):
-    executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
-    parameters = {name: mx.nd.array(array) for name, array in parameters.items()}
-    executor.copy_params_from(
-        {name: array for name, array in parameters.items() if name in executor.arg_dict},
-        {name: array for name, array in parameters.items() if name in executor.aux_dict},
-    )
-    return executor.forward(is_train=False, data=images)[0].asnumpy()
 
 
 @pytest.mark.parametrize('network', PEERS)

@@ -106,13 +106,12 @@ def promise_of(args, target):
     """Return the Promise of an ONNX file in int8; None for another precision."""
     if args.precision != INT8:
         return None
-    faces = samples(args.calibration, target.image_shape, args.calibration_images, HELD_OUT, args.seed)
+    calibration, held_out = samples(args.calibration, target.image_shape, args.calibration_images, HELD_OUT, args.seed)
 
     def accuracy(path):
         engine = OnnxEngine(path, args.batch or BATCH, target.image_shape)
         return 100 * verification.evaluate(engine, os.path.basename(args.verify), args.verify).accuracy.mean
 
-    calibration, held_out = faces
     return Promise(calibration, held_out, args.min_cosine, args.max_drop, accuracy if args.verify else None)
 
 

@@ -52,7 +52,7 @@ def main():
             f'{", ".join(source.networks)}'
         )
     loaded = importing.load(source, args.file)
-    network = network or importing.recognised(source, loaded, args.file)
+    network = network or importing.recognised(source, loaded)
     parameters, misfits = importing.convert(source, network, loaded, args.file), {}
     if args.face:
         symbol, parameters, misfits = importing.start_face(source, network, parameters)

@@ -12,7 +12,7 @@ torch = pytest.importorskip('torch')
 import export  # noqa: E402
 import import_weights  # noqa: E402
 import released  # noqa: E402
-from helpers import run_here  # noqa: E402
+from helpers import compute, run_here  # noqa: E402
 from netkit import importing  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.networks import build  # noqa: E402
@@ -43,16 +43,6 @@ def values_of(network):
         for name, value in network.state_dict().items()
         if not name.endswith('num_batches_tracked')
     }
-
-
-def compute(symbol, parameters, images):
-    """Return the outputs of a symbol in plain MXNet."""
-    executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=images.shape)
-    for arrays in (executor.arg_dict, executor.aux_dict):
-        for name, array in arrays.items():
-            if name != 'data':
-                array[:] = parameters[name]
-    return executor.forward(is_train=False, data=mx.nd.array(images))[0].asnumpy()
 
 
 def images_of(side, count=2):
@@ -245,7 +235,7 @@ def test_a_network_is_told_from_those_with_the_same_units(tmp_path):
     """iResGroup and iResGroupFix differ in the groups alone, so in the shape of some weights."""
     for name in ('iresgroup50', 'iresgroupfix50', 'ires50'):
         source, values = importing.IRESNET, values_of(released.Network(name, 'release'))
-        assert importing.recognised(source, values, 'a file') == name + '_imagenet'
+        assert importing.recognised(source, values) == name + '_imagenet'
 
 
 def test_attributes_of_the_symbol(network, tmp_path):

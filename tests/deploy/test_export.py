@@ -13,7 +13,7 @@ import pytest
 
 import config as host
 import export
-from helpers import COMPUTED, NARROW, PLAIN, RELEASED, TOOLS, bind, nodes, shape_of
+from helpers import COMPUTED, NARROW, PLAIN, RELEASED, TOOLS, nodes, settled, shape_of
 from netkit import checkpoints, targets
 from netkit._mxnet import mx
 from netkit.data.images import read_image
@@ -29,24 +29,6 @@ TOOL = os.path.join(TOOLS, 'export.py')
 # The forms that training has and deployment has not: on a CPU, and inside insightface by default.
 TRAINED = dict(NARROW, memonger=True)
 HOST = dict(TRAINED, net_prelu='mul', net_resize='op')
-
-
-def settled(symbol, shape, seed=0):
-    """Return random parameters of a symbol, with moving statistics that its own feature maps have a part in.
-
-    Else the feature maps of a deep network would grow until rounding decides its output.
-    """
-    graph = Graph.of(symbol)
-    for node in graph.nodes():
-        if node.op == 'BatchNorm':
-            # Half of it stays random: of two images and one pixel the variance may be next to nothing.
-            node.attrs['momentum'] = '0.5'
-    executor = bind(graph.symbol(), shape[0], shape[2], seed=seed)
-    executor.forward(is_train=True)
-    executor.backward([mx.nd.zeros(output.shape) for output in executor.outputs])  # it updates the statistics,
-    mx.nd.waitall()  # and MXNet does not know that reading them has to wait for it
-    arrays = dict(executor.arg_dict, **executor.aux_dict)
-    return {name: array.asnumpy() for name, array in arrays.items() if name != 'data'}
 
 
 def images(count, side, seed=1):

@@ -80,23 +80,16 @@ def build_like(source, network):
     return build(network, **source.settings_for(network))
 
 
-def recognised(source, loaded, path):
-    """Return the network choice that a file of a Source is of; raises UserError, naming the one most like it."""
-    alike = {}
-    for network in source.networks:
+def recognised(source, loaded):
+    """Return the network choice whose parameters are most like those of a file of a Source; `convert` checks them."""
+    shapes = {name: array.shape for name, array in loaded.items()}
+
+    def likeness(network):
         expected = expected_of(source, network)
-        fitting = {
-            names[0] for name, names in source.names_for(expected).items() if shape_in(loaded, names) == expected[name]
-        }
-        alike[network] = len(fitting) / max(len(expected), len(loaded))
-    network = max(alike, key=lambda name: alike[name])
-    convert(source, network, loaded, path)
-    return network
+        fitting = [shapes.get(names[0]) == expected[name] for name, names in source.names_for(expected).items()]
+        return sum(fitting) / max(len(expected), len(loaded))
 
-
-def shape_in(loaded, names):
-    """Return the shape of the first of some names in a file's {name: array}; None if it is not there."""
-    return loaded[names[0]].shape if names[0] in loaded else None
+    return max(source.networks, key=likeness)
 
 
 def expected_of(source, network):

@@ -136,12 +136,18 @@ def quantise(path, scratch, promise, batch=None):
     Tries all layers, then without the costliest one, two, four, …, then what lies between. Raises Different, and leaves
     the file as it was, if half of the layers in float are not enough.
     """
-    quantiser, tried = Quantiser(path, scratch, promise, batch), os.path.join(scratch, 'tried.onnx')
+    quantiser = Quantiser(path, scratch, promise, batch)
+    tried, kept = (os.path.join(scratch, name) for name in ('tried.onnx', 'kept.onnx'))
     layers = quantiser.layers()
 
     def attempt(left):
         quantiser.write(tried, [layer for layer in layers if layer not in left])
-        return quantiser.judge(tried)
+        outcome = quantiser.judge(tried)
+        if outcome.holds:  # what is tried after it, and holds as well, has fewer layers in float
+            os.replace(tried, kept)
+        else:
+            os.remove(tried)
+        return outcome
 
     whole = outcome = attempt([])
     costs, few, most, limit = {}, 0, 0, max(1, int(MOST_LEFT * len(layers)))
@@ -149,15 +155,13 @@ def quantise(path, scratch, promise, batch=None):
         costs, most = quantiser.costs(layers), 1
         while not (outcome := attempt(costliest(costs, most))).holds:
             if most == limit:
-                os.remove(tried)
                 raise Different(broken(os.path.basename(path), promise, whole, outcome, most))
             few, most = most, min(2 * most, limit)
         while most - few > 1:
             middle = (few + most) // 2
             between = attempt(costliest(costs, middle))
             few, most, outcome = (few, middle, between) if between.holds else (middle, most, outcome)
-        attempt(costliest(costs, most))  # the file again
-    os.replace(tried, path)
+    os.replace(kept, path)
     return Quantised(len(layers), {layer: costs[layer] for layer in costliest(costs, most)}, outcome)
 
 
