@@ -1,36 +1,92 @@
-"""Time a network's deployed forms side by side: MXNet as the host trains it, and folded; onnxruntime, and folded.
+"""Time a network's deployed forms side by side: MXNet as it is trained, and folded; onnxruntime and OpenVINO in
+float32, bfloat16 and int8.
 
-All forms run in one process, in turns, with the same random weights. MXNet takes OMP_NUM_THREADS threads (here: one
-for each CPU; by itself MXNet takes half of them), onnxruntime one for each CPU.
+All forms run in one process, in turns, on the same number of threads: OMP_NUM_THREADS, here one for each CPU. The
+weights are random, on which int8 is as fast as on others, but keeps nothing; with --model they are a checkpoint's, and
+each form's embeddings are compared with MXNet's.
 """
 
+import os
+import tempfile
+
 from netkit import report
+from netkit.bench import deployed, engines, plot
 from netkit.bench.choices import parse_choice
-from netkit.bench.deployed import COLUMNS, forms, rows_of
-from netkit.bench.timing import measure
 from netkit.cli import Parser, run, whole_number
+from netkit.data.samples import samples
+from netkit.drawing.figures import picture_path
+from netkit.files import check_writable
+from netkit.targets import MODEL, of_checkpoint
+
+FACES = 300, 100  # for the ranges, and others to compare on, as in tools/export.py
 
 
-def main():
+def parse_args(argv=None):
     parser = Parser(prog='benchmark_deployment.py', description=__doc__)
     parser.add_argument(
         'choices',
         nargs='*',
         metavar='CHOICE',
-        default=['cru116', 'att92'],
-        help='NETWORK or NETWORK:SETTING=VALUE,…, as in benchmark.py',
+        help='NETWORK or NETWORK:SETTING=VALUE,…, as in benchmark.py (default: cru116 att92)',
     )
-    parser.add_argument('--per-batch-size', type=whole_number(1), default=1, help='images at a time')
+    parser.add_argument('--model', metavar=MODEL, help='instead: a checkpoint')
+    parser.add_argument(
+        '--calibration',
+        metavar='DATA',
+        help="with --model: faces that give int8 its ranges, and others to compare on: a data set in insightface's "
+        'format, a .bin file, or a folder of aligned faces',
+    )
+    parser.add_argument(
+        '--per-batch-size', type=batches, default=(1, 8), metavar='N,N…', help='images at a time (default: 1,8)'
+    )
     parser.add_argument('--repetitions', type=whole_number(1), default=9, help='runs of each that are timed')
+    parser.add_argument(
+        '--plot', type=picture_path, metavar='FILE', help='draw the times into this file: .png, .svg or .pdf'
+    )
     parser.add_argument('--markdown', action='store_true', help='print Markdown tables')
-    args = parser.parse_args()
-    choices = [parse_choice(text) for text in args.choices]
-    for choice in choices:
-        choice.build()  # refuses wrong values now, not after minutes
-    for choice in choices:
-        rows = rows_of(measure(forms(choice, args.per_batch_size), args.repetitions), args.per_batch_size)
-        show = report.printer(args.markdown)
-        show(f'{choice.label} in inference, batch {args.per_batch_size}', COLUMNS, rows)
+    args = parser.parse_args(argv)
+    if bool(args.model) != bool(args.calibration):
+        parser.error('--model and --calibration belong together: weights, and faces that they know')
+    if args.model and args.choices:
+        parser.error('name CHOICEs or a --model')
+    args.choices = args.choices or ['cru116', 'att92']
+    return args
+
+
+def batches(text):
+    """Argparse type: numbers of images."""
+    return tuple(whole_number(1)(part) for part in text.split(','))
+
+
+def subjects(args):
+    """Return the Subjects to time; raises UserError now, not after minutes."""
+    if not args.model:
+        choices = [parse_choice(text) for text in args.choices]
+        return [deployed.Subject(choice.label, *choice.build('gpu')) for choice in choices]  # as the host trains it
+    target = of_checkpoint(args.model)
+    faces = samples(args.calibration, target.image_shape, *FACES)
+    return [deployed.Subject(target.label, target.symbol, target.image_shape, target.parameters, faces)]
+
+
+def main():
+    args = parse_args()
+    engines.openvino()
+    to_time, results, show = subjects(args), {}, report.printer(args.markdown)
+    if args.plot:
+        check_writable(os.path.dirname(os.path.abspath(args.plot)))
+    for subject in to_time:
+        with tempfile.TemporaryDirectory() as scratch:
+            files = deployed.Deployed(subject, scratch)
+            for batch in args.per_batch_size:
+                title = f'{subject.label}, batch {batch}'
+                results[title] = files.measure(batch, args.repetitions)
+                show(title, deployed.COLUMNS, [deployed.texts_of(row) for row in results[title]])
+            left = len(files.quantised.left)
+            print(f'{files.quantised.layers - left} of {files.quantised.layers} layers in int8.')
+    print(engines.note(), f'{engines.threads()} threads.')
+    if args.plot:
+        plot.save(results, args.plot)
+        print(f'drawn into {args.plot}')
 
 
 if __name__ == '__main__':

@@ -6,16 +6,18 @@ trained; above the tolerance none of them is kept.
 """
 
 import collections
+import contextlib
 import os
 import sys
 
 from netkit import checkpoints, report
-from netkit.cli import Parser, add_sizes, file_prefix, number, run, whole_number
+from netkit.cli import Parser, add_sizes, file_prefix, folder_name, number, run, whole_number
 from netkit.data.images import read_image
 from netkit.data.samples import samples
+from netkit.deploy import triton
 from netkit.deploy.compare import TOLERANCES, Different
 from netkit.deploy.exporting import export_model, export_symbol
-from netkit.deploy.int8 import Promise
+from netkit.deploy.int8 import SCHEMES, Promise
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
 from netkit.evaluation import faces as verification
@@ -64,24 +66,38 @@ def parse_args(argv=None):
         metavar='N',
         help='images that the ONNX file takes at a time (default: any number)',
     )
+    parser.add_argument(
+        '--triton',
+        type=folder_name,
+        metavar='FOLDER',
+        help='add the ONNX file, with a config.pbtxt, as a model to this model repository of a Triton inference server',
+    )
     add_sizes(parser)
     add_int8(parser)
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
     if not args.model and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; name a --model')
-    if not args.onnx and (args.batch or args.precision != 'float32'):
-        parser.error("--batch and --precision are the ONNX file's; add --onnx")
+    if not args.onnx and (args.batch or args.triton or args.precision != 'float32'):
+        parser.error("--batch, --precision and --triton are the ONNX file's; add --onnx")
+    if args.triton and args.batch:
+        parser.error('--triton is for a file that takes any number of images; leave out --batch')
     if args.precision == INT8 and not (args.fold_bn and args.calibration):
         parser.error('--precision int8 is for folded BatchNorms, and wants faces; add --fold-bn and --calibration DATA')
-    if args.precision != INT8 and (args.calibration or args.verify):
-        parser.error('--calibration and --verify are for --precision int8')
+    if args.precision != INT8 and (args.calibration or args.verify or args.int8_for != 'cpu'):
+        parser.error('--calibration, --verify and --int8-for are for --precision int8')
     return args
 
 
 def add_int8(parser):
     """Add the options of an ONNX file in int8."""
     group = parser.add_argument_group('int8', 'Layers stay in float, as few as possible, until both promises hold.')
+    group.add_argument(
+        '--int8-for',
+        choices=SCHEMES,
+        default='cpu',
+        help='cpu: onnxruntime and OpenVINO; tensorrt: as TensorRT wants it, which onnxruntime runs in float on a CPU',
+    )
     group.add_argument(
         '--calibration',
         metavar='DATA',
@@ -184,17 +200,25 @@ def main():
     if is_checkpoint and os.path.realpath(checkpoints.parse_model(args.model)[0]) == os.path.realpath(prefix):
         raise UserError(f'--output {args.output} would overwrite the --model; name another prefix')
     keep_inputs([prefix + '.onnx', prefix + '-symbol.json'], [args.image, args.calibration, args.verify])
+    if args.triton:
+        triton.check_new(args.triton, name)
     target = of_options(args.network, args.model, args.image_size, args.multiplier)
     try:
-        with new_files(folder) as scratch:
+        with contextlib.ExitStack() as stack:
+            repository = stack.enter_context(new_files(args.triton)) if args.triton else None
+            scratch = stack.enter_context(new_files(folder))
             results, folding, quantised = export(args, target, os.path.join(scratch, name))
             rows = file_rows(scratch, os.path.dirname(args.output), results)
+            if repository:
+                triton.write(repository, name, os.path.join(scratch, name + '.onnx'))
     except Different as error:
         sys.stderr.write(f'export.py: {error}\n')
         return 1
     report.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
     if results:
         print('Differences are from the network as it was trained, as a share of the range of its values.')
+    if args.triton:
+        print(f'{name} is a model of the repository {args.triton} now: tritonserver --model-repository {args.triton}')
     if quantised:
         report_int8(quantised)
     if folding:

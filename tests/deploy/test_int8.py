@@ -236,8 +236,8 @@ def test_faces_that_are_none(tmp_path):
         (['--onnx', '--precision', 'int8', '--calibration', 'x'], 'add --fold-bn and --calibration'),
         (['--onnx', '--precision', 'int8', '--fold-bn'], 'add --fold-bn and --calibration'),
         (['--precision', 'int8', '--fold-bn', '--calibration', 'x'], 'add --onnx'),
-        (['--onnx', '--calibration', 'x'], '--calibration and --verify are for --precision int8'),
-        (['--onnx', '--verify', 'x'], '--calibration and --verify are for --precision int8'),
+        (['--onnx', '--calibration', 'x'], '--calibration, --verify and --int8-for are for --precision int8'),
+        (['--onnx', '--verify', 'x'], '--calibration, --verify and --int8-for are for --precision int8'),
         (['--onnx', '--precision', 'int8', '--fold-bn', '--calibration', 'nowhere'], 'nowhere is not a file'),
     ],
 )

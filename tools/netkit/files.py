@@ -43,8 +43,9 @@ def new_files(folder):
             try:
                 yield scratch
                 names = sorted(os.listdir(scratch))
-                for name in names:
-                    sync(os.path.join(scratch, name))
+                for parent, _, files in os.walk(scratch):
+                    for name in files:
+                        sync(os.path.join(parent, name))
             except OSError as error:
                 if error.errno not in FULL:
                     raise

@@ -1,42 +1,135 @@
-"""The deployed forms of a network, to be timed side by side."""
+"""The deployed forms of a network, timed side by side on one number of threads."""
 
+import os
 import statistics
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
 
 from netkit._mxnet import mx
-from netkit.bench.steps import Floor, Session, Step
+from netkit.bench.engines import OnnxRuntime, OpenVINO
+from netkit.bench.steps import Floor, Step
+from netkit.bench.timing import measure
+from netkit.deploy.compare import cosines
+from netkit.deploy.exporting import save_onnx
 from netkit.deploy.fold import fold
+from netkit.deploy.int8 import Promise, quantise
 from netkit.deploy.plain import plain
 from netkit.graph.nodes import Graph
 
-COLUMNS = ('form', 'ms/image', 'spread', 'images/s', 'ratio')
+COLUMNS = ('form', 'ms/image', 'spread', 'images/s', 'ratio', 'to onnxruntime', 'smallest cosine')
+RUNTIME = 'onnxruntime'  # the form that the others are compared with, besides the first
+NOISE = 12  # images of it that give the ranges of random weights
+MIN_COSINE = 0.99  # of a trained network in int8, as by default in tools/export.py
 
 
-def forms(choice, batch):
-    """Return {form: step} of a choice: what can be timed of it."""
-    symbol, image_shape = choice.build('gpu')  # the form that the host trains
-    context, shape = mx.cpu(), (batch, 3) + tuple(image_shape[:2])
-    trained = Step(symbol, shape, context, training=False)
-    arrays = dict(trained.executor.arg_dict, **trained.executor.aux_dict)
-    parameters = {name: array.asnumpy() for name, array in arrays.items()}
-    data = parameters.pop('data')
-    graph = plain(Graph.of(symbol))
-    folded, fewer, _ = fold(graph, parameters)
-    return {
-        'MXNet, as the host trains it': trained,
-        'MXNet, folded': Step(folded.symbol(), shape, context, training=False),
-        'onnxruntime': Session(graph, parameters, image_shape, data),
-        'onnxruntime, folded': Session(folded, fewer, image_shape, data),
-        'MXNet, convolutions and FCs alone': Floor(symbol, shape, context, training=False),
-    }
+class Subject(NamedTuple):
+    """A network to time."""
+
+    label: str
+    symbol: mx.sym.Symbol  # as it was trained
+    image_shape: Tuple[int, int, int]  # height, width, channels
+    parameters: Optional[Dict[str, np.ndarray]] = None  # None: random
+    faces: Optional[Tuple[np.ndarray, np.ndarray]] = None  # for the ranges, and others to compare on; None: noise
 
 
-def rows_of(seconds, batch):
-    """Return the table's rows for {form: seconds of each run}; ratios are to the first form."""
-    rows, first = [], None
-    for form, times in seconds.items():
-        least, median, most = (1e3 / batch * pick(times) for pick in (min, statistics.median, max))
-        first = first or median
-        rows.append(
-            (form, f'{median:.1f}', f'{least:.0f}…{most:.0f}', f'{1000.0 / median:.2f}', f'{first / median:.2f}×')
+class Row(NamedTuple):
+    """What was measured of one form; times are for one image."""
+
+    label: str
+    seconds: List[float]
+    ratio: float  # how many times as fast as the first form
+    to_runtime: float  # … as onnxruntime in float32
+    cosine: Optional[float]  # the smallest, of the embeddings with the first form's; None: not compared
+    is_network: bool
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+
+class Deployed:
+    """The files of a Subject: ONNX in float32 and in int8, in the folder `scratch`."""
+
+    def __init__(self, subject, scratch):
+        self.subject = subject
+        shape = (1, 3, *subject.image_shape[:2])
+        self.parameters = subject.parameters or random_parameters(subject.symbol, shape)
+        self.graph, self.fewer, _ = fold(plain(Graph.of(subject.symbol)), self.parameters)
+        self.in_float, self.in_int8 = (os.path.join(scratch, name) for name in ('float.onnx', 'int8.onnx'))
+        for path in (self.in_float, self.in_int8):
+            save_onnx(path, self.graph, self.fewer, subject.image_shape, None, 'float32')
+        noise = np.random.RandomState(0).randint(0, 256, (2 * NOISE, *shape[1:]))
+        ranges, others = subject.faces or (noise[:NOISE], noise[NOISE:])
+        # Random weights keep nothing: the last BatchNorm makes much of the little in which images of noise differ.
+        least = MIN_COSINE if subject.faces else -1
+        self.quantised = quantise(self.in_int8, scratch, Promise(ranges, others, least, 0))
+
+    def forms(self, batch):
+        """Return {form: step} for `batch` images at a time; a step has `run(images)`, the floor apart."""
+        subject, context = self.subject, mx.cpu()
+        shape = (batch, 3, *subject.image_shape[:2])
+        trained, folded = (
+            Step(symbol, shape, context, training=False) for symbol in (subject.symbol, self.graph.symbol())
         )
-    return rows
+        trained.load(self.parameters)
+        folded.load(self.fewer)
+        data = trained.executor.arg_dict['data'].asnumpy()
+        return {
+            'MXNet, as it is trained': trained,
+            'MXNet, folded': folded,
+            RUNTIME: OnnxRuntime(self.in_float, data),
+            'onnxruntime, int8': OnnxRuntime(self.in_int8, data),
+            'OpenVINO': OpenVINO(self.in_float, data, 'f32'),
+            'OpenVINO, bfloat16': OpenVINO(self.in_float, data, 'bf16'),
+            'OpenVINO, int8': OpenVINO(self.in_int8, data, 'f32'),
+            'MXNet, convolutions and FCs alone': Floor(subject.symbol, shape, context, training=False),
+        }
+
+    def measure(self, batch, repetitions):
+        """Return the Rows of all forms."""
+        forms, expected, least = self.forms(batch), None, {}
+        for label, step in forms.items():
+            if self.subject.faces and not isinstance(step, Floor):
+                found = embeddings(step, self.subject.faces[1], batch)
+                expected = found if expected is None else expected
+                least[label] = float(cosines(found, expected).min())
+        seconds = {label: [second / batch for second in times] for label, times in measure(forms, repetitions).items()}
+        medians = {label: statistics.median(times) for label, times in seconds.items()}
+        first = next(iter(medians.values()))
+        return [
+            Row(
+                label,
+                times,
+                first / medians[label],
+                medians[RUNTIME] / medians[label],
+                least.get(label),
+                not isinstance(forms[label], Floor),
+            )
+            for label, times in seconds.items()
+        ]
+
+
+def random_parameters(symbol, shape):
+    """Return typical parameters of a symbol."""
+    arrays = Step(symbol, shape, mx.cpu(), training=False).arrays()
+    return {name: array.asnumpy() for name, array in arrays.items() if name != 'data'}
+
+
+def embeddings(step, images, batch):
+    """Return the outputs of a step for images, without those that do not fill a batch."""
+    starts = range(0, len(images) - batch + 1, batch)
+    return np.concatenate([step.run(np.asarray(images[start : start + batch], np.float32)) for start in starts])
+
+
+def texts_of(row):
+    """Return the texts of a Row, for the table with COLUMNS."""
+    return (
+        row.label,
+        f'{1e3 * row.median:.1f}',
+        f'{1e3 * min(row.seconds):.0f}…{1e3 * max(row.seconds):.0f}',
+        f'{1 / row.median:.2f}',
+        f'{row.ratio:.2f}×',
+        f'{row.to_runtime:.2f}×',
+        '–' if row.cosine is None else f'{row.cosine:.4f}',
+    )

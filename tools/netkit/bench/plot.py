@@ -4,23 +4,23 @@ from netkit.drawing import figures
 
 
 def save(results, path):
-    """Draw the times of `results`, {mode: Rows}, as bars, into the file `path`."""
+    """Draw the times of `results`, {title: Rows}, as bars, into the file `path`."""
     count = max(map(len, results.values()))
     figure = figures.new_figure(6.5 * len(results), 1.2 + 0.45 * count)
     panels = figure.subplots(1, len(results), squeeze=False)
-    for (mode, rows), panel in zip(results.items(), panels[0]):
+    for (title, rows), panel in zip(results.items(), panels[0]):
         medians = [1e3 * row.median for row in rows]
         errors = [
             [1e3 * (row.median - min(row.seconds)) for row in rows],
             [1e3 * (max(row.seconds) - row.median) for row in rows],
         ]
-        colours = ['tab:blue' if row.choice else 'tab:gray' for row in rows]
+        colours = ['tab:blue' if row.is_network else 'tab:gray' for row in rows]
         panel.barh([row.label for row in rows], medians, xerr=errors, color=colours, height=0.6)
         for place, row in enumerate(rows):
             panel.text(1e3 * max(row.seconds), place, f'  {1e3 * row.median:.0f} ms, {row.ratio:.2f}×', va='center')
         panel.invert_yaxis()
         panel.set_xlim(0, 1.6 * max(medians))
-        panel.set_title(mode)
+        panel.set_title(title)
         panel.set_xlabel('ms per image')
         panel.spines[['top', 'right']].set_visible(False)
     figure.tight_layout()

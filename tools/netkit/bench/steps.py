@@ -1,4 +1,4 @@
-"""The steps that are timed: training steps and inferences, by MXNet, gluoncv2 or onnxruntime."""
+"""The steps that are timed: training steps and inferences, by MXNet or gluoncv2."""
 
 import collections
 import math
@@ -6,11 +6,10 @@ import math
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.deploy import onnx_writer
 from netkit.errors import UserError, refusals
 from netkit.gluoncv2 import peer_name
 from netkit.graph.counts import learnt_weight, shapes
-from netkit.graph.naming import EMBEDDING, is_offset, is_scale, is_slope, is_variance
+from netkit.graph.naming import is_offset, is_scale, is_slope, is_variance
 from netkit.graph.nodes import Graph
 
 
@@ -31,6 +30,22 @@ class Step:
         for name, array in self.executor.aux_dict.items():
             array[:] = 1 if is_variance(name) else 0
         self.head_gradient = mx.nd.ones(self.executor.outputs[0].shape, context) if training else None
+
+    def arrays(self):
+        """Return {name: array} of the parameters, and of `data`."""
+        return dict(self.executor.arg_dict, **self.executor.aux_dict)
+
+    def load(self, parameters):
+        """Take these parameters, {name: array}, in place of the random ones."""
+        arrays = self.arrays()
+        for name, values in parameters.items():
+            arrays[name][:] = values
+
+    def run(self, images):
+        """Return the outputs of an inference of images."""
+        self.executor.arg_dict['data'][:] = images
+        self()
+        return self.executor.outputs[0].asnumpy()
 
     def __call__(self):
         self.executor.forward(is_train=self.training)
@@ -89,25 +104,6 @@ class Peer:
         with mx.autograd.record():
             output = self.net(self.data)
         output.backward()
-
-
-class Session:
-    """An inference in onnxruntime; a call runs it."""
-
-    def __init__(self, graph, parameters, image_shape, data):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        # Otherwise its threads would spin while the others take their turns.
-        options.add_session_config_entry('session.force_spinning_stop', '1')
-        model = onnx_writer.convert(graph, parameters, image_shape)
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=['CPUExecutionProvider']
-        )
-        self.data = data
-
-    def __call__(self):
-        self.session.run([EMBEDDING], {'data': self.data})
 
 
 def initial_value(name, shape, random):

@@ -47,6 +47,10 @@ class Row(NamedTuple):
     def median(self):
         return statistics.median(self.seconds)
 
+    @property
+    def is_network(self):
+        return self.choice is not None
+
 
 def check_device(device):
     """Raise UserError where MXNet does not see the device."""

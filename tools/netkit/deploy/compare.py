@@ -34,11 +34,17 @@ def compute(symbol, parameters, images):
     return executor.forward(is_train=False)[0].asnumpy()
 
 
-def compute_onnx(path, images, batch):
-    """Return the output of an ONNX file for images in onnxruntime, `batch` at a time (None: all)."""
+def compute_onnx(path, images, batch, optimised=True):
+    """Return the output of an ONNX file for images in onnxruntime, `batch` at a time (None: all).
+
+    Not `optimised`, it computes in float what the file says, also where it has kernels for int8.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     batch = batch or len(images)
     padded = np.concatenate([images, np.zeros((-len(images) % batch,) + images.shape[1:], np.float32)])
     parts = padded.reshape((-1, batch) + images.shape[1:])

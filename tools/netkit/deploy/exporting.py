@@ -67,7 +67,7 @@ def export_model(args, target, pixels, prefix, promise=None):
             bar.update()
     if promise:
         del results[path]  # that of the float32 file
-        quantised = quantise(path, os.path.dirname(prefix), promise, args.batch)
+        quantised = quantise(path, os.path.dirname(prefix), promise, args.batch, args.int8_for)
     return results, folding, quantised
 
 

@@ -1,9 +1,8 @@
 """An ONNX file in int8: onnxruntime's static quantisation, with those layers in float that the embeddings need so.
 
 Convolutions and fully connected layers are quantised, between pairs of QuantizeLinear and DequantizeLinear (QDQ), which
-onnxruntime, OpenVINO and TensorRT read: weights per filter, maps as a whole, by the ranges that images gave. Weights
-have seven bits: processors without VNNI add products in pairs in 16 bits, which eight bits overflow
-(benchmarks/NOTES.md).
+onnxruntime, OpenVINO and TensorRT read: weights per filter, maps as a whole, by the ranges that images gave. What they
+want of it differs (SCHEMES).
 """
 
 import os
@@ -18,6 +17,25 @@ OPERATORS = ['Conv', 'Gemm']  # that are quantised
 TOGETHER = 4  # images that an ONNX file without a fixed batch gets at a time
 FEW = 8  # images on which single layers are tried
 MOST_LEFT = 0.5  # share of the layers that may stay in float
+
+
+class Scheme(NamedTuple):
+    """How numbers are quantised, and where, for one kind of machine."""
+
+    signed: bool  # maps are int8 with a zero point of 0, not uint8 with any
+    weight_bits: int
+    outputs: bool  # the outputs of layers are quantised, not only their inputs
+    biases: bool  # are quantised, to int32
+    optimised: bool  # onnxruntime's int8 kernels judge it, not what the QDQ pairs say in float
+
+
+SCHEMES = {
+    # onnxruntime computes a layer in int8 only if its output is quantised too, and signed maps take it twice the time.
+    # OpenVINO does not mind. Processors without VNNI add products in pairs in 16 bits, which eight bits overflow.
+    'cpu': Scheme(signed=False, weight_bits=7, outputs=True, biases=True, optimised=True),
+    # TensorRT refuses other zero points than 0, and biases in int32.
+    'tensorrt': Scheme(signed=True, weight_bits=8, outputs=False, biases=False, optimised=False),
+}
 
 
 class Promise(NamedTuple):
@@ -65,12 +83,17 @@ class _Reader:
 class Quantiser:
     """Quantises one ONNX file in float, leaving out some layers, and judges the result."""
 
-    def __init__(self, path, scratch, promise, batch=None):
-        """Find the ranges; `scratch` is a folder for files, `batch` the images that the file takes, None for any."""
+    def __init__(self, path, scratch, promise, batch=None, machine='cpu'):
+        """Find the ranges.
+
+        `scratch` is a folder for files, `batch` the images that the file takes, None for any; `machine` is a key of
+        SCHEMES.
+        """
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
 
         self.path, self.scratch, self.promise, self.batch = path, scratch, promise, batch or TOGETHER
+        self.scheme = SCHEMES[machine]
         augmented = os.path.join(scratch, 'augmented.onnx')
         calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.MinMax)
         calibrator.collect_data(_Reader(promise.calibration, self.batch))
@@ -81,7 +104,7 @@ class Quantiser:
 
     def embeddings(self, path, images):
         """Return the embeddings of an ONNX file, (n, size)."""
-        return compute_onnx(path, np.asarray(images, np.float32), self.batch)
+        return compute_onnx(path, np.asarray(images, np.float32), self.batch, self.scheme.optimised)
 
     def layers(self):
         """Return the names of the layers that can be quantised."""
@@ -95,17 +118,22 @@ class Quantiser:
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+        scheme = self.scheme
         quantizer = QDQQuantizer(
             onnx.load(self.path),
             per_channel=True,
-            reduce_range=True,
+            reduce_range=scheme.weight_bits < 8,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=QuantType.QInt8 if scheme.signed else QuantType.QUInt8,
             tensors_range=self.ranges,
             nodes_to_quantize=list(layers),
             nodes_to_exclude=[],
             op_types_to_quantize=OPERATORS,
-            extra_options={},
+            extra_options={
+                'ActivationSymmetric': scheme.signed,
+                'QuantizeBias': scheme.biases,
+                'OpTypesToExcludeOutputQuantization': [] if scheme.outputs else OPERATORS,
+            },
         )
         quantizer.quantize_model()
         onnx.save(quantizer.model.model, path)
@@ -130,13 +158,14 @@ class Quantiser:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def quantise(path, scratch, promise, batch=None):
+def quantise(path, scratch, promise, batch=None, machine='cpu'):
     """Quantise the ONNX file `path` in place, with as few layers in float as `promise` wants; return Quantised.
 
+    The other arguments are Quantiser's.
     Tries all layers, then without the costliest one, two, four, …, then what lies between. Raises Different, and leaves
     the file as it was, if half of the layers in float are not enough.
     """
-    quantiser = Quantiser(path, scratch, promise, batch)
+    quantiser = Quantiser(path, scratch, promise, batch, machine)
     tried, kept = (os.path.join(scratch, name) for name in ('tried.onnx', 'kept.onnx'))
     layers = quantiser.layers()
 

@@ -74,7 +74,8 @@ def leaky_relu(writer, node):
     data, slope = writer.read(node), node.attr('slope', 0.25)
     if kind == 'prelu':
         name, gamma = writer.array(node, 1)
-        extent = (-1,) + (1,) * (len(writer.shape(node.inputs[0])) - 2)  # one for each channel
+        # One for each channel, with as many axes as the map: for a slope with fewer OpenVINO changes the map's layout.
+        extent = (1, -1) + (1,) * (len(writer.shape(node.inputs[0])) - 2)
         return writer.emit('PRelu', [data, writer.constant(name, gamma.reshape(extent))], node.name)
     if kind == 'gelu':
         inner = writer.emit('Div', [data, writer.constant(node.name + '_root', math.sqrt(2))], node.name + '_inner')

@@ -1,0 +1,90 @@
+"""Inference engines other than MXNet, as steps to time, and what the processor has for them."""
+
+import os
+import platform
+import re
+
+from netkit.errors import UserError
+from netkit.graph.naming import EMBEDDING
+
+CPU_INFO = '/proc/cpuinfo'
+# Instructions that int8 and bfloat16 live from, by their names there: on x86, and on ARM.
+INT8 = {'avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp', 'i8mm'}
+BFLOAT16 = {'avx512_bf16', 'amx_bf16', 'bf16'}
+
+
+def threads():
+    """Return the number of threads that all engines take: MXNet's, OMP_NUM_THREADS."""
+    return int(os.environ.get('OMP_NUM_THREADS', 0)) or os.cpu_count() or 1
+
+
+class OnnxRuntime:
+    """An inference of an ONNX file in onnxruntime; a call runs it on `data`."""
+
+    def __init__(self, path, data):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads()
+        # Otherwise its threads would spin while the others take their turns.
+        options.add_session_config_entry('session.force_spinning_stop', '1')
+        self.session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+        self.data = data
+
+    def run(self, images):
+        """Return the embeddings of images."""
+        return self.session.run([EMBEDDING], {'data': images})[0]
+
+    def __call__(self):
+        self.run(self.data)
+
+
+class OpenVINO:
+    """An inference of an ONNX file in OpenVINO, in `precision`, 'f32' or 'bf16'; a call runs it on `data`."""
+
+    def __init__(self, path, data, precision):
+        core = openvino().Core()
+        model = core.read_model(path)
+        model.reshape({'data': list(data.shape)})
+        hints = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
+        self.request = core.compile_model(
+            model, 'CPU', {'INFERENCE_NUM_THREADS': threads(), **hints}
+        ).create_infer_request()
+        self.data = data
+
+    def run(self, images):
+        """Return the embeddings of images."""
+        return self.request.infer({'data': images})[EMBEDDING].copy()
+
+    def __call__(self):
+        self.request.infer({'data': self.data})
+
+
+def openvino():
+    """Return the package openvino; raises UserError where it is not installed."""
+    try:
+        import openvino as package
+    except ImportError:
+        raise UserError(
+            'OpenVINO is not installed; install requirements-dev.txt, on Python 3.10 or later, to compare with it'
+        ) from None
+    return package
+
+
+def note():
+    """Return a sentence on what this processor has, or has not, for int8 and bfloat16."""
+    try:
+        with open(CPU_INFO, encoding='utf-8') as file:
+            text = file.read()
+    except OSError:
+        return f'What instructions this processor ({platform.processor() or platform.machine()}) has is not known here.'
+    match = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
+    flags = set(match.group(1).split()) if match else set()
+    missing = [
+        f'{name} ({", ".join(sorted(known))})'
+        for name, known in (('int8', INT8), ('bfloat16', BFLOAT16))
+        if not flags & known
+    ]
+    if missing:
+        return f'This processor has no instructions for {" and ".join(missing)}: one that has them gains more.'
+    return f'This processor has {", ".join(sorted(flags & (INT8 | BFLOAT16)))}.'
