@@ -5,7 +5,9 @@ onnxruntime, OpenVINO and TensorRT read: weights per filter, maps as a whole, by
 want of it differs (SCHEMES).
 """
 
+import contextlib
 import os
+import pathlib
 from typing import Callable, Dict, NamedTuple, Optional
 
 import numpy as np
@@ -16,6 +18,7 @@ from netkit.deploy.compare import Different, compute_onnx, cosines
 OPERATORS = ['Conv', 'Gemm']  # that are quantised
 TOGETHER = 4  # images that an ONNX file without a fixed batch gets at a time
 FEW = 8  # images on which single layers are tried
+WEIGHTS = 'weights'  # name of the file with them, while single layers are tried
 MOST_LEFT = 0.5  # share of the layers that may stay in float
 
 
@@ -91,6 +94,7 @@ class Quantiser:
         """
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
         self.path, self.scratch, self.promise, self.batch = path, scratch, promise, batch or TOGETHER
         self.scheme = SCHEMES[machine]
@@ -99,6 +103,7 @@ class Quantiser:
         calibrator.collect_data(_Reader(promise.calibration, self.batch))
         self.ranges = calibrator.compute_data()
         os.remove(augmented)
+        self.model = load_model_with_shape_infer(pathlib.Path(path))
         self.expected = self.embeddings(path, promise.held_out)
         self.accuracy = promise.accuracy(path) if promise.accuracy else None
 
@@ -108,19 +113,22 @@ class Quantiser:
 
     def layers(self):
         """Return the names of the layers that can be quantised."""
-        import onnx
-
-        return [node.name for node in onnx.load(self.path).graph.node if node.op_type in OPERATORS]
+        return [node.name for node in self.model.graph.node if node.op_type in OPERATORS]
 
     def write(self, path, layers):
         """Write the network with these layers quantised."""
         import onnx
+
+        onnx.save(self.quantised(copy_of(self.model), layers), path)
+
+    def quantised(self, model, layers):
+        """Quantise layers of a model, in place; return it."""
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
         scheme = self.scheme
         quantizer = QDQQuantizer(
-            onnx.load(self.path),
+            model,
             per_channel=True,
             reduce_range=scheme.weight_bits < 8,
             weight_qType=QuantType.QInt8,
@@ -136,7 +144,7 @@ class Quantiser:
             },
         )
         quantizer.quantize_model()
-        onnx.save(quantizer.model.model, path)
+        return quantizer.model.model
 
     def judge(self, path):
         """Return the Outcome of a quantised file."""
@@ -151,11 +159,42 @@ class Quantiser:
         """Return {layer: what quantising it alone takes from the mean cosine}, the largest first."""
         path, found = os.path.join(self.scratch, 'single.onnx'), {}
         images, expected = self.promise.held_out[:FEW], self.expected[:FEW]
-        for layer in tqdm(layers, 'layers', leave=False, disable=None):
-            self.write(path, [layer])
-            found[layer] = 1 - float(cosines(self.embeddings(path, images), expected).mean())
+        with self.light_model() as light:
+            for layer in tqdm(layers, 'layers', leave=False, disable=None):
+                self.write_alone(path, light, layer)
+                found[layer] = 1 - float(cosines(self.embeddings(path, images), expected).mean())
         os.remove(path)
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @contextlib.contextmanager
+    def light_model(self):
+        """Yield the model with its weights in a file of their own, which need not be written for every layer."""
+        import onnx
+
+        light, path = copy_of(self.model), os.path.join(self.scratch, 'light.onnx')
+        onnx.save(light, path, save_as_external_data=True, location=WEIGHTS)  # it takes them out of `light`
+        yield light
+        os.remove(path)
+        os.remove(os.path.join(self.scratch, WEIGHTS))
+
+    def write_alone(self, path, light, layer):
+        """Write the network with one layer quantised, beside the weights of the others."""
+        import onnx
+
+        model = copy_of(light)
+        (node,) = (node for node in model.graph.node if node.name == layer)
+        whole = {array.name: array for array in self.model.graph.initializer}
+        for array in model.graph.initializer:
+            if array.name in node.input:
+                array.CopyFrom(whole[array.name])
+        onnx.save(self.quantised(model, [layer]), path)
+
+
+def copy_of(model):
+    """Return a copy of an ONNX model."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
 
 
 def quantise(path, scratch, promise, batch=None, machine='cpu'):

@@ -1,0 +1,138 @@
+"""The exported files in OpenVINO, in float32, bfloat16 and int8, and what the engines make of int8."""
+
+import collections
+import functools
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from helpers import NARROW, compute, settled
+from netkit.deploy import int8
+from netkit.deploy.exporting import save_onnx
+from netkit.deploy.fold import fold
+from netkit.deploy.plain import plain
+from netkit.graph.naming import is_original
+from netkit.graph.nodes import Graph
+from netkit.networks import build
+
+openvino = pytest.importorskip('openvino')  # it wants Python 3.10
+
+FAMILIES = ['cru56', 'att56', 'attnext56', 'ires50', 'iresgroup50', 'cru56_imagenet', 'att56_imagenet']
+SHAPE = NARROW['image_shape']
+
+
+@functools.lru_cache(maxsize=None)
+def network(name):
+    """Return (symbol, parameters) of a narrow network with random weights."""
+    symbol = build(name, **NARROW)
+    return symbol, settled(symbol, (4, 3, *SHAPE[:2]))
+
+
+def images(count, seed=1):
+    return np.random.RandomState(seed).randint(0, 256, (count, 3, *SHAPE[:2])).astype(np.float32)
+
+
+def exported(name, folder, machine=None):
+    """Write a network's ONNX file, in int8 for `machine`; return (path, Quantised or None)."""
+    path, (symbol, parameters) = str(folder / f'{name}.onnx'), network(name)
+    save_onnx(path, *fold(plain(Graph.of(symbol)), parameters)[:2], SHAPE, None, 'float32')
+    if machine is None:
+        return path, None
+    promise = int8.Promise(images(4), images(8, seed=2), min_cosine=-1, max_drop=0)
+    return path, int8.quantise(path, str(folder), promise, machine=machine)
+
+
+def compiled(path, precision='f32', batch=None):
+    model = openvino.Core().read_model(path)
+    if batch:
+        model.reshape([batch, 3, *SHAPE[:2]])
+    return openvino.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': precision, 'PERF_COUNT': True})
+
+
+def executed(model, data):
+    """Return (kind of node, kernel) of all nodes that OpenVINO computes."""
+    request = model.create_infer_request()
+    request.infer({'data': data})
+    return [(node.node_type, node.exec_type) for node in request.profiling_info if node.status.name == 'EXECUTED']
+
+
+def in_onnxruntime(path, data, **options):
+    chosen = onnxruntime.SessionOptions()
+    chosen.log_severity_level = 3
+    for name, value in options.items():
+        setattr(chosen, name, value)
+    return onnxruntime.InferenceSession(path, chosen, providers=['CPUExecutionProvider']).run(None, {'data': data})[0]
+
+
+def smallest_cosine(left, right):
+    return ((left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)).min()
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_float32(name, tmp_path):
+    path, _ = exported(name, tmp_path)
+    model = compiled(path)
+    for count in (1, 3):
+        expected = compute(*network(name), images(count))
+        np.testing.assert_allclose(model(images(count))['fc1'], expected, rtol=0, atol=1e-4 * np.ptp(expected))
+
+
+@pytest.mark.parametrize('name', ['cru56', 'att56', 'ires50'])
+def test_bfloat16_is_an_option_of_the_engine(name, tmp_path):
+    path, _ = exported(name, tmp_path)
+    found = compiled(path, 'bf16')(images(8))['fc1']
+    assert smallest_cosine(found, compute(*network(name), images(8))) > 0.99
+
+
+@pytest.fixture(scope='module')
+def in_int8(tmp_path_factory):
+    """A function of a name: its file in int8, and Quantised."""
+    folder = tmp_path_factory.mktemp('int8')
+    return functools.lru_cache(maxsize=None)(lambda name: exported(name, folder, 'cpu'))
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_int8_is_the_same_in_both_engines(name, in_int8, tmp_path):
+    path, quantised = in_int8(name)
+    data, optimised = images(8, seed=2), str(tmp_path / 'optimised.onnx')
+    expected = in_onnxruntime(path, data, optimized_model_filepath=optimised)
+    assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], expected) > 0.995
+    kinds = collections.Counter(node.op_type for node in onnx.load(optimised).graph.node)
+    assert kinds['QLinearConv'] + kinds['QGemm'] == quantised.layers  # onnxruntime computes all of them in int8
+
+
+@pytest.mark.parametrize('name', [name for name in FAMILIES if not is_original(name)])
+def test_openvino_stays_in_int8(name, in_int8):
+    """From layer to layer; with slopes of fewer axes than the map it changes the layout before and after each PReLU."""
+    path, quantised = in_int8(name)
+    ran = executed(compiled(path, batch=8), images(8))
+    layers = [kernel for kind, kernel in ran if kind in ('Convolution', 'GroupConvolution', 'FullyConnected')]
+    assert len(layers) == quantised.layers and all(kernel.endswith('_I8') for kernel in layers)
+    assert [kind for kind, _ in ran].count('Reorder') <= 0.2 * quantised.layers
+
+
+@pytest.mark.parametrize('name', ['cru56', 'att56'])
+def test_int8_for_tensorrt(name, tmp_path):
+    """As its importer wants it: signed, zero points of 0, nothing in int32, and quantised inputs of layers only."""
+    path, quantised = exported(name, tmp_path, 'tensorrt')
+    graph = onnx.load(path).graph
+    arrays = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+    pairs = [node for node in graph.node if node.op_type in ('QuantizeLinear', 'DequantizeLinear')]
+    assert pairs
+    for node in pairs:
+        zero = arrays[node.input[2]]
+        assert zero.dtype == np.int8 and not zero.any()
+    assert not any(array.dtype == np.int32 for array in arrays.values())
+    weights = [arrays[node.input[0]] for node in pairs if node.input[0] in arrays]
+    assert len(weights) == quantised.layers and max(np.abs(weight.astype(int)).max() for weight in weights) == 127
+    read = {name for node in graph.node if node.op_type in ('Conv', 'Gemm') for name in node.input}
+    assert all(node.output[0] in read for node in pairs if node.op_type == 'DequantizeLinear')
+    # The cosine that was judged is that of float arithmetic; OpenVINO computes it so, too.
+    data, expected = images(8, seed=2), compute(*network(name), images(8, seed=2))
+    off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = in_onnxruntime(path, data, graph_optimization_level=off)
+    assert smallest_cosine(exact, expected) == pytest.approx(quantised.outcome.smallest, abs=1e-5)
+    assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > 0.995
