@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 import export
+import train
 from helpers import NARROW, run_here, settled
 from netkit import checkpoints
 from netkit.data import synthetic
@@ -263,3 +264,38 @@ def test_what_is_read_is_not_overwritten(run_tool, model, tmp_path):
     path.write_bytes(b'faces')
     code, _, err = run(run_tool, model, str(path), tmp_path / 'x')
     assert code == 2 and 'is read, and would be overwritten' in err and path.read_bytes() == b'faces'
+
+
+# ------------------------------------------------------------------------------------------ a trained network
+
+
+@pytest.mark.skipif('ALL_DEPTHS' not in os.environ, reason='it trains for minutes; make test-all')
+def test_a_trained_network_verifies_as_well(tmp_path):
+    """At more than a quarter of its width, on pairs that gave no ranges; in onnxruntime and in OpenVINO."""
+    openvino = pytest.importorskip('openvino')
+    data, learnt, prefix = str(tmp_path / 'data'), str(tmp_path / 'learnt'), str(tmp_path / 'net')
+    words = ['--network', 'cru56', '--multiplier', '0.3125', '--steps', '135', '--output', learnt]
+    done = run_here(train, *words, '--draw', '--data', data, '--images', '40', '--pairs', '400')
+    assert done.returncode == 0, done.stderr
+    words = ['--model', os.path.join(learnt, 'cru56,1'), '--fold-bn', '--onnx', '--output']
+    done = run_here(export, *words, prefix)
+    assert done.returncode == 0, done.stderr
+    done = run_here(export, *words, prefix + '8', '--precision', 'int8', '--calibration', data)
+    assert done.returncode == 0, done.stderr
+    pairs = PairSet(os.path.join(data, 'lfw.bin'), (112, 112, 3))
+    images = np.stack([pairs.image(number).transpose(2, 0, 1) for number in range(2 * len(pairs))]).astype(np.float32)
+    model = openvino.Core().compile_model(prefix + '8-folded.onnx', 'CPU')
+    found = {
+        'float32': embeddings(prefix + '-folded.onnx', images),
+        'int8': embeddings(prefix + '8-folded.onnx', images),
+        'OpenVINO': model(images)['fc1'],
+    }
+    right = {name: share_of_right_answers(rows, np.asarray(pairs.same)) for name, rows in found.items()}
+    assert right['float32'] > 0.85 and min(right.values()) >= right['float32'] - 0.003, right
+    assert min(cosines(rows, found['float32']).min() for rows in found.values()) > 0.98
+
+
+def share_of_right_answers(rows, same):
+    """Return the accuracy of pairs of embeddings at the best threshold of the cosine."""
+    alike = cosines(rows[0::2], rows[1::2])
+    return max(((alike >= threshold) == same).mean() for threshold in alike)

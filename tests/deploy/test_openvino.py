@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import os
+import subprocess
 
 import numpy as np
 import onnx
@@ -21,34 +23,40 @@ from netkit.networks import build
 openvino = pytest.importorskip('openvino')  # it wants Python 3.10
 
 FAMILIES = ['cru56', 'att56', 'attnext56', 'ires50', 'iresgroup50', 'cru56_imagenet', 'att56_imagenet']
-SHAPE = NARROW['image_shape']
+SIDE = NARROW['image_shape'][0]
+FACE = 112  # the package insightface takes no smaller ones
 
 
 @functools.lru_cache(maxsize=None)
-def network(name):
+def network(name, side):
     """Return (symbol, parameters) of a narrow network with random weights."""
-    symbol = build(name, **NARROW)
-    return symbol, settled(symbol, (4, 3, *SHAPE[:2]))
+    symbol = build(name, **dict(NARROW, image_shape=(side, side, 3)))
+    return symbol, settled(symbol, (4, 3, side, side))
 
 
-def images(count, seed=1):
-    return np.random.RandomState(seed).randint(0, 256, (count, 3, *SHAPE[:2])).astype(np.float32)
+def images(count, seed=1, side=SIDE):
+    return np.random.RandomState(seed).randint(0, 256, (count, 3, side, side)).astype(np.float32)
 
 
-def exported(name, folder, machine=None):
+def as_pictures(data):
+    """Return images as OpenCV reads them: BGR, (height, width, 3) uint8."""
+    return data[:, ::-1].transpose(0, 2, 3, 1).astype(np.uint8)
+
+
+def exported(name, folder, machine=None, side=SIDE):
     """Write a network's ONNX file, in int8 for `machine`; return (path, Quantised or None)."""
-    path, (symbol, parameters) = str(folder / f'{name}.onnx'), network(name)
-    save_onnx(path, *fold(plain(Graph.of(symbol)), parameters)[:2], SHAPE, None, 'float32')
+    path, (symbol, parameters) = str(folder / f'{name}.onnx'), network(name, side)
+    save_onnx(path, *fold(plain(Graph.of(symbol)), parameters)[:2], (side, side, 3), None, 'float32')
     if machine is None:
         return path, None
-    promise = int8.Promise(images(4), images(8, seed=2), min_cosine=-1, max_drop=0)
+    promise = int8.Promise(images(4, side=side), images(8, seed=2, side=side), min_cosine=-1, max_drop=0)
     return path, int8.quantise(path, str(folder), promise, machine=machine)
 
 
 def compiled(path, precision='f32', batch=None):
     model = openvino.Core().read_model(path)
     if batch:
-        model.reshape([batch, 3, *SHAPE[:2]])
+        model.reshape([batch, 3, SIDE, SIDE])
     return openvino.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': precision, 'PERF_COUNT': True})
 
 
@@ -76,7 +84,7 @@ def test_float32(name, tmp_path):
     path, _ = exported(name, tmp_path)
     model = compiled(path)
     for count in (1, 3):
-        expected = compute(*network(name), images(count))
+        expected = compute(*network(name, SIDE), images(count))
         np.testing.assert_allclose(model(images(count))['fc1'], expected, rtol=0, atol=1e-4 * np.ptp(expected))
 
 
@@ -84,7 +92,7 @@ def test_float32(name, tmp_path):
 def test_bfloat16_is_an_option_of_the_engine(name, tmp_path):
     path, _ = exported(name, tmp_path)
     found = compiled(path, 'bf16')(images(8))['fc1']
-    assert smallest_cosine(found, compute(*network(name), images(8))) > 0.99
+    assert smallest_cosine(found, compute(*network(name, SIDE), images(8))) > 0.99
 
 
 @pytest.fixture(scope='module')
@@ -131,8 +139,44 @@ def test_int8_for_tensorrt(name, tmp_path):
     read = {name for node in graph.node if node.op_type in ('Conv', 'Gemm') for name in node.input}
     assert all(node.output[0] in read for node in pairs if node.op_type == 'DequantizeLinear')
     # The cosine that was judged is that of float arithmetic; OpenVINO computes it so, too.
-    data, expected = images(8, seed=2), compute(*network(name), images(8, seed=2))
+    data, expected = images(8, seed=2), compute(*network(name, SIDE), images(8, seed=2))
     off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     exact = in_onnxruntime(path, data, graph_optimization_level=off)
     assert smallest_cosine(exact, expected) == pytest.approx(quantised.outcome.smallest, abs=1e-5)
     assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > 0.995
+
+
+PROVIDER = """
+import sys
+import insightface
+import numpy as np
+
+path, provider, images = sys.argv[1:]
+model = insightface.model_zoo.get_model(path, providers=[provider])
+assert model.session.get_providers()[0] == provider
+np.save(images + '.npy', model.get_feat(list(np.load(images))))
+"""
+
+
+@pytest.mark.skipif('OPENVINO_PYTHON' not in os.environ, reason='make test-openvino has its own environment')
+@pytest.mark.parametrize('name', ['cru56', 'att56'])
+@pytest.mark.parametrize('machine, least', [(None, 0.99999), ('cpu', 0.995)])
+def test_the_insightface_package_with_openvino_as_its_provider(name, machine, least, tmp_path):
+    """By the same two lines as with onnxruntime; its float32 is float32, other than OpenVINO's own default."""
+    path, _ = exported(name, tmp_path, machine, FACE)
+    data, pictures = images(4, side=FACE), str(tmp_path / 'pictures.npy')
+    np.save(pictures, as_pictures(data))
+    command = [os.environ['OPENVINO_PYTHON'], '-c', PROVIDER, path, 'OpenVINOExecutionProvider', pictures]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert smallest_cosine(np.load(pictures + '.npy'), in_onnxruntime(path, data)) > least
+
+
+def test_the_insightface_package_takes_int8(tmp_path):
+    insightface = pytest.importorskip('insightface')
+    path, _ = exported('cru56', tmp_path, 'cpu', FACE)
+    model = insightface.model_zoo.get_model(path, providers=['CPUExecutionProvider'])
+    assert (type(model).__name__, model.input_mean, model.input_std) == ('ArcFaceONNX', 0, 1)
+    data = images(2, side=FACE)
+    found = model.get_feat(list(as_pictures(data)))
+    np.testing.assert_allclose(found, in_onnxruntime(path, data), rtol=0, atol=1e-5 * np.ptp(found))

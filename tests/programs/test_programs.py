@@ -13,10 +13,9 @@ import time
 
 import pytest
 
-import benchmark_deployment
 import check_gpu_install
 import demo
-from helpers import FEW_FACES, SMALL, TINY, TOOLS, markdown
+from helpers import FEW_FACES, TINY, TOOLS
 from netkit import cli
 from netkit.errors import UserError
 
@@ -256,42 +255,6 @@ def test_an_error_of_the_program_is_shown_as_one(error):
 
 
 # -------------------------------------------------------------------------------------------- programs
-
-
-@pytest.mark.parametrize('options', [[], ['--markdown']])
-def test_deployment_is_timed(run_tool, options):
-    code, out, _ = run_tool(
-        benchmark_deployment,
-        'cru56:' + SMALL,
-        'ires50:' + SMALL,
-        '--per-batch-size',
-        '2',
-        '--repetitions',
-        '1',
-        *options,
-    )
-    assert code == 0
-    forms = [
-        'MXNet, as the host trains it',
-        'MXNet, folded',
-        'onnxruntime',
-        'onnxruntime, folded',
-        'MXNet, convolutions and FCs alone',
-    ]
-    if not options:
-        assert all(out.count(form) >= 2 for form in forms)
-        assert f'cru56:{SMALL} in inference, batch 2' in ' '.join(out.split())
-        return
-    for rows in markdown(out):
-        assert [row['form'] for row in rows] == forms and rows[0]['ratio'] == '1.00×'
-        assert all(0 < float(row['ms/image']) < 1e4 for row in rows)
-
-
-def test_deployment_that_cannot_be_timed(run_tool):
-    code, out, err = run_tool(benchmark_deployment, 'cru56', 'cru57')
-    assert code == 2 and out == '' and "there is no network 'cru57'" in err and len(err.splitlines()) == 1
-    code, out, err = run_tool(benchmark_deployment, 'cru56:fp16=True,' + SMALL)
-    assert code == 2 and out == '' and 'MXNet does not compute this on a cpu' in err and len(err.splitlines()) == 1
 
 
 def test_the_demo(run_tool, monkeypatch, tmp_path):

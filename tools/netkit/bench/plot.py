@@ -1,14 +1,21 @@
 """Times as bars."""
 
+import math
+
 from netkit.drawing import figures
+
+COLUMNS = 2  # of panels
 
 
 def save(results, path):
     """Draw the times of `results`, {title: Rows}, as bars, into the file `path`."""
-    count = max(map(len, results.values()))
-    figure = figures.new_figure(6.5 * len(results), 1.2 + 0.45 * count)
-    panels = figure.subplots(1, len(results), squeeze=False)
-    for (title, rows), panel in zip(results.items(), panels[0]):
+    count, columns = max(map(len, results.values())), min(len(results), COLUMNS)
+    lines = math.ceil(len(results) / columns)
+    figure = figures.new_figure(6.5 * columns, (1.2 + 0.45 * count) * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for panel in panels[len(results) :]:
+        panel.remove()
+    for (title, rows), panel in zip(results.items(), panels):
         medians = [1e3 * row.median for row in rows]
         errors = [
             [1e3 * (row.median - min(row.seconds)) for row in rows],
