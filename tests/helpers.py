@@ -1,6 +1,7 @@
 """What several test files need: the registry of networks, settings that are quick, symbols bound and compared."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 import netkit  # noqa: F401  it puts the project on the path
 from netkit import cli
@@ -98,6 +100,12 @@ def bind(symbol, batch=2, side=48, grad_req='write', seed=0):
     for name, array in executor.aux_dict.items():
         array[:] = rng.uniform(0.5, 2, array.shape) if name.endswith('_var') else rng.normal(0, 0.1, array.shape)
     return executor
+
+
+@functools.lru_cache(maxsize=None)
+def openvino_core():
+    """Return OpenVINO's Core, one for the process (netkit/bench/engines.py says why); without it, skip the test."""
+    return pytest.importorskip('openvino').Core()  # it wants Python 3.10
 
 
 def settled(symbol, shape, seed=0):

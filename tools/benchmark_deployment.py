@@ -70,7 +70,7 @@ def subjects(args):
 
 def main():
     args = parse_args()
-    engines.openvino()
+    engines.openvino_core()  # or refuses
     to_time, results, show = subjects(args), {}, report.printer(args.markdown)
     if args.plot:
         check_writable(os.path.dirname(os.path.abspath(args.plot)))

@@ -1,5 +1,6 @@
 """The benchmark of deployed forms: what it times, what it compares, and what it says of the processor."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 import benchmark_deployment
-from helpers import NARROW, SMALL, markdown, settled
+from helpers import NARROW, SMALL, TOOLS, markdown, settled
 from netkit import checkpoints
 from netkit.bench import engines
 from netkit.networks import build
@@ -87,6 +88,7 @@ def test_deployment_that_cannot_be_timed(run_tool, options, words):
 
 def test_deployment_without_openvino(run_tool, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
+    monkeypatch.setattr(engines, 'openvino_core', engines.openvino_core.__wrapped__)  # which may have one
     code, out, err = run_tool(benchmark_deployment, 'cru56:' + SMALL)
     assert code == 2 and out == '' and 'OpenVINO is not installed; install requirements-dev.txt' in err
 
@@ -118,3 +120,24 @@ def test_all_engines_take_as_many_threads_as_mxnet(monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS')
     monkeypatch.setattr(engines.os, 'cpu_count', lambda: 5)
     assert engines.threads() == 5
+
+
+SIGNAL = """
+import gc, os, signal, sys
+sys.path.insert(0, {tools!r})
+import benchmark_deployment
+
+sys.argv = ['benchmark_deployment.py', {choice!r}, '--per-batch-size', '1', '--repetitions', '1']
+benchmark_deployment.main()
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.usefixtures('with_openvino')
+def test_a_signal_after_openvino_is_no_segmentation_fault():
+    """As it is after several of its Cores were freed."""
+    code = SIGNAL.format(tools=TOOLS, choice='cru56:' + SMALL)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr

@@ -12,7 +12,7 @@ from PIL import Image
 
 import export
 import train
-from helpers import NARROW, run_here, settled
+from helpers import NARROW, openvino_core, run_here, settled
 from netkit import checkpoints
 from netkit.data import synthetic
 from netkit.data.images import as_jpeg
@@ -272,7 +272,7 @@ def test_what_is_read_is_not_overwritten(run_tool, model, tmp_path):
 @pytest.mark.skipif('ALL_DEPTHS' not in os.environ, reason='it trains for minutes; make test-all')
 def test_a_trained_network_verifies_as_well(tmp_path):
     """At more than a quarter of its width, on pairs that gave no ranges; in onnxruntime and in OpenVINO."""
-    openvino = pytest.importorskip('openvino')
+    core = openvino_core()
     data, learnt, prefix = str(tmp_path / 'data'), str(tmp_path / 'learnt'), str(tmp_path / 'net')
     words = ['--network', 'cru56', '--multiplier', '0.3125', '--steps', '135', '--output', learnt]
     done = run_here(train, *words, '--draw', '--data', data, '--images', '40', '--pairs', '400')
@@ -284,7 +284,7 @@ def test_a_trained_network_verifies_as_well(tmp_path):
     assert done.returncode == 0, done.stderr
     pairs = PairSet(os.path.join(data, 'lfw.bin'), (112, 112, 3))
     images = np.stack([pairs.image(number).transpose(2, 0, 1) for number in range(2 * len(pairs))]).astype(np.float32)
-    model = openvino.Core().compile_model(prefix + '8-folded.onnx', 'CPU')
+    model = core.compile_model(prefix + '8-folded.onnx', 'CPU')
     found = {
         'float32': embeddings(prefix + '-folded.onnx', images),
         'int8': embeddings(prefix + '8-folded.onnx', images),

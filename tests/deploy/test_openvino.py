@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from helpers import NARROW, compute, settled
+from helpers import NARROW, compute, openvino_core, settled
 from netkit.deploy import int8
 from netkit.deploy.exporting import save_onnx
 from netkit.deploy.fold import fold
@@ -20,7 +20,7 @@ from netkit.graph.naming import is_original
 from netkit.graph.nodes import Graph
 from netkit.networks import build
 
-openvino = pytest.importorskip('openvino')  # it wants Python 3.10
+pytest.importorskip('openvino')  # it wants Python 3.10
 
 FAMILIES = ['cru56', 'att56', 'attnext56', 'ires50', 'iresgroup50', 'cru56_imagenet', 'att56_imagenet']
 SIDE = NARROW['image_shape'][0]
@@ -54,10 +54,10 @@ def exported(name, folder, machine=None, side=SIDE):
 
 
 def compiled(path, precision='f32', batch=None):
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     if batch:
         model.reshape([batch, 3, SIDE, SIDE])
-    return openvino.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': precision, 'PERF_COUNT': True})
+    return openvino_core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': precision, 'PERF_COUNT': True})
 
 
 def executed(model, data):

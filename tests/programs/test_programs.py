@@ -74,7 +74,7 @@ def test_what_the_user_can_put_right_is_a_sentence(capsys):
         raise KeyboardInterrupt
 
     assert stops(interrupted) == 130
-    assert stops(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert stops(lambda: signal.raise_signal(signal.SIGTERM)) == 143
 
 
 def run_program(name, *options, **variables):

@@ -1,5 +1,6 @@
 """Inference engines other than MXNet, as steps to time, and what the processor has for them."""
 
+import functools
 import os
 import platform
 import re
@@ -43,7 +44,7 @@ class OpenVINO:
     """An inference of an ONNX file in OpenVINO, in `precision`, 'f32' or 'bf16'; a call runs it on `data`."""
 
     def __init__(self, path, data, precision):
-        core = openvino().Core()
+        core = openvino_core()
         model = core.read_model(path)
         model.reshape({'data': list(data.shape)})
         hints = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
@@ -60,15 +61,21 @@ class OpenVINO:
         self.request.infer({'data': self.data})
 
 
-def openvino():
-    """Return the package openvino; raises UserError where it is not installed."""
+@functools.lru_cache(maxsize=None)
+def openvino_core():
+    """Return OpenVINO's Core; raises UserError where it is not installed.
+
+    One for the process, until its end: each brings a stack for signal handlers, and where several are freed in another
+    order than they were made, the one that stays is of freed memory, on which the next Ctrl-C ends in a segmentation
+    fault (OpenVINO 2026.4).
+    """
     try:
-        import openvino as package
+        import openvino
     except ImportError:
         raise UserError(
             'OpenVINO is not installed; install requirements-dev.txt, on Python 3.10 or later, to compare with it'
         ) from None
-    return package
+    return openvino.Core()
 
 
 def note():
