@@ -1,7 +1,9 @@
 """The benchmark of deployed forms: what it times, what it compares, and what it says of the processor."""
 
+import re
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from PIL import Image
 import benchmark_deployment
 from helpers import NARROW, SMALL, TOOLS, markdown, settled
 from netkit import checkpoints
-from netkit.bench import engines
+from netkit.bench import deployed, engines
+from netkit.deploy.exporting import save_onnx
+from netkit.deploy.plain import plain
+from netkit.graph.nodes import Graph
 from netkit.networks import build
 
 FORMS = [
@@ -65,8 +70,10 @@ def test_the_deployment_of_a_checkpoint_is_timed_and_compared(run_tool, tmp_path
         found = {row['form']: row['smallest cosine'] for row in rows}
         assert found.pop(FORMS[-1]) == '–'
         assert [found.pop(form) for form in EXACT] == ['1.0000'] * len(EXACT)
-        assert all(0.98 < float(cosine) <= 1 for cosine in found.values()), found
-    assert plot.read_text().count('batch') >= 2
+        assert 0.98 < float(found.pop('OpenVINO, bfloat16')) <= 1
+        assert len(found) == 2 and all(0.98 < float(cosine) < 0.9999 for cosine in found.values()), found
+    width, height = re.search(r'<svg [^>]*width="([\d.]+)pt" height="([\d.]+)pt"', plot.read_text()).groups()
+    assert float(width) > 2 * float(height)  # a panel for each batch, side by side
 
 
 @pytest.mark.usefixtures('with_openvino')
@@ -114,9 +121,44 @@ def test_what_the_processor_has_for_int8_and_bfloat16(text, words, tmp_path, mon
     assert words in engines.note()
 
 
-def test_all_engines_take_as_many_threads_as_mxnet(monkeypatch):
+class FakeStep:
+    """A step whose embeddings are known."""
+
+    def __init__(self, rows):
+        self.rows, self.given = np.asarray(rows, np.float32), []
+
+    def run(self, images):
+        self.given.append(images.shape)
+        return self.rows[images[:, 0, 0, 0].astype(int)]
+
+
+def test_times_are_for_one_image_and_cosines_the_smallest(monkeypatch):
+    exact, other = FakeStep(np.eye(5)), FakeStep(np.eye(5) + 0.1 * np.tri(5, k=-1))
+    monkeypatch.setattr(deployed.Deployed, 'forms', lambda self, batch: {'first': exact, 'onnxruntime': other})
+    times = {'first': [4.0, 8.0, 6.0], 'onnxruntime': [2.0, 2.0, 3.0]}
+    monkeypatch.setattr(deployed, 'measure', lambda forms, repetitions: times)
+    files = deployed.Deployed.__new__(deployed.Deployed)
+    faces = np.arange(5).reshape(5, 1, 1, 1)
+    files.subject = deployed.Subject('x', None, (1, 1, 3), {}, (faces, faces))
+    first, second = files.measure(2, 3)
+    assert exact.given == [(2, 1, 1, 1)] * 2  # the fifth does not fill a batch
+    assert (first.median, first.ratio, first.to_runtime, first.cosine) == (3, 1, pytest.approx(1 / 3), 1)
+    assert (second.median, second.ratio, second.to_runtime) == (1, 3, 1)
+    assert second.cosine == pytest.approx(1 / np.sqrt(1.03))
+    assert deployed.texts_of(second)[1:] == ('1000.0', '1000…1500', '1.00', '3.00×', '1.00×', '0.9853')
+
+
+def test_all_engines_take_as_many_threads_as_mxnet(monkeypatch, tmp_path):
     monkeypatch.setenv('OMP_NUM_THREADS', '3')
-    assert engines.threads() == 3
+    symbol, path, data = build('cru56', **NARROW), str(tmp_path / 'net.onnx'), np.zeros((2, 3, 48, 48), np.float32)
+    save_onnx(path, plain(Graph.of(symbol)), settled(symbol, (4, 3, 48, 48)), (48, 48, 3), None, 'float32')
+    assert engines.OnnxRuntime(path, data).session.get_session_options().intra_op_num_threads == 3
+    core = mock.Mock()
+    monkeypatch.setattr(engines, 'openvino_core', lambda: core)
+    engines.OpenVINO(path, data, 'bf16')
+    (model, device, options), _ = core.compile_model.call_args
+    model.reshape.assert_called_once_with({'data': [2, 3, 48, 48]})
+    assert (device, options['INFERENCE_NUM_THREADS'], options['INFERENCE_PRECISION_HINT']) == ('CPU', 3, 'bf16')
     monkeypatch.delenv('OMP_NUM_THREADS')
     monkeypatch.setattr(engines.os, 'cpu_count', lambda: 5)
     assert engines.threads() == 5

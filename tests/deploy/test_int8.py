@@ -110,6 +110,13 @@ def test_all_layers_if_the_promise_allows(run_tool, model, faces, in_float, tmp_
     assert files == ['x-folded-0001.params', 'x-folded-symbol.json', 'x-folded.onnx']
 
 
+def test_the_option_chooses_the_machine(run_tool, model, faces, tmp_path):
+    code, _, err = run(run_tool, model, faces, tmp_path / 'x', '--min-cosine', '0.3', '--int8-for', 'tensorrt')
+    assert code == 0, err
+    arrays = [numpy_helper.to_array(array) for array in onnx.load(str(tmp_path / 'x-folded.onnx')).graph.initializer]
+    assert {array.dtype for array in arrays if array.dtype.kind in 'iu' and array.itemsize == 1} == {np.dtype(np.int8)}
+
+
 @pytest.fixture(scope='module')
 def quantiser(in_float, faces, tmp_path_factory):
     promise = int8.Promise(*samples(faces, SHAPE, 300, 100), min_cosine=0.9, max_drop=0.3)
@@ -132,6 +139,7 @@ def known_costs(costs, monkeypatch):
 def test_as_few_layers_in_float_as_the_promise_needs(quantiser, costs, in_float, tmp_path, run_tool, model, faces):
     layers, path = quantiser.layers(), str(tmp_path / 'one.onnx')
     assert set(costs) == set(layers) and list(costs.values()) == sorted(costs.values(), reverse=True)
+    assert not os.listdir(quantiser.scratch)
     _, others = samples(faces, SHAPE, 300, 100)
     layer = list(costs)[0]
     quantiser.write(path, [layer])
@@ -238,6 +246,7 @@ def test_faces_that_are_none(tmp_path):
         (['--onnx', '--precision', 'int8', '--fold-bn'], 'add --fold-bn and --calibration'),
         (['--precision', 'int8', '--fold-bn', '--calibration', 'x'], 'add --onnx'),
         (['--onnx', '--calibration', 'x'], '--calibration, --verify and --int8-for are for --precision int8'),
+        (['--onnx', '--int8-for', 'tensorrt'], '--calibration, --verify and --int8-for are for --precision int8'),
         (['--onnx', '--verify', 'x'], '--calibration, --verify and --int8-for are for --precision int8'),
         (['--onnx', '--precision', 'int8', '--fold-bn', '--calibration', 'nowhere'], 'nowhere is not a file'),
     ],

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from helpers import NARROW, compute, openvino_core, settled
 from netkit.deploy import int8
+from netkit.deploy.compare import compute_onnx
 from netkit.deploy.exporting import save_onnx
 from netkit.deploy.fold import fold
 from netkit.deploy.plain import plain
@@ -144,6 +145,22 @@ def test_int8_for_tensorrt(name, tmp_path):
     exact = in_onnxruntime(path, data, graph_optimization_level=off)
     assert smallest_cosine(exact, expected) == pytest.approx(quantised.outcome.smallest, abs=1e-5)
     assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > 0.995
+
+
+def test_int8_for_tensorrt_is_judged_by_what_the_file_says(in_int8, tmp_path, monkeypatch):
+    """Not by onnxruntime's kernels, which overflow on processors without VNNI."""
+    path, _ = in_int8('cru56')
+    data, off = images(8, seed=2), onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found = {optimised: compute_onnx(path, data, None, optimised) for optimised in (True, False)}
+    np.testing.assert_array_equal(found[False], in_onnxruntime(path, data, graph_optimization_level=off))
+    np.testing.assert_array_equal(found[True], in_onnxruntime(path, data))
+    assert (found[True] != found[False]).any()
+    asked = []
+    monkeypatch.setattr(int8, 'compute_onnx', lambda *given: asked.append(given[3]) or compute_onnx(*given))
+    for machine in ('cpu', 'tensorrt'):
+        exported('cru56', tmp_path, machine)
+        assert set(asked) == {machine == 'cpu'}
+        asked.clear()
 
 
 PROVIDER = """
