@@ -1,12 +1,13 @@
-"""Time a network's deployed forms side by side: MXNet as it is trained, and folded; onnxruntime and OpenVINO in
-float32, bfloat16 and int8.
+"""Time a network's deployed forms side by side, in MXNet, onnxruntime and OpenVINO.
 
-All forms run in one process, in turns, on the same number of threads: OMP_NUM_THREADS, here one for each CPU. The
-weights are random, on which int8 is as fast as on others, but keeps nothing; with --model they are a checkpoint's, and
-each form's embeddings are compared with MXNet's.
+MXNet computes it as it is trained, and folded; onnxruntime the ONNX file in float32 and int8, OpenVINO in bfloat16 as
+well. All forms run in one process, in turns, on the same number of threads: OMP_NUM_THREADS, here one for each CPU.
+Weights are random, with which int8 is as fast as with others, but keeps nothing; with --model they are a checkpoint's,
+and each form's embeddings are compared with MXNet's.
 """
 
 import os
+import sys
 import tempfile
 
 from netkit import report
@@ -14,6 +15,7 @@ from netkit.bench import deployed, engines, plot
 from netkit.bench.choices import parse_choice
 from netkit.cli import Parser, run, whole_number
 from netkit.data.samples import samples
+from netkit.deploy.compare import Different
 from netkit.drawing.figures import picture_path
 from netkit.files import check_writable
 from netkit.targets import MODEL, of_checkpoint
@@ -68,25 +70,37 @@ def subjects(args):
     return [deployed.Subject(target.label, target.symbol, target.image_shape, target.parameters, faces)]
 
 
+def show_times(subject, args):
+    """Print the times of a Subject; return {title: Rows}."""
+    results, show = {}, report.printer(args.markdown)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = deployed.Deployed(subject, scratch)
+        for batch in args.per_batch_size:
+            title = f'{subject.label}, batch {batch}'
+            results[title] = files.measure(batch, args.repetitions)
+            show(title, deployed.COLUMNS, [deployed.texts_of(row) for row in results[title]])
+    quantised = files.quantised
+    print(f'{quantised.layers - len(quantised.left)} of {quantised.layers} layers in int8.')
+    return results
+
+
 def main():
     args = parse_args()
     engines.openvino_core()  # or refuses
-    to_time, results, show = subjects(args), {}, report.printer(args.markdown)
+    to_time, results = subjects(args), {}
     if args.plot:
         check_writable(os.path.dirname(os.path.abspath(args.plot)))
-    for subject in to_time:
-        with tempfile.TemporaryDirectory() as scratch:
-            files = deployed.Deployed(subject, scratch)
-            for batch in args.per_batch_size:
-                title = f'{subject.label}, batch {batch}'
-                results[title] = files.measure(batch, args.repetitions)
-                show(title, deployed.COLUMNS, [deployed.texts_of(row) for row in results[title]])
-            left = len(files.quantised.left)
-            print(f'{files.quantised.layers - left} of {files.quantised.layers} layers in int8.')
+    try:
+        for subject in to_time:
+            results.update(show_times(subject, args))
+    except Different as error:
+        sys.stderr.write(f'benchmark_deployment.py: {error}\n')
+        return 1
     print(engines.note(), f'{engines.threads()} threads.')
     if args.plot:
         plot.save(results, args.plot)
         print(f'drawn into {args.plot}')
+    return 0
 
 
 if __name__ == '__main__':

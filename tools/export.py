@@ -212,7 +212,7 @@ def main():
             if repository:
                 triton.write(repository, name, os.path.join(scratch, name + '.onnx'))
     except Different as error:
-        sys.stderr.write(f'export.py: {error}\n')
+        sys.stderr.write(f'export.py: {error}; nothing was written\n')
         return 1
     report.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
     if results:

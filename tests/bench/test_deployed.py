@@ -13,6 +13,7 @@ import benchmark_deployment
 from helpers import NARROW, SMALL, TOOLS, markdown, settled
 from netkit import checkpoints
 from netkit.bench import deployed, engines
+from netkit.deploy.compare import Different
 from netkit.deploy.exporting import save_onnx
 from netkit.deploy.plain import plain
 from netkit.graph.nodes import Graph
@@ -183,3 +184,14 @@ def test_a_signal_after_openvino_is_no_segmentation_fault():
     code = SIGNAL.format(tools=TOOLS, choice='cru56:' + SMALL)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
+
+
+@pytest.mark.usefixtures('with_openvino')
+def test_a_network_that_int8_does_not_keep(run_tool, monkeypatch):
+    def fails(*given, **named):
+        raise Different('x in int8 does not keep a smallest cosine of 0.99')
+
+    monkeypatch.setattr(deployed, 'quantise', fails)
+    code, out, err = run_tool(benchmark_deployment, 'cru56:' + SMALL)
+    assert (code, out) == (1, '')
+    assert err == 'benchmark_deployment.py: x in int8 does not keep a smallest cosine of 0.99\n'
