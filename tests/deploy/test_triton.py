@@ -28,22 +28,22 @@ def run(run_tool, model, output, repository, *options):
     return run_tool(export, *words, '--triton', str(repository), *options)
 
 
-@pytest.mark.parametrize('precision', ['float32', 'float16'])
-def test_a_repository_as_triton_reads_it(run_tool, model, tmp_path, precision):
+@pytest.mark.parametrize('precision, name', [('float32', 'face'), ('float16', 'Gesichter "ä" \\1')])
+def test_a_repository_as_triton_reads_it(run_tool, model, tmp_path, precision, name):
     model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2')  # it wants Python 3.10
     from google.protobuf import text_format
 
     repository = tmp_path / 'models'
     (repository / 'another').mkdir(parents=True)
-    code, out, err = run(run_tool, model, tmp_path / 'face', repository, '--precision', precision)
+    code, out, err = run(run_tool, model, tmp_path / name, repository, '--precision', precision)
     assert code == 0 and f'tritonserver --model-repository {repository}' in ' '.join(out.split()), err
-    assert sorted(os.listdir(str(repository))) == ['another', 'face']
-    assert sorted(os.listdir(str(repository / 'face'))) == ['1', 'config.pbtxt']
-    assert os.listdir(str(repository / 'face' / '1')) == ['model.onnx']
-    config = text_format.Parse((repository / 'face' / 'config.pbtxt').read_text(), model_config.ModelConfig())
-    assert (config.name, config.backend, config.max_batch_size) == ('face', 'onnxruntime', 32)
+    assert sorted(os.listdir(str(repository))) == sorted(['another', name])
+    assert sorted(os.listdir(str(repository / name))) == ['1', 'config.pbtxt']
+    assert os.listdir(str(repository / name / '1')) == ['model.onnx']
+    config = text_format.Parse((repository / name / 'config.pbtxt').read_text('utf-8'), model_config.ModelConfig())
+    assert (config.name, config.backend, config.max_batch_size) == (name, 'onnxruntime', 32)
     assert config.HasField('dynamic_batching')
-    session = onnxruntime.InferenceSession(str(repository / 'face' / '1' / 'model.onnx'))
+    session = onnxruntime.InferenceSession(str(repository / name / '1' / 'model.onnx'))
     # A server with max_batch_size adds the images in front of `dims`, which have to be what the file takes and gives.
     for described, real in zip((config.input, config.output), (session.get_inputs(), session.get_outputs())):
         ((ours,), (theirs,)) = described, real

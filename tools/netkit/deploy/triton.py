@@ -6,6 +6,7 @@
 The server puts requests that wait into one batch; the file therefore has to take any number of images.
 """
 
+import json
 import os
 import shutil
 
@@ -13,19 +14,19 @@ from netkit.errors import UserError
 
 LARGEST_BATCH = 32
 CONFIG = """\
-name: "{name}"
+name: {name}
 backend: "onnxruntime"
 max_batch_size: {batch}
 input [
   {{
-    name: "{input.name}"
+    name: {input}
     data_type: TYPE_FP32
     dims: [ {input_dims} ]  # raw 0…255 RGB of an aligned face: the network normalises it itself
   }}
 ]
 output [
   {{
-    name: "{output.name}"
+    name: {output}
     data_type: TYPE_FP32
     dims: [ {output_dims} ]
   }}
@@ -52,15 +53,20 @@ def write(folder, name, onnx_path):
     os.makedirs(versions)
     shutil.copyfile(onnx_path, os.path.join(versions, 'model.onnx'))
     text = CONFIG.format(
-        name=name,
+        name=quoted(name),
         batch=LARGEST_BATCH,
-        input=given,
+        input=quoted(given.name),
         input_dims=dimensions(given),
-        output=returned,
+        output=quoted(returned.name),
         output_dims=dimensions(returned),
     )
     with open(os.path.join(folder, name, 'config.pbtxt'), 'w', encoding='utf-8') as file:
         file.write(text)
+
+
+def quoted(text):
+    """Return a string of protobuf's text format."""
+    return json.dumps(text, ensure_ascii=False)  # whose escapes that format has, too
 
 
 def dimensions(value):
