@@ -1,9 +1,9 @@
 """Time a network's deployed forms side by side, in MXNet, onnxruntime and OpenVINO.
 
 MXNet computes it as it is trained, and folded; onnxruntime the ONNX file in float32 and int8, OpenVINO in bfloat16 as
-well. All forms run in one process, in turns, on the same number of threads: OMP_NUM_THREADS, here one for each CPU.
-Weights are random, with which int8 is as fast as with others, but keeps nothing; with --model they are a checkpoint's,
-and each form's embeddings are compared with MXNet's.
+well. All forms run in one process, in turns, on the same number of threads: OMP_NUM_THREADS, by default one for each
+CPU. Weights are random, with which int8 is as fast as with others, but keeps nothing; with --model they are a
+checkpoint's, and each form's embeddings are compared with MXNet's.
 """
 
 import os

@@ -86,6 +86,8 @@ def parse_args(argv=None):
         parser.error('--precision int8 is for folded BatchNorms, and wants faces; add --fold-bn and --calibration DATA')
     if args.precision != INT8 and (args.calibration or args.verify or args.int8_for != 'cpu'):
         parser.error('--calibration, --verify and --int8-for are for --precision int8')
+    if args.calibration and args.verify and os.path.realpath(args.calibration) == os.path.realpath(args.verify):
+        parser.error('--verify has to be other pairs than those that give the ranges; name another --calibration')
     return args
 
 
@@ -112,7 +114,8 @@ def add_int8(parser):
         '--min-cosine',
         type=number(0, 1),
         default=0.99,
-        help=f'smallest cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA',
+        help=f'smallest cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA, a quarter of it '
+        'where it has fewer than all those',
     )
     group.add_argument('--verify', metavar='FILE.bin', help='measure the accuracy on this verification set too')
     group.add_argument('--max-drop', type=number(0, 100), default=0.3, help='points that the accuracy may fall')
@@ -178,7 +181,7 @@ def report_folding(folding):
 def report_int8(quantised):
     """Print how the int8 file does, and which layers stayed in float."""
     outcome = quantised.outcome
-    drop = '' if outcome.drop is None else f'; accuracy {-outcome.drop:+.2f} points'
+    drop = '' if outcome.drop is None else f'; accuracy {0 - outcome.drop:+.2f} points'
     print(
         f'{quantised.layers - len(quantised.left)} of {quantised.layers} layers in int8; against float32, on other '
         f'faces: smallest cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}{drop}'

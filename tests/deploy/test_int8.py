@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
+from onnxruntime.quantization import quant_utils
 from PIL import Image
 
 import export
@@ -96,6 +98,7 @@ def test_all_layers_if_the_promise_allows(run_tool, model, faces, in_float, tmp_
     quantised, layers = in_int8(path)
     assert quantised == layers and f'{len(layers)} of {len(layers)} layers in int8' in out
     assert os.path.getsize(path) < 0.4 * os.path.getsize(in_float)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
     assert onnx.load(path).opset_import[0].version == onnx.load(in_float).opset_import[0].version
     # What it prints is what onnxruntime finds, on faces that it was not calibrated on.
     calibration, others = samples(faces, SHAPE, 300, 100)
@@ -266,6 +269,39 @@ def test_the_options_choose_the_faces(run_tool, model, faces, tmp_path, monkeypa
     options = ['--calibration-images', '7', '--seed', '3']
     code, _, err = run(run_tool, model, faces, tmp_path / 'x', *options)
     assert code == 2 and str((faces, SHAPE, 7, 100, 3)) in err
+
+
+@pytest.mark.parametrize('options', [['--calibration-images', '3'], ['--calibration-images', '5', '--batch', '16']])
+def test_few_images_are_enough_for_the_ranges(run_tool, model, faces, tmp_path, options):
+    code, out, err = run(run_tool, model, faces, tmp_path / 'x', '--min-cosine', '0.1', *options)
+    assert code == 0 and 'layers in int8' in out, err
+
+
+def test_all_images_give_ranges():
+    """Also those that do not fill a batch."""
+    images = np.arange(5).reshape(5, 1, 1, 1)
+    reader, seen = int8._Reader(images, 4), []
+    while (batch := reader.get_next()) is not None:
+        assert batch['data'].shape == (4, 1, 1, 1) and batch['data'].dtype == np.float32
+        seen += batch['data'].ravel().astype(int).tolist()
+    assert seen == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+def test_a_disk_that_is_full_while_the_ranges_are_found(run_tool, model, faces, tmp_path, monkeypatch):
+    """onnx does not notice that what it wrote was cut off."""
+
+    def truncated(path):
+        raise DecodeError('Error parsing message')
+
+    monkeypatch.setattr(quant_utils, 'load_model_with_shape_infer', truncated)
+    code, _, err = run(run_tool, model, faces, tmp_path / 'x')
+    assert code == 2 and 'is the disk full?' in err and len(err.splitlines()) == 1 and not os.listdir(str(tmp_path))
+
+
+def test_accuracy_is_of_other_pairs_than_the_ranges(run_tool, model, faces, tmp_path):
+    pairs = os.path.join(faces, 'pairs.bin')
+    code, _, err = run(run_tool, model, pairs, tmp_path / 'x', '--verify', os.path.join(faces, '.', 'pairs.bin'))
+    assert code == 2 and '--verify has to be other pairs' in err and not os.listdir(str(tmp_path))
 
 
 def test_what_is_read_is_not_overwritten(run_tool, model, tmp_path):

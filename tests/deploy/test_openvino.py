@@ -115,7 +115,7 @@ def test_int8_is_the_same_in_both_engines(name, in_int8, tmp_path):
 
 @pytest.mark.parametrize('name', [name for name in FAMILIES if not is_original(name)])
 def test_openvino_stays_in_int8(name, in_int8):
-    """From layer to layer; with slopes of fewer axes than the map it changes the layout before and after each PReLU."""
+    """In all layers; with slopes of fewer axes than the map it changes the layout before and after each PReLU."""
     path, quantised = in_int8(name)
     ran = executed(compiled(path, batch=8), images(8))
     layers = [kernel for kind, kernel in ran if kind in ('Convolution', 'GroupConvolution', 'FullyConnected')]
@@ -127,6 +127,7 @@ def test_openvino_stays_in_int8(name, in_int8):
 def test_int8_for_tensorrt(name, tmp_path):
     """As its importer wants it: signed, zero points of 0, nothing in int32, and quantised inputs of layers only."""
     path, quantised = exported(name, tmp_path, 'tensorrt')
+    onnx.checker.check_model(onnx.load(path), full_check=True)
     graph = onnx.load(path).graph
     arrays = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
     pairs = [node for node in graph.node if node.op_type in ('QuantizeLinear', 'DequantizeLinear')]

@@ -44,7 +44,7 @@ def new_files(folder):
                 yield scratch
                 names = sorted(os.listdir(scratch))
                 for parent, _, files in os.walk(scratch):
-                    for name in files:
+                    for name in sorted(files):
                         sync(os.path.join(parent, name))
             except OSError as error:
                 if error.errno not in FULL:

@@ -117,9 +117,9 @@ def random_parameters(symbol, shape):
 
 
 def embeddings(step, images, batch):
-    """Return the outputs of a step for images, without those that do not fill a batch."""
-    starts = range(0, len(images) - batch + 1, batch)
-    return np.concatenate([step.run(np.asarray(images[start : start + batch], np.float32)) for start in starts])
+    """Return the outputs of a step for images."""
+    places = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch) % len(images)  # the last one is filled up
+    return np.concatenate([step.run(np.asarray(images[row], np.float32)) for row in places])[: len(images)]
 
 
 def texts_of(row):

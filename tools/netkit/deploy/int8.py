@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from netkit.deploy.compare import Different, compute_onnx, cosines
+from netkit.errors import UserError
 
 OPERATORS = ['Conv', 'Gemm']  # that are quantised
 TOGETHER = 4  # images that an ONNX file without a fixed batch gets at a time
@@ -72,10 +73,9 @@ class _Reader:
     """Hands images to onnxruntime's calibrator."""
 
     def __init__(self, images, batch):
-        starts = range(0, len(images) - batch + 1, batch)
-        self.batches = iter(
-            tqdm([images[start : start + batch] for start in starts], 'ranges', leave=False, disable=None)
-        )
+        # The last batch is filled with the first images: each is seen, and ranges do not mind seeing one twice.
+        places = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch) % len(images)
+        self.batches = iter(tqdm([images[row] for row in places], 'ranges', leave=False, disable=None))
 
     def get_next(self):
         """Return the next input, or None."""
@@ -92,6 +92,7 @@ class Quantiser:
         `scratch` is a folder for files, `batch` the images that the file takes, None for any; `machine` is a key of
         SCHEMES.
         """
+        from google.protobuf.message import DecodeError
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
@@ -99,11 +100,14 @@ class Quantiser:
         self.path, self.scratch, self.promise, self.batch = path, scratch, promise, batch or TOGETHER
         self.scheme = SCHEMES[machine]
         augmented = os.path.join(scratch, 'augmented.onnx')
-        calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.MinMax)
+        try:
+            calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.MinMax)
+            self.model = load_model_with_shape_infer(pathlib.Path(path))
+        except DecodeError:  # onnx wrote a file, and did not notice that not all of it found room
+            raise UserError(f'cannot read back what was written into {scratch}; is the disk full?')
         calibrator.collect_data(_Reader(promise.calibration, self.batch))
         self.ranges = calibrator.compute_data()
         os.remove(augmented)
-        self.model = load_model_with_shape_infer(pathlib.Path(path))
         self.expected = self.embeddings(path, promise.held_out)
         self.accuracy = promise.accuracy(path) if promise.accuracy else None
 
@@ -144,6 +148,7 @@ class Quantiser:
             },
         )
         quantizer.quantize_model()
+        put_in_order(quantizer.model.model.graph)
         return quantizer.model.model
 
     def judge(self, path):
@@ -191,10 +196,31 @@ class Quantiser:
 
 
 def copy_of(model):
-    """Return a copy of an ONNX model."""
+    """Return a copy of an ONNX model, or of a part of one."""
     copy = type(model)()
     copy.CopyFrom(model)
     return copy
+
+
+def put_in_order(graph):
+    """Move the nodes of an ONNX graph behind those that they read, as the format wants it; the others keep their order.
+
+    Those that insightface's client looks for among the first stay there, other than with onnxruntime's own sorting.
+    """
+    makers, ordered = {name: node for node in graph.node for name in node.output}, {}
+
+    def put(node):
+        if node.output[0] not in ordered:
+            for name in node.input:
+                if name in makers:
+                    put(makers[name])
+            ordered[node.output[0]] = node
+
+    for node in graph.node:
+        put(node)
+    nodes = [copy_of(node) for node in ordered.values()]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def quantise(path, scratch, promise, batch=None, machine='cpu'):
