@@ -1,6 +1,6 @@
 # make help    lists what there is
 # make demo    trains a network on faces drawn for the purpose (about four minutes on two cores)
-# make test    runs the tests (about a quarter of an hour on two cores)
+# make test    runs the tests (seven minutes to a quarter of an hour on two cores)
 # make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
