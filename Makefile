@@ -5,7 +5,7 @@
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
 # make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; five minutes)
-# make test-openvino tests the package insightface with OpenVINO as its provider (installs it, 0.4 GB; half a minute)
+# make test-openvino tests the package insightface with OpenVINO as its provider (installs it, 0.9 GB; half a minute)
 # make bench   times cru116 and att92 and plans the memory of all networks (about a quarter of an hour on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)

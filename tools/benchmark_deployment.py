@@ -16,11 +16,10 @@ from netkit.bench.choices import parse_choice
 from netkit.cli import Parser, run, whole_number
 from netkit.data.samples import samples
 from netkit.deploy.compare import Different
+from netkit.deploy.int8 import CALIBRATION, HELD_OUT
 from netkit.drawing.figures import picture_path
 from netkit.files import check_writable
 from netkit.targets import MODEL, of_checkpoint
-
-FACES = 300, 100  # for the ranges, and others to compare on, as in tools/export.py
 
 
 def parse_args(argv=None):
@@ -66,7 +65,7 @@ def subjects(args):
         choices = [parse_choice(text) for text in args.choices]
         return [deployed.Subject(choice.label, *choice.build('gpu')) for choice in choices]  # as the host trains it
     target = of_checkpoint(args.model)
-    faces = samples(args.calibration, target.image_shape, *FACES)
+    faces = samples(args.calibration, target.image_shape, CALIBRATION, HELD_OUT)
     return [deployed.Subject(target.label, target.symbol, target.image_shape, target.parameters, faces)]
 
 

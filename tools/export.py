@@ -17,7 +17,7 @@ from netkit.data.samples import samples
 from netkit.deploy import triton
 from netkit.deploy.compare import TOLERANCES, Different
 from netkit.deploy.exporting import export_model, export_symbol
-from netkit.deploy.int8 import SCHEMES, Promise
+from netkit.deploy.int8 import CALIBRATION, HELD_OUT, MIN_COSINE, SCHEMES, Promise
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
 from netkit.evaluation import faces as verification
@@ -26,7 +26,6 @@ from netkit.files import keep_inputs, new_files
 from netkit.targets import MODEL, of_options
 
 INT8 = 'int8'  # a value of --precision
-HELD_OUT = 100  # faces on which int8 is judged, at most
 BATCH = 8  # images at a time in the verification
 FOLDED = '-folded'  # suffix of the prefix of files without BatchNorms
 
@@ -107,13 +106,13 @@ def add_int8(parser):
         'aligned faces',
     )
     group.add_argument(
-        '--calibration-images', type=whole_number(1, 100000), default=300, metavar='N', help='how many of them'
+        '--calibration-images', type=whole_number(1, 100000), default=CALIBRATION, metavar='N', help='how many of them'
     )
     group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='chooses them')
     group.add_argument(
         '--min-cosine',
         type=number(0, 1),
-        default=0.99,
+        default=MIN_COSINE,
         help=f'smallest cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA, a quarter of it '
         'where it has fewer than all those',
     )
@@ -181,7 +180,7 @@ def report_folding(folding):
 def report_int8(quantised):
     """Print how the int8 file does, and which layers stayed in float."""
     outcome = quantised.outcome
-    drop = '' if outcome.drop is None else f'; accuracy {0 - outcome.drop:+.2f} points'
+    drop = '' if outcome.drop is None else f'; accuracy {0 - outcome.drop:+.2f} points'  # not -0.00
     print(
         f'{quantised.layers - len(quantised.left)} of {quantised.layers} layers in int8; against float32, on other '
         f'faces: smallest cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}{drop}'

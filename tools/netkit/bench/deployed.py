@@ -1,6 +1,7 @@
 """The deployed forms of a network, timed side by side on one number of threads."""
 
 import os
+import shutil
 import statistics
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -9,18 +10,17 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.bench.engines import OnnxRuntime, OpenVINO
 from netkit.bench.steps import Floor, Step
-from netkit.bench.timing import measure
-from netkit.deploy.compare import cosines
+from netkit.bench.timing import measure, texts_of_times
+from netkit.deploy.compare import cosines, in_batches
 from netkit.deploy.exporting import save_onnx
 from netkit.deploy.fold import fold
-from netkit.deploy.int8 import Promise, quantise
+from netkit.deploy.int8 import MIN_COSINE, Promise, quantise
 from netkit.deploy.plain import plain
 from netkit.graph.nodes import Graph
 
 COLUMNS = ('form', 'ms/image', 'spread', 'images/s', 'ratio', 'to onnxruntime', 'smallest cosine')
 RUNTIME = 'onnxruntime'  # the form that the others are compared with, besides the first
 NOISE = 12  # images of it that give the ranges of random weights
-MIN_COSINE = 0.99  # of a trained network in int8, as by default in tools/export.py
 
 
 class Subject(NamedTuple):
@@ -57,8 +57,8 @@ class Deployed:
         self.parameters = subject.parameters or random_parameters(subject.symbol, shape)
         self.graph, self.fewer, _ = fold(plain(Graph.of(subject.symbol)), self.parameters)
         self.in_float, self.in_int8 = (os.path.join(scratch, name) for name in ('float.onnx', 'int8.onnx'))
-        for path in (self.in_float, self.in_int8):
-            save_onnx(path, self.graph, self.fewer, subject.image_shape, None, 'float32')
+        save_onnx(self.in_float, self.graph, self.fewer, subject.image_shape, None, 'float32')
+        shutil.copyfile(self.in_float, self.in_int8)
         noise = np.random.RandomState(0).randint(0, 256, (2 * NOISE, *shape[1:]))
         ranges, others = subject.faces or (noise[:NOISE], noise[NOISE:])
         # Random weights keep nothing: the last BatchNorm makes much of the little in which images of noise differ.
@@ -118,17 +118,13 @@ def random_parameters(symbol, shape):
 
 def embeddings(step, images, batch):
     """Return the outputs of a step for images."""
-    places = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch) % len(images)  # the last one is filled up
-    return np.concatenate([step.run(np.asarray(images[row], np.float32)) for row in places])[: len(images)]
+    return np.concatenate([step.run(part) for part in in_batches(images, batch)])[: len(images)]
 
 
 def texts_of(row):
     """Return the texts of a Row, for the table with COLUMNS."""
     return (
-        row.label,
-        f'{1e3 * row.median:.1f}',
-        f'{1e3 * min(row.seconds):.0f}…{1e3 * max(row.seconds):.0f}',
-        f'{1 / row.median:.2f}',
+        *texts_of_times(row),
         f'{row.ratio:.2f}×',
         f'{row.to_runtime:.2f}×',
         '–' if row.cosine is None else f'{row.cosine:.4f}',

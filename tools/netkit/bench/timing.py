@@ -155,13 +155,20 @@ def peak_memory(choice, batch, device, training):
         return int(re.search(r'VmHWM:\s+(\d+) kB', status.read()).group(1)) / 1024
 
 
-def texts_of(row):
-    """Return the texts of a Row, for the table with COLUMNS."""
+def texts_of_times(row):
+    """Return the texts of what the Rows of all tables have in common: label, ms/image, spread, images/s."""
     return (
         row.label,
         f'{1e3 * row.median:.1f}',
         f'{1e3 * min(row.seconds):.0f}…{1e3 * max(row.seconds):.0f}',
         f'{1 / row.median:.2f}',
+    )
+
+
+def texts_of(row):
+    """Return the texts of a Row, for the table with COLUMNS."""
+    return (
+        *texts_of_times(row),
         f'{row.gflops:.0f}',
         f'{row.median / row.floor:.2f}×',
         f'{row.plan:.1f}' if row.choice else '–',

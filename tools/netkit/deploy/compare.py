@@ -45,10 +45,14 @@ def compute_onnx(path, images, batch, optimised=True):
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    batch = batch or len(images)
-    padded = np.concatenate([images, np.zeros((-len(images) % batch,) + images.shape[1:], np.float32)])
-    parts = padded.reshape((-1, batch) + images.shape[1:])
+    parts = in_batches(images, batch or len(images))
     return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[: len(images)]
+
+
+def in_batches(images, batch):
+    """Return images as float32 batches of exactly `batch`; the last one is filled with the first images."""
+    places = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch) % len(images)
+    return (np.asarray(images[row], np.float32) for row in places)
 
 
 def cosines(actual, expected):

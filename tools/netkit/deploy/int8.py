@@ -13,10 +13,12 @@ from typing import Callable, Dict, NamedTuple, Optional
 import numpy as np
 from tqdm import tqdm
 
-from netkit.deploy.compare import Different, compute_onnx, cosines
+from netkit.deploy.compare import Different, compute_onnx, cosines, in_batches
 from netkit.errors import UserError
 
 OPERATORS = ['Conv', 'Gemm']  # that are quantised
+CALIBRATION, HELD_OUT = 300, 100  # faces for the ranges, and others to judge by, by default
+MIN_COSINE = 0.99  # by default
 TOGETHER = 4  # images that an ONNX file without a fixed batch gets at a time
 FEW = 8  # images on which single layers are tried
 WEIGHTS = 'weights'  # name of the file with them, while single layers are tried
@@ -73,14 +75,13 @@ class _Reader:
     """Hands images to onnxruntime's calibrator."""
 
     def __init__(self, images, batch):
-        # The last batch is filled with the first images: each is seen, and ranges do not mind seeing one twice.
-        places = np.arange(-(-len(images) // batch) * batch).reshape(-1, batch) % len(images)
-        self.batches = iter(tqdm([images[row] for row in places], 'ranges', leave=False, disable=None))
+        count = -(-len(images) // batch)
+        self.batches = iter(tqdm(in_batches(images, batch), 'ranges', count, leave=False, disable=None))
 
     def get_next(self):
         """Return the next input, or None."""
         batch = next(self.batches, None)
-        return None if batch is None else {'data': np.asarray(batch, np.float32)}
+        return None if batch is None else {'data': batch}
 
 
 class Quantiser:
@@ -113,7 +114,7 @@ class Quantiser:
 
     def embeddings(self, path, images):
         """Return the embeddings of an ONNX file, (n, size)."""
-        return compute_onnx(path, np.asarray(images, np.float32), self.batch, self.scheme.optimised)
+        return compute_onnx(path, images, self.batch, self.scheme.optimised)
 
     def layers(self):
         """Return the names of the layers that can be quantised."""

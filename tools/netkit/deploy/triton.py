@@ -1,4 +1,4 @@
-"""A model repository for NVIDIA's Triton inference server, which OpenVINO's model server reads as well.
+"""A model repository for NVIDIA's Triton inference server.
 
     FOLDER/NAME/config.pbtxt
     FOLDER/NAME/1/model.onnx
