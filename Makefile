@@ -10,6 +10,8 @@
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
 # make test-host INSIGHTFACE=/path/to/checkout   trains in a copy of that checkout, with its own train.py (three minutes)
+# make check-gpu   measures PyTorch, onnxruntime and MXNet on this machine's GPUs into out/gpu (quarter of an hour; 11 GB)
+# make check-gpu ARGS=--quick   the same in three minutes; python tools/check_gpu.py --help has all options
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour on two cores)
 # make clean   removes the environments and out/
@@ -21,9 +23,15 @@ PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
+# What requirements-gpu-torch.txt pins is there for these.
+GPU_PYTHON ?= $(shell for v in 3.12 3.11 3.10; do \
+	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
+	{ echo python$$v; break; }; done)
+# MXNet for CUDA cannot even be imported without the driver's library.
+HAS_DRIVER = { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q libcuda.so.1
 RUN = .venv/bin/python
 
-.PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants host-env test-host check-gpu-install clean
+.PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants host-env test-host check-gpu check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -109,9 +117,26 @@ test-host: .venv-host/installed
 	.venv-host/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-host.txt
 	@touch $@
 
+# What cannot be installed or run of MXNet for CUDA is told, and PyTorch goes on without it.
+check-gpu: .venv-gpu/installed
+	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: going on without it" >&2
+	.venv-gpu/bin/python tools/check_gpu.py --mxnet-python .venv-gpu-mxnet/bin/python $(ARGS)
+
+.venv-gpu/installed: requirements-gpu-torch.txt
+	@test -n "$(GPU_PYTHON)" || { echo "this wants Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
+	"$(GPU_PYTHON)" -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-gpu-torch.txt
+	@touch $@
+
+.venv-gpu-mxnet/installed: requirements-gpu.txt requirements.txt requirements-common.txt
+	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one or name it, make check-gpu PYTHON=/path/to/python" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv-gpu-mxnet
+	.venv-gpu-mxnet/bin/python -m pip install --quiet --disable-pip-version-check -r $$($(HAS_DRIVER) && echo requirements-gpu.txt || echo requirements.txt)
+	@touch $@
+
 # Not part of the tests: it fetches about 2.5 GB.
 check-gpu-install: .venv/installed
 	$(RUN) tools/check_gpu_install.py
 
 clean:
-	rm -rf .venv .venv-host .venv-mutants .venv-openvino .venv-torch out
+	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-mutants .venv-openvino .venv-torch out

@@ -37,7 +37,20 @@ LAYERS = {
     'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data', 'evaluation'),
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
     'bench': ('netkit', '_mxnet', 'errors', 'graph', 'networks', 'deploy', 'data', 'gluoncv2', 'drawing'),
-    'gpu': ('netkit', 'data', 'evaluation'),
+    'gpu': (
+        'netkit',
+        '_mxnet',
+        'errors',
+        'files',
+        'graph',
+        'networks',
+        'cuda',
+        'data',
+        'evaluation',
+        'training',
+        'drawing',
+        'bench',
+    ),
 }
 PROGRAMS = sorted(glob.glob(os.path.join(TOOLS, '*.py')))
 MODULES = sorted(glob.glob(os.path.join(TOOLS, 'netkit', '**', '*.py'), recursive=True))

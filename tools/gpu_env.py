@@ -38,6 +38,24 @@ def show(found):
     return list(found.values()).count(None)
 
 
+def show_cards():
+    """Print the cards to standard error, and whether the MXNet of this Python has code for them."""
+    found, library = cuda.cards(), cuda.library_of_mxnet()
+    code = cuda.kernels(library) if library else set()
+    words = {True: 'yes', False: f"no: it has code for {cuda.listed(code)} only, so PyTorch's trainers are left"}
+    rows = [
+        (
+            card.name,
+            '{}.{}'.format(*card.capability),
+            f'{card.memory:,}',
+            words[cuda.runs_on(code, card.capability)] if code else 'it is not there, or not for CUDA',
+        )
+        for card in found
+    ]
+    if rows:
+        report.show('cards', ('card', 'compute capability', 'MB', 'does this MXNet run on it'), rows, file=sys.stderr)
+
+
 def replace_by(command, path):
     """Become the process of `command`, with LD_LIBRARY_PATH set to `path`."""
     try:
@@ -59,6 +77,7 @@ def main():
             sys.stderr.write(f'gpu_env.py: {missing} not found; python tools/gpu_env.py tells what brings them\n')
         replace_by(command, path)
     missing = show(found)
+    show_cards()
     sys.stderr.write(cuda.what_mxnet_sees(path) + '\n')
     print(f'export LD_LIBRARY_PATH={shlex.quote(path)}')
     return 1 if missing else 0

@@ -1,12 +1,16 @@
-"""The CUDA libraries that mxnet-cu112 needs: in NVIDIA's wheels, or on the system."""
+"""The cards, and the CUDA libraries that mxnet-cu112 needs: in NVIDIA's wheels, or on the system."""
 
 import collections
 import ctypes
 import glob
+import importlib.util
+import mmap
 import os
 import re
+import struct
 import subprocess
 import sys
+from typing import NamedTuple, Tuple
 
 from netkit import ROOT
 
@@ -29,6 +33,19 @@ NEEDED_BY_OTHERS = {'libcusparse.so.11': 'nvidia-cusparse-cu11'}
 ALL = dict(LIBRARIES, **NEEDED_BY_OTHERS)
 SEES_GPUS = 'import mxnet; print(mxnet.__version__, flush=True); print(mxnet.context.num_gpus())'
 Found = collections.namedtuple('Found', 'folder version')  # version of the wheel or driver, or ''
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+# What nvcc puts into a library (fatbinary.h of CUDA): a container of the code for each kind of card.
+CONTAINER = struct.pack('<I', 0xBA55ED50)
+CONTAINER_HEADER, ENTRY_HEADER = struct.Struct('<4sHHQ'), struct.Struct('<HHIQ12xI')
+PTX, MACHINE_CODE = 1, 2  # kinds of entries
+
+
+class Card(NamedTuple):
+    """A GPU: its name, its compute capability, and its memory in MB (2^20 bytes)."""
+
+    name: str
+    capability: Tuple[int, int]
+    memory: int
 
 
 def pinned():
@@ -73,6 +90,85 @@ def driver_version(folder):
     except (OSError, AttributeError):
         return ''
     return '' if failed else f'{version.value // 1000}.{version.value % 1000 // 10}'
+
+
+def cards(driver=DRIVER):
+    """Return the Cards that the driver's library knows; none without a driver, or where it does not answer."""
+    number, text, size, found = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t(), []
+
+    def asked(function, *arguments):
+        if getattr(library, function)(*arguments):
+            raise OSError(function)
+        return number.value
+
+    try:
+        library = ctypes.CDLL(driver)
+        asked('cuInit', 0)
+        for device in range(asked('cuDeviceGetCount', ctypes.byref(number))):
+            asked('cuDeviceGetName', text, len(text), device)
+            asked('cuDeviceTotalMem_v2', ctypes.byref(size), device)
+            capability = tuple(
+                asked('cuDeviceGetAttribute', ctypes.byref(number), attribute, device)
+                for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR)
+            )
+            found.append(Card(text.value.decode('utf-8', 'replace'), capability, size.value >> 20))
+    except (OSError, AttributeError):  # no driver, no answer, no such function
+        return []
+    return found
+
+
+def kernels(path):
+    """Return {(kind, compute capability)} of the code for cards in a library; kind PTX or MACHINE_CODE.
+
+    Nothing in it is run. Raises OSError; a library without such code has none.
+    """
+    found = set()
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(CONTAINER)
+        while 0 <= at <= len(content) - CONTAINER_HEADER.size:
+            _, version, header, size = CONTAINER_HEADER.unpack_from(content, at)
+            end = min(at + header + size, len(content))
+            if (version, header) != (1, CONTAINER_HEADER.size):  # the same bytes by chance
+                end = at + len(CONTAINER)
+            else:
+                found |= set(_entries(content, at + header, end))
+            at = content.find(CONTAINER, end)
+    return found
+
+
+def _entries(content, at, end):
+    """Yield (kind, compute capability) of the entries of a container."""
+    while at + ENTRY_HEADER.size <= end:
+        kind, _, header, size, capability = ENTRY_HEADER.unpack_from(content, at)
+        yield kind, divmod(capability, 10)
+        at += max(header + size, ENTRY_HEADER.size)
+
+
+def runs_on(found, capability):
+    """Tell whether a card of a compute capability runs code, {(kind, compute capability)}.
+
+    Machine code runs on cards of the same major version and the same or a later minor one; from PTX the driver makes
+    the code of all later cards (CUDA C++ Programming Guide, "Application Compatibility").
+    """
+    return any(
+        of <= capability if kind == PTX else kind == MACHINE_CODE and of[0] == capability[0] and of <= capability
+        for kind, of in found
+    )
+
+
+def library_of_mxnet():
+    """Return the path of the libmxnet.so of this Python, without importing it; None where there is none."""
+    spec = importlib.util.find_spec('mxnet')
+    path = os.path.join(os.path.dirname(spec.origin), 'libmxnet.so') if spec and spec.origin else ''
+    return path if os.path.exists(path) else None
+
+
+def listed(found):
+    """Return the compute capabilities of machine code as a text, like '5.0, 8.6', with a + where there is PTX."""
+    return ', '.join(
+        f'{major}.{minor}' + '+' * (kind == PTX)
+        for (major, minor), kind in sorted((capability, kind) for kind, capability in found)
+    )
 
 
 def find_all():

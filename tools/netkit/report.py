@@ -19,6 +19,8 @@ TEXT_COLUMNS = (
     'version',
     'unit',
     'shares',
+    'card',
+    'does this MXNet run on it',
 )
 
 

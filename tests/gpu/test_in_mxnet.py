@@ -1,0 +1,215 @@
+"""The parts in MXNet, on a CPU: what they compare is found when it is wrong. What only a GPU has is stood in for."""
+
+import functools
+
+import pytest
+
+from netkit._mxnet import mx
+from netkit.errors import UserError
+from netkit.gpu.in_mxnet import card, correctness, device, faces, memory, plan, scaling, speed
+from netkit.graph.nodes import Graph
+
+NETWORK = 'cru56'
+
+
+def figures_of(cases, *of):
+    """Return {(table, row): value} of the Figures of a case."""
+    return {(figure.table, figure.row): figure.value for figure in cases(*of)}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks that are narrower still."""
+    monkeypatch.setitem(device.SMALL, 'net_multiplier', 0.1)
+    monkeypatch.setitem(device.SMALL, 'emb_size', 16)
+
+
+def test_a_step_is_the_same_in_every_form(small):
+    found = figures_of(correctness.compare, NETWORK, correctness.ON_CPU)
+    assert len(found) == 3 * len(correctness.ON_CPU)
+    for way in correctness.ON_CPU:
+        assert found[correctness.EMBEDDINGS, way] < 1e-4
+        assert found[correctness.GRADIENTS, way] > 0.9999
+        assert found[correctness.STATISTICS, way] < 1e-4
+
+
+def test_what_is_wrong_is_seen(small, monkeypatch):
+    """Statistics that move twice, gradients of another network, embeddings with another eps."""
+    right = correctness.built
+
+    def edited(name, way, ways):
+        graph = Graph.of(right(name, 'recomputed', ways))
+        for node in graph.nodes():
+            if node.op == 'BatchNorm' and way == 'twice':
+                node.attrs['momentum'] = '0.81'  # what two moves by a tenth come to
+            if node.op == 'BatchNorm' and way == 'eps':
+                node.attrs['eps'] = '0.1'
+            if node.op == 'Dropout' and way == 'dropout':
+                node.attrs['p'] = '0.4'
+        return graph.symbol()
+
+    monkeypatch.setattr(correctness, 'built', edited)
+    found = figures_of(
+        correctness.compare, NETWORK, {'recomputed': ({'memonger': True}, None), 'twice': 0, 'eps': 0, 'dropout': 0}
+    )
+    assert found[correctness.STATISTICS, 'recomputed'] < 1e-4 and found[correctness.STATISTICS, 'twice'] > 0.05
+    assert found[correctness.GRADIENTS, 'twice'] > 0.9999 > 0.9 > found[correctness.GRADIENTS, 'dropout']
+    assert found[correctness.EMBEDDINGS, 'recomputed'] < 1e-4 and found[correctness.EMBEDDINGS, 'eps'] > 1e-2
+
+
+def test_the_ways_differ_in_what_their_names_say():
+    """For a GPU, too: the symbols of all ways, and whose BatchNorm they take."""
+    for name in ('cru56', 'att56'):
+        for way, (changes, cudnn) in {**speed.WAYS, **speed.HALF, **correctness.WAYS}.items():
+            symbol = device.changed(device.symbol(name, **changes), cudnn)
+            norms = [node for node in Graph.of(symbol).nodes() if node.op == 'BatchNorm']
+            off = {node.attrs.get('cudnn_off') == 'True' for node in norms}
+            forced = any('force_mirroring' in key for node in norms for key in node.attrs)
+            if 'BatchNorm' in way:
+                assert off == {"MXNet's" in way}, way
+            if 'kept' in way or 'recomputed' in way:
+                assert forced == ('recomputed' in way), way
+            assert ('float16' in symbol.tojson()) == ('float16' in way), way
+    assert any('net_groups=op' in row for row in speed.ways('cru116', False))
+    assert not any('net_groups=op' in row for row in speed.ways('att92', False))
+    assert len(speed.ways('cru116', True)) < len(speed.ways('cru116', False))
+
+
+def test_the_kernels_that_fail_are_named(monkeypatch):
+    rows = list(card.computing())
+    assert [row.value for row in rows] == ['run'] * len(card.KERNELS) and 'cuDNN' not in str(rows)
+
+    def fails():
+        raise mx.MXNetError('Check failed: e == cudaSuccess: no kernel image is available for execution on the device')
+
+    monkeypatch.setitem(card.KERNELS, 'PReLU', ("MXNet's own", fails))
+    rows = []
+    with pytest.raises(UserError, match='does not compute on this card: PReLU$'):
+        for row in card.computing():
+            rows.append(row)
+    assert [row.value for row in rows if row.value != 'run'] == [
+        'no: Check failed: e == cudaSuccess: no kernel image is available for execution on the device'
+    ]
+
+
+def test_the_machine_is_described():
+    found = figures_of(card.described)
+    assert found[card.TABLE, 'MXNet'] == mx.__version__ and found[card.TABLE, 'GPUs that it sees'] == 0
+    assert found[card.TABLE, 'code for compute capability'] == 'none'
+
+
+def test_plans_do_not_depend_on_the_device():
+    found = figures_of(plan.cases(True)['cru116'])
+    kept, again = (found[plan.TABLE, way] for way in ('kept', 'recomputed'))
+    assert kept > 20000 > 8000 > again  # docs/memory.md
+
+
+class Memory:
+    """A card of 1,000 MB: 100 for the weights of every executor, 10 for each image."""
+
+    def __init__(self, monkeypatch):
+        self.used = 0.0
+        monkeypatch.setattr(memory, 'IS_GPU', True)
+        monkeypatch.setattr(memory, 'default_batch', lambda name: self.batch)
+        monkeypatch.setattr(memory, 'training', self.training)
+        monkeypatch.setattr(mx.context, 'gpu_memory_info', lambda number: ((1000 - self.used) * 2**20, 1000 * 2**20))
+
+    def training(self, name, of, batch):
+        needs = 100 + 10 * batch
+        if self.used + needs > 1000:
+            raise mx.MXNetError('cudaMalloc retry failed: out of memory')
+        card_of = self
+
+        class Executor:
+            def __init__(self):
+                card_of.used += needs
+
+            def __call__(self):
+                pass
+
+            def __del__(self):
+                card_of.used -= needs
+
+        return Executor()
+
+
+@pytest.mark.parametrize('batch, taken, note', [(40, 500, ''), (160, 900, 'batch 80')])
+def test_memory_is_what_the_card_has_less(monkeypatch, batch, taken, note):
+    card_of = Memory(monkeypatch)
+    card_of.batch = batch
+    rows = list(memory.cases(True)['cru116']())
+    of_table = {table: [row for row in rows if row.table == table] for table in (memory.TAKEN, memory.LARGEST)}
+    assert [(row.value, row.note) for row in of_table[memory.TAKEN]] == [(taken, note)] * 2
+    assert [row.value for row in of_table[memory.LARGEST]] == [88, 88]  # 100 + 880 of 1,000
+    assert card_of.used == 0
+
+
+def test_another_error_than_that_of_memory_is_one():
+    def fails():
+        raise mx.MXNetError('an illegal memory access was encountered')
+
+    with pytest.raises(mx.MXNetError):
+        device.fits(fails)
+    assert device.fits(lambda: None)
+
+
+def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
+    """On a card with room for two images where the statistics are kept, and for four where not."""
+    real, batches = device.training, []
+
+    def training(name, of, batch, context=device.DEVICE):
+        batches.append(batch)
+        if batch > 2 and 'net_prelu=op' in asked[0]:
+            raise mx.MXNetError('cudaMalloc retry failed: out of memory')
+        return real(name, of, batch, context)
+
+    asked = ['']
+    monkeypatch.setattr(speed, 'training', training)
+    original = speed.ways
+
+    def ways(name, quick):
+        for row, way in original(name, quick).items():
+            asked[0] = row
+            yield row, way
+
+    monkeypatch.setattr(speed, 'ways', lambda name, quick: Items(ways(name, quick)))
+    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
+    monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
+    notes = {row.row: row.note for row in speed.measure(NETWORK, False)}
+    assert notes.pop('kept, net_prelu=op (its gradient is wrong)') == 'batch 2' and set(notes.values()) == {''}
+
+
+class Items:
+    """A dict of which only the items are wanted."""
+
+    def __init__(self, items):
+        self.items = lambda: items
+
+
+def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
+    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
+    monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
+    seen, real = [], scaling.trainer
+
+    def trainer(name, devices):
+        made, batch = real(name, devices)
+        step = made.step
+        made.step = lambda batch: (seen.append((devices, made.sums)), step(batch))
+        return made, batch
+
+    monkeypatch.setattr(scaling, 'trainer', trainer)
+    found = figures_of(scaling.measure, NETWORK, 2)
+    assert {sums for devices, sums in seen if devices == 1} == {False}
+    of_two = [sums for devices, sums in seen if devices == 2]
+    assert True in of_two and False in of_two
+    assert found[scaling.SPEED, '1 × CPU context'] > 0 and found[scaling.SPEED, '2 × CPU context'] > 0
+    assert (scaling.SHARE, '2 × CPU context') in found and (scaling.SHARE, '1 × CPU context') not in found
+
+
+def test_faces_are_what_train_py_says():
+    """And its refusal is the refusal of the case."""
+    with pytest.raises(UserError, match="tools/train.py: .*--steps.*'0' is not a whole number"):
+        list(faces.measure(0, faces.ON_CPU))
+    found = figures_of(functools.partial(faces.measure, 2, faces.ON_CPU))
+    assert found[faces.TABLE, 'steps'] == 2 and found[faces.TABLE, 'loss, last ten steps'] > 1
+    assert '±' in found[faces.TABLE, 'verification on lfw']

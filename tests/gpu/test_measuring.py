@@ -1,0 +1,342 @@
+"""What check_gpu.py makes of figures: how they are measured, gathered from processes, and shown."""
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import check_gpu
+from helpers import markdown
+from netkit.errors import UserError
+from netkit.gpu import figures, page, parts, running
+from netkit.gpu.figures import Figure
+from netkit.gpu.running import Outcome
+
+# ------------------------------------------------------------------------------------------------- measures
+
+
+def test_differences():
+    expected = {'a': np.array([1.0, -4.0]), 'b': np.array([0.5])}
+    found = {'a': np.array([1.0, -3.0]), 'b': np.array([0.5]), 'not asked for': np.array([9.0])}
+    assert figures.distance(found, expected) == 0.25
+    assert figures.cosine({'a': np.array([0.0, 3.0])}, {'a': np.array([0.0, 2.0])}) == pytest.approx(1)
+    assert figures.cosine(
+        {'a': np.array([1.0]), 'b': np.array([0.0])}, {'a': np.array([1.0]), 'b': np.array([1.0])}
+    ) == (pytest.approx(np.sqrt(0.5)))
+
+
+def test_moving_statistics_are_compared_by_the_deviation_of_their_layer():
+    """A mean of next to nothing is no reason for a large difference."""
+    expected = {'x_moving_mean': np.array([1e-9, 2.0]), 'x_moving_var': np.array([4.0, 1.0])}
+    found = {'x_moving_mean': np.array([0.2, 2.0]), 'x_moving_var': np.array([4.0, 1.0])}
+    assert figures.moved(found, expected) == pytest.approx(0.1)
+    found['x_moving_var'] = np.array([4.0, 1.5])
+    assert figures.moved(found, expected) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize('measure', [figures.in_turns, figures.in_turns_anew])
+def test_turns(measure, monkeypatch):
+    """A B A B, and the medians of a step's time."""
+    monkeypatch.setattr(figures, 'SECONDS', 0.02)
+    order = []
+
+    def step(label, seconds):
+        def run():
+            order.append(label)
+            time.sleep(seconds)
+
+        return run
+
+    steps = {'slow': step('slow', 0.02), 'quick': step('quick', 0.005)}
+    if measure is figures.in_turns_anew:
+        steps = {label: lambda function=function: function for label, function in steps.items()}
+    found = measure(steps, lambda: None)
+    assert found['slow'] == pytest.approx(0.02, rel=0.5) and found['quick'] == pytest.approx(0.005, rel=0.9)
+    changes = [label for place, label in enumerate(order) if place == 0 or order[place - 1] != label]
+    assert changes[-6:] == ['slow', 'quick'] * figures.ROUNDS
+
+
+@pytest.mark.parametrize(
+    'per_image, room', [(10.0, 5000.0), (1.0, 5000.0), (300.0, 5000.0), (900.0, 5000.0), (6000.0, 5000.0)]
+)
+def test_the_largest_batch(per_image, room):
+    """On a card that takes somewhat more for large batches than two small ones promise."""
+    tried = []
+
+    def needs(batch):
+        return 200 + per_image * batch * (1 + batch / 20000)
+
+    def fits(batch):
+        tried.append(batch)
+        return needs(batch) <= room
+
+    allowed = [batch for batch in range(10000) if batch % figures.MULTIPLE == 0 or batch < figures.MULTIPLE]
+    largest = max((batch for batch in allowed if batch and needs(batch) <= room), default=0)
+    found = figures.largest_batch({4: needs(4), 8: needs(8)}, room, fits)
+    assert found in allowed and 0.95 * largest <= found <= largest
+    assert len(tried) < 12
+    assert figures.largest_that_fits(80, lambda batch: batch <= 30) == 20
+    assert figures.largest_that_fits(80, lambda batch: False) == 0
+
+
+# ---------------------------------------------------------------------------------------------- the processes
+
+
+class Args:
+    quick, mxnet_python, insightface, minutes = False, None, None, 1
+
+
+def outcome_of(monkeypatch, script, seconds=20):
+    """Return the Outcome of a part whose process runs `script`; Python, and the functions of `parts`."""
+    start = 'import json, os, subprocess, sys, time\ndef tell(**told): print(json.dumps(told), flush=True)\n'
+    monkeypatch.setattr(running, 'command', lambda *_: [sys.executable, '-c', start + script])
+    return running.run('speed', 'torch', Args, seconds)
+
+
+def test_figures_come_from_a_process_with_the_command_of_their_case(monkeypatch):
+    found = outcome_of(
+        monkeypatch,
+        'print("[12:00:01] a library says something"); print("3"); print("{}")\n'
+        'assert sys.argv[1:] == ["--json"]\n'
+        'tell(where="a card", cases=["a", "b"])\n'
+        'tell(case="a", figure=["t", "r", "c", 1.5, ""]); tell(case="a", seconds=1, problem=None)\n'
+        'tell(case="b", figure=["t", "r", "d", "no", "n"]); tell(case="b", seconds=1, problem=None)\n',
+    )
+    assert found.where == 'a card' and found.problems == []
+    assert found.figures == [('a', Figure('t', 'r', 'c', 1.5)), ('b', Figure('t', 'r', 'd', 'no', 'n'))]
+    assert found.commands['b'].endswith("--case b'") or found.commands['b'].endswith('--case b')
+
+
+FIGURE = 'tell(where=None, cases=["a", "b"]); tell(case="a", figure=["t", "r", "c", 1, ""])\n'
+
+
+@pytest.mark.parametrize(
+    'script, problem',
+    [
+        (
+            FIGURE
+            + 'tell(case="a", seconds=1, problem="x failed"); tell(case="b", seconds=1, problem=None); sys.exit(1)',
+            'a: x failed',
+        ),
+        (FIGURE + 'raise SystemExit("the driver is gone")', 'the driver is gone'),
+        (FIGURE + 'os.kill(os.getpid(), 11)', 'ended by signal 11'),
+        (FIGURE + 'sys.exit(7)', 'exit code 7'),
+    ],
+)
+def test_a_failure_keeps_what_was_measured(monkeypatch, script, problem):
+    found = outcome_of(monkeypatch, script)
+    assert found.problems == [problem] and len(found.figures) == 1
+
+
+def test_a_part_ends_when_its_time_is_over_with_all_that_it_started(monkeypatch, tmp_path):
+    child = tmp_path / 'child'
+    found = outcome_of(
+        monkeypatch,
+        FIGURE + f'sleeper = subprocess.Popen(["sleep", "60"]); open({str(child)!r}, "w").write(str(sleeper.pid))\n'
+        'tell(case="a", seconds=1, problem=None); time.sleep(60)',
+        seconds=3,
+    )
+    assert found.seconds < 20 and len(found.figures) == 1
+    assert found.problems == ['stopped after its 3 s, before the end of b']
+    status = f'/proc/{child.read_text()}/stat'
+    time.sleep(0.2)
+    if os.path.exists('/proc/self/stat') and os.path.exists(status):  # or it is gone altogether
+        with open(status) as file:
+            assert file.read().rpartition(')')[2].split()[0] == 'Z'
+
+
+def test_an_interpreter_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(running, 'command', lambda *_: ['/no/such/python'])
+    assert running.run('speed', 'mxnet', Args, 1).problems == ['cannot run /no/such/python: No such file or directory']
+
+
+def card(engine, where=None, problems=()):
+    return Outcome('card', engine, where, {}, [], 1.0, list(problems))
+
+
+def test_no_figure_of_a_cpu_among_those_of_a_gpu():
+    cards = {'torch': card('torch', 'H100'), 'onnxruntime': card('onnxruntime'), 'mxnet': card('mxnet', 'H100', ['no'])}
+    assert running.fit(cards) == ['torch']
+    cards['torch'] = card('torch')
+    assert running.fit(cards) == ['torch', 'onnxruntime']
+    cards['mxnet'] = card('mxnet', 'H100')
+    assert running.fit(cards) == ['mxnet']
+
+
+def test_the_time_is_shared(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, 'time', lambda: now[0])
+    tasks = running.tasks_of(None, list(parts.ENGINES), Args)
+    assert len(tasks) == sum(len(engines) for part, engines in parts.PARTS.items() if part != 'card')
+    schedule, spent = running.Schedule(900, tasks), 0
+    part, engine, first = schedule.next()
+    assert (part, engine) == tasks[0] and 0 < first < 900
+    now[0] += first
+    spent += first
+    (_, _, second) = schedule.next()
+    _, _, after_a_quick_one = schedule.next()  # the second took no time
+    while schedule.tasks:
+        _, _, seconds = schedule.next()
+        now[0] += seconds
+    assert now[0] == pytest.approx(1900)  # all of it, and no more
+    assert running.Schedule(-5, tasks).next()[2] == running.LEAST
+
+
+def test_what_quick_leaves_out_can_be_named():
+    class Quick(Args):
+        quick = True
+
+    tasks = running.tasks_of(None, list(parts.ENGINES), Quick)
+    assert ('speed', 'torch') in tasks and not {'compile'} & {part for part, _ in tasks}
+    assert running.tasks_of(['compile'], list(parts.ENGINES), Quick) == [('compile', 'torch')]
+    assert running.tasks_of(['plan', 'memory'], ['mxnet'], Args) == [('plan', 'mxnet'), ('memory', 'mxnet')]
+
+
+# ---------------------------------------------------------------------------------------------- the report
+
+
+def measured(where, engine='torch', problems=()):
+    found = [
+        ('cru116', Figure('training, images per second, batch 80', 'float32', 'cru116', 230.0)),
+        ('cru116', Figure('training, images per second, batch 80', 'TF32', 'cru116', 542.25, 'batch 40')),
+        ('att92', Figure('training, images per second, batch 80', 'float32', 'att92', 'not one image fits')),
+    ]
+    return Outcome('speed', engine, where, {'cru116': 'do a', 'att92': 'do b'}, found, 12.3, list(problems))
+
+
+def test_the_page_of_a_gpu(tmp_path):
+    outcomes = [
+        card('torch', 'NVIDIA H100'),
+        card('mxnet', 'NVIDIA H100', ['MXNet does not compute on this card: BatchNorm']),
+        card('onnxruntime'),
+        measured('NVIDIA H100', problems=['att92: something']),
+    ]
+    text = page.save(outcomes, 'python tools/check_gpu.py', '2026-11-27', str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ['report.json', 'report.md', 'report.png']
+    assert (tmp_path / 'report.md').read_text(encoding='utf-8') == text
+    assert text.startswith('# Measured on NVIDIA H100\n') and 'on a CPU' not in text.split('## speed')[1]
+    assert 'MXNet was left out: MXNet does not compute on this card: BatchNorm.' in text
+    assert 'onnxruntime was left out: it sees no GPU.' in text and 'PyTorch was left out' not in text
+    assert 'Not finished: att92: something' in text and 'do a\ndo b' in text
+    (table,) = [rows for rows in markdown(text) if 'cru116' in rows[0]]
+    assert [row['cru116'] for row in table] == ['230', '542.25 (batch 40)']
+    assert [row['att92'] for row in table] == ['not one image fits', '–']
+    report = json.loads((tmp_path / 'report.json').read_text(encoding='utf-8'))
+    assert report['title'] == 'Measured on NVIDIA H100' and report['parts'][3]['device'] == 'NVIDIA H100'
+    second = report['parts'][3]['figures'][1]
+    assert second == dict(
+        Figure('training, images per second, batch 80', 'TF32', 'cru116', 542.25, 'batch 40')._asdict(), command='do a'
+    )
+
+
+def test_the_page_of_a_cpu_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page.cuda, 'cards', lambda: [page.cuda.Card('NVIDIA GeForce GTX 1080', (6, 1), 8192)])
+    text = page.save([card('torch'), measured(None)], 'python tools/check_gpu.py', '2026-11-27', str(tmp_path))
+    assert text.startswith('# Measured on a CPU, not on a GPU\n') and 'No figure here is of a GPU' in text
+    assert 'This machine has NVIDIA GeForce GTX 1080, which no engine here computes on.' in text
+    assert [line for line in text.splitlines() if line.startswith('## ')] == [
+        '## card, PyTorch, on a CPU',
+        '## speed, PyTorch, on a CPU',
+    ]
+    assert json.loads((tmp_path / 'report.json').read_text(encoding='utf-8'))['parts'][1]['device'] == 'CPU'
+
+
+def test_the_picture_has_the_numbers(monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr(page.drawing, 'save', lambda figure, path: drawn.update({path: figure}))
+    outcomes = [measured('NVIDIA H100')]
+    page.draw(page.panels(outcomes), page.title_of(outcomes), 'report.png')
+    (panel,) = drawn['report.png'].axes
+    assert sorted(bar.get_width() for bar in panel.patches) == [230.0, 542.25]
+    texts = [text.get_text() for text in panel.texts]
+    assert '  230' in texts and '  542.25 (batch 40)' in texts
+    assert panel.get_title(loc='left') == 'PyTorch, on NVIDIA H100: training, images per second, batch 80'
+    assert drawn['report.png']._suptitle.get_text() == 'Measured on NVIDIA H100'
+
+
+# ---------------------------------------------------------------------------------------------- the program
+
+
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (['--case', 'cru56'], '--case is of a part; add --part PART'),
+        (['--insightface', '/no/such'], '/no/such has no recognition/arcface_torch/backbones/iresnet.py'),
+        (['--part', 'plan', '--engine', 'torch'], 'PyTorch has no part plan; choose from card, correctness'),
+        (
+            ['--part', 'plan', '--engine', 'mxnet', '--case', 'x'],
+            "plan has no case 'x' here; choose from cru116, att92",
+        ),
+        (['--minutes', '0'], "'0' is not a number of at least"),
+    ],
+)
+def test_refusals(run_tool, monkeypatch, options, sentence):
+    monkeypatch.setattr(parts, 'where', lambda engine: None)
+    code, out, err = run_tool(check_gpu, *options)
+    assert code == 2 and out == '' and sentence in err and err.count('\n') == 1
+
+
+def test_nothing_is_written_where_no_engine_computes(run_tool, monkeypatch, tmp_path):
+    (tmp_path / 'report.md').write_text('of yesterday')
+    monkeypatch.setattr(running, 'run', lambda part, engine, *_: card(engine, problems=['No module named torch']))
+    code, _, err = run_tool(check_gpu, '--output', str(tmp_path))
+    assert code == 2 and 'no engine computes here; "make check-gpu" brings them' in err and 'No module named' in err
+    assert (tmp_path / 'report.md').read_text() == 'of yesterday' and os.listdir(tmp_path) == ['report.md']
+
+
+@pytest.mark.parametrize('problems, code', [((), 0), (('att92: out of memory',), 1)])
+def test_the_exit_code_tells_whether_all_parts_were_finished(run_tool, monkeypatch, tmp_path, problems, code):
+    """An engine that is left out is no failure: the page says why."""
+
+    def run(part, engine, *_):
+        if part == 'card':
+            return card(engine, problems=['not here'] if engine == 'mxnet' else [])
+        assert engine != 'mxnet'
+        return measured(None, engine, problems if part == 'speed' else ())._replace(part=part)
+
+    monkeypatch.setattr(running, 'run', run)
+    found, out, _ = run_tool(
+        check_gpu, '--output', str(tmp_path / 'new'), '--mxnet-python', 'x', '--only', 'speed', '--only', 'memory'
+    )
+    assert found == code and 'MXNet was left out: not here.' in out
+    assert 'memory, PyTorch: 3 figures' in out and '## inference' not in out
+
+
+def test_a_part_alone_prints_tables(run_tool):
+    code, out, _ = run_tool(check_gpu, '--part', 'plan', '--engine', 'mxnet', '--case', 'ires50')
+    assert code == 0 and out.startswith('plan, MXNet, on a CPU\n')
+    (rows,) = markdown(out)
+    kept, again = (float(row['ires50, batch 80'].replace(',', '')) for row in rows)
+    assert 10000 < kept < 13000 and again < kept / 2  # docs/memory.md has both
+    code, out, _ = run_tool(check_gpu, '--part', 'plan', '--engine', 'mxnet', '--case', 'ires50', '--json')
+    told = [parts.from_line(line) for line in out.splitlines()]
+    assert told[0] == {'where': None, 'cases': ['ires50']} and told[1]['figure'].value == kept
+    assert told[-1]['case'] == 'ires50' and told[-1]['problem'] is None
+
+
+def test_a_case_that_fails_does_not_stop_the_others(monkeypatch):
+    def fails():
+        yield Figure('t', 'r', 'c', 1)
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(parts, 'where', lambda engine: None)
+    monkeypatch.setattr(parts, 'cases_of', lambda *_: {'a': fails, 'b': lambda: iter([Figure('t', 'r', 'd', 2)])})
+    told = []
+    args = type('Some', (Args,), {'case': None})
+    assert not parts.measure('speed', 'torch', args, told.append)
+    assert [each['figure'].value for each in told if 'figure' in each] == [1, 2]
+    assert [each['problem'] for each in told if 'seconds' in each] == [
+        'CUDA error: an illegal memory access was encountered',
+        None,
+    ]
+
+
+def test_a_part_is_in_one_table_and_has_a_module_for_it():
+    for part, engines in parts.PARTS.items():
+        for engine, found in engines.items():
+            assert found.module.startswith('in_' + engine), part
+    with pytest.raises(UserError, match='onnxruntime has no part speed'):
+        parts.cases_of('speed', 'onnxruntime', Args)

@@ -1,0 +1,124 @@
+"""Figures, and the ways to measure them that the engines share."""
+
+import statistics
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+ROUNDS, SECONDS, MOST = 3, 0.3, 20  # turns of each way to compute, how long each lasts about, and its steps at most
+MULTIPLE = 8  # of which the largest batches are, as half-precision kernels want it
+ENOUGH = 0.02  # of a batch: how close to the largest that fits the search has to come
+
+
+STATISTICS = (
+    'a training step: largest difference of the moving statistics from the CPU, of the deviation and the variance there'
+)
+
+
+class Figure(NamedTuple):
+    """A figure: the table that it belongs to, with its unit, its row and its column there."""
+
+    table: str
+    row: str
+    column: str
+    value: object  # number or text
+    note: str = ''
+
+
+def distance(found, expected):
+    """Return the largest difference relative to the range of what is expected, over {name: array} of float64."""
+    return max(
+        float(np.abs(found[name] - expected[name]).max() / max(np.abs(expected[name]).max(), 1e-30))
+        for name in expected
+    )
+
+
+def moved(found, expected):
+    """Return the largest difference of moving statistics, {…moving_mean or …moving_var: array}.
+
+    That of a mean relative to the deviation of its layer, since the mean itself may be next to nothing; that of a
+    variance relative to the variance.
+    """
+    largest = 0.0
+    for name, variance in expected.items():
+        if name.endswith('moving_var'):
+            mean = name[: -len('var')] + 'mean'
+            of_mean = np.abs(found[mean] - expected[mean]) / np.sqrt(variance)
+            largest = max(largest, float(of_mean.max()), float((np.abs(found[name] - variance) / variance).max()))
+    return largest
+
+
+def cosine(found, expected):
+    """Return the cosine between two sets of arrays, {name: array}, each taken as one vector."""
+    first, second = (np.concatenate([values[name].ravel() for name in expected]) for values in (found, expected))
+    return float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-300))
+
+
+def in_turns(functions, wait, warm_up=2):
+    """Return {label: median seconds of a run} of {label: function}, in turns (A B A B …); `wait` ends their work."""
+    for function in functions.values():
+        for _ in range(warm_up):
+            function()
+    return in_turns_anew({label: lambda function=function: function for label, function in functions.items()}, wait, 0)
+
+
+def in_turns_anew(makers, wait, warm_up=1):
+    """Return the same of {label: maker}, which makes a function for every turn: where there is no memory for all."""
+    seconds = {label: [] for label in makers}
+    for _ in range(ROUNDS):
+        for label, make in makers.items():
+            function = make()
+            for _ in range(warm_up):
+                function()
+            first = seconds_of(function, 1, wait)
+            steps = int(min(max(SECONDS / first, 1), MOST))
+            seconds[label].append(seconds_of(function, steps, wait) / steps)
+            del function
+    return {label: statistics.median(times) for label, times in seconds.items()}
+
+
+def seconds_of(function, steps, wait):
+    """Return the seconds of so many runs of a function."""
+    wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+        function()
+    wait()
+    return time.perf_counter() - start
+
+
+def largest_that_fits(batch, fits):
+    """Return the largest batch up to `batch` for which `fits(batch)`, halving it until one does; 0 if none."""
+    while batch and not fits(batch):
+        batch //= 2
+    return batch
+
+
+def largest_batch(taken, free, fits):
+    """Return the largest batch that fits into `free` MB, a multiple of MULTIPLE or less than that; 0 if none does.
+
+    `taken` is {batch: MB} of two batches, from which a third is guessed, the batch being what memory grows with;
+    `fits(batch)` tries it. Where the guess does not fit, the next is smaller by ENOUGH.
+    """
+    (small, of_small), (large, of_large) = sorted(taken.items())
+    per_image = max((of_large - of_small) / (large - small), 1e-9)
+    batch = int((free - of_large) / per_image) + large
+    while batch > 0:
+        batch -= batch % MULTIPLE if batch > MULTIPLE else 0
+        if fits(batch):
+            return batch
+        batch -= max(int(batch * ENOUGH), 1)
+    return 0
+
+
+def note_of(batch, wanted):
+    """Return the note on a figure that was measured with `batch` images where `wanted` ones did not fit."""
+    return '' if batch == wanted else f'batch {batch}'
+
+
+def text_of(value):
+    """Return a figure as a text: numbers with few digits, small and large ones with an exponent."""
+    if isinstance(value, float) and value and not 1e-3 <= abs(value) < 1e6:
+        return f'{value:.1e}'
+    return f'{value:,.6g}' if isinstance(value, float) else f'{value:,}' if isinstance(value, int) else str(value)

@@ -1,0 +1,85 @@
+"""The networks as MXNet's executors, and where they are computed."""
+
+from netkit import cuda
+from netkit._mxnet import mx
+from netkit.bench.steps import Step
+from netkit.errors import UserError
+from netkit.gpu.sizes import MEASURED, SMALL, SMALL_BATCH, batch_of, label_of
+from netkit.graph.nodes import Graph
+from netkit.networks import build, forms_for, settings_of
+
+IS_GPU = mx.context.num_gpus() > 0
+DEVICE = mx.gpu(0) if IS_GPU else mx.cpu()
+FORMS = forms_for('gpu' if IS_GPU else 'cpu')  # those that the trainers have by default
+
+
+def where():
+    """Return the name of the card, None for a CPU."""
+    return (cuda.cards() or [cuda.Card('a GPU that its driver does not name', (0, 0), 0)])[0].name if IS_GPU else None
+
+
+def default_batch(name):
+    """Return the images of a training step: those of the network choice, few on a CPU."""
+    return batch_of(name) if IS_GPU else SMALL_BATCH
+
+
+def label(name):
+    """Return the name of a network for a table, with its size where it is not the whole."""
+    return label_of(name, IS_GPU)
+
+
+def measured(quick):
+    """Return the networks to measure."""
+    return MEASURED[:1] if quick else MEASURED
+
+
+def symbol(name, **changes):
+    """Return the symbol of a network choice in the forms for this device, with `changes`."""
+    return build(name, **{**FORMS, **({} if IS_GPU else SMALL), **changes})
+
+
+def shape(name, batch):
+    """Return the shape of the images of a network choice."""
+    height, width, _ = settings_of(name)['image_shape'] if IS_GPU else SMALL['image_shape']
+    return batch, 3, height, width
+
+
+def changed(of, cudnn=None, dropout=None):
+    """Return a symbol with cuDNN's BatchNorm or MXNet's own, and with another rate of Dropout, where they are given."""
+    graph = Graph.of(of)
+    for node in graph.nodes():
+        if node.op == 'BatchNorm' and cudnn is not None:
+            node.attrs['cudnn_off'] = str(not cudnn)
+        if node.op == 'Dropout' and dropout is not None:
+            node.attrs['p'] = str(dropout)
+    return graph.symbol()
+
+
+def training(name, of, batch, context=DEVICE):
+    """Return the Step that trains a symbol."""
+    return Step(of, shape(name, batch), context, training=True)
+
+
+def wait():
+    """Return when everything is computed."""
+    mx.nd.waitall()
+
+
+def fits(function, *arguments):
+    """Call a function; tell whether the memory of the card was enough for it."""
+    is_enough = True
+    try:
+        function(*arguments)
+        wait()
+    except (mx.MXNetError, RuntimeError, UserError) as error:  # a UserError has what MXNet said as its context
+        if 'out of memory' not in f'{error} {error.__context__}':
+            raise
+        is_enough = False
+    release()
+    return is_enough
+
+
+def release():
+    """Give back the memory that MXNet keeps for further use."""
+    if IS_GPU:
+        DEVICE.empty_cache()

@@ -1,0 +1,80 @@
+"""Part `memory`: what MXNet really takes for a training step, and the largest batch that fits."""
+
+import functools
+import gc
+
+from netkit._mxnet import mx
+from netkit.gpu.figures import Figure, largest_batch, largest_that_fits, note_of
+from netkit.gpu.in_mxnet.device import (
+    DEVICE,
+    IS_GPU,
+    default_batch,
+    fits,
+    label,
+    measured,
+    release,
+    symbol,
+    training,
+    wait,
+)
+
+TAKEN = 'MB that the card has less while a training step is computed: maps, weights, their gradients, workspaces'
+LARGEST = 'largest batch that fits, without momentum'
+WAYS = {
+    'float32': {'memonger': False},
+    'float32, recomputed': {'memonger': True},
+    'float16': {'memonger': False, 'fp16': True},
+    'float16, recomputed': {'memonger': True, 'fp16': True},
+}
+
+
+def free():
+    """Return the MB (2^20 bytes) that are free on the card, with nothing kept for further use."""
+    gc.collect()
+    wait()
+    release()
+    return mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20
+
+
+def taken(name, of, batch):
+    """Return the MB that binding a symbol and a training step take."""
+    before = free()
+    step = training(name, of, batch)
+    step()
+    wait()
+    after = mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20
+    del step
+    return before - after
+
+
+def measure(name, ways):
+    """Yield the Figures of a network."""
+    wanted = default_batch(name)
+    for way in ways:
+        of = symbol(name, **WAYS[way])
+        column = f'{label(name)}, batch {wanted}'
+
+        def tried(batch, of=of):
+            return fits(lambda: training(name, of, batch)())
+
+        batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
+        if not batch:
+            yield Figure(TAKEN, way, column, 'not one image fits')
+            continue
+        found = {size: taken(name, of, size) for size in (max(batch // 2, 1), batch)}
+        yield Figure(TAKEN, way, column, round(found[batch]), note_of(batch, wanted))
+        if len(found) > 1:
+            yield Figure(LARGEST, way, label(name), largest_batch(found, free(), tried))
+
+
+def not_measured():
+    """Yield that there is nothing to measure."""
+    yield Figure(TAKEN, 'all', 'all', 'not measured: MXNet tells it of GPUs only')
+
+
+def cases(quick):
+    """Return {case: function that yields Figures}."""
+    if not IS_GPU:
+        return {'cpu': not_measured}
+    ways = tuple(WAYS)[:2] if quick else tuple(WAYS)
+    return {name: functools.partial(measure, name, ways) for name in measured(quick)}

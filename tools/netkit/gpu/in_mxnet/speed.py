@@ -1,0 +1,93 @@
+"""Parts `speed` and `inference`: images per second of a training step, milliseconds of an inference, in turns."""
+
+import functools
+
+from netkit.bench.steps import Step
+from netkit.gpu.figures import Figure, in_turns, in_turns_anew, largest_that_fits, note_of
+from netkit.gpu.in_mxnet.device import (
+    DEVICE,
+    IS_GPU,
+    changed,
+    default_batch,
+    fits,
+    label,
+    measured,
+    release,
+    shape,
+    symbol,
+    training,
+    wait,
+)
+from netkit.gpu.sizes import BATCHES
+
+# {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it)}, for all networks.
+WAYS = {
+    'as the trainers build it': ({}, None),
+    "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
+    "kept, MXNet's BatchNorm": ({'memonger': False}, False),
+    "recomputed, MXNet's BatchNorm": ({'memonger': True}, False),
+    "recomputed, cuDNN's BatchNorm (it would move the statistics twice)": ({'memonger': True}, True),
+    'kept, net_prelu=conv': ({'memonger': False, 'net_prelu': 'conv'}, None),
+    'kept, net_prelu=op (its gradient is wrong)': ({'memonger': False, 'net_prelu': 'op'}, None),
+}
+HALF = {
+    'float16, kept': ({'memonger': False, 'fp16': True}, None),
+    'float16, recomputed': ({'memonger': True, 'fp16': True}, None),
+}
+# {start of a network's name: the forms that are its own}
+OF_NETWORK = {
+    'cru': {'kept, net_groups=op': ({'memonger': False, 'net_groups': 'op'}, None)},
+    'att': {'kept, net_resize=matrix': ({'memonger': False, 'net_resize': 'matrix'}, None)},
+}
+QUICK = 'as the trainers build it', "kept, cuDNN's BatchNorm", 'kept, net_prelu=conv', 'float16, kept'
+
+
+def ways(name, quick):
+    """Return {row: (changes, BatchNorm)} of a network."""
+    own = next((rows for start, rows in OF_NETWORK.items() if name.startswith(start)), {})
+    found = {**WAYS, **own, **(HALF if IS_GPU else {})}
+    if not IS_GPU:  # where there is no cuDNN
+        found = {row: way for row, way in found.items() if way[1] is None}
+    return {row: way for row, way in found.items() if not quick or row in QUICK}
+
+
+def measure(name, quick):
+    """Yield the Figures of a network's training steps: forward and backward pass, without the update of the weights."""
+    wanted, batches, makers = default_batch(name), {}, {}
+    table = f'training (forward and backward pass), images per second, batch {wanted}'
+    for row, (changes, cudnn) in ways(name, quick).items():
+        of = changed(symbol(name, **changes), cudnn)
+
+        def make(row=row, of=of):
+            release()  # of the way before
+            return training(name, of, batches[row])
+
+        batches[row] = largest_that_fits(wanted, lambda batch, of=of: fits(lambda: training(name, of, batch)()))
+        if batches[row]:
+            makers[row] = make
+        else:
+            yield Figure(table, row, label(name), 'not one image fits')
+    for row, seconds in in_turns_anew(makers, wait).items():
+        yield Figure(table, row, label(name), round(batches[row] / seconds, 1), note_of(batches[row], wanted))
+
+
+def measure_inference(name):
+    """Yield the Figures of a network's inferences."""
+    table = 'inference, milliseconds for a batch'
+    symbols = {'float32': symbol(name, memonger=False)}
+    if IS_GPU:
+        symbols['float16'] = symbol(name, memonger=False, fp16=True)
+    for batch in BATCHES if IS_GPU else BATCHES[:2]:
+        steps = {row: Step(of, shape(name, batch), DEVICE, training=False) for row, of in symbols.items()}
+        for row, seconds in in_turns(steps, wait).items():
+            yield Figure(table, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
+
+
+def cases(quick):
+    """Return {case: function that yields Figures} of the part `speed`."""
+    return {name: functools.partial(measure, name, quick) for name in measured(quick)}
+
+
+def inference_cases(quick):
+    """Return {case: function that yields Figures} of the part `inference`."""
+    return {name: functools.partial(measure_inference, name) for name in measured(quick)}

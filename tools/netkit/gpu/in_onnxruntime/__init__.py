@@ -1,0 +1,1 @@
+"""The parts in onnxruntime, in a Python that has PyTorch as well."""

@@ -1,0 +1,16 @@
+"""Part `card`: onnxruntime and its providers."""
+
+import onnxruntime
+
+from netkit.gpu.figures import Figure
+
+
+def described():
+    """Yield the Figures of the library."""
+    yield Figure('the machine', 'onnxruntime', 'onnxruntime', onnxruntime.__version__)
+    yield Figure('the machine', 'built with', 'onnxruntime', ', '.join(onnxruntime.get_available_providers()))
+
+
+def cases(_quick):
+    """Return {case: function that yields Figures}."""
+    return {'described': described}

@@ -1,0 +1,29 @@
+"""onnxruntime, and its providers here."""
+
+import onnxruntime
+import torch
+
+from netkit.gpu.in_torch import device
+
+ON_GPU = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
+ON_CPU = ('CPUExecutionProvider',)
+if hasattr(onnxruntime, 'preload_dlls'):  # of 1.21 and later: the CUDA libraries in the wheels that PyTorch brings
+    onnxruntime.preload_dlls()
+onnxruntime.set_default_logger_severity(4)  # it would say on several lines what `session` says
+
+
+def there():
+    """Return the providers to measure, of those with which this onnxruntime was built."""
+    wanted = ON_GPU if torch.cuda.is_available() else ON_CPU
+    return [provider for provider in wanted if provider in onnxruntime.get_available_providers()]
+
+
+def where():
+    """Return the name of the card, None where this onnxruntime was not built for one."""
+    return device.where() if there() != list(ON_CPU) and there() else None
+
+
+def session(path, provider):
+    """Return a session of an ONNX file, None where onnxruntime would compute on another provider in its stead."""
+    found = onnxruntime.InferenceSession(path, providers=[provider])
+    return found if found.get_providers()[0] == provider else None

@@ -1,0 +1,80 @@
+"""The networks as PyTorch modules, and where they are computed."""
+
+import contextlib
+import os
+
+import symbol_torch
+import torch
+
+import config as host
+from netkit import ROOT
+from netkit.gpu.sizes import MEASURED, SMALL, SMALL_BATCH, batch_of, label_of
+
+SYMBOLS = os.path.join(ROOT, 'symbols')
+IS_GPU = torch.cuda.is_available()
+DEVICE = torch.device('cuda' if IS_GPU else 'cpu')
+
+
+def where():
+    """Return the name of the card, None for a CPU."""
+    return torch.cuda.get_device_name(0) if IS_GPU else None
+
+
+def default_batch(name):
+    """Return the images of a training step: those of the network choice, few on a CPU."""
+    return batch_of(name) if IS_GPU else SMALL_BATCH
+
+
+def label(name):
+    """Return the name of a network for a table, with its size where it is not the whole."""
+    return label_of(name, IS_GPU)
+
+
+def measured(quick):
+    """Return the networks to measure."""
+    return MEASURED[:1] if quick else MEASURED
+
+
+def network(name, device=DEVICE, **options):
+    """Return a network choice as a module on a device; `options` are those of `symbol_torch.choice`."""
+    torch.manual_seed(0)
+    sizes = {} if IS_GPU else SMALL
+    return symbol_torch.choice(
+        SYMBOLS, host.network[name], **{'dropout': 0.0, 'channels_last': False, **sizes, **options}
+    ).to(device)
+
+
+def images(count, device=DEVICE, side=None):
+    """Return random images as arcface_torch hands them over, in -1…1, of `side` pixels or as the networks want them."""
+    side = side or (112 if IS_GPU else SMALL['image_shape'][0])
+    return torch.rand((count, 3, side, side), generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)
+
+
+def wait():
+    """Return when everything is computed."""
+    if IS_GPU:
+        torch.cuda.synchronize()
+
+
+def fits(function, *arguments):
+    """Call a function; tell whether the memory of the card was enough for it."""
+    is_enough = True
+    try:
+        function(*arguments)
+        wait()
+    except torch.cuda.OutOfMemoryError:
+        is_enough = False
+    if IS_GPU:  # once nothing holds the maps any more
+        torch.cuda.empty_cache()
+    return is_enough
+
+
+@contextlib.contextmanager
+def tensor_float32(is_on):
+    """Compute float32 products with TF32's 10 bits, or not."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_on
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

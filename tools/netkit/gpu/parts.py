@@ -1,0 +1,114 @@
+"""The parts, the engines that have them, and how a process measures one."""
+
+import importlib
+import json
+import time
+from typing import NamedTuple, Tuple
+
+from netkit.errors import UserError, reason
+from netkit.gpu.figures import Figure
+
+ENGINES = {'torch': 'PyTorch', 'onnxruntime': 'onnxruntime', 'mxnet': 'MXNet'}
+# {engine: module with `where()`, the name of the card or None for a CPU}
+DEVICES = {'torch': 'in_torch.device', 'onnxruntime': 'in_onnxruntime.providers', 'mxnet': 'in_mxnet.device'}
+CARD = 'card'  # the part that comes first, and without which an engine is left out
+FLOAT32 = ('NVIDIA_TF32_OVERRIDE=0',)  # has NVIDIA's libraries compute float32 with all its digits
+
+
+class Part(NamedTuple):
+    """A part in an engine: its module, the function there that returns its cases, its share of the time."""
+
+    module: str
+    share: int
+    function: str = 'cases'
+    variables: Tuple[str, ...] = ()  # NAME=VALUE, for the libraries
+    is_quick: bool = True  # whether --quick measures it
+
+
+PARTS = {
+    CARD: {  # outside the time that is shared
+        'torch': Part('in_torch.card', 0),
+        'onnxruntime': Part('in_onnxruntime.card', 0),
+        'mxnet': Part('in_mxnet.card', 0),
+    },
+    'plan': {'mxnet': Part('in_mxnet.plan', 20)},
+    'correctness': {
+        'torch': Part('in_torch.correctness', 70),
+        'mxnet': Part('in_mxnet.correctness', 80, variables=FLOAT32),
+    },
+    'memory': {'torch': Part('in_torch.memory', 60), 'mxnet': Part('in_mxnet.memory', 70)},
+    'speed': {'torch': Part('in_torch.speed', 110), 'mxnet': Part('in_mxnet.speed', 130)},
+    'inference': {
+        'torch': Part('in_torch.inference', 40),
+        'onnxruntime': Part('in_onnxruntime.inference', 80, is_quick=False),
+        'mxnet': Part('in_mxnet.speed', 30, 'inference_cases'),
+    },
+    'scaling': {'torch': Part('in_torch.scaling', 50), 'mxnet': Part('in_mxnet.scaling', 40, is_quick=False)},
+    'faces': {'torch': Part('in_torch.faces', 100), 'mxnet': Part('in_mxnet.faces', 80, is_quick=False)},
+    'compile': {'torch': Part('in_torch.speed', 90, 'compiled_cases', is_quick=False)},
+}
+
+
+def cases_of(part, engine, args):
+    """Return {case: function that yields Figures}, with what the options `args` tell the part."""
+    if engine not in PARTS[part]:
+        raise UserError(f'{ENGINES[engine]} has no part {part}; choose from {", ".join(of_engine(engine))}')
+    found = PARTS[part][engine]
+    function = getattr(importlib.import_module(f'netkit.gpu.{found.module}'), found.function)
+    given = {}
+    if (part, engine) == ('speed', 'torch'):
+        given['checkout'] = args.insightface
+    if (part, engine) == ('inference', 'onnxruntime'):
+        given['python'] = args.mxnet_python
+    return function(args.quick, **given)
+
+
+def of_engine(engine):
+    """Return the parts that an engine has."""
+    return [part for part, engines in PARTS.items() if engine in engines]
+
+
+def where(engine):
+    """Return the name of the card on which an engine computes, None for a CPU; imports the engine."""
+    return importlib.import_module(f'netkit.gpu.{DEVICES[engine]}').where()
+
+
+def measure(part, engine, args, tell):
+    """Measure the cases of a part; return whether all came to their end.
+
+    `tell` is called with a dict for what becomes known: the device and the cases; each Figure; each case's end.
+    """
+    device, cases = where(engine), cases_of(part, engine, args)
+    if args.case:
+        if args.case not in cases:
+            raise UserError(f'{part} has no case {args.case!r} here; choose from {", ".join(cases)}')
+        cases = {args.case: cases[args.case]}
+    tell({'where': device, 'cases': list(cases)})
+    is_whole = True
+    for case, function in cases.items():
+        start, problem = time.perf_counter(), None
+        try:
+            for figure in function():
+                tell({'case': case, 'figure': figure})
+        except Exception as error:  # of one case; the next may do
+            problem, is_whole = f'{reason(error)}', False
+        tell({'case': case, 'seconds': round(time.perf_counter() - start, 1), 'problem': problem})
+    return is_whole
+
+
+def as_line(told):
+    """Return what was told as a line."""
+    return json.dumps(told, ensure_ascii=True)
+
+
+def from_line(line):
+    """Return what a line tells; None for a line that a library has printed."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(told, dict) or not ({'cases', 'case'} & set(told)):
+        return None
+    if 'figure' in told:
+        told['figure'] = Figure(*told['figure'])
+    return told

@@ -1,0 +1,182 @@
+"""Parts in processes of their own, each within its share of the time; a failure of one does not stop the others."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from tqdm import tqdm
+
+from netkit import ROOT
+from netkit.errors import UserError
+from netkit.gpu.figures import Figure
+from netkit.gpu.parts import CARD, ENGINES, PARTS, from_line
+
+PROGRAM = os.path.join('tools', 'check_gpu.py')
+ENVIRONMENT = os.path.join('tools', 'gpu_env.py')  # which finds the libraries that MXNet for CUDA needs
+
+
+START = 180  # seconds for a card: libraries of gigabytes are read from the disk for the first time
+LEAST = 1  # second for a part, where the time is over
+
+
+class Outcome(NamedTuple):
+    """What came of a part: the card (None: a CPU), {case: command}, [(case, Figure)], seconds, [problems]."""
+
+    part: str
+    engine: str
+    where: Optional[str]
+    commands: Dict[str, str]
+    figures: List[Tuple[str, Figure]]
+    seconds: float
+    problems: List[str]
+
+
+def command(part, engine, args):
+    """Return the command that measures a part, relative to the project's folder."""
+    python = args.mxnet_python if engine == 'mxnet' else sys.executable
+    found = [python, ENVIRONMENT, '--', python] if engine == 'mxnet' else [python]
+    variables = PARTS[part][engine].variables
+    found = ['env', *variables, *found] if variables else found
+    found += [PROGRAM, '--part', part, '--engine', engine] + ['--quick'] * args.quick
+    if args.insightface and (part, engine) == ('speed', 'torch'):
+        found += ['--insightface', args.insightface]
+    if args.mxnet_python and (part, engine) == ('inference', 'onnxruntime'):
+        found += ['--mxnet-python', args.mxnet_python]
+    return found
+
+
+def shown(words):
+    """Return a command as one would type it in the project's folder."""
+
+    def short(word):
+        return os.path.relpath(word, ROOT) if word.startswith(ROOT + os.sep) else word
+
+    return shlex.join(map(short, words))
+
+
+def end(process):
+    """End a process and those that it has started."""
+    if process.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if hasattr(os, 'killpg'):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+def run(part, engine, args, seconds):
+    """Measure a part in a process of its own, for at most so many seconds; return its Outcome."""
+    words, start, late = command(part, engine, args), time.time(), threading.Event()
+    where, commands, figures, problems, ended = None, {}, [], [], []
+    with tempfile.TemporaryFile() as errors, tqdm(unit='case', leave=False, disable=None) as bar:
+        bar.set_description(f'{part}, {ENGINES[engine]}')
+        try:
+            process = subprocess.Popen(
+                [*words, '--json'], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, start_new_session=True
+            )
+        except OSError as error:
+            return Outcome(part, engine, None, {}, [], 0.0, [f'cannot run {words[0]}: {error.strerror}'])
+
+        def stop():
+            late.set()
+            end(process)
+
+        timer = threading.Timer(seconds, stop)
+        timer.start()
+        try:
+            for told in filter(None, map(from_line, process.stdout or ())):
+                if 'cases' in told:
+                    where = told['where']
+                    commands = {case: shown([*words, '--case', case]) for case in told['cases']}
+                    bar.reset(len(commands))
+                elif 'figure' in told:
+                    figures.append((told['case'], told['figure']))
+                else:
+                    ended.append(told['case'])
+                    bar.update()
+                    problems += [f'{told["case"]}: {told["problem"]}'] if told['problem'] else []
+            process.wait()  # all that it started has ended, too, or the pipe would still be open
+        finally:
+            timer.cancel()
+            end(process)
+            process.wait()
+        if late.is_set():
+            left = ', '.join(case for case in commands if case not in ended)
+            problems.append(f'stopped after its {seconds:.0f} s, before the end of {left or "its first case"}')
+        elif process.returncode and not problems:
+            problems.append(why(process.returncode, errors))
+    return Outcome(part, engine, where, commands, figures, time.time() - start, problems)
+
+
+def why(status, errors):
+    """Return why a process failed: the last line that it wrote into the file `errors`, or its exit status."""
+    errors.seek(0)
+    lines = errors.read().decode('utf-8', 'replace').strip().splitlines()
+    if status < 0:
+        return f'ended by signal {-status}'
+    return lines[-1].strip() if lines else f'exit code {status}'
+
+
+class Schedule:
+    """The tasks that are still to come, (part, engine), and the time for them, shared by the parts' weights."""
+
+    def __init__(self, seconds, tasks):
+        self.until, self.tasks = time.time() + seconds, list(tasks)
+
+    def next(self):
+        """Take off the next task; return (part, engine, seconds at most)."""
+        shares = [PARTS[part][engine].share for part, engine in self.tasks]
+        part, engine = self.tasks.pop(0)
+        return part, engine, max((self.until - time.time()) * shares[0] / sum(shares), LEAST)
+
+
+def tasks_of(parts, engines, args):
+    """Return the tasks, (part, engine), besides the cards: of `parts`, or with None of all that --quick leaves."""
+    return [
+        (part, engine)
+        for part in PARTS
+        for engine, found in PARTS[part].items()
+        if part != CARD and engine in engines and (part in parts if parts else found.is_quick or not args.quick)
+    ]
+
+
+def run_all(parts, engines, args, tell):
+    """Measure `parts`, all with None, in `engines`; yield the Outcomes. `tell` is given a sentence on each.
+
+    The part `card` comes first: an engine that does not come to its end is left out of the others, and one that sees
+    no GPU where another does, so that no figure of a CPU stands among those of a GPU.
+    """
+
+    def measured(part, engine, seconds):
+        outcome = run(part, engine, args, seconds)
+        tell(f'{part}, {ENGINES[engine]}: {len(outcome.figures)} figures in {outcome.seconds:.0f} s')
+        for problem in outcome.problems:
+            tell(f'  not finished: {problem}')
+        return outcome
+
+    cards = {engine: measured(CARD, engine, START) for engine in engines}
+    yield from cards.values()
+    schedule = Schedule(60 * args.minutes, tasks_of(parts, fit(cards), args))
+    while schedule.tasks:
+        yield measured(*schedule.next())
+
+
+def fit(cards):
+    """Return the engines that compute, and on a GPU if any of them does, from {engine: Outcome of its card}."""
+    found = [engine for engine, outcome in cards.items() if not outcome.problems]
+    return [engine for engine in found if cards[engine].where] or found
+
+
+def check_measured(outcomes):
+    """Raise UserError if no engine came to the end of its card."""
+    if not any(outcome.part == CARD and not outcome.problems for outcome in outcomes):
+        told = '; '.join(f'{ENGINES[outcome.engine]}: {", ".join(outcome.problems)}' for outcome in outcomes)
+        raise UserError(f'no engine computes here; "make check-gpu" brings them ({told})')
