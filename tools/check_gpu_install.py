@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 
-from netkit import ROOT
+from netkit import ROOT, cuda
 from netkit.cli import Parser, run
 from netkit.errors import UserError
 
@@ -63,9 +63,12 @@ def main():
             '-r',
             os.path.join(ROOT, 'requirements-gpu.txt'),
         )
+        (library,) = glob.glob(os.path.join(folder, 'venv', 'lib', '*', '*', 'mxnet', 'libmxnet.so'))
+        code = cuda.listed(cuda.kernels(library)) or 'none'
+        print(f'MXNet has code for cards of compute capability {code} (a + stands for PTX)', flush=True)
         source = os.path.join(folder, 'cuda.c')
         with open(source, 'w') as file:
-            file.write(stand_in(glob.glob(os.path.join(folder, 'venv', 'lib', '*', '*', 'mxnet', 'libmxnet.so'))[0]))
+            file.write(stand_in(library))
         call('gcc', '-shared', '-fPIC', '-Wl,-soname,libcuda.so.1', '-o', os.path.join(folder, 'libcuda.so.1'), source)
         environment = dict(os.environ, LD_LIBRARY_PATH=folder)
         tool = os.path.join(ROOT, 'tools', 'gpu_env.py')

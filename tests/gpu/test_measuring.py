@@ -121,9 +121,9 @@ FIGURE = 'tell(where=None, cases=["a", "b"]); tell(case="a", figure=["t", "r", "
             + 'tell(case="a", seconds=1, problem="x failed"); tell(case="b", seconds=1, problem=None); sys.exit(1)',
             'a: x failed',
         ),
-        (FIGURE + 'raise SystemExit("the driver is gone")', 'the driver is gone'),
-        (FIGURE + 'os.kill(os.getpid(), 11)', 'ended by signal 11'),
-        (FIGURE + 'sys.exit(7)', 'exit code 7'),
+        (FIGURE + 'raise SystemExit("the driver is gone")', 'the driver is gone, before the end of a, b'),
+        (FIGURE + 'os.kill(os.getpid(), 11)', 'ended by signal 11, before the end of a, b'),
+        (FIGURE + 'sys.exit(7)', 'exit code 7, before the end of a, b'),
     ],
 )
 def test_a_failure_keeps_what_was_measured(monkeypatch, script, problem):

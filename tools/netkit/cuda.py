@@ -123,6 +123,8 @@ def kernels(path):
     Nothing in it is run. Raises OSError; a library without such code has none.
     """
     found = set()
+    if not os.path.getsize(path):  # which cannot be mapped
+        return found
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = content.find(CONTAINER)
         while 0 <= at <= len(content) - CONTAINER_HEADER.size:

@@ -108,11 +108,11 @@ def run(part, engine, args, seconds):
             timer.cancel()
             end(process)
             process.wait()
+        left = ', '.join(case for case in commands if case not in ended)
         if late.is_set():
-            left = ', '.join(case for case in commands if case not in ended)
             problems.append(f'stopped after its {seconds:.0f} s, before the end of {left or "its first case"}')
-        elif process.returncode and not problems:
-            problems.append(why(process.returncode, errors))
+        elif process.returncode and (left or not problems):
+            problems.append(why(process.returncode, errors) + f', before the end of {left}' * bool(left))
     return Outcome(part, engine, where, commands, figures, time.time() - start, problems)
 
 

@@ -20,70 +20,79 @@ DIFFERENCE = 'inference: largest difference of the embeddings from PyTorch in fl
 INPUT, SETTLING = 'data', 30  # the input's name; steps after which the moving statistics are those of the images
 
 
-def settled(name):
-    """Return a network with random weights and moving statistics that fit them."""
-    module = network(name).train()
-    with torch.no_grad():
-        for _ in range(SETTLING):
-            module(images(16))
-    return module.eval()
+class Files:
+    """ONNX files of networks with random weights, each written once, by tools/export.py in the Python `python`.
 
-
-def exported(module, name, precision, python, folder):
-    """Return the path of the ONNX file of a module, BatchNorms folded; raises UserError where it is not written.
-
-    `python` has MXNet, with which tools/export.py reads the module's state dict and compares what it writes.
+    That one has MXNet, reads the module's state dict and compares what it writes. BatchNorms are folded.
     """
-    weights, prefix = os.path.join(folder, name + '.pt'), os.path.join(folder, f'{name}-{precision}')
-    torch.save(module.state_dict(), weights)
-    command = [python, os.path.join(ROOT, 'tools', 'export.py'), '--network', name, '--model', weights]
-    command += ['--fold-bn', '--onnx', '--precision', precision, '--output', prefix]
-    if not IS_GPU:
-        size = ','.join(map(str, SMALL['image_shape'][:2]))
-        command += ['--multiplier', str(SMALL['net_multiplier']), '--image-size', size]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
-        raise UserError(f'the ONNX file was not written: {reason}')
-    (path,) = (os.path.join(folder, file) for file in os.listdir(folder) if file.endswith(f'{precision}-folded.onnx'))
-    return path
+
+    def __init__(self, python):
+        self.python, self.folder = python, tempfile.TemporaryDirectory()
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019 of one object in a process
+    def module(self, name):
+        """Return a network with moving statistics that fit its random weights, and embeddings of `raw_images`."""
+        module, pixels = network(name).train(), images(max(BATCHES))
+        with torch.no_grad():
+            for _ in range(SETTLING):
+                module(images(16))
+            with tensor_float32(False):
+                normalised = torch.tensor(raw_images()).sub(127.5).div(127.5).to(pixels.device)
+                return module, module.eval()(normalised).double().cpu().numpy()
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def path(self, name, precision):
+        """Return the path of the file of a network; raises UserError where it is not written."""
+        weights, prefix = (os.path.join(self.folder.name, name + end) for end in ('.pt', '-' + precision))
+        torch.save(self.module(name)[0].state_dict(), weights)
+        command = [self.python, os.path.join(ROOT, 'tools', 'export.py'), '--network', name, '--model', weights]
+        command += ['--fold-bn', '--onnx', '--precision', precision, '--output', prefix]
+        if not IS_GPU:
+            size = ','.join(map(str, SMALL['image_shape'][:2]))
+            command += ['--multiplier', str(SMALL['net_multiplier']), '--image-size', size]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+            raise UserError(f'the ONNX file was not written: {reason}')
+        return prefix + '-folded.onnx'
 
 
-def measure(name, precisions, python):
-    """Yield the Figures of a network."""
-    with tempfile.TemporaryDirectory() as folder:
-        module, pixels = settled(name), images(max(BATCHES))
-        raw = np.round(pixels.cpu().numpy() * 127.5 + 127.5)  # RGB as the ONNX file takes it
-        with torch.no_grad(), tensor_float32(False):
-            expected = module((torch.tensor(raw) - 127.5).div(127.5).to(pixels.device)).double().cpu().numpy()
-        for precision in precisions:
-            path = exported(module, name, precision, python, folder)
-            sessions = {provider: session(path, provider) for provider in there()}
-            for provider, found in sessions.items():
-                row = f'{provider[: -len("ExecutionProvider")]}, {precision}'
-                if found is None:
-                    yield Figure(TABLE, row, label(name), 'not measured: its libraries do not load')
-                    continue
-                output = found.run(None, {INPUT: raw.astype(np.float32)})[0].astype(np.float64)
-                yield Figure(DIFFERENCE, row, label(name), distance({'': output}, {'': expected}))
-            yield from times(sessions, raw.astype(np.float32), name, precision)
+@functools.lru_cache(maxsize=None)
+def raw_images():
+    """Return images as the ONNX files take them: RGB of 0…255."""
+    return np.round(images(max(BATCHES)).cpu().numpy() * 127.5 + 127.5).astype(np.float32)
 
 
-def times(sessions, raw, name, precision):
-    """Yield the times of {provider: session or None}, in turns."""
+def measure(name, provider, precisions, files):
+    """Yield the Figures of a network on a provider."""
+    short = provider[: -len('ExecutionProvider')]
+    steps = {}
+    for precision in precisions:
+        row, found = f'{short}, {precision}', session(files.path(name, precision), provider)
+        if found is None:
+            yield Figure(TABLE, row, label(name), 'not measured: its libraries do not load')
+            continue
+        output = found.run(None, {INPUT: raw_images()})[0].astype(np.float64)
+        yield Figure(DIFFERENCE, row, label(name), distance({'': output}, {'': files.module(name)[1]}))
+        steps[row] = found
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
-        steps = {
-            f'{provider[: -len("ExecutionProvider")]}, {precision}': functools.partial(
-                found.run, None, {INPUT: raw[:batch]}
-            )
-            for provider, found in sessions.items()
-            if found
-        }
-        for row, seconds in in_turns(steps, lambda: None).items():  # a run ends with the embeddings in memory
+        given = {INPUT: raw_images()[:batch]}
+        runs = {row: functools.partial(found.run, None, given) for row, found in steps.items()}
+        for row, seconds in in_turns(runs, lambda: None).items():  # a run ends with the embeddings in memory
             yield Figure(TABLE, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
 
 
 def cases(quick, python=None):
-    """Return {case: function that yields Figures}; `python` is an interpreter with MXNet, which writes the files."""
+    """Return {case: function that yields Figures}; `python` is an interpreter with MXNet, which writes the files.
+
+    The cases of a provider stand together: what is measured of one stays if the next brings down the process.
+    """
     precisions = ('float32',) if quick or not IS_GPU else ('float32', 'float16')
-    return {name: functools.partial(measure, name, precisions, python) for name in measured(quick)}
+    files = Files(python)
+    return {
+        f'{name}, {provider[: -len("ExecutionProvider")]}': functools.partial(
+            measure, name, provider, precisions, files
+        )
+        for provider in there()
+        for name in measured(quick)
+    }
