@@ -1,5 +1,6 @@
 """The parts in MXNet, on a CPU: what they compare is found when it is wrong. What only a GPU has is stood in for."""
 
+import contextlib
 import functools
 
 import pytest
@@ -96,6 +97,24 @@ def test_the_machine_is_described():
     found = figures_of(card.described)
     assert found[card.TABLE, 'MXNet'] == mx.__version__ and found[card.TABLE, 'GPUs that it sees'] == 0
     assert found[card.TABLE, 'code for compute capability'] == 'none'
+
+
+@pytest.mark.parametrize('capability, is_there', [((8, 9), True), ((9, 0), False)])
+def test_a_card_that_mxnet_has_no_code_for(monkeypatch, capability, is_there):
+    monkeypatch.setattr(card, 'IS_GPU', True)
+    monkeypatch.setattr(card.cuda, 'cards', lambda: [card.cuda.Card('NVIDIA Sham', capability, 8000)])
+    monkeypatch.setattr(card.cuda, 'kernels', lambda path: {(card.cuda.MACHINE_CODE, (8, 6))})
+    rows = []
+    with (
+        pytest.raises(UserError, match='has code for compute capability 8.6, and this card has 9.0')
+        if not is_there
+        else contextlib.nullcontext()
+    ):
+        for row in card.described():
+            rows.append(row)
+    values = {row.row: row.value for row in rows}
+    assert values['card 0'] == 'NVIDIA Sham' and values['card 0, code for it'] == ('yes' if is_there else 'no')
+    assert values['libcudnn.so.8'] == 'not found'
 
 
 def test_plans_do_not_depend_on_the_device():

@@ -121,7 +121,7 @@ FIGURE = 'tell(where=None, cases=["a", "b"]); tell(case="a", figure=["t", "r", "
             + 'tell(case="a", seconds=1, problem="x failed"); tell(case="b", seconds=1, problem=None); sys.exit(1)',
             'a: x failed',
         ),
-        (FIGURE + 'raise SystemExit("the driver is gone")', 'the driver is gone, before the end of a, b'),
+        (FIGURE + 'raise SystemExit("check_gpu.py: the driver is gone")', 'the driver is gone, before the end of a, b'),
         (FIGURE + 'os.kill(os.getpid(), 11)', 'ended by signal 11, before the end of a, b'),
         (FIGURE + 'sys.exit(7)', 'exit code 7, before the end of a, b'),
     ],
@@ -332,6 +332,22 @@ def test_a_case_that_fails_does_not_stop_the_others(monkeypatch):
         'CUDA error: an illegal memory access was encountered',
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError('libcuda.so.1: cannot open shared object file'),
+        ImportError('libcuda.so.1: cannot open shared object file'),
+    ],
+)
+def test_an_engine_that_does_not_start_is_a_sentence(run_tool, monkeypatch, error):
+    def fails(engine):
+        raise error
+
+    monkeypatch.setattr(parts, 'where', fails)
+    code, _, err = run_tool(check_gpu, '--part', 'card', '--engine', 'mxnet')
+    assert (code, err) == (2, 'check_gpu.py: MXNet does not start here: libcuda.so.1: cannot open shared object file\n')
 
 
 def test_a_part_is_in_one_table_and_has_a_module_for_it():

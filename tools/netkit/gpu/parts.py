@@ -78,7 +78,10 @@ def measure(part, engine, args, tell):
 
     `tell` is called with a dict for what becomes known: the device and the cases; each Figure; each case's end.
     """
-    device, cases = where(engine), cases_of(part, engine, args)
+    try:
+        device, cases = where(engine), cases_of(part, engine, args)
+    except (ImportError, OSError, RuntimeError) as error:  # of its libraries, and an MXNetError
+        raise UserError(f'{ENGINES[engine]} does not start here: {reason(error)}')
     if args.case:
         if args.case not in cases:
             raise UserError(f'{part} has no case {args.case!r} here; choose from {", ".join(cases)}')

@@ -19,6 +19,7 @@ from netkit.gpu.figures import Figure
 from netkit.gpu.parts import CARD, ENGINES, PARTS, from_line
 
 PROGRAM = os.path.join('tools', 'check_gpu.py')
+NAME = 'check_gpu.py: '  # with which its refusals begin
 ENVIRONMENT = os.path.join('tools', 'gpu_env.py')  # which finds the libraries that MXNet for CUDA needs
 
 
@@ -122,7 +123,8 @@ def why(status, errors):
     lines = errors.read().decode('utf-8', 'replace').strip().splitlines()
     if status < 0:
         return f'ended by signal {-status}'
-    return lines[-1].strip() if lines else f'exit code {status}'
+    said = lines[-1].strip() if lines else f'exit code {status}'
+    return said[len(NAME) :] if said.startswith(NAME) else said
 
 
 class Schedule:

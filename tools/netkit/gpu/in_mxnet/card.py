@@ -14,8 +14,8 @@ MAPS, FILTERS = (2, 8, 8, 8), {'num_filter': 8, 'kernel': (3, 3), 'pad': (1, 1)}
 
 
 def described():
-    """Yield the Figures of the machine."""
-    features = mx.runtime.Features()
+    """Yield the Figures of the machine; raises UserError where MXNet has no code for the first card."""
+    features, cards = mx.runtime.Features(), cuda.cards()
     code = cuda.kernels(cuda.library_of_mxnet())
     facts = {
         'Python': platform.python_version(),
@@ -27,7 +27,7 @@ def described():
         'code for compute capability': cuda.listed(code) or 'none',
         'CPU cores': os.cpu_count(),
     }
-    for number, card in enumerate(cuda.cards()):
+    for number, card in enumerate(cards):
         facts[f'card {number}'] = card.name
         facts[f'card {number}, compute capability'] = '{}.{}'.format(*card.capability)
         facts[f'card {number}, code for it'] = 'yes' if cuda.runs_on(code, card.capability) else 'no'
@@ -36,6 +36,9 @@ def described():
         facts[library] = (place.version or place.folder) if place else 'not found'
     for what, value in facts.items():
         yield Figure(TABLE, what, 'MXNet', value)
+    if IS_GPU and cards and not cuda.runs_on(code, cards[0].capability):
+        its = '{}.{}'.format(*cards[0].capability)
+        raise UserError(f'MXNet has code for compute capability {cuda.listed(code)}, and this card has {its}')
 
 
 def is_on(features, name):

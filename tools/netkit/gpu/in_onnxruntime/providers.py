@@ -1,5 +1,8 @@
 """onnxruntime, and its providers here."""
 
+import importlib
+import importlib.util
+
 import onnxruntime
 import torch
 
@@ -9,6 +12,8 @@ ON_GPU = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
 ON_CPU = ('CPUExecutionProvider',)
 if hasattr(onnxruntime, 'preload_dlls'):  # of 1.21 and later: the CUDA libraries in the wheels that PyTorch brings
     onnxruntime.preload_dlls()
+if importlib.util.find_spec('tensorrt'):  # whose import loads the libraries in its wheel
+    importlib.import_module('tensorrt')
 onnxruntime.set_default_logger_severity(4)  # it would say on several lines what `session` says
 
 
