@@ -7,6 +7,7 @@ import pytest
 
 from netkit._mxnet import mx
 from netkit.errors import UserError
+from netkit.gpu import figures
 from netkit.gpu.in_mxnet import card, correctness, device, faces, memory, plan, scaling, speed
 from netkit.graph.nodes import Graph
 
@@ -124,17 +125,18 @@ def test_plans_do_not_depend_on_the_device():
 
 
 class Memory:
-    """A card of 1,000 MB: 100 for the weights of every executor, 10 for each image."""
+    """A card of 1,000 MB: 100 for every executor, 10 for each image."""
 
     def __init__(self, monkeypatch):
         self.used = 0.0
         monkeypatch.setattr(memory, 'IS_GPU', True)
         monkeypatch.setattr(memory, 'default_batch', lambda name: self.batch)
-        monkeypatch.setattr(memory, 'training', self.training)
+        monkeypatch.setattr(memory, 'Weights', lambda name, of: None)
+        monkeypatch.setattr(memory, 'Sharing', self.sharing)
         monkeypatch.setattr(mx.context, 'gpu_memory_info', lambda number: ((1000 - self.used) * 2**20, 1000 * 2**20))
 
-    def training(self, name, of, batch):
-        needs = 100 + 10 * batch
+    def sharing(self, of, shape, weights):
+        needs = 100 + 10 * shape[0]
         if self.used + needs > 1000:
             raise mx.MXNetError('cudaMalloc retry failed: out of memory')
         card_of = self
@@ -174,16 +176,15 @@ def test_another_error_than_that_of_memory_is_one():
 
 def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
     """On a card with room for two images where the statistics are kept, and for four where not."""
-    real, batches = device.training, []
+    real = device.Sharing
 
-    def training(name, of, batch, context=device.DEVICE):
-        batches.append(batch)
-        if batch > 2 and 'net_prelu=op' in asked[0]:
+    def sharing(of, shape, weights):
+        if shape[0] > 2 and 'net_prelu=op' in asked[0]:
             raise mx.MXNetError('cudaMalloc retry failed: out of memory')
-        return real(name, of, batch, context)
+        return real(of, shape, weights)
 
     asked = ['']
-    monkeypatch.setattr(speed, 'training', training)
+    monkeypatch.setattr(speed, 'Sharing', sharing)
     original = speed.ways
 
     def ways(name, quick):
@@ -198,6 +199,39 @@ def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
     assert notes.pop('kept, net_prelu=op (its gradient is wrong)') == 'batch 2' and set(notes.values()) == {''}
 
 
+def test_executors_that_share_weights_compute_what_a_step_computes(small):
+    """A Step of its own, with the same weights and images, in another form."""
+    of = device.changed(device.symbol(NETWORK, net_prelu='mul', memonger=True), dropout=0.0)
+    weights = device.Weights(NETWORK, of)
+    sharing = device.Sharing(of, device.shape(NETWORK, 4), weights)
+    alone = device.training(NETWORK, device.changed(device.symbol(NETWORK), dropout=0.0), 4)
+    alone.load({**weights.arguments, **weights.statistics, 'data': sharing.executor.arg_dict['data']})
+    direction = mx.nd.random.normal(shape=sharing.head_gradient.shape)
+    for step in (sharing, alone):
+        step.head_gradient = direction
+        step()
+    device.wait()
+    expected = {key: array for key, array in alone.executor.grad_dict.items() if key != 'data'}
+    assert figures.cosine(correctness.arrays(weights.gradients), correctness.arrays(expected)) > 0.9999
+    assert figures.moved(correctness.arrays(weights.statistics), correctness.arrays(alone.executor.aux_dict)) < 1e-4
+
+
+def test_an_inference_is_one(small, monkeypatch):
+    """It moves no statistics, and has the embeddings of a Step of its own."""
+    of = device.symbol(NETWORK)
+    weights = device.Weights(NETWORK, of)
+    before = correctness.arrays(weights.statistics)
+    sharing = device.Sharing(of, device.shape(NETWORK, 2), weights, training=False)
+    sharing()
+    pixels = sharing.executor.arg_dict['data'].asnumpy()
+    alone = correctness.inferred(NETWORK, of, {**weights.arguments, **weights.statistics}, pixels, device.DEVICE)
+    assert figures.distance({'': sharing.executor.outputs[0].asnumpy()}, alone) < 1e-5
+    assert figures.distance(correctness.arrays(weights.statistics), before) == 0
+    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
+    rows = list(speed.measure_inference(NETWORK))
+    assert [row.column.rpartition(', ')[2] for row in rows] == ['batch 1', 'batch 8'] and rows[0].value > 0
+
+
 class Items:
     """A dict of which only the items are wanted."""
 
@@ -210,14 +244,14 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
     monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
     seen, real = [], scaling.trainer
 
-    def trainer(name, devices):
-        made, batch = real(name, devices)
+    def trainer(name, devices, kvstore):
+        made, batch = real(name, devices, kvstore)
         step = made.step
         made.step = lambda batch: (seen.append((devices, made.sums)), step(batch))
         return made, batch
 
     monkeypatch.setattr(scaling, 'trainer', trainer)
-    found = figures_of(scaling.measure, NETWORK, 2)
+    found = figures_of(scaling.measure, NETWORK, 2, 'device')
     assert {sums for devices, sums in seen if devices == 1} == {False}
     of_two = [sums for devices, sums in seen if devices == 2]
     assert True in of_two and False in of_two

@@ -20,6 +20,7 @@ WAYS = {
     "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
     "kept, MXNet's BatchNorm": ({'memonger': False}, False),
     'recomputed': ({'memonger': True}, None),
+    "recomputed, cuDNN's BatchNorm (never built: it would move the statistics twice)": ({'memonger': True}, True),
     'recomputed, net_prelu=conv': ({'memonger': True, 'net_prelu': 'conv'}, None),
     'float16, recomputed': ({'memonger': True, 'fp16': True}, None),
 }

@@ -1,10 +1,13 @@
 """The networks as MXNet's executors, and where they are computed."""
 
+import numpy as np
+
 from netkit import cuda
 from netkit._mxnet import mx
-from netkit.bench.steps import Step
+from netkit.bench.steps import Step, initial_value
 from netkit.errors import UserError
 from netkit.gpu.sizes import MEASURED, SMALL, SMALL_BATCH, batch_of, label_of
+from netkit.graph.naming import is_variance
 from netkit.graph.nodes import Graph
 from netkit.networks import build, forms_for, settings_of
 
@@ -58,6 +61,45 @@ def changed(of, cudnn=None, dropout=None):
 def training(name, of, batch, context=DEVICE):
     """Return the Step that trains a symbol."""
     return Step(of, shape(name, batch), context, training=True)
+
+
+class Weights:
+    """The parameters of a network, their gradients and its moving statistics on the device, for executors to share."""
+
+    def __init__(self, name, of):
+        shapes, _, statistics = of.infer_shape(data=shape(name, 1))
+        types, _, _ = of.infer_type(data=np.float32)
+        random, self.arguments = np.random.RandomState(0), {}
+        for key, size, kind in zip(of.list_arguments(), shapes, types):
+            if key != 'data':
+                self.arguments[key] = mx.nd.empty(size, DEVICE, kind)
+                self.arguments[key][:] = initial_value(key, size, random)
+        self.gradients = {key: mx.nd.zeros_like(array) for key, array in self.arguments.items()}
+        self.statistics = {
+            key: mx.nd.full(size, float(is_variance(key)), DEVICE)
+            for key, size in zip(of.list_auxiliary_states(), statistics)
+        }
+
+
+class Sharing:
+    """A training step or an inference of a symbol with given Weights: what a Step is, at once; a call runs it."""
+
+    def __init__(self, of, image_shape, weights, training=True):
+        data = mx.nd.random.uniform(0, 255, image_shape, ctx=DEVICE)
+        self.executor = of.bind(
+            DEVICE,
+            {**weights.arguments, 'data': data},
+            weights.gradients if training else None,
+            'write' if training else 'null',
+            weights.statistics,
+        )
+        self.training = training
+        self.head_gradient = mx.nd.ones(self.executor.outputs[0].shape, DEVICE)
+
+    def __call__(self):
+        self.executor.forward(is_train=self.training)
+        if self.training:
+            self.executor.backward(self.head_gradient)
 
 
 def wait():

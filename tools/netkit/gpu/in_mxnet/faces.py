@@ -47,5 +47,5 @@ def measure(steps, options):
 
 def cases(quick):
     """Return {case: function that yields Figures}."""
-    steps, options = (100 if quick else 300, ON_GPU) if IS_GPU else (4, ON_CPU)
+    steps, options = (50 if quick else 150, ON_GPU) if IS_GPU else (4, ON_CPU)
     return {FACES: functools.partial(measure, steps, options)}

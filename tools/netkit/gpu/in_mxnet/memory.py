@@ -8,17 +8,19 @@ from netkit.gpu.figures import Figure, largest_batch, largest_that_fits, note_of
 from netkit.gpu.in_mxnet.device import (
     DEVICE,
     IS_GPU,
+    Sharing,
+    Weights,
     default_batch,
     fits,
     label,
     measured,
     release,
+    shape,
     symbol,
-    training,
     wait,
 )
 
-TAKEN = 'MB that the card has less while a training step is computed: maps, weights, their gradients, workspaces'
+TAKEN = 'MB that the card has less while a training step is computed, besides weights and gradients'
 LARGEST = 'largest batch that fits, without momentum'
 WAYS = {
     'float32': {'memonger': False},
@@ -36,10 +38,10 @@ def free():
     return mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20
 
 
-def taken(name, of, batch):
-    """Return the MB that binding a symbol and a training step take."""
+def taken(make, batch):
+    """Return the MB that binding a symbol for `batch` images and a training step take; `make(batch)` binds it."""
     before = free()
-    step = training(name, of, batch)
+    step = make(batch)
     step()
     wait()
     after = mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20
@@ -50,18 +52,22 @@ def taken(name, of, batch):
 def measure(name, ways):
     """Yield the Figures of a network."""
     wanted = default_batch(name)
+    column = f'{label(name)}, batch {wanted}'
     for way in ways:
         of = symbol(name, **WAYS[way])
-        column = f'{label(name)}, batch {wanted}'
+        weights = Weights(name, of)
 
-        def tried(batch, of=of):
-            return fits(lambda: training(name, of, batch)())
+        def make(batch, of=of, weights=weights):
+            return Sharing(of, shape(name, batch), weights)
+
+        def tried(batch, make=make):
+            return fits(lambda: make(batch)())
 
         batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
         if not batch:
             yield Figure(TAKEN, way, column, 'not one image fits')
             continue
-        found = {size: taken(name, of, size) for size in (max(batch // 2, 1), batch)}
+        found = {size: taken(make, size) for size in (max(batch // 2, 1), batch)}
         yield Figure(TAKEN, way, column, round(found[batch]), note_of(batch, wanted))
         if len(found) > 1:
             yield Figure(LARGEST, way, label(name), largest_batch(found, free(), tried))

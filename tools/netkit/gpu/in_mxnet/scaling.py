@@ -1,4 +1,4 @@
-"""Part `scaling`: training steps on several devices, their gradients summed by MXNet's kvstore `device`."""
+"""Part `scaling`: training steps on several devices, their gradients summed by MXNet's kvstores."""
 
 import functools
 
@@ -13,10 +13,11 @@ from netkit.training.losses import classification
 from netkit.training.trainer import Trainer
 
 SPEED = 'training on several devices, images per second in all'
+KVSTORES = ('device', 'nccl') if IS_GPU else ('device',)
 SHARE = 'training on several devices, share of a step for summing gradients, %'
 
 
-def trainer(name, devices):
+def trainer(name, devices, kvstore):
     """Return (Trainer, batch) on so many devices, each with the default batch."""
     contexts = [mx.gpu(number) if IS_GPU else mx.cpu(number) for number in range(devices)]
     batch = default_batch(name) * devices
@@ -24,7 +25,7 @@ def trainer(name, devices):
         classification(symbol(name)),
         contexts,
         shape(name, batch),
-        mx.kv.create('device'),
+        mx.kv.create(kvstore),
         learning_rate=1e-6,
         momentum=0.9,
         wd=5e-4,
@@ -35,12 +36,12 @@ def trainer(name, devices):
     return made, mx.io.DataBatch([images], [mx.nd.zeros((batch,))])
 
 
-def measure(name, devices):
+def measure(name, devices, kvstore):
     """Yield the Figures of a network."""
-    column = f'{label(name)}, float32, batch {default_batch(name)} each'
+    column = f'{label(name)}, float32, batch {default_batch(name)} each, kvstore {kvstore}'
     for number in counts(devices):
         row = f'{number} × {"GPU" if IS_GPU else "CPU context"}'
-        made, batch = trainer(name, number)
+        made, batch = trainer(name, number, kvstore)
 
         def alone(made=made, batch=batch):
             """Do a step in which each device applies its own gradients."""
@@ -64,4 +65,8 @@ def cases(quick):
     devices = mx.context.num_gpus() if IS_GPU else 2
     if devices == 1:
         return {'one': not_measured}
-    return {name: functools.partial(measure, name, devices) for name in measured(True)}
+    return {
+        f'{name}, {kvstore}': functools.partial(measure, name, devices, kvstore)
+        for name in measured(True)
+        for kvstore in KVSTORES
+    }

@@ -2,11 +2,11 @@
 
 import functools
 
-from netkit.bench.steps import Step
 from netkit.gpu.figures import Figure, in_turns, in_turns_anew, largest_that_fits, note_of
 from netkit.gpu.in_mxnet.device import (
-    DEVICE,
     IS_GPU,
+    Sharing,
+    Weights,
     changed,
     default_batch,
     fits,
@@ -15,7 +15,6 @@ from netkit.gpu.in_mxnet.device import (
     release,
     shape,
     symbol,
-    training,
     wait,
 )
 from netkit.gpu.sizes import BATCHES
@@ -52,19 +51,24 @@ def ways(name, quick):
 
 
 def measure(name, quick):
-    """Yield the Figures of a network's training steps: forward and backward pass, without the update of the weights."""
-    wanted, batches, makers = default_batch(name), {}, {}
+    """Yield the Figures of a network's training steps: forward and backward pass, without the update of the weights.
+
+    The ways share their weights, and are bound anew for each turn: the maps of all would not fit.
+    """
+    wanted, batches, makers, weights = default_batch(name), {}, {}, {}
     table = f'training (forward and backward pass), images per second, batch {wanted}'
     for row, (changes, cudnn) in ways(name, quick).items():
-        of = changed(symbol(name, **changes), cudnn)
+        of, half = changed(symbol(name, **changes), cudnn), changes.get('fp16', False)
+        if half not in weights:
+            weights[half] = Weights(name, of)
 
-        def make(row=row, of=of):
+        def make(batch, of=of, shared=weights[half]):
             release()  # of the way before
-            return training(name, of, batches[row])
+            return Sharing(of, shape(name, batch), shared)
 
-        batches[row] = largest_that_fits(wanted, lambda batch, of=of: fits(lambda: training(name, of, batch)()))
+        batches[row] = largest_that_fits(wanted, lambda batch, make=make: fits(lambda: make(batch)()))
         if batches[row]:
-            makers[row] = make
+            makers[row] = functools.partial(make, batches[row])
         else:
             yield Figure(table, row, label(name), 'not one image fits')
     for row, seconds in in_turns_anew(makers, wait).items():
@@ -77,8 +81,9 @@ def measure_inference(name):
     symbols = {'float32': symbol(name, memonger=False)}
     if IS_GPU:
         symbols['float16'] = symbol(name, memonger=False, fp16=True)
+    weights = {row: Weights(name, of) for row, of in symbols.items()}
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
-        steps = {row: Step(of, shape(name, batch), DEVICE, training=False) for row, of in symbols.items()}
+        steps = {row: Sharing(of, shape(name, batch), weights[row], training=False) for row, of in symbols.items()}
         for row, seconds in in_turns(steps, wait).items():
             yield Figure(table, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
 
