@@ -62,7 +62,7 @@ def test_what_is_wrong_is_seen(small, monkeypatch):
 def test_the_ways_differ_in_what_their_names_say():
     """For a GPU, too: the symbols of all ways, and whose BatchNorm they take."""
     for name in ('cru56', 'att56'):
-        for way, (changes, cudnn) in {**speed.WAYS, **speed.HALF, **correctness.WAYS}.items():
+        for way, (changes, cudnn) in {**speed.WAYS, **speed.ON_CPU, **speed.HALF, **correctness.WAYS}.items():
             symbol = device.changed(device.symbol(name, **changes), cudnn)
             norms = [node for node in Graph.of(symbol).nodes() if node.op == 'BatchNorm']
             off = {node.attrs.get('cudnn_off') == 'True' for node in norms}

@@ -99,7 +99,7 @@ def outcome_of(monkeypatch, script, seconds=20):
 def test_figures_come_from_a_process_with_the_command_of_their_case(monkeypatch):
     found = outcome_of(
         monkeypatch,
-        'print("[12:00:01] a library says something"); print("3"); print("{}")\n'
+        'print("[12:00:01] a library says something"); print("3"); print("[]"); tell(level=3)\n'
         'assert sys.argv[1:] == ["--json"]\n'
         'tell(where="a card", cases=["a", "b"])\n'
         'tell(case="a", figure=["t", "r", "c", 1.5, ""]); tell(case="a", seconds=1, problem=None)\n'
@@ -122,13 +122,17 @@ FIGURE = 'tell(where=None, cases=["a", "b"]); tell(case="a", figure=["t", "r", "
             'a: x failed',
         ),
         (FIGURE + 'raise SystemExit("check_gpu.py: the driver is gone")', 'the driver is gone, before the end of a, b'),
+        (
+            FIGURE + 'tell(case="a", seconds=1, problem="x failed"); sys.exit("gone")',
+            'a: x failed; gone, before the end of b',
+        ),
         (FIGURE + 'os.kill(os.getpid(), 11)', 'ended by signal 11, before the end of a, b'),
         (FIGURE + 'sys.exit(7)', 'exit code 7, before the end of a, b'),
     ],
 )
 def test_a_failure_keeps_what_was_measured(monkeypatch, script, problem):
     found = outcome_of(monkeypatch, script)
-    assert found.problems == [problem] and len(found.figures) == 1
+    assert '; '.join(found.problems) == problem and len(found.figures) == 1
 
 
 def test_a_part_ends_when_its_time_is_over_with_all_that_it_started(monkeypatch, tmp_path):
@@ -148,13 +152,36 @@ def test_a_part_ends_when_its_time_is_over_with_all_that_it_started(monkeypatch,
             assert file.read().rpartition(')')[2].split()[0] == 'Z'
 
 
+def test_the_commands_of_parts():
+    """The variables and libraries that MXNet needs, and the options that a part is told."""
+
+    class All(Args):
+        quick, mxnet_python, insightface = True, '/elsewhere/python', '/a checkout'
+
+    own, program = sys.executable, os.path.join('tools', 'check_gpu.py')
+    with_libraries = ['/elsewhere/python', os.path.join('tools', 'gpu_env.py'), '--', '/elsewhere/python', program]
+    options = ['--part', 'correctness', '--engine', 'mxnet', '--quick']
+    assert running.command('correctness', 'mxnet', All) == ['env', 'NVIDIA_TF32_OVERRIDE=0', *with_libraries, *options]
+    assert running.command('speed', 'mxnet', All)[0] == '/elsewhere/python'
+    start = [own, program, '--part', 'speed', '--engine', 'torch']
+    assert running.command('speed', 'torch', All) == [*start, '--quick', '--insightface', '/a checkout']
+    assert running.command('speed', 'torch', Args) == start
+    assert running.command('inference', 'onnxruntime', All)[-2:] == ['--mxnet-python', '/elsewhere/python']
+    assert '--mxnet-python' not in running.command('inference', 'torch', All)
+    inside = os.path.join(running.ROOT, '.venv-gpu', 'bin', 'python')
+    assert running.shown([inside, '/a b/c']) == ".venv-gpu/bin/python '/a b/c'"
+
+
 def test_an_interpreter_that_is_not_there(monkeypatch):
     monkeypatch.setattr(running, 'command', lambda *_: ['/no/such/python'])
     assert running.run('speed', 'mxnet', Args, 1).problems == ['cannot run /no/such/python: No such file or directory']
 
 
 def card(engine, where=None, problems=()):
-    return Outcome('card', engine, where, {}, [], 1.0, list(problems))
+    return Outcome('card', engine, where, {'described': 'do it'}, [], 1.0, list(problems))
+
+
+ALL = {engine: card(engine) for engine in parts.ENGINES}
 
 
 def test_no_figure_of_a_cpu_among_those_of_a_gpu():
@@ -162,6 +189,10 @@ def test_no_figure_of_a_cpu_among_those_of_a_gpu():
     assert running.fit(cards) == ['torch']
     cards['torch'] = card('torch')
     assert running.fit(cards) == ['torch', 'onnxruntime']
+    # To plan, MXNet has to start, and that is all.
+    assert running.tasks_of(['plan', 'speed'], cards, Args) == [('plan', 'mxnet'), ('speed', 'torch')]
+    cards['mxnet'] = cards['mxnet']._replace(commands={})  # it does not start at all
+    assert running.tasks_of(['plan', 'speed'], cards, Args) == [('speed', 'torch')]
     cards['mxnet'] = card('mxnet', 'H100')
     assert running.fit(cards) == ['mxnet']
 
@@ -169,7 +200,7 @@ def test_no_figure_of_a_cpu_among_those_of_a_gpu():
 def test_the_time_is_shared(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, 'time', lambda: now[0])
-    tasks = running.tasks_of(None, list(parts.ENGINES), Args)
+    tasks = running.tasks_of(None, ALL, Args)
     assert len(tasks) == sum(len(engines) for part, engines in parts.PARTS.items() if part != 'card')
     schedule, spent = running.Schedule(900, tasks), 0
     part, engine, first = schedule.next()
@@ -189,10 +220,11 @@ def test_what_quick_leaves_out_can_be_named():
     class Quick(Args):
         quick = True
 
-    tasks = running.tasks_of(None, list(parts.ENGINES), Quick)
+    tasks = running.tasks_of(None, ALL, Quick)
     assert ('speed', 'torch') in tasks and not {'compile'} & {part for part, _ in tasks}
-    assert running.tasks_of(['compile'], list(parts.ENGINES), Quick) == [('compile', 'torch')]
-    assert running.tasks_of(['plan', 'memory'], ['mxnet'], Args) == [('plan', 'mxnet'), ('memory', 'mxnet')]
+    assert running.tasks_of(['compile'], ALL, Quick) == [('compile', 'torch')]
+    of_mxnet = running.tasks_of(['plan', 'memory'], {'mxnet': ALL['mxnet']}, Args)
+    assert of_mxnet == [('plan', 'mxnet'), ('memory', 'mxnet')]
 
 
 # ---------------------------------------------------------------------------------------------- the report
@@ -226,6 +258,7 @@ def test_the_page_of_a_gpu(tmp_path):
     assert [row['att92'] for row in table] == ['not one image fits', '–']
     report = json.loads((tmp_path / 'report.json').read_text(encoding='utf-8'))
     assert report['title'] == 'Measured on NVIDIA H100' and report['parts'][3]['device'] == 'NVIDIA H100'
+    assert report['parts'][2]['device'] == 'CPU'
     second = report['parts'][3]['figures'][1]
     assert second == dict(
         Figure('training, images per second, batch 80', 'TF32', 'cru116', 542.25, 'batch 40')._asdict(), command='do a'
@@ -317,7 +350,7 @@ def test_a_part_alone_prints_tables(run_tool):
     assert told[-1]['case'] == 'ires50' and told[-1]['problem'] is None
 
 
-def test_a_case_that_fails_does_not_stop_the_others(monkeypatch):
+def test_a_case_that_fails_does_not_stop_the_others(monkeypatch, run_tool):
     def fails():
         yield Figure('t', 'r', 'c', 1)
         raise RuntimeError('CUDA error: an illegal memory access was encountered')
@@ -332,6 +365,9 @@ def test_a_case_that_fails_does_not_stop_the_others(monkeypatch):
         'CUDA error: an illegal memory access was encountered',
         None,
     ]
+    code, out, err = run_tool(check_gpu, '--part', 'speed')
+    assert code == 1 and '| r | 1 | 2 |' in out
+    assert err == 'check_gpu.py: a: CUDA error: an illegal memory access was encountered\n'
 
 
 @pytest.mark.parametrize(

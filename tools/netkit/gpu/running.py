@@ -140,13 +140,19 @@ class Schedule:
         return part, engine, max((self.until - time.time()) * shares[0] / sum(shares), LEAST)
 
 
-def tasks_of(parts, engines, args):
-    """Return the tasks, (part, engine), besides the cards: of `parts`, or with None of all that --quick leaves."""
+def tasks_of(parts, cards, args):
+    """Return the tasks, (part, engine), besides the cards: of `parts`, or with None of all that --quick leaves.
+
+    `cards` are {engine: Outcome of its card}. What only has to be started needs no engine that computes.
+    """
+    computing, started = fit(cards), [engine for engine, outcome in cards.items() if outcome.commands]
     return [
         (part, engine)
         for part in PARTS
         for engine, found in PARTS[part].items()
-        if part != CARD and engine in engines and (part in parts if parts else found.is_quick or not args.quick)
+        if part != CARD
+        and engine in (computing if found.is_computed else started)
+        and (part in parts if parts else found.is_quick or not args.quick)
     ]
 
 
@@ -166,7 +172,7 @@ def run_all(parts, engines, args, tell):
 
     cards = {engine: measured(CARD, engine, START) for engine in engines}
     yield from cards.values()
-    schedule = Schedule(60 * args.minutes, tasks_of(parts, fit(cards), args))
+    schedule = Schedule(60 * args.minutes, tasks_of(parts, cards, args))
     while schedule.tasks:
         yield measured(*schedule.next())
 

@@ -16,7 +16,6 @@ GRADIENTS = 'a training step: cosine of all gradients with the CPU'
 REFERENCE = {**forms_for('cpu'), 'memonger': False}  # whose gradients are right everywhere
 # {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it)}
 WAYS = {
-    'as the trainers build it': ({}, None),
     "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
     "kept, MXNet's BatchNorm": ({'memonger': False}, False),
     'recomputed': ({'memonger': True}, None),

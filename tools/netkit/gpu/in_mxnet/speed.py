@@ -21,12 +21,17 @@ from netkit.gpu.sizes import BATCHES
 
 # {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it)}, for all networks.
 WAYS = {
-    'as the trainers build it': ({}, None),
-    "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
-    "kept, MXNet's BatchNorm": ({'memonger': False}, False),
-    "recomputed, MXNet's BatchNorm": ({'memonger': True}, False),
+    "recomputed, MXNet's BatchNorm": ({'memonger': True}, False),  # as the trainers build it
     "recomputed, cuDNN's BatchNorm (it would move the statistics twice)": ({'memonger': True}, True),
+    "kept, MXNet's BatchNorm": ({'memonger': False}, False),
+    "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
     'kept, net_prelu=conv': ({'memonger': False, 'net_prelu': 'conv'}, None),
+    'kept, net_prelu=op (its gradient is wrong)': ({'memonger': False, 'net_prelu': 'op'}, None),
+}
+ON_CPU = {  # where there is no cuDNN
+    'recomputed': ({'memonger': True}, None),
+    'kept': ({'memonger': False}, None),
+    'kept, net_prelu=mul': ({'memonger': False, 'net_prelu': 'mul'}, None),
     'kept, net_prelu=op (its gradient is wrong)': ({'memonger': False, 'net_prelu': 'op'}, None),
 }
 HALF = {
@@ -36,17 +41,18 @@ HALF = {
 # {start of a network's name: the forms that are its own}
 OF_NETWORK = {
     'cru': {'kept, net_groups=op': ({'memonger': False, 'net_groups': 'op'}, None)},
-    'att': {'kept, net_resize=matrix': ({'memonger': False, 'net_resize': 'matrix'}, None)},
+    'att': {
+        f'kept, net_resize={form}': ({'memonger': False, 'net_resize': form}, None)
+        for form in (('matrix',) if IS_GPU else ('op',))  # the other one is the device's own
+    },
 }
-QUICK = 'as the trainers build it', "kept, cuDNN's BatchNorm", 'kept, net_prelu=conv', 'float16, kept'
+QUICK = "recomputed, MXNet's BatchNorm", "kept, cuDNN's BatchNorm", 'kept, net_prelu=conv', 'float16, kept', 'kept'
 
 
 def ways(name, quick):
     """Return {row: (changes, BatchNorm)} of a network."""
     own = next((rows for start, rows in OF_NETWORK.items() if name.startswith(start)), {})
-    found = {**WAYS, **own, **(HALF if IS_GPU else {})}
-    if not IS_GPU:  # where there is no cuDNN
-        found = {row: way for row, way in found.items() if way[1] is None}
+    found = {**WAYS, **own, **HALF} if IS_GPU else {**ON_CPU, **own}
     return {row: way for row, way in found.items() if not quick or row in QUICK}
 
 

@@ -45,7 +45,10 @@ class Files:
         """Return the path of the file of a network; raises UserError where it is not written."""
         weights, prefix = (os.path.join(self.folder.name, name + end) for end in ('.pt', '-' + precision))
         torch.save(self.module(name)[0].state_dict(), weights)
-        command = [self.python, os.path.join(ROOT, 'tools', 'export.py'), '--network', name, '--model', weights]
+        tools = os.path.join(ROOT, 'tools')
+        # MXNet for CUDA does not even start without the libraries that gpu_env.py finds.
+        command = [self.python, os.path.join(tools, 'gpu_env.py'), '--', self.python, os.path.join(tools, 'export.py')]
+        command += ['--network', name, '--model', weights]
         command += ['--fold-bn', '--onnx', '--precision', precision, '--output', prefix]
         if not IS_GPU:
             size = ','.join(map(str, SMALL['image_shape'][:2]))
