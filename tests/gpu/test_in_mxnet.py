@@ -254,7 +254,7 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
     found = figures_of(scaling.measure, NETWORK, 2, 'device')
     assert {sums for devices, sums in seen if devices == 1} == {False}
     of_two = [sums for devices, sums in seen if devices == 2]
-    assert True in of_two and False in of_two
+    assert of_two.count(True) == of_two.count(False) > 0
     assert found[scaling.SPEED, '1 × CPU context'] > 0 and found[scaling.SPEED, '2 × CPU context'] > 0
     assert (scaling.SHARE, '2 × CPU context') in found and (scaling.SHARE, '1 × CPU context') not in found
 
