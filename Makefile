@@ -11,7 +11,7 @@
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
 # make test-host INSIGHTFACE=/path/to/checkout   trains in a copy of that checkout, with its own train.py (three minutes)
 # make check-gpu   measures PyTorch, onnxruntime and MXNet on this machine's GPUs into out/gpu (quarter of an hour; 11 GB)
-# make check-gpu ARGS=--quick   the same in three minutes; python tools/check_gpu.py --help has all options
+# make check-gpu ARGS=--quick   less of it in three minutes; python tools/check_gpu.py --help has all options
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour on two cores)
 # make clean   removes the environments and out/
@@ -120,7 +120,7 @@ test-host: .venv-host/installed
 # What cannot be installed or run of MXNet for CUDA is told, and PyTorch goes on without it.
 check-gpu: .venv-gpu/installed
 	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: going on without it" >&2
-	.venv-gpu/bin/python tools/check_gpu.py --mxnet-python .venv-gpu-mxnet/bin/python $(ARGS)
+	.venv-gpu/bin/python tools/check_gpu.py $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
 
 .venv-gpu/installed: requirements-gpu-torch.txt
 	@test -n "$(GPU_PYTHON)" || { echo "this wants Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }

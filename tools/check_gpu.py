@@ -4,9 +4,10 @@ Each part runs in a process of its own, within its share of --minutes; what fail
 others. Without a GPU the parts run small, on the CPU, and the report says so. "make check-gpu" makes the environments.
 """
 
+import argparse
 import importlib.util
 import os
-import shlex
+import shutil
 import sys
 import time
 
@@ -17,6 +18,7 @@ from netkit.gpu import page, parts, running, sizes
 
 NEEDED = {'numpy': 'numpy', 'easydict': 'easydict', 'tqdm': 'tqdm', 'matplotlib': 'matplotlib', 'PIL': 'pillow'}
 MINUTES, QUICK = 15, 3
+OUTPUT = 'out/gpu'
 
 
 def parse_args(argv=None):
@@ -24,17 +26,21 @@ def parse_args(argv=None):
     parser.add_argument(
         '--only', action='append', choices=tuple(parts.PARTS), metavar='PART', help=', '.join(parts.PARTS)
     )
-    parser.add_argument('--quick', action='store_true', help=f'fewer networks and ways, in {QUICK} minutes')
+    parser.add_argument(
+        '--quick', action='store_true', help=f'in {QUICK} minutes: one network, fewer ways to compute it, fewer parts'
+    )
     parser.add_argument(
         '--minutes',
         type=number(0.1, 10000),
         help=f'how long the parts may take, once the libraries are loaded (default: {MINUTES}; --quick: {QUICK})',
     )
     parser.add_argument(
-        '--output', type=folder_name, default='out/gpu', help='folder of report.md, report.json and report.png'
+        '--output', type=folder_name, help=f'folder of report.md, report.json and report.png (default: {OUTPUT})'
     )
+    parser.add_argument('--engine', choices=tuple(parts.ENGINES), help='this engine only (default: all that are there)')
     parser.add_argument(
         '--mxnet-python',
+        type=interpreter,
         metavar='PYTHON',
         help='the Python with MXNet, where PyTorch is in another (default: this one, if it has MXNet)',
     )
@@ -42,20 +48,31 @@ def parse_args(argv=None):
         '--insightface', metavar='CHECKOUT', help='time the r100 of this checkout, too, of its arcface_torch'
     )
     alone = parser.add_argument_group('a part alone', 'Measured in this process, and printed; no report is written.')
-    alone.add_argument('--part', choices=tuple(parts.PARTS), help='the part')
-    alone.add_argument('--engine', choices=tuple(parts.ENGINES), default='torch', help='the engine')
+    alone.add_argument('--part', choices=tuple(parts.PARTS), help='the part, in --engine (default: torch)')
     alone.add_argument('--case', help='one case of the part, as the report names it (default: all)')
     alone.add_argument('--json', action='store_true', help='print a line of JSON for each figure')
     args = parser.parse_args(argv)
-    if args.case and not args.part:
-        parser.error('--case is of a part; add --part PART')
+    for option, is_given in (('--case', args.case), ('--json', args.json)):
+        if is_given and not args.part:
+            parser.error(f'{option} is of a part; add --part PART')
+    for option, is_given in (('--only', args.only), ('--output', args.output), ('--minutes', args.minutes)):
+        if is_given and args.part:
+            parser.error(f'{option} is of a report; --part writes none')
     args.minutes = args.minutes or (QUICK if args.quick else MINUTES)
+    args.output = args.output or OUTPUT
     if args.mxnet_python is None and importlib.util.find_spec('mxnet'):
         args.mxnet_python = sys.executable
-    for option in ('mxnet_python', 'insightface'):  # the parts run in the project's folder
-        if getattr(args, option):
-            setattr(args, option, os.path.abspath(os.path.expanduser(getattr(args, option))))
+    if args.insightface:  # the parts run in the project's folder
+        args.insightface = os.path.abspath(os.path.expanduser(args.insightface))
     return args
+
+
+def interpreter(text):
+    """Argparse type: the path of an interpreter, or its name."""
+    found = shutil.which(os.path.expanduser(text))
+    if found is None:
+        raise argparse.ArgumentTypeError(f'{text!r} is no program')
+    return os.path.abspath(found)
 
 
 def measure_here(args):
@@ -88,18 +105,35 @@ def main(argv=None):
     if args.insightface:
         sizes.path_of_r100(args.insightface)
     if args.part:
+        args.engine = args.engine or 'torch'
         return measure_here(args)
     check_writable(args.output)
-    command, date = shlex.join(['python', 'tools/check_gpu.py', *sys.argv[1:]]), time.strftime('%Y-%m-%d')
-    engines = [engine for engine in parts.ENGINES if engine != 'mxnet' or args.mxnet_python]
-    outcomes, text = [], ''
-    for outcome in running.run_all(args.only, engines, args, lambda line: print(line, flush=True)):
-        outcomes.append(outcome)
-        if outcome.part != parts.CARD:  # so that an interruption leaves what was measured
-            text = page.save(outcomes, command, date, args.output)
-    running.check_measured(outcomes)
+    return report(args)
+
+
+def report(args):
+    """Measure the parts and write the report, after each part; return the exit status."""
+    command, date = running.shown([sys.executable, running.PROGRAM, *sys.argv[1:]]), time.strftime('%Y-%m-%d')
+    engines = [
+        engine for engine in parts.ENGINES if args.engine in (None, engine) and (engine != 'mxnet' or args.mxnet_python)
+    ]
+    outcomes = []
+
+    def tell(sentence):
+        print(sentence, flush=True)
+
+    try:
+        for outcome in running.run_all(args.only, engines, args, tell, outcomes.append):
+            outcomes.append(outcome)
+            if outcome.part != parts.CARD:
+                page.save(outcomes, command, date, args.output)
+    except (KeyboardInterrupt, SystemExit):
+        if any(outcome.part != parts.CARD for outcome in outcomes):
+            page.save(outcomes, command, date, args.output)
+        raise
+    running.check_measured(outcomes, args.only)
     text = page.save(outcomes, command, date, args.output)
-    print(f'\n{text}\nwritten into {args.output}: report.md, report.json')
+    print(f'\n{text}\nwritten into {args.output}')
     measured = [outcome for outcome in outcomes if outcome.part != parts.CARD]
     return 1 if any(outcome.problems for outcome in measured) else 0
 

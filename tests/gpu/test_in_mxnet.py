@@ -30,9 +30,9 @@ def test_a_step_is_the_same_in_every_form(small):
     found = figures_of(correctness.compare, NETWORK, correctness.ON_CPU)
     assert len(found) == 3 * len(correctness.ON_CPU)
     for way in correctness.ON_CPU:
-        assert found[correctness.EMBEDDINGS, way] < 1e-4
-        assert found[correctness.GRADIENTS, way] > 0.9999
-        assert found[correctness.STATISTICS, way] < 1e-4
+        assert found[figures.EMBEDDINGS, way] < 1e-4
+        assert found[figures.GRADIENTS, way] > 0.9999
+        assert found[figures.STATISTICS, way] < 1e-4
 
 
 def test_what_is_wrong_is_seen(small, monkeypatch):
@@ -51,25 +51,34 @@ def test_what_is_wrong_is_seen(small, monkeypatch):
         return graph.symbol()
 
     monkeypatch.setattr(correctness, 'built', edited)
-    found = figures_of(
-        correctness.compare, NETWORK, {'recomputed': ({'memonger': True}, None), 'twice': 0, 'eps': 0, 'dropout': 0}
-    )
-    assert found[correctness.STATISTICS, 'recomputed'] < 1e-4 and found[correctness.STATISTICS, 'twice'] > 0.05
-    assert found[correctness.GRADIENTS, 'twice'] > 0.9999 > 0.9 > found[correctness.GRADIENTS, 'dropout']
-    assert found[correctness.EMBEDDINGS, 'recomputed'] < 1e-4 and found[correctness.EMBEDDINGS, 'eps'] > 1e-2
+    ways = {way: ({}, None, figures.FLOAT32) for way in ('recomputed', 'twice', 'eps', 'dropout')}
+    rows = []
+    with pytest.raises(UserError) as refusal:
+        for row in correctness.compare(NETWORK, ways):
+            rows.append(row)
+    found = {(row.table, row.row): row for row in rows}
+    assert len(found) == 12
+    beyond = {key for key, row in found.items() if row.note.startswith('NOT')}
+    assert (figures.STATISTICS, 'twice') in beyond and (figures.GRADIENTS, 'twice') not in beyond
+    assert (figures.GRADIENTS, 'dropout') in beyond and (figures.EMBEDDINGS, 'eps') in beyond
+    assert not {way for _, way in beyond} & {'recomputed'}
+    assert found[figures.STATISTICS, 'twice'].value > 0.05  # and so would be seen in float16
+    assert all(f'{way}: ' in str(refusal.value) for way in ('twice', 'eps', 'dropout'))
 
 
 def test_the_ways_differ_in_what_their_names_say():
     """For a GPU, too: the symbols of all ways, and whose BatchNorm they take."""
     for name in ('cru56', 'att56'):
-        for way, (changes, cudnn) in {**speed.WAYS, **speed.ON_CPU, **speed.HALF, **correctness.WAYS}.items():
+        known = {**speed.WAYS, **speed.ON_CPU, **speed.HALF, **correctness.WAYS, **correctness.TWICE}
+        known.update({f'memory, {way}': (changes, None) for way, changes in memory.WAYS.items()})
+        for way, (changes, cudnn, *_) in known.items():
             symbol = device.changed(device.symbol(name, **changes), cudnn)
             norms = [node for node in Graph.of(symbol).nodes() if node.op == 'BatchNorm']
             off = {node.attrs.get('cudnn_off') == 'True' for node in norms}
             forced = any('force_mirroring' in key for node in norms for key in node.attrs)
             if 'BatchNorm' in way:
                 assert off == {"MXNet's" in way}, way
-            if 'kept' in way or 'recomputed' in way:
+            if 'kept' in way or 'recomputed' in way or 'memory' in way:
                 assert forced == ('recomputed' in way), way
             assert ('float16' in symbol.tojson()) == ('float16' in way), way
     assert any('net_groups=op' in row for row in speed.ways('cru116', False))
@@ -160,8 +169,12 @@ def test_memory_is_what_the_card_has_less(monkeypatch, batch, taken, note):
     card_of.batch = batch
     rows = list(memory.cases(True)['cru116']())
     of_table = {table: [row for row in rows if row.table == table] for table in (memory.TAKEN, memory.LARGEST)}
-    assert [(row.value, row.note) for row in of_table[memory.TAKEN]] == [(taken, note)] * 2
-    assert [row.value for row in of_table[memory.LARGEST]] == [88, 88]  # 100 + 880 of 1,000
+    found = [(row.value, row.note) for row in of_table[memory.TAKEN] if 'planned' not in row.column]
+    assert found == [(taken, note)] * 2
+    kept, again = (row.value for row in of_table[memory.TAKEN] if 'planned' in row.column)
+    assert again < kept / 2
+    # 100 + 880 of 1,000
+    assert [(row.value, row.note) for row in of_table[memory.LARGEST]] == [(88, '980 MB')] * 2
     assert card_of.used == 0
 
 
@@ -171,6 +184,11 @@ def test_another_error_than_that_of_memory_is_one():
 
     with pytest.raises(mx.MXNetError):
         device.fits(fails)
+
+    def is_short():
+        raise mx.MXNetError('Failed to find any convolution algorithm … please consider reducing batch/model size')
+
+    assert not device.fits(is_short)
     assert device.fits(lambda: None)
 
 
@@ -193,10 +211,27 @@ def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
             yield row, way
 
     monkeypatch.setattr(speed, 'ways', lambda name, quick: Items(ways(name, quick)))
-    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
-    monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
-    notes = {row.row: row.note for row in speed.measure(NETWORK, False)}
-    assert notes.pop('kept, net_prelu=op (its gradient is wrong)') == 'batch 2' and set(notes.values()) == {''}
+    ran = []
+
+    def in_turns(makers, wait):
+        ran.extend(make().executor.arg_dict['data'].shape[0] for make in makers.values())
+        return dict.fromkeys(makers, 0.5)
+
+    monkeypatch.setattr(speed, 'in_turns_anew', in_turns)
+    rows = {row.row: row for row in speed.measure(NETWORK, False)}
+    smaller = rows.pop('kept, net_prelu=op (its gradient is wrong)')
+    assert (smaller.value, smaller.note) == (2 / 0.5, 'batch 2') and sorted(ran) == [2] + [4] * len(rows)
+    assert {(row.value, row.note) for row in rows.values()} == {(4 / 0.5, '')}
+
+
+def test_a_way_that_fails_stops_no_other(small, monkeypatch):
+    monkeypatch.setattr(speed, 'in_turns_anew', lambda makers, wait: dict.fromkeys(makers, 1.0))
+    monkeypatch.setitem(speed.ON_CPU, 'kept', ({'net_prelu': 'no such form'}, None))
+    rows = []
+    with pytest.raises(UserError, match='^kept: net_prelu='):
+        for row in speed.measure(NETWORK, False):
+            rows.append(row.row)
+    assert 'recomputed' in rows and 'kept' not in rows and len(rows) == len(speed.ways(NETWORK, False)) - 1
 
 
 def test_executors_that_share_weights_compute_what_a_step_computes(small):
@@ -227,9 +262,14 @@ def test_an_inference_is_one(small, monkeypatch):
     alone = correctness.inferred(NETWORK, of, {**weights.arguments, **weights.statistics}, pixels, device.DEVICE)
     assert figures.distance({'': sharing.executor.outputs[0].asnumpy()}, alone) < 1e-5
     assert figures.distance(correctness.arrays(weights.statistics), before) == 0
-    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
+
+    def in_turns(steps, wait):
+        assert not any(step.training for step in steps.values())
+        return dict.fromkeys(steps, 0.25)
+
+    monkeypatch.setattr(speed, 'in_turns', in_turns)
     rows = list(speed.measure_inference(NETWORK))
-    assert [row.column.rpartition(', ')[2] for row in rows] == ['batch 1', 'batch 8'] and rows[0].value > 0
+    assert [(row.column.rpartition(', ')[2], row.value) for row in rows] == [('batch 1', 250), ('batch 8', 250)]
 
 
 class Items:
@@ -257,6 +297,14 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
     assert of_two.count(True) == of_two.count(False) > 0
     assert found[scaling.SPEED, '1 × CPU context'] > 0 and found[scaling.SPEED, '2 × CPU context'] > 0
     assert (scaling.SHARE, '2 × CPU context') in found and (scaling.SHARE, '1 × CPU context') not in found
+
+
+def test_the_share_of_the_gradients(small, monkeypatch):
+    """Of a step of two seconds that takes one and a half without their sum."""
+    monkeypatch.setattr(scaling, 'in_turns', lambda steps, wait: {'summed': 2.0, 'alone': 1.5})
+    found = figures_of(scaling.measure, NETWORK, 2, 'device')
+    assert found[scaling.SHARE, '2 × CPU context'] == 25
+    assert (found[scaling.SPEED, '1 × CPU context'], found[scaling.SPEED, '2 × CPU context']) == (2, 4)
 
 
 def test_faces_are_what_train_py_says():

@@ -37,24 +37,70 @@ def test_moving_statistics_are_compared_by_the_deviation_of_their_layer():
     assert figures.moved(found, expected) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize('of', [np.nan, np.inf])
+def test_what_is_no_number_is_not_taken_for_agreement(of):
+    """Wherever among the arrays it stands."""
+    for place in range(2):
+        found = [np.array([1.0]), np.array([1.0])]
+        found[place] = np.array([of])
+        arrays = {'x_moving_var': found[0], 'x_moving_mean': found[1]}
+        ones = {'x_moving_var': np.array([1.0]), 'x_moving_mean': np.array([1.0])}
+        assert not np.isfinite(figures.distance(arrays, ones)) and not np.isfinite(figures.moved(arrays, ones))
+        assert not figures.cosine(arrays, ones) > 0
+    assert figures.text_of(float(of)) == ('not a number' if np.isnan(of) else 'infinite')
+
+
+@pytest.mark.parametrize(
+    'measured, marks, problems',
+    [
+        ((1e-4, 0.9999, 1e-3), ['≤ 0.001', '≥ 0.999', '≤ 0.02'], 0),
+        ((2e-3, 0.9999, 0.1), ['NOT ≤ 0.001', '≥ 0.999', 'NOT ≤ 0.02'], 2),
+        ((np.nan, 0.5, np.nan), ['NOT ≤ 0.001', 'NOT ≥ 0.999', 'NOT ≤ 0.02'], 3),
+    ],
+)
+def test_what_is_beyond_its_bound_is_a_problem(measured, marks, problems):
+    found = figures.Problems()
+    rows = list(figures.judged('float32', 'cru56', figures.FLOAT32, measured, found))
+    assert [row.note for row in rows] == marks and [row.table for row in rows] == [
+        table for table, _ in figures.COMPARED
+    ]
+    assert len(found.found) == problems and all(text.startswith('float32: ') for text in found.found)
+    assert [row.note for row in figures.judged('any', 'cru56', figures.NONE, measured, found)] == ['', '', '']
+    if problems:
+        with pytest.raises(UserError, match='float32: .*, which should be'):
+            found.check()
+    else:
+        found.check()
+
+
+def test_one_way_that_fails_stops_no_other():
+    problems = figures.Problems()
+    for row, error in (('a', RuntimeError('CUDA error')), ('b', None), ('c', ValueError('no'))):
+        with problems.caught(row):
+            if error:
+                raise error
+    with pytest.raises(UserError, match='^a: CUDA error; c: no$'):
+        problems.check()
+
+
 @pytest.mark.parametrize('measure', [figures.in_turns, figures.in_turns_anew])
 def test_turns(measure, monkeypatch):
-    """A B A B, and the medians of a step's time."""
-    monkeypatch.setattr(figures, 'SECONDS', 0.02)
-    order = []
+    """A B A B, and the median of a step's time, on a clock that the steps move."""
+    now, order = [0.0], []
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
 
     def step(label, seconds):
         def run():
             order.append(label)
-            time.sleep(seconds)
+            now[0] += seconds * (10 if len(order) < 5 else 1)  # a machine that is busy at first
 
         return run
 
-    steps = {'slow': step('slow', 0.02), 'quick': step('quick', 0.005)}
+    steps = {'slow': step('slow', 0.25), 'quick': step('quick', 0.1)}
     if measure is figures.in_turns_anew:
         steps = {label: lambda function=function: function for label, function in steps.items()}
     found = measure(steps, lambda: None)
-    assert found['slow'] == pytest.approx(0.02, rel=0.5) and found['quick'] == pytest.approx(0.005, rel=0.9)
+    assert found['slow'] == pytest.approx(0.25) and found['quick'] == pytest.approx(0.1)
     changes = [label for place, label in enumerate(order) if place == 0 or order[place - 1] != label]
     assert changes[-6:] == ['slow', 'quick'] * figures.ROUNDS
 
@@ -145,7 +191,33 @@ def test_a_part_ends_when_its_time_is_over_with_all_that_it_started(monkeypatch,
     )
     assert found.seconds < 20 and len(found.figures) == 1
     assert found.problems == ['stopped after its 3 s, before the end of b']
-    status = f'/proc/{child.read_text()}/stat'
+    assert_gone(child.read_text())
+
+
+def test_what_a_part_started_ends_even_if_the_part_has_ended_before(monkeypatch, tmp_path):
+    """Its children hold the pipe, and would hold up everything."""
+    child = tmp_path / 'child'
+    found = outcome_of(
+        monkeypatch,
+        FIGURE + f'sleeper = subprocess.Popen(["sleep", "30"]); open({str(child)!r}, "w").write(str(sleeper.pid))\n'
+        'os.kill(os.getpid(), 9)',
+        seconds=2,
+    )
+    assert found.seconds < 20 and len(found.figures) == 1
+    assert_gone(child.read_text())
+
+
+def test_nothing_is_left_of_the_files_of_a_part(monkeypatch, tmp_path):
+    """They lie where the parent removes them, however the part ends."""
+    told = tmp_path / 'told'
+    script = f'import tempfile; open({str(told)!r}, "w").write(tempfile.mkdtemp()); ' + FIGURE + 'time.sleep(60)'
+    outcome_of(monkeypatch, script, seconds=2)
+    assert told.read_text() and not os.path.exists(told.read_text())
+
+
+def assert_gone(process):
+    """Assert that a process has ended."""
+    status = f'/proc/{process}/stat'
     time.sleep(0.2)
     if os.path.exists('/proc/self/stat') and os.path.exists(status):  # or it is gone altogether
         with open(status) as file:
@@ -175,6 +247,31 @@ def test_the_commands_of_parts():
 def test_an_interpreter_that_is_not_there(monkeypatch):
     monkeypatch.setattr(running, 'command', lambda *_: ['/no/such/python'])
     assert running.run('speed', 'mxnet', Args, 1).problems == ['cannot run /no/such/python: No such file or directory']
+
+
+def test_what_there_is_of_an_interrupted_part_is_kept(monkeypatch):
+    """And the part does not go on."""
+    kept, real = [], running.from_line
+
+    def from_line(text):
+        told = real(text)
+        if told and told.get('figure') and told['figure'].row == 'last':
+            raise KeyboardInterrupt
+        return told
+
+    monkeypatch.setattr(running, 'from_line', from_line)
+    tells = [{'where': None, 'cases': ['a', 'b']}] + [
+        {'case': 'a', 'figure': ['t', row, 'c', 1, '']} for row in ('first', 'last')
+    ]
+    script = ''.join(f'print({json.dumps(told)!r}, flush=True)\n' for told in tells) + 'import time; time.sleep(60)'
+    monkeypatch.setattr(running, 'command', lambda *_: [sys.executable, '-c', script])
+    start = time.time()
+    with pytest.raises(KeyboardInterrupt):
+        running.run('speed', 'torch', Args, 50, kept.append)
+    assert time.time() - start < 20
+    (outcome,) = kept
+    assert outcome.problems == ['interrupted'] and list(outcome.commands) == ['a', 'b']
+    assert [figure.row for _, figure in outcome.figures] == ['first']
 
 
 def card(engine, where=None, problems=()):
@@ -265,6 +362,18 @@ def test_the_page_of_a_gpu(tmp_path):
     )
 
 
+def test_what_is_no_number_is_a_text_in_the_report(tmp_path):
+    rows = [
+        ('a', Figure('training, images per second', 'r', column, value))
+        for column, value in (('c', np.nan), ('d', 1.0))
+    ]
+    outcome = Outcome('speed', 'torch', 'NVIDIA H100', {'a': 'do it'}, rows, 1.0, [])
+    text = page.save([outcome], 'python tools/check_gpu.py', '2026-11-27', str(tmp_path))
+    assert '| r | not a number | 1 |' in text
+    report = json.loads((tmp_path / 'report.json').read_text(encoding='utf-8'), parse_constant=pytest.fail)
+    assert [each['value'] for each in report['parts'][0]['figures']] == ['not a number', 1.0]
+
+
 def test_the_page_of_a_cpu_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(page.cuda, 'cards', lambda: [page.cuda.Card('NVIDIA GeForce GTX 1080', (6, 1), 8192)])
     text = page.save([card('torch'), measured(None)], 'python tools/check_gpu.py', '2026-11-27', str(tmp_path))
@@ -304,6 +413,10 @@ def test_the_picture_has_the_numbers(monkeypatch, tmp_path):
             "plan has no case 'x' here; choose from cru116, att92",
         ),
         (['--minutes', '0'], "'0' is not a number of at least"),
+        (['--mxnet-python', '/no/such/python'], "'/no/such/python' is no program"),
+        (['--json'], '--json is of a part; add --part PART'),
+        (['--part', 'plan', '--only', 'plan'], '--only is of a report; --part writes none'),
+        (['--part', 'plan', '--output', 'x'], '--output is of a report; --part writes none'),
     ],
 )
 def test_refusals(run_tool, monkeypatch, options, sentence):
@@ -331,11 +444,60 @@ def test_the_exit_code_tells_whether_all_parts_were_finished(run_tool, monkeypat
         return measured(None, engine, problems if part == 'speed' else ())._replace(part=part)
 
     monkeypatch.setattr(running, 'run', run)
-    found, out, _ = run_tool(
-        check_gpu, '--output', str(tmp_path / 'new'), '--mxnet-python', 'x', '--only', 'speed', '--only', 'memory'
-    )
+    options = ['--mxnet-python', sys.executable, '--only', 'speed', '--only', 'memory']
+    found, out, _ = run_tool(check_gpu, '--output', str(tmp_path / 'new'), *options)
     assert found == code and 'MXNet was left out: not here.' in out
     assert 'memory, PyTorch: 3 figures' in out and '## inference' not in out
+
+
+def test_a_part_that_nothing_here_has_is_a_sentence(run_tool, monkeypatch, tmp_path):
+    monkeypatch.setattr(running, 'run', lambda part, engine, *_: card(engine))
+    code, _, err = run_tool(check_gpu, '--only', 'plan', '--engine', 'torch', '--output', str(tmp_path))
+    assert code == 2 and 'plan was not measured: of what is here, PyTorch, nothing has it and computes' in err
+
+
+def test_an_engine_alone(run_tool, monkeypatch, tmp_path):
+    asked = []
+
+    def run(part, engine, *_):
+        asked.append((part, engine))
+        return card(engine) if part == 'card' else measured(None, engine)
+
+    monkeypatch.setattr(running, 'run', run)
+    code, out, _ = run_tool(check_gpu, '--engine', 'mxnet', '--output', str(tmp_path))
+    assert code == 0 and {engine for _, engine in asked} == {'mxnet'} and len(asked) > 5
+    assert 'PyTorch was not measured: no Python with it was named, or another engine was.' in out
+
+
+@pytest.mark.parametrize('error, status', [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_leaves_what_was_measured(run_tool, monkeypatch, tmp_path, error, status):
+    """Of the parts before, and of the one that was interrupted."""
+
+    def run(part, engine, args, seconds, keep):
+        if part == 'card':
+            return card(engine)
+        if part == 'speed':
+            keep(measured(None, engine, ['interrupted']))
+            raise error
+        return measured(None, engine)._replace(part=part)
+
+    monkeypatch.setattr(running, 'run', run)
+    code, _, _ = run_tool(check_gpu, '--engine', 'mxnet', '--output', str(tmp_path))
+    text = (tmp_path / 'report.md').read_text(encoding='utf-8')
+    assert code == status and '## memory, MXNet' in text
+    assert '## speed, MXNet' in text and 'Not finished: interrupted' in text
+
+
+def test_each_part_is_in_the_report_before_the_next_begins(run_tool, monkeypatch, tmp_path):
+    """Whatever ends the program then."""
+
+    def run(part, engine, *_):
+        if part == 'memory':
+            assert '## correctness, MXNet' in (tmp_path / 'report.md').read_text(encoding='utf-8')
+        return card(engine) if part == 'card' else measured(None, engine)._replace(part=part)
+
+    monkeypatch.setattr(running, 'run', run)
+    assert run_tool(check_gpu, '--engine', 'mxnet', '--output', str(tmp_path))[0] == 0
 
 
 def test_a_part_alone_prints_tables(run_tool):

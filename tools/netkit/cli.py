@@ -197,13 +197,13 @@ def described(error):
 
 
 def take_signals():
-    """Let SIGTERM and Ctrl-C end `main` by an exception, so that open and half-written files are cleaned up."""
+    """Let SIGTERM, SIGHUP and Ctrl-C end `main` by an exception: open and half-written files are cleaned up."""
     began = []
 
     def end(signal_number, _):
         if not began:
             began.append(time.time())
-            raise KeyboardInterrupt if signal_number == signal.SIGINT else SystemExit(143)
+            raise KeyboardInterrupt if signal_number == signal.SIGINT else SystemExit(128 + signal_number)
         if time.time() - began[0] > IMPATIENT:  # a second signal right after the first changes nothing
             os._exit(128 + signal_number)
 
@@ -216,8 +216,9 @@ def take_signals():
         number = signal.SIGINT if isinstance(swallowed.exc_value, KeyboardInterrupt) else signal.SIGTERM
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(signal_number) != signal.SIG_IGN:  # a shell has background jobs ignore Ctrl-C
+    # SIGHUP, of a terminal that is closed, is not there on Windows.
+    for signal_number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, 'SIGHUP', None))):
+        if signal.getsignal(signal_number) != signal.SIG_IGN:  # a shell has background jobs ignore Ctrl-C, nohup SIGHUP
             signal.signal(signal_number, end)
     sys.unraisablehook = again
 

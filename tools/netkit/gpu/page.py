@@ -1,6 +1,7 @@
 """The report: a page in Markdown, the same as JSON, and a picture."""
 
 import json
+import math
 import os
 
 from netkit import cuda
@@ -80,6 +81,8 @@ def as_markdown(outcomes, command, date, has_picture):
         if outcome.part == CARD and (outcome.problems or device_of(outcomes) and not outcome.where):
             why = ', '.join(outcome.problems) or 'it sees no GPU'
             lines += [f'{ENGINES[outcome.engine]} was left out: {why}.', '']
+    for engine in (engine for engine in ENGINES if engine not in {outcome.engine for outcome in outcomes}):
+        lines += [f'{ENGINES[engine]} was not measured: no Python with it was named, or another engine was.', '']
     lines += [f'![{", ".join(DRAWN.values())}]({PICTURE})', ''] * has_picture
     for outcome in outcomes:
         lines += lines_of(outcome)
@@ -100,7 +103,8 @@ def as_json(outcomes, command, date):
                 'seconds': round(outcome.seconds, 1),
                 'problems': outcome.problems,
                 'figures': [
-                    {**figure._asdict(), 'command': outcome.commands[case]} for case, figure in outcome.figures
+                    {**figure._asdict(), 'value': value_of(figure), 'command': outcome.commands[case]}
+                    for case, figure in outcome.figures
                 ],
             }
             for outcome in outcomes
@@ -108,12 +112,18 @@ def as_json(outcomes, command, date):
     }
 
 
+def value_of(figure):
+    """Return what JSON has for the value of a Figure: what is no number as a text, of which JSON has none."""
+    is_odd = isinstance(figure.value, float) and not math.isfinite(figure.value)
+    return text_of(figure.value) if is_odd else figure.value
+
+
 def panels(outcomes):
     """Return {title: {row: {column: Figure}}} of what is drawn: the numbers of the parts in DRAWN."""
     found = {}
     for outcome in outcomes:
         if outcome.part in DRAWN:
-            numbers = [figure for _, figure in outcome.figures if isinstance(figure.value, (int, float))]
+            numbers = [figure for _, figure in outcome.figures if isinstance(value_of(figure), (int, float))]
             for title, rows in tables(numbers).items():
                 found[f'{ENGINES[outcome.engine]}, {place(outcome.where)}: {title}'] = rows
     return found
@@ -160,5 +170,5 @@ def save(outcomes, command, date, folder):
         with open(os.path.join(scratch, 'report.md'), 'w', encoding='utf-8') as file:
             file.write(page)
         with open(os.path.join(scratch, 'report.json'), 'w', encoding='utf-8') as file:
-            json.dump(as_json(outcomes, command, date), file, indent=1, ensure_ascii=False)
+            json.dump(as_json(outcomes, command, date), file, indent=1, ensure_ascii=False, allow_nan=False)
     return page

@@ -45,7 +45,7 @@ PARTS = {
         'mxnet': Part('in_mxnet.speed', 30, 'inference_cases'),
     },
     'scaling': {'torch': Part('in_torch.scaling', 50), 'mxnet': Part('in_mxnet.scaling', 40, is_quick=False)},
-    'faces': {'torch': Part('in_torch.faces', 100), 'mxnet': Part('in_mxnet.faces', 120, is_quick=False)},
+    'faces': {'torch': Part('in_torch.faces', 150), 'mxnet': Part('in_mxnet.faces', 120, is_quick=False)},
     'compile': {'torch': Part('in_torch.speed', 90, 'compiled_cases', is_quick=False)},
 }
 

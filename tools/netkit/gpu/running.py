@@ -63,9 +63,7 @@ def shown(words):
 
 
 def end(process):
-    """End a process and those that it has started."""
-    if process.poll() is not None:
-        return
+    """End a process and those that it has started, which may outlive it."""
     with contextlib.suppress(ProcessLookupError):
         if hasattr(os, 'killpg'):
             os.killpg(process.pid, signal.SIGKILL)
@@ -73,18 +71,32 @@ def end(process):
             process.kill()
 
 
-def run(part, engine, args, seconds):
-    """Measure a part in a process of its own, for at most so many seconds; return its Outcome."""
-    words, start, late = command(part, engine, args), time.time(), threading.Event()
-    where, commands, figures, problems, ended = None, {}, [], [], []
-    with tempfile.TemporaryFile() as errors, tqdm(unit='case', leave=False, disable=None) as bar:
-        bar.set_description(f'{part}, {ENGINES[engine]}')
+def run(part, engine, args, seconds, keep=lambda outcome: None):
+    """Measure a part in a process of its own, for at most so many seconds; return its Outcome.
+
+    `keep` is given what there is of it by an interruption.
+    """
+    words, start, late, told_of = command(part, engine, args), time.time(), threading.Event(), Told()
+
+    def outcome(problems):
+        return Outcome(part, engine, told_of.where, commands(), told_of.figures, time.time() - start, problems)
+
+    def commands():
+        return {case: shown([*words, '--case', case]) for case in told_of.cases}
+
+    with tempfile.TemporaryDirectory() as scratch, open(os.path.join(scratch, 'errors'), 'w+b') as errors:
         try:
             process = subprocess.Popen(
-                [*words, '--json'], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, start_new_session=True
+                [*words, '--json'],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=dict(os.environ, TMPDIR=scratch),  # so that nothing is left of a part that is killed
+                start_new_session=True,
             )
         except OSError as error:
-            return Outcome(part, engine, None, {}, [], 0.0, [f'cannot run {words[0]}: {error.strerror}'])
+            return outcome([f'cannot run {words[0]}: {error.strerror}'])
 
         def stop():
             late.set()
@@ -93,28 +105,50 @@ def run(part, engine, args, seconds):
         timer = threading.Timer(seconds, stop)
         timer.start()
         try:
-            for told in filter(None, map(from_line, process.stdout or ())):
-                if 'cases' in told:
-                    where = told['where']
-                    commands = {case: shown([*words, '--case', case]) for case in told['cases']}
-                    bar.reset(len(commands))
-                elif 'figure' in told:
-                    figures.append((told['case'], told['figure']))
-                else:
-                    ended.append(told['case'])
-                    bar.update()
-                    problems += [f'{told["case"]}: {told["problem"]}'] if told['problem'] else []
-            process.wait()  # all that it started has ended, too, or the pipe would still be open
-        finally:
-            timer.cancel()
+            told_of.read(process.stdout, f'{part}, {ENGINES[engine]}')
+            process.wait()
+        except BaseException:
             end(process)
             process.wait()
-        left = ', '.join(case for case in commands if case not in ended)
+            keep(outcome([*told_of.problems, 'interrupted']))
+            raise
+        finally:
+            timer.cancel()
+        left = ', '.join(told_of.left())
         if late.is_set():
-            problems.append(f'stopped after its {seconds:.0f} s, before the end of {left or "its first case"}')
-        elif process.returncode and (left or not problems):
-            problems.append(why(process.returncode, errors) + f', before the end of {left}' * bool(left))
-    return Outcome(part, engine, where, commands, figures, time.time() - start, problems)
+            return outcome(
+                [*told_of.problems, f'stopped after its {seconds:.0f} s, before the end of {left or "its first case"}']
+            )
+        if process.returncode and (left or not told_of.problems):
+            return outcome(
+                [*told_of.problems, why(process.returncode, errors) + f', before the end of {left}' * bool(left)]
+            )
+    return outcome(told_of.problems)
+
+
+class Told:
+    """What a process has told of its part."""
+
+    def __init__(self):
+        self.where, self.cases, self.figures, self.problems, self.ended = None, [], [], [], []
+
+    def read(self, lines, title):
+        """Read all lines, with a progress bar."""
+        with tqdm(unit='case', desc=title, leave=False, disable=None) as bar:
+            for told in filter(None, map(from_line, lines)):
+                if 'cases' in told:
+                    self.where, self.cases = told['where'], told['cases']
+                    bar.reset(len(self.cases))
+                elif 'figure' in told:
+                    self.figures.append((told['case'], told['figure']))
+                else:
+                    self.ended.append(told['case'])
+                    self.problems += [f'{told["case"]}: {told["problem"]}'] if told['problem'] else []
+                    bar.update()
+
+    def left(self):
+        """Return the cases that have not come to an end."""
+        return [case for case in self.cases if case not in self.ended]
 
 
 def why(status, errors):
@@ -156,15 +190,16 @@ def tasks_of(parts, cards, args):
     ]
 
 
-def run_all(parts, engines, args, tell):
-    """Measure `parts`, all with None, in `engines`; yield the Outcomes. `tell` is given a sentence on each.
+def run_all(parts, engines, args, tell, keep):
+    """Measure `parts`, all with None, in `engines`; yield the Outcomes.
 
-    The part `card` comes first: an engine that does not come to its end is left out of the others, and one that sees
-    no GPU where another does, so that no figure of a CPU stands among those of a GPU.
+    `tell` is given a sentence on each, `keep` what there is of one that is interrupted. The part `card` comes first: an
+    engine that does not come to its end is left out of the others, and one that sees no GPU where another does, so that
+    no figure of a CPU stands among those of a GPU.
     """
 
     def measured(part, engine, seconds):
-        outcome = run(part, engine, args, seconds)
+        outcome = run(part, engine, args, seconds, keep)
         tell(f'{part}, {ENGINES[engine]}: {len(outcome.figures)} figures in {outcome.seconds:.0f} s')
         for problem in outcome.problems:
             tell(f'  not finished: {problem}')
@@ -183,8 +218,12 @@ def fit(cards):
     return [engine for engine in found if cards[engine].where] or found
 
 
-def check_measured(outcomes):
-    """Raise UserError if no engine came to the end of its card."""
+def check_measured(outcomes, parts):
+    """Raise UserError if no engine came to the end of its card, or none has one of `parts`, which were asked for."""
     if not any(outcome.part == CARD and not outcome.problems for outcome in outcomes):
         told = '; '.join(f'{ENGINES[outcome.engine]}: {", ".join(outcome.problems)}' for outcome in outcomes)
         raise UserError(f'no engine computes here; "make check-gpu" brings them ({told})')
+    if set(parts or ()) - {outcome.part for outcome in outcomes}:
+        absent = ', '.join(part for part in parts if part not in {outcome.part for outcome in outcomes})
+        there = ', '.join(dict.fromkeys(ENGINES[outcome.engine] for outcome in outcomes))
+        raise UserError(f'{absent} was not measured: of what is here, {there}, nothing has it and computes')

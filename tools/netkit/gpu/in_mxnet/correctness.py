@@ -6,32 +6,31 @@ import numpy as np
 
 from netkit._mxnet import mx
 from netkit.bench.steps import Step
-from netkit.gpu.figures import STATISTICS, Figure, cosine, distance, moved
+from netkit.gpu.figures import FLOAT32, HALF, NONE, Problems, cosine, distance, judged, moved
 from netkit.gpu.in_mxnet.device import DEVICE, IS_GPU, changed, label, shape, symbol, training, wait
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH
 from netkit.networks import forms_for
 
-EMBEDDINGS = 'inference: largest difference of the embeddings from the CPU, of their range'
-GRADIENTS = 'a training step: cosine of all gradients with the CPU'
 REFERENCE = {**forms_for('cpu'), 'memonger': False}  # whose gradients are right everywhere
-# {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it)}
+# {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it, Bounds)}
 WAYS = {
-    "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
-    "kept, MXNet's BatchNorm": ({'memonger': False}, False),
-    'recomputed': ({'memonger': True}, None),
-    "recomputed, cuDNN's BatchNorm (never built: it would move the statistics twice)": ({'memonger': True}, True),
-    'recomputed, net_prelu=conv': ({'memonger': True, 'net_prelu': 'conv'}, None),
-    'float16, recomputed': ({'memonger': True, 'fp16': True}, None),
+    "kept, cuDNN's BatchNorm": ({'memonger': False}, True, FLOAT32),
+    "kept, MXNet's BatchNorm": ({'memonger': False}, False, FLOAT32),
+    "recomputed, MXNet's BatchNorm": ({'memonger': True}, False, FLOAT32),  # as the trainers build it
+    'recomputed, net_prelu=conv': ({'memonger': True, 'net_prelu': 'conv'}, None, FLOAT32),
+    'float16, recomputed': ({'memonger': True, 'fp16': True}, None, HALF),
 }
+# Never built, since it is said to move the statistics twice: here one sees whether it does.
+TWICE = {"recomputed, cuDNN's BatchNorm": ({'memonger': True}, True, NONE)}
 ON_CPU = {
-    'net_prelu=mul, net_resize=op': ({'net_prelu': 'mul', 'net_resize': 'op'}, None),
-    'recomputed': WAYS['recomputed'],
+    'net_prelu=mul, net_resize=op': ({'net_prelu': 'mul', 'net_resize': 'op'}, None, FLOAT32),
+    'recomputed': ({'memonger': True}, None, FLOAT32),
 }
 
 
 def built(name, way, ways):
     """Return the symbol of a network in one of the `ways`."""
-    changes, cudnn = ways[way]
+    changes, cudnn, _ = ways[way]
     return changed(symbol(name, **changes), cudnn, dropout=0.0)
 
 
@@ -58,14 +57,21 @@ def compare(name, ways):
     parameters = {key: array.asnumpy() for key, array in step.arrays().items() if key != 'data'}
     pixels = step.executor.arg_dict['data'].asnumpy()
     embeddings = inferred(name, reference, parameters, pixels, mx.cpu())  # with the statistics that the step moved
+    problems = Problems()
     for way in ways:
-        found = built(name, way, ways)
-        yield Figure(
-            EMBEDDINGS, way, label(name), distance(inferred(name, found, parameters, pixels, DEVICE), embeddings)
-        )
-        got = after_a_step(training(name, found, COMPARED_BATCH), direction)
-        yield Figure(GRADIENTS, way, label(name), cosine(got[0], gradients))
-        yield Figure(STATISTICS, way, label(name), moved(got[1], statistics))
+        with problems.caught(way):
+            found = built(name, way, ways)
+            differences = (
+                distance(inferred(name, found, parameters, pixels, DEVICE), embeddings),
+                *against(gradients, statistics, after_a_step(training(name, found, COMPARED_BATCH), direction)),
+            )
+            yield from judged(way, label(name), ways[way][2], differences, problems)
+    problems.check()
+
+
+def against(gradients, statistics, found):
+    """Return (cosine, difference) of the gradients and moving statistics that were found."""
+    return cosine(found[0], gradients), moved(found[1], statistics)
 
 
 def inferred(name, of, parameters, pixels, context):
@@ -77,5 +83,5 @@ def inferred(name, of, parameters, pixels, context):
 
 def cases(quick):
     """Return {case: function that yields Figures}."""
-    ways = WAYS if IS_GPU else ON_CPU
+    ways = {**WAYS, **TWICE} if IS_GPU else ON_CPU
     return {name: functools.partial(compare, name, ways) for name in (COMPARED[:1] if quick else COMPARED)}

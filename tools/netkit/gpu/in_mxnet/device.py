@@ -13,6 +13,7 @@ from netkit.networks import build, forms_for, settings_of
 
 IS_GPU = mx.context.num_gpus() > 0
 DEVICE = mx.gpu(0) if IS_GPU else mx.cpu()
+SHORT = ('out of memory', 'reducing batch/model size')  # in messages on memory, of MXNet's pool and its choice of cuDNN
 FORMS = forms_for('gpu' if IS_GPU else 'cpu')  # those that the trainers have by default
 
 
@@ -114,7 +115,7 @@ def fits(function, *arguments):
         function(*arguments)
         wait()
     except (mx.MXNetError, RuntimeError, UserError) as error:  # a UserError has what MXNet said as its context
-        if 'out of memory' not in f'{error} {error.__context__}':
+        if not any(mark in f'{error} {error.__context__}' for mark in SHORT):
             raise
         is_enough = False
     release()

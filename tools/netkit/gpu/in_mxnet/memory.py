@@ -4,7 +4,7 @@ import functools
 import gc
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure, largest_batch, largest_that_fits, note_of
+from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of
 from netkit.gpu.in_mxnet.device import (
     DEVICE,
     IS_GPU,
@@ -19,9 +19,10 @@ from netkit.gpu.in_mxnet.device import (
     symbol,
     wait,
 )
+from netkit.graph.memory import planned_memory
 
 TAKEN = 'MB that the card has less while a training step is computed, besides weights and gradients'
-LARGEST = 'largest batch that fits, without momentum'
+LARGEST = 'largest batch that was found to fit, without momentum, and its MB, likewise'
 WAYS = {
     'float32': {'memonger': False},
     'float32, recomputed': {'memonger': True},
@@ -51,26 +52,37 @@ def taken(make, batch):
 
 def measure(name, ways):
     """Yield the Figures of a network."""
-    wanted = default_batch(name)
-    column = f'{label(name)}, batch {wanted}'
-    for way in ways:
-        of = symbol(name, **WAYS[way])
-        weights = Weights(name, of)
+    wanted, problems = default_batch(name), Problems()
+    for row in ways:
+        of = symbol(name, **WAYS[row])
+        with problems.caught(row):
+            yield from measure_way(name, row, of, wanted)
+    problems.check()
 
-        def make(batch, of=of, weights=weights):
-            return Sharing(of, shape(name, batch), weights)
 
-        def tried(batch, make=make):
-            return fits(lambda: make(batch)())
+def measure_way(name, row, of, wanted):
+    """Yield the Figures of a symbol."""
+    weights, column = Weights(name, of), f'{label(name)}, batch {wanted}'
 
-        batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
-        if not batch:
-            yield Figure(TAKEN, way, column, 'not one image fits')
-            continue
-        found = {size: taken(make, size) for size in (max(batch // 2, 1), batch)}
-        yield Figure(TAKEN, way, column, round(found[batch]), note_of(batch, wanted))
-        if len(found) > 1:
-            yield Figure(LARGEST, way, label(name), largest_batch(found, free(), tried))
+    def make(batch):
+        return Sharing(of, shape(name, batch), weights)
+
+    def tried(batch):
+        return fits(lambda: make(batch)())
+
+    if 'float16' not in row:  # of which MXNet plans four bytes each
+        planned = planned_memory(of, wanted, shape(name, 1)[2:])
+        yield Figure(TAKEN, row, f'{column}, as planned', round(planned))
+    batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
+    if not batch:
+        yield Figure(TAKEN, row, column, 'not one image fits')
+        return
+    found = {size: taken(make, size) for size in (max(batch // 2, 1), batch)}
+    yield Figure(TAKEN, row, column, round(found[batch]), note_of(batch, wanted))
+    if len(found) > 1:
+        largest = largest_batch(found, free(), tried)
+        note = f'{taken(make, largest):,.0f} MB' if largest else ''
+        yield Figure(LARGEST, row, label(name), largest, note)
 
 
 def not_measured():

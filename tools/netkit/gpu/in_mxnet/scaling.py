@@ -7,12 +7,13 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.gpu.figures import Figure, in_turns
 from netkit.gpu.in_mxnet.device import IS_GPU, default_batch, label, measured, shape, symbol, wait
+from netkit.gpu.in_mxnet.speed import TF32
 from netkit.gpu.sizes import counts
 from netkit.networks import initializer
 from netkit.training.losses import classification
 from netkit.training.trainer import Trainer
 
-SPEED = 'training on several devices, images per second in all'
+SPEED = f'training on several devices{TF32}, images per second in all'
 KVSTORES = ('device', 'nccl') if IS_GPU else ('device',)
 SHARE = 'training on several devices, share of a step for summing gradients, %'
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from netkit.gpu.figures import Figure, in_turns, in_turns_anew, largest_that_fits, note_of
+from netkit.gpu.figures import Figure, Problems, in_turns, in_turns_anew, largest_that_fits, note_of
 from netkit.gpu.in_mxnet.device import (
     IS_GPU,
     Sharing,
@@ -19,6 +19,7 @@ from netkit.gpu.in_mxnet.device import (
 )
 from netkit.gpu.sizes import BATCHES
 
+TF32 = ', float32 with TF32 where the card has it' if IS_GPU else ''
 # {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it)}, for all networks.
 WAYS = {
     "recomputed, MXNet's BatchNorm": ({'memonger': True}, False),  # as the trainers build it
@@ -61,37 +62,46 @@ def measure(name, quick):
 
     The ways share their weights, and are bound anew for each turn: the maps of all would not fit.
     """
-    wanted, batches, makers, weights = default_batch(name), {}, {}, {}
-    table = f'training (forward and backward pass), images per second, batch {wanted}'
+    wanted, batches, makers, weights, problems = default_batch(name), {}, {}, {}, Problems()
+    table = f'training (forward and backward pass{TF32}), images per second, batch {wanted}'
     for row, (changes, cudnn) in ways(name, quick).items():
-        of, half = changed(symbol(name, **changes), cudnn), changes.get('fp16', False)
-        if half not in weights:
-            weights[half] = Weights(name, of)
+        with problems.caught(row):
+            of, half = changed(symbol(name, **changes), cudnn), changes.get('fp16', False)
+            if half not in weights:
+                weights[half] = Weights(name, of)
 
-        def make(batch, of=of, shared=weights[half]):
-            release()  # of the way before
-            return Sharing(of, shape(name, batch), shared)
+            def make(batch, of=of, shared=weights[half]):
+                release()  # of the way before
+                return Sharing(of, shape(name, batch), shared)
 
-        batches[row] = largest_that_fits(wanted, lambda batch, make=make: fits(lambda: make(batch)()))
-        if batches[row]:
-            makers[row] = functools.partial(make, batches[row])
-        else:
-            yield Figure(table, row, label(name), 'not one image fits')
+            batches[row] = largest_that_fits(wanted, lambda batch, make=make: fits(lambda: make(batch)()))
+            if batches[row]:
+                makers[row] = functools.partial(make, batches[row])
+            else:
+                yield Figure(table, row, label(name), 'not one image fits')
     for row, seconds in in_turns_anew(makers, wait).items():
         yield Figure(table, row, label(name), round(batches[row] / seconds, 1), note_of(batches[row], wanted))
+    problems.check()
 
 
 def measure_inference(name):
     """Yield the Figures of a network's inferences."""
-    table = 'inference, milliseconds for a batch'
+    table, problems = f'inference, milliseconds for a batch that is on the device{TF32}', Problems()
     symbols = {'float32': symbol(name, memonger=False)}
     if IS_GPU:
         symbols['float16'] = symbol(name, memonger=False, fp16=True)
     weights = {row: Weights(name, of) for row, of in symbols.items()}
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
-        steps = {row: Sharing(of, shape(name, batch), weights[row], training=False) for row, of in symbols.items()}
+        steps = {}
+        for row, of in symbols.items():
+            with problems.caught(row):
+                step = Sharing(of, shape(name, batch), weights[row], training=False)
+                step()
+                wait()
+                steps[row] = step
         for row, seconds in in_turns(steps, wait).items():
             yield Figure(table, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
+    problems.check()
 
 
 def cases(quick):

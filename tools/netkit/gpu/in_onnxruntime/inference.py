@@ -10,12 +10,12 @@ import torch
 
 from netkit import ROOT
 from netkit.errors import UserError
-from netkit.gpu.figures import Figure, distance, in_turns
+from netkit.gpu.figures import Figure, Problems, distance, in_turns
 from netkit.gpu.in_onnxruntime.providers import session, there
 from netkit.gpu.in_torch.device import IS_GPU, images, label, measured, network, tensor_float32
-from netkit.gpu.in_torch.inference import TABLE
 from netkit.gpu.sizes import BATCHES, SMALL
 
+TABLE = 'inference, milliseconds for a batch, with the copies to the device and back'
 DIFFERENCE = 'inference: largest difference of the embeddings from PyTorch in float32, of their range'
 INPUT, SETTLING = 'data', 30  # the input's name; steps after which the moving statistics are those of the images
 
@@ -66,36 +66,53 @@ def raw_images():
     return np.round(images(max(BATCHES)).cpu().numpy() * 127.5 + 127.5).astype(np.float32)
 
 
-def measure(name, provider, precisions, files):
-    """Yield the Figures of a network on a provider."""
-    short = provider[: -len('ExecutionProvider')]
-    steps = {}
-    for precision in precisions:
-        row, found = f'{short}, {precision}', session(files.path(name, precision), provider)
-        if found is None:
-            yield Figure(TABLE, row, label(name), 'not measured: its libraries do not load')
-            continue
-        output = found.run(None, {INPUT: raw_images()})[0].astype(np.float64)
-        yield Figure(DIFFERENCE, row, label(name), distance({'': output}, {'': files.module(name)[1]}))
-        steps[row] = found
+def measure(name, provider, ways, files):
+    """Yield the Figures of a network on a provider; `ways` are {row: (precision of the file, options)}."""
+    short, steps, problems = short_of(provider), {}, Problems()
+    for way, (precision, options) in ways.items():
+        row = f'{short}, {way}'
+        with problems.caught(row):
+            found = session(files.path(name, precision), provider, **options)
+            if found is None:
+                yield Figure(TABLE, row, label(name), 'not measured: its libraries do not load')
+                continue
+            output = found.run(None, {INPUT: raw_images()})[0].astype(np.float64)
+            yield Figure(DIFFERENCE, row, label(name), distance({'': output}, {'': files.module(name)[1]}))
+            steps[row] = found
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
         given = {INPUT: raw_images()[:batch]}
         runs = {row: functools.partial(found.run, None, given) for row, found in steps.items()}
         for row, seconds in in_turns(runs, lambda: None).items():  # a run ends with the embeddings in memory
             yield Figure(TABLE, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
+    problems.check()
+
+
+def short_of(provider):
+    """Return the name of a provider without its ending."""
+    return provider[: -len('ExecutionProvider')]
+
+
+def ways_of(provider, quick):
+    """Return {row: (precision of the file, options)} of a provider."""
+    if provider == 'CPUExecutionProvider':
+        return {'float32': ('float32', {})}
+    found = {'TF32': ('float32', {})}  # which both have by default, where the card has it
+    if provider == 'CUDAExecutionProvider':
+        found = {'float32': ('float32', {'use_tf32': '0'}), **found}
+    return found if quick else {**found, 'float16': ('float16', {})}
 
 
 def cases(quick, python=None):
     """Return {case: function that yields Figures}; `python` is an interpreter with MXNet, which writes the files.
 
-    The cases of a provider stand together: what is measured of one stays if the next brings down the process.
+    The cases of a provider stand together: what is measured of one stays if the next brings down the process. Raises
+    UserError without a `python`.
     """
-    precisions = ('float32',) if quick or not IS_GPU else ('float32', 'float16')
+    if python is None:
+        raise UserError('the ONNX files are written by a Python that has MXNet; name it, --mxnet-python PYTHON')
     files = Files(python)
     return {
-        f'{name}, {provider[: -len("ExecutionProvider")]}': functools.partial(
-            measure, name, provider, precisions, files
-        )
+        f'{name}, {short_of(provider)}': functools.partial(measure, name, provider, ways_of(provider, quick), files)
         for provider in there()
         for name in measured(quick)
     }

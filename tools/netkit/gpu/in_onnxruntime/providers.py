@@ -28,7 +28,11 @@ def where():
     return device.where() if there() != list(ON_CPU) and there() else None
 
 
-def session(path, provider):
-    """Return a session of an ONNX file, None where onnxruntime would compute on another provider in its stead."""
-    found = onnxruntime.InferenceSession(path, providers=[provider])
+def session(path, provider, **options):
+    """Return a session of an ONNX file; None where the provider does not start, and onnxruntime takes another.
+
+    What TensorRT leaves of a network goes to CUDA, and what CUDA leaves, to the CPU.
+    """
+    behind = ['CUDAExecutionProvider'] if provider == 'TensorrtExecutionProvider' else []
+    found = onnxruntime.InferenceSession(path, providers=[(provider, options), *behind])
     return found if found.get_providers()[0] == provider else None

@@ -4,19 +4,17 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import STATISTICS, Figure, cosine, distance, moved
-from netkit.gpu.in_torch.device import DEVICE, IS_GPU, images, label, network, tensor_float32
+from netkit.gpu.figures import BFLOAT16, FLOAT32, HALF, Problems, cosine, distance, judged, moved
+from netkit.gpu.in_torch.device import DEVICE, IS_GPU, has_bfloat16, images, label, network, tensor_float32
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH
 
-EMBEDDINGS = 'inference: largest difference of the embeddings from the CPU, of their range'
-GRADIENTS = 'a training step: cosine of all gradients with the CPU'
-# {row: (TF32, whether the trunk is in 16 bits, in which, recomputed)}
+# {row: (TF32, the type of the trunk if not float32, recomputed, Bounds)}
 WAYS = {
-    'float32': (False, False, None, False),
-    'float32, recomputed': (False, False, None, True),
-    'TF32': (True, False, None, False),
-    'float16': (True, True, torch.float16, False),
-    'bfloat16': (True, True, torch.bfloat16, False),
+    'float32': (False, None, False, FLOAT32),
+    'float32, recomputed': (False, None, True, FLOAT32),
+    'TF32': (True, None, False, HALF),
+    'float16': (True, torch.float16, False, HALF),
+    'bfloat16': (True, torch.bfloat16, False, BFLOAT16),
 }
 
 
@@ -49,22 +47,25 @@ def compare(name, ways):
     gradients, statistics = step(on_cpu, x, direction)
     trained = {key: value.clone() for key, value in on_cpu.state_dict().items()}
     embeddings = inferred(on_cpu, x)  # with the statistics that the step moved
+    problems = Problems()
     for way in ways:
-        tf32, fp16, trunk_type, again = WAYS[way]
-        with tensor_float32(tf32):
-            module = network(name, fp16=fp16, using_checkpoint=again)
-            module.trunk_type = trunk_type
-            module.load_state_dict(trained)
-            found = inferred(module, x.to(DEVICE))
-            yield Figure(EMBEDDINGS, way, label(name), distance(found, embeddings))
-            module.load_state_dict(weights)
-            found = step(module, x.to(DEVICE), direction)
-            yield Figure(GRADIENTS, way, label(name), cosine(found[0], gradients))
-            yield Figure(STATISTICS, way, label(name), moved(found[1], statistics))
+        with problems.caught(way):
+            tf32, half, again, bounds = WAYS[way]
+            with tensor_float32(tf32):
+                module = network(name, fp16=half is not None, using_checkpoint=again)
+                module.trunk_type = half
+                module.load_state_dict(trained)
+                found = inferred(module, x.to(DEVICE))
+                module.load_state_dict(weights)
+                got = step(module, x.to(DEVICE), direction)
+            differences = distance(found, embeddings), cosine(got[0], gradients), moved(got[1], statistics)
+            yield from judged(way, label(name), bounds, differences, problems)
+    problems.check()
 
 
 def cases(quick):
     """Return {case: function that yields Figures}."""
     # A CPU would be compared with itself in float32, and has neither TF32 nor, in PyTorch 2.3, float16.
     ways = tuple(WAYS) if IS_GPU else ('float32, recomputed', 'bfloat16')
+    ways = tuple(way for way in ways if way != 'bfloat16' or has_bfloat16())
     return {name: functools.partial(compare, name, ways) for name in (COMPARED[:1] if quick else COMPARED)}

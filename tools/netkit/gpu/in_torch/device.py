@@ -12,6 +12,7 @@ from netkit.gpu.sizes import MEASURED, SMALL, SMALL_BATCH, batch_of, label_of
 
 SYMBOLS = os.path.join(ROOT, 'symbols')
 IS_GPU = torch.cuda.is_available()
+SHORT = ('out of memory', '_alloc_failed', 'unable to find an engine')  # in messages on memory
 DEVICE = torch.device('cuda' if IS_GPU else 'cpu')
 
 
@@ -56,13 +57,25 @@ def wait():
         torch.cuda.synchronize()
 
 
+def has_bfloat16():
+    """Tell whether the device computes bfloat16 itself: Ampere and later, and every CPU, if slowly."""
+    return not IS_GPU or torch.cuda.get_device_capability()[0] >= 8
+
+
+def is_of_memory(error):
+    """Tell whether an error says that memory is short, in one of the ways of PyTorch, CUDA, cuDNN and cuBLAS."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(mark in str(error).lower() for mark in SHORT)
+
+
 def fits(function, *arguments):
     """Call a function; tell whether the memory of the card was enough for it."""
     is_enough = True
     try:
         function(*arguments)
         wait()
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_of_memory(error):
+            raise
         is_enough = False
     if IS_GPU:  # once nothing holds the maps any more
         torch.cuda.empty_cache()

@@ -115,5 +115,5 @@ def measure(people, each, pairs, batch, seconds):
 
 def cases(quick):
     """Return {case: function that yields Figures}."""
-    sizes = (64, 20, 300, 64, 10 if quick else 70) if IS_GPU else (8, 4, 20, 8, 0)
+    sizes = (64, 20, 300, 64, 10 if quick else 60) if IS_GPU else (8, 4, 20, 8, 0)
     return {FACES: functools.partial(measure, *sizes)}

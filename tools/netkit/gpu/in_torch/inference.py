@@ -4,40 +4,44 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import Figure, in_turns, largest_that_fits
+from netkit.gpu.figures import Figure, Problems, in_turns
 from netkit.gpu.in_torch.device import IS_GPU, fits, images, label, measured, tensor_float32, wait
-from netkit.gpu.in_torch.speed import made, ways
+from netkit.gpu.in_torch.speed import made, take_way, ways
 from netkit.gpu.sizes import BATCHES
 
-TABLE = 'inference, milliseconds for a batch'
+TABLE = 'inference, milliseconds for a batch that is on the device'
 
 
 class Inference:
-    """An inference of a module; a call does one."""
+    """An inference of a module in a Way, of images that are on the device; a call does one."""
 
     def __init__(self, module, way, batch):
-        self.module, self.tf32 = module.eval(), way.tf32
+        self.module, self.way = module, way
         layout = torch.channels_last if way.last else torch.contiguous_format
         self.images = images(batch).contiguous(memory_format=layout)
 
     def __call__(self):
-        with tensor_float32(self.tf32), torch.no_grad():
-            return self.module(self.images)
+        take_way(self.module, self.way)
+        with tensor_float32(self.way.tf32), torch.no_grad():
+            return self.module.eval()(self.images)
 
 
 def measure(name, batches, chosen):
     """Yield the Figures of a network."""
-    modules = {row: made(name, way) for row, way in chosen.items()}
+    modules = {last: made(name, last) for last in sorted({way.last for way in chosen.values()})}
+    problems = Problems()
     for batch in batches:
         column, steps = f'{label(name)}, batch {batch}', {}
         for row, way in chosen.items():
-            step = Inference(modules[row], way, batch)
-            if largest_that_fits(batch, lambda size, step=step: fits(step)) == batch:
-                steps[row] = step
-            else:
-                yield Figure(TABLE, row, column, 'does not fit')
+            with problems.caught(row):
+                step = Inference(modules[way.last], way, batch)
+                if fits(step):
+                    steps[row] = step
+                else:
+                    yield Figure(TABLE, row, column, 'does not fit')
         for row, seconds in in_turns(steps, wait, 2 if IS_GPU else 1).items():
             yield Figure(TABLE, row, column, round(1e3 * seconds, 2))
+    problems.check()
 
 
 def cases(quick):

@@ -4,33 +4,39 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import Figure, largest_batch, largest_that_fits, note_of
-from netkit.gpu.in_torch.device import DEVICE, IS_GPU, default_batch, fits, images, label, measured, network, wait
+from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of
+from netkit.gpu.in_torch.device import DEVICE, IS_GPU, default_batch, fits, label, measured, wait
+from netkit.gpu.in_torch.speed import Training, Way, made, sgd_of
 
-TAKEN = 'MB for the feature maps of a training step and their gradients, besides weights and gradients'
-LARGEST = 'largest batch that fits, with SGD and momentum'
+TAKEN = 'MB for the feature maps of a training step and their gradients, besides weights, gradients and momentum'
+LARGEST = 'largest batch that was found to fit, and its MB, likewise'
 WAYS = {
-    'float32': {},
-    'float32, recomputed': {'using_checkpoint': True},
-    'float16': {'fp16': True},
-    'float16, recomputed': {'fp16': True, 'using_checkpoint': True},
+    'float32': Way(tf32=False, last=True),
+    'float32, recomputed': Way(tf32=False, last=True, again=True),
+    'float16': Way(half=torch.float16, last=True),
+    'float16, recomputed': Way(half=torch.float16, last=True, again=True),
 }
 
 
-def step(module, batch):
-    """Do a training step, with a loss that stands in for a classifier."""
-    module(images(batch)).square().mean().backward()
-
-
-def taken(module, batch):
-    """Return the MB (2^20 bytes) that a step takes at its peak, besides the weights and their gradients."""
+def taken(step, batch):
+    """Return the MB (2^20 bytes) that a step's forward and backward pass take at their peak, besides the gradients."""
+    step.images = None
+    for parameter in step.module.parameters():  # the gradients are to be there before
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     torch.cuda.empty_cache()
     wait()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    step(module, batch)
+    step.draw(batch)
+    step.backward()
     wait()
+    step.sgd.zero_grad()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def gradients(module):
+    """Return the MB of the gradients of a module's parameters."""
+    return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad) / 2**20
 
 
 def free():
@@ -41,23 +47,23 @@ def free():
 
 def measure(name, ways):
     """Yield the Figures of a network."""
-    wanted = default_batch(name)
-    for way in ways:
-        module = network(name, channels_last=True, **WAYS[way]).train()
-        for parameter in module.parameters():  # so that the gradients are there before
-            parameter.grad = torch.zeros_like(parameter)
-        momentum = [torch.zeros_like(parameter) for parameter in module.parameters()]
-        column = f'{label(name)}, batch {wanted}'
-        batch = largest_that_fits(wanted, functools.partial(fits, step, module))  # cuDNN chooses and loads, too
-        if not batch:
-            yield Figure(TAKEN, way, column, 'not one image fits')
-            continue
-        found = {size: taken(module, size) for size in (max(batch // 2, 1), batch)}
-        yield Figure(TAKEN, way, column, round(found[batch]), note_of(batch, wanted))
-        if len(found) > 1:
-            room = free()
-            yield Figure(LARGEST, way, label(name), largest_batch(found, room, functools.partial(fits, step, module)))
-        del module, momentum
+    wanted, problems, module = default_batch(name), Problems(), made(name, True)
+    sgd, column = sgd_of(module), f'{label(name)}, batch {wanted}'
+    for row in ways:
+        step = Training(module, sgd, WAYS[row])
+        tried = functools.partial(fits, step.take)
+        with problems.caught(row):
+            batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
+            if not batch:
+                yield Figure(TAKEN, row, column, 'not one image fits')
+                continue
+            found = {size: taken(step, size) for size in (max(batch // 2, 1), batch)}
+            yield Figure(TAKEN, row, column, round(found[batch]), note_of(batch, wanted))
+            if len(found) > 1:
+                largest = largest_batch(found, free() - gradients(module), tried)
+                note = f'{taken(step, largest):,.0f} MB' if largest else ''
+                yield Figure(LARGEST, row, label(name), largest, note)
+    problems.check()
 
 
 def not_measured():

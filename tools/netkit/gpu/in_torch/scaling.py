@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import statistics
 import tempfile
 import time
 
@@ -10,13 +11,14 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from netkit.gpu.figures import Figure
-from netkit.gpu.in_torch.device import IS_GPU, default_batch, images, label, measured, network
+from netkit.gpu.figures import Figure, note_of
+from netkit.gpu.in_torch.device import IS_GPU, default_batch, images, is_of_memory, label, measured, network
 from netkit.gpu.sizes import counts
 
 SPEED = 'training on several devices, images per second in all'
 SHARE = 'training on several devices, share of a step for summing gradients, %'
 STEPS, ROUNDS = (10, 3) if IS_GPU else (2, 2)
+RESULT = 'seconds-{}.json'
 
 
 def seconds_of(step, module, device, is_summed):
@@ -43,11 +45,12 @@ def work(rank, world, name, batch, folder):
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
-    distributed.init_process_group(
-        'nccl' if IS_GPU else 'gloo', f'file://{folder}/store-{world}', rank=rank, world_size=world
-    )
-    module = DistributedDataParallel(
-        network(name, device, fp16=IS_GPU, channels_last=True).train(), [rank] if IS_GPU else None
+    store = f'file://{folder}/store-{world}-{batch}'
+    distributed.init_process_group('nccl' if IS_GPU else 'gloo', store, rank=rank, world_size=world)
+    module = DistributedDataParallel(  # without buffers, as arcface_torch has it
+        network(name, device, fp16=IS_GPU, channels_last=True).train(),
+        [rank] if IS_GPU else None,
+        broadcast_buffers=False,
     )
     x = images(batch, device)
     sgd = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 1e-6, 0.9, weight_decay=5e-4)
@@ -59,34 +62,43 @@ def work(rank, world, name, batch, folder):
 
     for _ in range(3):
         step()
-    summed, alone = (
-        min(seconds_of(step, module, device, is_summed) for _ in range(ROUNDS)) for is_summed in (True, False)
-    )
+    seconds = [[seconds_of(step, module, device, is_summed) for is_summed in (True, False)] for _ in range(ROUNDS)]
     if rank == 0:
-        with open(os.path.join(folder, f'seconds-{world}.json'), 'w', encoding='utf-8') as file:
-            json.dump([summed, alone], file)
+        with open(os.path.join(folder, RESULT.format(world)), 'w', encoding='utf-8') as file:
+            json.dump([statistics.median(times) for times in zip(*seconds)], file)
     distributed.barrier()
     distributed.destroy_process_group()
 
 
+def spawned(world, name, batch, folder):
+    """Return (seconds of a step summed, and alone) in `world` processes, None where the memory was not enough."""
+    try:
+        multiprocessing.spawn(work, (world, name, batch, folder), world)
+    except multiprocessing.ProcessRaisedException as error:
+        if is_of_memory(error):
+            return None
+        raise RuntimeError(str(error).strip().splitlines()[-1])
+    with open(os.path.join(folder, RESULT.format(world)), encoding='utf-8') as file:
+        return json.load(file)
+
+
 def measure(name, devices):
-    """Yield the Figures of a network."""
-    batch = default_batch(name)
-    column = f'{label(name)}, {"float16" if IS_GPU else "float32"}, batch {batch} each'
+    """Yield the Figures of a network, each device with the default batch, or with what fits on one."""
+    wanted = batch = default_batch(name)
+    column = f'{label(name)}, {"float16" if IS_GPU else "float32"}, batch {wanted} each'
     with tempfile.TemporaryDirectory() as folder:
         for world in counts(devices):
-            multiprocessing.spawn(work, (world, name, batch, folder), world)
-            with open(os.path.join(folder, f'seconds-{world}.json'), encoding='utf-8') as file:
-                summed, alone = json.load(file)
-            yield Figure(
-                SPEED,
-                f'{world} × {"GPU" if IS_GPU else "process on the CPU"}',
-                column,
-                round(world * batch / summed, 1),
-            )
+            row, found = f'{world} × {"GPU" if IS_GPU else "process on the CPU"}', None
+            while batch and found is None:
+                found = spawned(world, name, batch, folder)
+                batch = batch if found else batch // 2
+            if found is None:
+                yield Figure(SPEED, row, column, 'not one image fits')
+                return
+            summed, alone = found
+            yield Figure(SPEED, row, column, round(world * batch / summed, 1), note_of(batch, wanted))
             if world > 1:
-                share = round(100 * (1 - alone / summed), 1)
-                yield Figure(SHARE, f'{world} × {"GPU" if IS_GPU else "process on the CPU"}', column, share)
+                yield Figure(SHARE, row, column, round(100 * (1 - alone / summed), 1), note_of(batch, wanted))
 
 
 def not_measured():

@@ -6,11 +6,13 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from netkit.gpu.figures import Figure, in_turns, largest_that_fits, note_of
+from netkit.gpu.figures import Figure, Problems, in_turns, largest_that_fits, note_of
 from netkit.gpu.in_torch.device import (
+    DEVICE,
     IS_GPU,
     default_batch,
     fits,
+    has_bfloat16,
     images,
     label,
     measured,
@@ -54,66 +56,95 @@ COMPILED = 'float16, channels last'
 
 def ways(quick):
     """Return {label: Way} for this device."""
-    return {name: way for name, way in (WAYS if IS_GPU else ON_CPU).items() if not quick or name in QUICK}
+    return {
+        name: way
+        for name, way in (WAYS if IS_GPU else ON_CPU).items()
+        if (not quick or name in QUICK) and (way.half is not torch.bfloat16 or has_bfloat16())
+    }
 
 
-def made(name, way):
-    """Return a network choice as a module, to be computed in a `way`."""
-    module = network(name, fp16=way.half is not None, using_checkpoint=way.again, channels_last=way.last)
-    module.trunk_type = way.half
-    return module
+def made(name, last):
+    """Return a network choice as a module in a layout, which can take every Way of that layout."""
+    return network(name, using_checkpoint=True, channels_last=last)
 
 
-def host_module(checkout, way):
+def take_way(module, way):
+    """Have a module compute in a Way from now on."""
+    module.fp16, module.trunk_type, module.using_checkpoint = way.half is not None, way.half, way.again
+
+
+def host_module(checkout, last):
     """Return insightface's r100, from a checkout, which is run; raises UserError where there is none."""
     spec = importlib.util.spec_from_file_location('insightface_iresnet', path_of_r100(checkout))
     code = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(code)
     torch.manual_seed(0)
-    module = code.iresnet100(False, dropout=0.0, fp16=way.half is not None, num_features=512)
-    module = module.to('cuda' if IS_GPU else 'cpu')
-    return module.to(memory_format=torch.channels_last) if way.last else module
+    module = code.iresnet100(False, dropout=0.0, fp16=False, num_features=512).to(DEVICE)
+    return module.to(memory_format=torch.channels_last) if last else module
 
 
 class Training:
-    """A training step of a module with SGD, of `batch` images; a call does one."""
+    """A training step of a module in a Way, of `batch` images, with SGD and momentum; a call does one."""
 
-    def __init__(self, module, way, side=None):
-        self.module, self.way, self.side, self.batch = module.train(), way, side, 0
-        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.sgd = torch.optim.SGD(learnt, 1e-6, 0.9, weight_decay=5e-4)
+    def __init__(self, module, sgd, way, side=None):
+        self.module, self.sgd, self.way, self.side, self.batch = module, sgd, way, side, 0
 
     def take(self, batch):
         """Do the first step with so many images, in which whatever the next ones need is allocated and chosen."""
-        layout = torch.channels_last if self.way.last else torch.contiguous_format
-        self.images = images(batch, side=self.side).contiguous(memory_format=layout)
         self.sgd.zero_grad()  # of a step that did not fit
+        self.draw(batch)
         self()
         self.batch = batch
 
-    def __call__(self):
+    def draw(self, batch):
+        """Put so many images onto the device."""
+        layout = torch.channels_last if self.way.last else torch.contiguous_format
+        self.images = images(batch, side=self.side).contiguous(memory_format=layout)
+
+    def backward(self):
+        """Do the forward and the backward pass, with a loss that stands in for a classifier."""
+        take_way(self.module, self.way)
         with tensor_float32(self.way.tf32):
-            self.module(self.images).square().mean().backward()
-            self.sgd.step()
-            self.sgd.zero_grad()
+            self.module.train()(self.images).square().mean().backward()
+
+    def __call__(self):
+        self.backward()
+        self.sgd.step()
+        self.sgd.zero_grad()
+
+
+def sgd_of(module):
+    """Return SGD for a module, with its momentum in memory from the first."""
+    learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    sgd = torch.optim.SGD(learnt, 1e-6, 0.9, weight_decay=5e-4)
+    for parameter in learnt:
+        parameter.grad = torch.zeros_like(parameter)
+    sgd.step()
+    sgd.zero_grad()
+    return sgd
 
 
 def time_steps(steps, column, wanted):
     """Yield the Figures of {row: Training}, timed with `wanted` images each, or as many as fit."""
-    table = f'training, images per second, batch {wanted}'
-    for row, step in list(steps.items()):
-        if not largest_that_fits(wanted, functools.partial(fits, step.take)):
-            del steps[row]
-            yield Figure(table, row, column, 'not one image fits')
-    for row, seconds in in_turns(steps, wait, 1).items():
-        step, speed = steps[row], round(steps[row].batch / seconds, 1)
+    table, fitting, problems = f'training, images per second, batch {wanted}', {}, Problems()
+    for row, step in steps.items():
+        with problems.caught(row):
+            if largest_that_fits(wanted, functools.partial(fits, step.take)):
+                fitting[row] = step
+            else:
+                yield Figure(table, row, column, 'not one image fits')
+    for row, seconds in in_turns(fitting, wait, 1).items():
+        step, speed = fitting[row], round(fitting[row].batch / seconds, 1)
         yield Figure(table, row, column, speed, note_of(step.batch, wanted))
+    problems.check()
 
 
 def time_ways(make, column, wanted, chosen, side=None):
-    """Yield the Figures of a network; `make(way)` returns its module, `chosen` are {row: Way}."""
-    # All ways are there at once, which takes memory for their weights and momenta, but for the maps of one at a time.
-    yield from time_steps({row: Training(make(way), way, side) for row, way in chosen.items()}, column, wanted)
+    """Yield the Figures of a network; `make(last)` returns its module in a layout, `chosen` are {row: Way}."""
+    modules = {last: make(last) for last in sorted({way.last for way in chosen.values()})}
+    sgds = {last: sgd_of(module) for last, module in modules.items()}
+    steps = {row: Training(modules[way.last], sgds[way.last], way, side) for row, way in chosen.items()}
+    yield from time_steps(steps, column, wanted)
 
 
 def time_compiled(name):
@@ -123,10 +154,13 @@ def time_compiled(name):
             'compiled', 'all', label(name), 'not measured on a CPU: benchmark.py --engine torch --compile does'
         )
         return
-    way = WAYS[COMPILED]
-    # One graph or an error: else PyTorch goes on uncompiled without a word.
-    modules = {COMPILED: made(name, way), f'{COMPILED}, compiled': torch.compile(made(name, way), fullgraph=True)}
-    steps = {row: Training(module, way) for row, module in modules.items()}
+    way, steps = WAYS[COMPILED], {}
+    for row in (COMPILED, f'{COMPILED}, compiled'):
+        module = made(name, way.last)
+        sgd = sgd_of(module)
+        take_way(module, way)
+        # One graph or an error: else PyTorch goes on uncompiled without a word.
+        steps[row] = Training(module if row == COMPILED else torch.compile(module, fullgraph=True), sgd, way)
     yield from time_steps(steps, label(name), default_batch(name))
 
 
