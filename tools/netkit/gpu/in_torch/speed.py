@@ -44,9 +44,9 @@ WAYS = {
 }
 # On a CPU there is no TF32, and 16 bits are bfloat16.
 ON_CPU = {
-    'float32': Way(),
-    'float32, channels last': Way(last=True),
-    'float32, channels last, recomputed': Way(last=True, again=True),
+    'float32': Way(tf32=False),
+    'float32, channels last': Way(tf32=False, last=True),
+    'float32, channels last, recomputed': Way(tf32=False, last=True, again=True),
     'bfloat16, channels last': Way(half=torch.bfloat16, last=True),
 }
 QUICK = 'float32', 'TF32', 'TF32, channels last', 'float16, channels last', 'float32, channels last'
