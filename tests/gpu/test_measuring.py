@@ -124,6 +124,7 @@ def test_the_largest_batch(per_image, room):
     found = figures.largest_batch({4: needs(4), 8: needs(8)}, room, fits)
     assert found in allowed and 0.95 * largest <= found <= largest
     assert len(tried) < 12
+    assert figures.largest_batch({4: 10.0, 8: 10.0}, 1e9, lambda batch: batch <= 10**6) == figures.LARGEST
     assert figures.largest_that_fits(80, lambda batch: batch <= 30) == 20
     assert figures.largest_that_fits(80, lambda batch: False) == 0
 

@@ -75,6 +75,7 @@ def test_what_the_user_can_put_right_is_a_sentence(capsys):
 
     assert stops(interrupted) == 130
     assert stops(lambda: signal.raise_signal(signal.SIGTERM)) == 143
+    assert not hasattr(signal, 'SIGHUP') or stops(lambda: signal.raise_signal(signal.SIGHUP)) == 129  # a lost ssh
 
 
 def run_program(name, *options, **variables):

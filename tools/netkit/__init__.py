@@ -10,7 +10,7 @@
     evaluation/                     verification of faces, error on ImageNet, embeddings
     training/                       tasks, trainer, loop, losses, state, log, checkpoints that are kept
     drawing/, bench/                pictures; times and plans
-    gpu/                            the networks in PyTorch on a GPU: correctness, memory, speed
+    gpu/                            what is true on a GPU, in PyTorch, onnxruntime and MXNet
 
 Imports go one way, `tests/test_house.py` says which. This file puts the project's folders on `sys.path`; `_mxnet` sets
 the environment variables that MXNet reads and imports it; nothing else does either.
