@@ -62,6 +62,8 @@ CHANCE = struct.pack('<I', 0xBA55ED50)
             b'ELF' + container((2, 50, 5), (2, 86, 100)) + b'junk' + container((1, 86, 3), (2, 120, 7)),
             {(2, (5, 0)), (2, (8, 6)), (1, (8, 6)), (2, (12, 0))},
         ),
+        # One kernel of three that is for a newer card, too.
+        (container((2, 80, 9)) * 2 + container((2, 80, 9), (2, 90, 9)), {(2, (8, 0))}),
         (CHANCE + bytes(40) + CHANCE * 3 + container((2, 70, 0)), {(2, (7, 0))}),
         (container((2, 70, 8))[:-60], set()),  # cut within the header of its entry
         (container((2, 70, 8), size=2**63), {(2, (7, 0))}),
@@ -69,6 +71,7 @@ CHANCE = struct.pack('<I', 0xBA55ED50)
         (b'nothing of the kind', set()),
         (b'', set()),
     ],
+    ids=('two', 'a few', 'by chance', 'cut', 'too long', 'cut behind', 'none', 'empty'),
 )
 def test_the_code_in_a_library(tmp_path, content, found):
     """Also in one that is damaged or made to mislead: it is only read, and the reading ends."""

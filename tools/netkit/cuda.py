@@ -120,11 +120,12 @@ def cards(driver=DRIVER):
 def kernels(path):
     """Return {(kind, compute capability)} of the code for cards in a library; kind PTX or MACHINE_CODE.
 
-    Nothing in it is run. Raises OSError; a library without such code has none.
+    Of what is there for half of its kernels at least: a few may be for one kind of card. Nothing in it is run. Raises
+    OSError; a library without such code has none.
     """
-    found = set()
+    found, containers = collections.Counter(), 0
     if not os.path.getsize(path):  # which cannot be mapped
-        return found
+        return set()
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = content.find(CONTAINER)
         while 0 <= at <= len(content) - CONTAINER_HEADER.size:
@@ -133,9 +134,10 @@ def kernels(path):
             if (version, header) != (1, CONTAINER_HEADER.size):  # the same bytes by chance
                 end = at + len(CONTAINER)
             else:
-                found |= set(_entries(content, at + header, end))
+                found.update(set(_entries(content, at + header, end)))
+                containers += 1
             at = content.find(CONTAINER, end)
-    return found
+    return {code for code, count in found.items() if 2 * count >= containers}
 
 
 def _entries(content, at, end):

@@ -14,8 +14,6 @@ ROUNDS, SECONDS, MOST = 3, 0.3, 20  # turns of each way to compute, how long eac
 MULTIPLE = 8  # of which the largest batches are, as half-precision kernels want it
 ENOUGH = 0.02  # of a batch: how much smaller the next guess at the largest is
 LARGEST = 8192  # images: no larger batch is looked for
-
-
 # {what a way is compared in: the sign of its bound}
 COMPARED = (
     ('inference: largest difference of the embeddings from the CPU, of their range', '≤'),

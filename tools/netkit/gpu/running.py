@@ -21,8 +21,6 @@ from netkit.gpu.parts import CARD, ENGINES, PARTS, from_line
 PROGRAM = os.path.join('tools', 'check_gpu.py')
 NAME = 'check_gpu.py: '  # with which its refusals begin
 ENVIRONMENT = os.path.join('tools', 'gpu_env.py')  # which finds the libraries that MXNet for CUDA needs
-
-
 START = 180  # seconds for a card: libraries of gigabytes are read from the disk for the first time
 LEAST = 1  # second for a part, where the time is over
 
