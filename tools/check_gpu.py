@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 
-from netkit.cli import Parser, folder_name, number, run
+from netkit.cli import Parser, folder_name, number, run, whole_number
 from netkit.errors import UserError
 from netkit.files import check_writable
 from netkit.gpu import page, parts, running, sizes
@@ -32,7 +32,8 @@ def parse_args(argv=None):
     parser.add_argument(
         '--minutes',
         type=number(0.1, 10000),
-        help=f'how long the parts may take, once the libraries are loaded (default: {MINUTES}; --quick: {QUICK})',
+        help=f'how long the parts may take together, after the first start of the libraries (default: {MINUTES}; '
+        f'--quick: {QUICK})',
     )
     parser.add_argument(
         '--output', type=folder_name, help=f'folder of report.md, report.json and report.png (default: {OUTPUT})'
@@ -50,6 +51,7 @@ def parse_args(argv=None):
     alone = parser.add_argument_group('a part alone', 'Measured in this process, and printed; no report is written.')
     alone.add_argument('--part', choices=tuple(parts.PARTS), help='the part, in --engine (default: torch)')
     alone.add_argument('--case', help='one case of the part, as the report names it (default: all)')
+    alone.add_argument('--seconds', type=whole_number(1), default=running.FACES, help='of the training on faces')
     alone.add_argument('--json', action='store_true', help='print a line of JSON for each figure')
     args = parser.parse_args(argv)
     for option, is_given in (('--case', args.case), ('--json', args.json)):

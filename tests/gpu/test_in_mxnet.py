@@ -7,7 +7,7 @@ import pytest
 
 from netkit._mxnet import mx
 from netkit.errors import UserError
-from netkit.gpu import figures
+from netkit.gpu import figures, sizes
 from netkit.gpu.in_mxnet import card, correctness, device, faces, memory, plan, scaling, speed
 from netkit.graph.nodes import Graph
 
@@ -213,9 +213,9 @@ def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
     monkeypatch.setattr(speed, 'ways', lambda name, quick: Items(ways(name, quick)))
     ran = []
 
-    def in_turns(makers, wait):
+    def in_turns(makers, wait, problems):
         ran.extend(make().executor.arg_dict['data'].shape[0] for make in makers.values())
-        return dict.fromkeys(makers, 0.5)
+        return [dict.fromkeys(makers, 0.5)]
 
     monkeypatch.setattr(speed, 'in_turns_anew', in_turns)
     rows = {row.row: row for row in speed.measure(NETWORK, False)}
@@ -225,7 +225,7 @@ def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
 
 
 def test_a_way_that_fails_stops_no_other(small, monkeypatch):
-    monkeypatch.setattr(speed, 'in_turns_anew', lambda makers, wait: dict.fromkeys(makers, 1.0))
+    monkeypatch.setattr(speed, 'in_turns_anew', lambda makers, *_: [dict.fromkeys(makers, 1.0)])
     monkeypatch.setitem(speed.ON_CPU, 'kept', ({'net_prelu': 'no such form'}, None))
     rows = []
     with pytest.raises(UserError, match='^kept: net_prelu='):
@@ -263,9 +263,9 @@ def test_an_inference_is_one(small, monkeypatch):
     assert figures.distance({'': sharing.executor.outputs[0].asnumpy()}, alone) < 1e-5
     assert figures.distance(correctness.arrays(weights.statistics), before) == 0
 
-    def in_turns(steps, wait):
+    def in_turns(steps, wait, problems):
         assert not any(step.training for step in steps.values())
-        return dict.fromkeys(steps, 0.25)
+        return [dict.fromkeys(steps, 0.25)]
 
     monkeypatch.setattr(speed, 'in_turns', in_turns)
     rows = list(speed.measure_inference(NETWORK))
@@ -284,11 +284,11 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
     monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
     seen, real = [], scaling.trainer
 
-    def trainer(name, devices, kvstore):
-        made, batch = real(name, devices, kvstore)
+    def trainer(name, batch, devices, kvstore):
+        made, images = real(name, batch, devices, kvstore)
         step = made.step
-        made.step = lambda batch: (seen.append((devices, made.sums)), step(batch))
-        return made, batch
+        made.step = lambda images: (seen.append((devices, made.sums)), step(images))
+        return made, images
 
     monkeypatch.setattr(scaling, 'trainer', trainer)
     found = figures_of(scaling.measure, NETWORK, 2, 'device')
@@ -301,10 +301,22 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
 
 def test_the_share_of_the_gradients(small, monkeypatch):
     """Of a step of two seconds that takes one and a half without their sum."""
-    monkeypatch.setattr(scaling, 'in_turns', lambda steps, wait: {'summed': 2.0, 'alone': 1.5})
+    monkeypatch.setattr(scaling, 'in_turns', lambda *_: [{'summed': 4.0}, {'summed': 2.0, 'alone': 1.5}])
     found = figures_of(scaling.measure, NETWORK, 2, 'device')
     assert found[scaling.SHARE, '2 × CPU context'] == 25
     assert (found[scaling.SPEED, '1 × CPU context'], found[scaling.SPEED, '2 × CPU context']) == (2, 4)
+
+
+def test_several_devices_take_what_fits_on_one(small, monkeypatch):
+    def first_step(name, batch, devices, kvstore):
+        if batch > 2:
+            raise mx.MXNetError('CUDNN_STATUS_ALLOC_FAILED')
+
+    monkeypatch.setattr(scaling, 'first_step', first_step)
+    monkeypatch.setattr(scaling, 'in_turns', lambda *_: [{'summed': 1.0, 'alone': 0.5}])
+    rows = list(scaling.measure(NETWORK, 2, 'device'))
+    assert [(row.value, row.note) for row in rows] == [(2, 'batch 2'), (4, 'batch 2'), (50, 'batch 2')]
+    assert sizes.counts(8) == [1, 8, 2, 4] and sizes.counts(1) == [1] and sizes.counts(6) == [1, 6, 2, 4]
 
 
 def test_faces_are_what_train_py_says():

@@ -13,7 +13,7 @@ from netkit.errors import UserError, reason
 ROUNDS, SECONDS, MOST = 3, 0.3, 20  # turns of each way to compute, how long each lasts about, and its steps at most
 MULTIPLE = 8  # of which the largest batches are, as half-precision kernels want it
 ENOUGH = 0.02  # of a batch: how much smaller the next guess at the largest is
-LARGEST = 8192  # images: no larger batch is looked for
+LARGEST = 2048  # images: no larger batch is looked for, at which cuDNN's indices may end
 # {what a way is compared in: the sign of its bound}
 COMPARED = (
     ('inference: largest difference of the embeddings from the CPU, of their range', '≤'),
@@ -116,27 +116,38 @@ def cosine(found, expected):
         return float(first @ second / np.maximum(np.linalg.norm(first) * np.linalg.norm(second), 1e-300))
 
 
-def in_turns(functions, wait, warm_up=2):
-    """Return {label: median seconds of a run} of {label: function}, in turns (A B A B …); `wait` ends their work."""
-    for function in functions.values():
-        for _ in range(warm_up):
-            function()
-    return in_turns_anew({label: lambda function=function: function for label, function in functions.items()}, wait, 0)
+def in_turns(functions, wait, problems, warm_up=2):
+    """Yield {label: median seconds of a run so far} of {label: function} after each round of turns (A B A B …).
 
-
-def in_turns_anew(makers, wait, warm_up=1):
-    """Return the same of {label: maker}, which makes a function for every turn: where there is no memory for all."""
-    seconds = {label: [] for label in makers}
-    for _ in range(ROUNDS):
-        for label, make in makers.items():
-            function = make()
+    `wait` ends their work. One that fails is left out of further rounds, and is one of the `problems`.
+    """
+    makers = {}
+    for label, function in functions.items():
+        with problems.caught(label):
             for _ in range(warm_up):
                 function()
-            first = seconds_of(function, 1, wait)
-            steps = int(min(max(SECONDS / first, 1), MOST))
-            seconds[label].append(seconds_of(function, steps, wait) / steps)
-            del function
-    return {label: statistics.median(times) for label, times in seconds.items()}
+            makers[label] = lambda function=function: function
+    yield from in_turns_anew(makers, wait, problems, 0)
+
+
+def in_turns_anew(makers, wait, problems, warm_up=1):
+    """Yield the same of {label: maker}, which makes a function for every turn: where there is no memory for all."""
+    seconds, left = {}, dict(makers)
+    for _ in range(ROUNDS):
+        for label in list(left):
+            make = left.pop(label)
+            with problems.caught(label):
+                seconds.setdefault(label, []).append(turn(make(), wait, warm_up))
+                left[label] = make
+        yield {label: statistics.median(times) for label, times in seconds.items() if times}
+
+
+def turn(function, wait, warm_up):
+    """Return the seconds of a run of a function, from as many as SECONDS have room for."""
+    for _ in range(warm_up):
+        function()
+    steps = int(min(max(SECONDS / seconds_of(function, 1, wait), 1), MOST))
+    return seconds_of(function, steps, wait) / steps
 
 
 def seconds_of(function, steps, wait):
@@ -171,6 +182,11 @@ def largest_batch(taken, free, fits):
             return batch
         batch -= max(int(batch * ENOUGH), 1)
     return 0
+
+
+def note_on_largest(batch, peak):
+    """Return the note on the largest batch, of the MB that it takes."""
+    return f'{peak:,.0f} MB' + '; more was not tried' * (batch >= LARGEST)
 
 
 def note_of(batch, wanted):

@@ -8,15 +8,23 @@ from netkit import cuda
 from netkit.drawing import figures as drawing
 from netkit.files import new_files
 from netkit.gpu.figures import text_of
-from netkit.gpu.parts import CARD, ENGINES
+from netkit.gpu.parts import CARD, ENGINES, PARTS
 
 PICTURE = 'report.png'
 DRAWN = {'speed': 'training, images per second', 'memory': 'MB of a training step'}  # {part: title}
 
 
+def computed(outcomes):
+    """Return the Outcomes of parts in which networks were computed; before there are any, the cards'."""
+    found = [
+        outcome for outcome in outcomes if outcome.part != CARD and PARTS[outcome.part][outcome.engine].is_computed
+    ]
+    return found or [outcome for outcome in outcomes if outcome.part == CARD and not outcome.problems]
+
+
 def device_of(outcomes):
-    """Return the name of the card on which anything was computed, None where all of it was on a CPU."""
-    return next((outcome.where for outcome in outcomes if outcome.where), None)
+    """Return the name of the card on which the networks were computed, None for a CPU."""
+    return next((outcome.where for outcome in computed(outcomes) if outcome.where), None)
 
 
 def place(where):
@@ -77,8 +85,10 @@ def as_markdown(outcomes, command, date, has_picture):
     if device_of(outcomes) is None:
         lines += ['No figure here is of a GPU: narrow networks on a CPU, which show that the parts run.', '']
         lines += [f'This machine has {card.name}, which no engine here computes on.\n' for card in cuda.cards()]
+    there = {outcome.engine for outcome in computed(outcomes)}
     for outcome in outcomes:
-        if outcome.part == CARD and (outcome.problems or device_of(outcomes) and not outcome.where):
+        sees_none = device_of(outcomes) and not outcome.where
+        if outcome.part == CARD and outcome.engine not in there and (outcome.problems or sees_none):
             why = ', '.join(outcome.problems) or 'it sees no GPU'
             lines += [f'{ENGINES[outcome.engine]} was left out: {why}.', '']
     for engine in (engine for engine in ENGINES if engine not in {outcome.engine for outcome in outcomes}):

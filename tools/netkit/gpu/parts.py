@@ -37,15 +37,15 @@ PARTS = {
         'torch': Part('in_torch.correctness', 70),
         'mxnet': Part('in_mxnet.correctness', 80, variables=FLOAT32),
     },
-    'memory': {'torch': Part('in_torch.memory', 60), 'mxnet': Part('in_mxnet.memory', 70)},
+    'memory': {'torch': Part('in_torch.memory', 110), 'mxnet': Part('in_mxnet.memory', 70)},
     'speed': {'torch': Part('in_torch.speed', 110), 'mxnet': Part('in_mxnet.speed', 130)},
     'inference': {
         'torch': Part('in_torch.inference', 40),
-        'onnxruntime': Part('in_onnxruntime.inference', 80, is_quick=False),
+        'onnxruntime': Part('in_onnxruntime.inference', 120, is_quick=False),
         'mxnet': Part('in_mxnet.speed', 30, 'inference_cases'),
     },
-    'scaling': {'torch': Part('in_torch.scaling', 50), 'mxnet': Part('in_mxnet.scaling', 40, is_quick=False)},
-    'faces': {'torch': Part('in_torch.faces', 150), 'mxnet': Part('in_mxnet.faces', 120, is_quick=False)},
+    'scaling': {'torch': Part('in_torch.scaling', 100), 'mxnet': Part('in_mxnet.scaling', 80, is_quick=False)},
+    'faces': {'torch': Part('in_torch.faces', 180), 'mxnet': Part('in_mxnet.faces', 120, is_quick=False)},
     'compile': {'torch': Part('in_torch.speed', 90, 'compiled_cases', is_quick=False)},
 }
 
@@ -59,6 +59,8 @@ def cases_of(part, engine, args):
     given = {}
     if (part, engine) == ('speed', 'torch'):
         given['checkout'] = args.insightface
+    if (part, engine) == ('faces', 'torch'):
+        given['seconds'] = args.seconds
     if (part, engine) == ('inference', 'onnxruntime'):
         given['python'] = args.mxnet_python
     return function(args.quick, **given)

@@ -22,7 +22,8 @@ PROGRAM = os.path.join('tools', 'check_gpu.py')
 NAME = 'check_gpu.py: '  # with which its refusals begin
 ENVIRONMENT = os.path.join('tools', 'gpu_env.py')  # which finds the libraries that MXNet for CUDA needs
 START = 180  # seconds for a card: libraries of gigabytes are read from the disk for the first time
-LEAST = 1  # second for a part, where the time is over
+LEAST = 15  # for a part, where the time is over or its share is small
+FACES, BESIDES = 120, 45  # seconds of the training on faces, and of what the part does besides
 
 
 class Outcome(NamedTuple):
@@ -37,8 +38,8 @@ class Outcome(NamedTuple):
     problems: List[str]
 
 
-def command(part, engine, args):
-    """Return the command that measures a part, relative to the project's folder."""
+def command(part, engine, args, seconds):
+    """Return the command that measures a part in so many seconds, relative to the project's folder."""
     python = args.mxnet_python if engine == 'mxnet' else sys.executable
     found = [python, ENVIRONMENT, '--', python] if engine == 'mxnet' else [python]
     variables = PARTS[part][engine].variables
@@ -46,6 +47,8 @@ def command(part, engine, args):
     found += [PROGRAM, '--part', part, '--engine', engine] + ['--quick'] * args.quick
     if args.insightface and (part, engine) == ('speed', 'torch'):
         found += ['--insightface', args.insightface]
+    if (part, engine) == ('faces', 'torch'):
+        found += ['--seconds', str(min(max(int(seconds) - BESIDES, 10), FACES))]
     if args.mxnet_python and (part, engine) == ('inference', 'onnxruntime'):
         found += ['--mxnet-python', args.mxnet_python]
     return found
@@ -74,10 +77,11 @@ def run(part, engine, args, seconds, keep=lambda outcome: None):
 
     `keep` is given what there is of it by an interruption.
     """
-    words, start, late, told_of = command(part, engine, args), time.time(), threading.Event(), Told()
+    words, start, late, told_of = command(part, engine, args, seconds), time.time(), threading.Event(), Told()
 
     def outcome(problems):
-        return Outcome(part, engine, told_of.where, commands(), told_of.figures, time.time() - start, problems)
+        figures = list(told_of.figures.values())
+        return Outcome(part, engine, told_of.where, commands(), figures, time.time() - start, problems)
 
     def commands():
         return {case: shown([*words, '--case', case]) for case in told_of.cases}
@@ -128,7 +132,8 @@ class Told:
     """What a process has told of its part."""
 
     def __init__(self):
-        self.where, self.cases, self.figures, self.problems, self.ended = None, [], [], [], []
+        self.where, self.cases, self.problems, self.ended = None, [], [], []
+        self.figures = {}  # {place: (case, Figure)}; a figure may come again, measured more often
 
     def read(self, lines, title):
         """Read all lines, with a progress bar."""
@@ -138,7 +143,7 @@ class Told:
                     self.where, self.cases = told['where'], told['cases']
                     bar.reset(len(self.cases))
                 elif 'figure' in told:
-                    self.figures.append((told['case'], told['figure']))
+                    self.figures[told['figure'][:3]] = told['case'], told['figure']
                 else:
                     self.ended.append(told['case'])
                     self.problems += [f'{told["case"]}: {told["problem"]}'] if told['problem'] else []

@@ -35,6 +35,7 @@ def path_of_r100(checkout):
 
 
 def counts(devices):
-    """Return the numbers of devices to measure: 1, 2, 4, … and all."""
-    found = [2**power for power in range(devices.bit_length()) if 2**power < devices]
-    return [*found, devices]
+    """Return the numbers of devices to measure: 1, all, and as far as the time is enough 2, 4, …"""
+    return list(
+        dict.fromkeys([1, devices, *(2**power for power in range(1, devices.bit_length()) if 2**power < devices)])
+    )

@@ -13,7 +13,7 @@ from netkit.networks import build, forms_for, settings_of
 
 IS_GPU = mx.context.num_gpus() > 0
 DEVICE = mx.gpu(0) if IS_GPU else mx.cpu()
-SHORT = ('out of memory', 'reducing batch/model size')  # in messages on memory, of MXNet's pool and its choice of cuDNN
+SHORT = ('out of memory', 'out_of_memory', '_alloc_failed', 'reducing batch/model size')  # in messages on memory
 FORMS = forms_for('gpu' if IS_GPU else 'cpu')  # those that the trainers have by default
 
 
@@ -115,7 +115,7 @@ def fits(function, *arguments):
         function(*arguments)
         wait()
     except (mx.MXNetError, RuntimeError, UserError) as error:  # a UserError has what MXNet said as its context
-        if not any(mark in f'{error} {error.__context__}' for mark in SHORT):
+        if not any(mark in f'{error} {error.__context__}'.lower() for mark in SHORT):
             raise
         is_enough = False
     release()

@@ -4,7 +4,7 @@ import functools
 import gc
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of
+from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of, note_on_largest
 from netkit.gpu.in_mxnet.device import (
     DEVICE,
     IS_GPU,
@@ -51,38 +51,42 @@ def taken(make, batch):
 
 
 def measure(name, ways):
-    """Yield the Figures of a network."""
-    wanted, problems = default_batch(name), Problems()
+    """Yield the Figures of a network: all ways with the default batch, then the largest ones."""
+    wanted, problems, peaks = default_batch(name), Problems(), {}
+    column, symbols = f'{label(name)}, batch {wanted}', {row: symbol(name, **WAYS[row]) for row in ways}
+
+    def trier(row):
+        """Return the function that tells whether a step fits, and keeps the MB that it takes."""
+        weights = Weights(name, symbols[row])
+
+        def make(batch):
+            return Sharing(symbols[row], shape(name, batch), weights)
+
+        return lambda batch: fits(lambda: peaks.update({(row, batch): taken(make, batch)}))
+
     for row in ways:
-        of = symbol(name, **WAYS[row])
         with problems.caught(row):
-            yield from measure_way(name, row, of, wanted)
+            if 'float16' not in row:  # of which MXNet plans four bytes each
+                planned = planned_memory(symbols[row], wanted, shape(name, 1)[2:])
+                yield Figure(TAKEN, row, f'{column}, as planned', round(planned))
+            tried = trier(row)
+            batch = largest_that_fits(wanted, tried)
+            if batch and tried(batch):  # again, since the first time cuDNN has chosen and loaded
+                yield Figure(TAKEN, row, column, round(peaks[row, batch]), note_of(batch, wanted))
+            else:
+                yield Figure(TAKEN, row, column, 'not one image fits')
+    for row in ways:
+        with problems.caught(row):
+            known = {batch: peak for (of, batch), peak in peaks.items() if of == row}
+            if not known or max(known) == 1:
+                continue
+            tried = trier(row)
+            tried(max(known) // 2)
+            two = {batch: peaks[row, batch] for batch in (max(known) // 2, max(known))}
+            largest = largest_batch(two, free(), tried)
+            if largest:
+                yield Figure(LARGEST, row, label(name), largest, note_on_largest(largest, peaks[row, largest]))
     problems.check()
-
-
-def measure_way(name, row, of, wanted):
-    """Yield the Figures of a symbol."""
-    weights, column = Weights(name, of), f'{label(name)}, batch {wanted}'
-
-    def make(batch):
-        return Sharing(of, shape(name, batch), weights)
-
-    def tried(batch):
-        return fits(lambda: make(batch)())
-
-    if 'float16' not in row:  # of which MXNet plans four bytes each
-        planned = planned_memory(of, wanted, shape(name, 1)[2:])
-        yield Figure(TAKEN, row, f'{column}, as planned', round(planned))
-    batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
-    if not batch:
-        yield Figure(TAKEN, row, column, 'not one image fits')
-        return
-    found = {size: taken(make, size) for size in (max(batch // 2, 1), batch)}
-    yield Figure(TAKEN, row, column, round(found[batch]), note_of(batch, wanted))
-    if len(found) > 1:
-        largest = largest_batch(found, free(), tried)
-        note = f'{taken(make, largest):,.0f} MB' if largest else ''
-        yield Figure(LARGEST, row, label(name), largest, note)
 
 
 def not_measured():

@@ -5,55 +5,73 @@ import functools
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure, in_turns
-from netkit.gpu.in_mxnet.device import IS_GPU, default_batch, label, measured, shape, symbol, wait
+from netkit.gpu.figures import Figure, Problems, in_turns, largest_that_fits, note_of
+from netkit.gpu.in_mxnet.device import IS_GPU, default_batch, fits, label, measured, release, shape, symbol, wait
 from netkit.gpu.in_mxnet.speed import TF32
 from netkit.gpu.sizes import counts
 from netkit.networks import initializer
 from netkit.training.losses import classification
 from netkit.training.trainer import Trainer
 
-SPEED = f'training on several devices{TF32}, images per second in all'
+SPEED = f'training on several devices{TF32}, images per second in all, with their copies to the devices'
 KVSTORES = ('device', 'nccl') if IS_GPU else ('device',)
 SHARE = 'training on several devices, share of a step for summing gradients, %'
 
 
-def trainer(name, devices, kvstore):
-    """Return (Trainer, batch) on so many devices, each with the default batch."""
+def trainer(name, batch, devices, kvstore):
+    """Return (Trainer, images and labels) on so many devices, each with `batch` images."""
     contexts = [mx.gpu(number) if IS_GPU else mx.cpu(number) for number in range(devices)]
-    batch = default_batch(name) * devices
     made = Trainer(
         classification(symbol(name)),
         contexts,
-        shape(name, batch),
+        shape(name, batch * devices),
         mx.kv.create(kvstore),
         learning_rate=1e-6,
         momentum=0.9,
         wd=5e-4,
     )
     made.initialize(initializer())
-    random = np.random.RandomState(0)
-    images = mx.nd.array(random.randint(0, 256, shape(name, batch)))
-    return made, mx.io.DataBatch([images], [mx.nd.zeros((batch,))])
+    images = mx.nd.array(np.random.RandomState(0).randint(0, 256, shape(name, batch * devices)))
+    return made, mx.io.DataBatch([images], [mx.nd.zeros((batch * devices,))])
+
+
+def first_step(*options):
+    """Do the first step of a `trainer`, and forget it."""
+    made, images = trainer(*options)
+    made.step(images)
+    wait()
 
 
 def measure(name, devices, kvstore):
-    """Yield the Figures of a network."""
-    column = f'{label(name)}, float32, batch {default_batch(name)} each, kvstore {kvstore}'
-    for number in counts(devices):
+    """Yield the Figures of a network, each device with the default batch, or with what fits on one."""
+    wanted, problems = default_batch(name), Problems()
+    batch = largest_that_fits(wanted, lambda batch: fits(first_step, name, batch, 1, kvstore))
+    column = f'{label(name)}, float32, batch {wanted} each, kvstore {kvstore}'
+    if not batch:
+        yield Figure(SPEED, 'one', column, 'not one image fits')
+    for number in counts(devices) if batch else ():
         row = f'{number} × {"GPU" if IS_GPU else "CPU context"}'
-        made, batch = trainer(name, number, kvstore)
+        for found in turns(trainer(name, batch, number, kvstore), problems):
+            if 'summed' in found:
+                yield Figure(SPEED, row, column, round(number * batch / found['summed'], 1), note_of(batch, wanted))
+            if len(found) == 2 and number > 1:
+                share = round(100 * (1 - found['alone'] / found['summed']), 1)
+                yield Figure(SHARE, row, column, share, note_of(batch, wanted))
+        release()
+    problems.check()
 
-        def alone(made=made, batch=batch):
-            """Do a step in which each device applies its own gradients."""
-            made.sums, before = False, made.sums
-            made.step(batch)
-            made.sums = before
 
-        seconds = in_turns({'summed': lambda made=made, batch=batch: made.step(batch), 'alone': alone}, wait)
-        yield Figure(SPEED, row, column, round(len(batch.label[0]) / seconds['summed'], 1))
-        if number > 1:
-            yield Figure(SHARE, row, column, round(100 * (1 - seconds['alone'] / seconds['summed']), 1))
+def turns(pair, problems):
+    """Yield the seconds of a step, with the sum of the gradients and without, of a `trainer`."""
+    made, images = pair
+
+    def alone():
+        """Do a step in which each device applies its own gradients."""
+        made.sums, before = False, made.sums
+        made.step(images)
+        made.sums = before
+
+    yield from in_turns({'summed': lambda: made.step(images), 'alone': alone}, wait, problems)
 
 
 def not_measured():

@@ -79,8 +79,9 @@ def measure(name, quick):
                 makers[row] = functools.partial(make, batches[row])
             else:
                 yield Figure(table, row, label(name), 'not one image fits')
-    for row, seconds in in_turns_anew(makers, wait).items():
-        yield Figure(table, row, label(name), round(batches[row] / seconds, 1), note_of(batches[row], wanted))
+    for found in in_turns_anew(makers, wait, problems):
+        for row, seconds in found.items():
+            yield Figure(table, row, label(name), round(batches[row] / seconds, 1), note_of(batches[row], wanted))
     problems.check()
 
 
@@ -99,8 +100,9 @@ def measure_inference(name):
                 step()
                 wait()
                 steps[row] = step
-        for row, seconds in in_turns(steps, wait).items():
-            yield Figure(table, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
+        for found in in_turns(steps, wait, problems):
+            for row, seconds in found.items():
+                yield Figure(table, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
     problems.check()
 
 

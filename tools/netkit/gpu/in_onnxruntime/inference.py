@@ -12,7 +12,7 @@ from netkit import ROOT
 from netkit.errors import UserError
 from netkit.gpu.figures import Figure, Problems, distance, in_turns
 from netkit.gpu.in_onnxruntime.providers import session, there
-from netkit.gpu.in_torch.device import IS_GPU, images, label, measured, network, tensor_float32
+from netkit.gpu.in_torch.device import IS_GPU, images, is_ampere, label, measured, network, tensor_float32
 from netkit.gpu.sizes import BATCHES, SMALL
 
 TABLE = 'inference, milliseconds for a batch, with the copies to the device and back'
@@ -82,8 +82,9 @@ def measure(name, provider, ways, files):
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
         given = {INPUT: raw_images()[:batch]}
         runs = {row: functools.partial(found.run, None, given) for row, found in steps.items()}
-        for row, seconds in in_turns(runs, lambda: None).items():  # a run ends with the embeddings in memory
-            yield Figure(TABLE, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
+        for found in in_turns(runs, lambda: None, problems):  # a run ends with the embeddings in memory
+            for row, seconds in found.items():
+                yield Figure(TABLE, row, f'{label(name)}, batch {batch}', round(1e3 * seconds, 2))
     problems.check()
 
 
@@ -96,7 +97,8 @@ def ways_of(provider, quick):
     """Return {row: (precision of the file, options)} of a provider."""
     if provider == 'CPUExecutionProvider':
         return {'float32': ('float32', {})}
-    found = {'TF32': ('float32', {})}  # which both have by default, where the card has it
+    # Both take TF32 by default, where the card has it.
+    found = {'TF32' if is_ampere() else 'float32': ('float32', {})}
     if provider == 'CUDAExecutionProvider':
         found = {'float32': ('float32', {'use_tf32': '0'}), **found}
     return found if quick else {**found, 'float16': ('float16', {})}

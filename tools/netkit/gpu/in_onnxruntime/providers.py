@@ -35,4 +35,5 @@ def session(path, provider, **options):
     """
     behind = ['CUDAExecutionProvider'] if provider == 'TensorrtExecutionProvider' else []
     found = onnxruntime.InferenceSession(path, providers=[(provider, options), *behind])
+    found.disable_fallback()  # else a run that fails would be one of the next provider, without a word
     return found if found.get_providers()[0] == provider else None

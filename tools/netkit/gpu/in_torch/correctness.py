@@ -5,7 +5,7 @@ import functools
 import torch
 
 from netkit.gpu.figures import BFLOAT16, FLOAT32, HALF, Problems, cosine, distance, judged, moved
-from netkit.gpu.in_torch.device import DEVICE, IS_GPU, has_bfloat16, images, label, network, tensor_float32
+from netkit.gpu.in_torch.device import DEVICE, IS_GPU, has_bfloat16, images, is_ampere, label, network, tensor_float32
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH
 
 # {row: (TF32, the type of the trunk if not float32, recomputed, Bounds)}
@@ -14,6 +14,7 @@ WAYS = {
     'float32, recomputed': (False, None, True, FLOAT32),
     'TF32': (True, None, False, HALF),
     'float16': (True, torch.float16, False, HALF),
+    'float16, recomputed': (True, torch.float16, True, HALF),
     'bfloat16': (True, torch.bfloat16, False, BFLOAT16),
 }
 
@@ -67,5 +68,6 @@ def cases(quick):
     """Return {case: function that yields Figures}."""
     # A CPU would be compared with itself in float32, and has neither TF32 nor, in PyTorch 2.3, float16.
     ways = tuple(WAYS) if IS_GPU else ('float32, recomputed', 'bfloat16')
-    ways = tuple(way for way in ways if way != 'bfloat16' or has_bfloat16())
+    absent = {'TF32': IS_GPU and not is_ampere(), 'bfloat16': not has_bfloat16()}
+    ways = tuple(way for way in ways if not absent.get(way))
     return {name: functools.partial(compare, name, ways) for name in (COMPARED[:1] if quick else COMPARED)}

@@ -57,9 +57,14 @@ def wait():
         torch.cuda.synchronize()
 
 
+def is_ampere():
+    """Tell whether there is a GPU that has TF32 and bfloat16: Ampere or later."""
+    return IS_GPU and torch.cuda.get_device_capability()[0] >= 8
+
+
 def has_bfloat16():
-    """Tell whether the device computes bfloat16 itself: Ampere and later, and every CPU, if slowly."""
-    return not IS_GPU or torch.cuda.get_device_capability()[0] >= 8
+    """Tell whether the device computes bfloat16 itself; a CPU does, if slowly."""
+    return not IS_GPU or is_ampere()
 
 
 def is_of_memory(error):

@@ -16,6 +16,7 @@ from netkit.gpu.sizes import FACES
 
 SCALE, MARGIN = 64.0, 0.5  # of ArcFace
 TABLE = 'a training on drawn faces, verified on drawn pairs of other people'
+MOST = 3000  # steps
 FIRST = 10  # steps that are timed, to choose how many there is time for
 
 
@@ -97,7 +98,7 @@ def measure(people, each, pairs, batch, seconds):
     if IS_GPU:
         _, first = train(Learning(people, FIRST), images, labels, batch, FIRST)
         _, first = train(Learning(people, FIRST), images, labels, batch, FIRST)  # everything is chosen and loaded
-        steps = int(min(max(seconds / (first / FIRST), 100), 1500))
+        steps = int(min(max(seconds / (first / FIRST), 50), MOST))
     learning = Learning(people, steps)
     losses, took = train(learning, images, labels, batch, steps)
     mean, deviation = verified(learning.module, both, same)
@@ -113,7 +114,7 @@ def measure(people, each, pairs, batch, seconds):
         yield Figure(TABLE, what, 'PyTorch', value)
 
 
-def cases(quick):
-    """Return {case: function that yields Figures}."""
-    sizes = (64, 20, 300, 64, 10 if quick else 60) if IS_GPU else (8, 4, 20, 8, 0)
+def cases(quick, seconds):
+    """Return {case: function that yields Figures}, of a training of so many seconds; on a CPU of four steps."""
+    sizes = (64, 20, 300, 64, min(seconds, 10) if quick else seconds) if IS_GPU else (8, 4, 20, 8, 0)
     return {FACES: functools.partial(measure, *sizes)}

@@ -29,6 +29,7 @@ class Inference:
 def measure(name, batches, chosen):
     """Yield the Figures of a network."""
     modules = {last: made(name, last) for last in sorted({way.last for way in chosen.values()})}
+    torch.backends.cudnn.benchmark = True
     problems = Problems()
     for batch in batches:
         column, steps = f'{label(name)}, batch {batch}', {}
@@ -39,8 +40,9 @@ def measure(name, batches, chosen):
                     steps[row] = step
                 else:
                     yield Figure(TABLE, row, column, 'does not fit')
-        for row, seconds in in_turns(steps, wait, 2 if IS_GPU else 1).items():
-            yield Figure(TABLE, row, column, round(1e3 * seconds, 2))
+        for found in in_turns(steps, wait, problems, 2 if IS_GPU else 1):
+            for row, seconds in found.items():
+                yield Figure(TABLE, row, column, round(1e3 * seconds, 2))
     problems.check()
 
 

@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of
+from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of, note_on_largest
 from netkit.gpu.in_torch.device import DEVICE, IS_GPU, default_batch, fits, label, measured, wait
 from netkit.gpu.in_torch.speed import Training, Way, made, sgd_of
 
@@ -46,23 +46,32 @@ def free():
 
 
 def measure(name, ways):
-    """Yield the Figures of a network."""
-    wanted, problems, module = default_batch(name), Problems(), made(name, True)
+    """Yield the Figures of a network: all ways with the default batch, then the largest ones."""
+    wanted, problems, module, peaks = default_batch(name), Problems(), made(name, True), {}
     sgd, column = sgd_of(module), f'{label(name)}, batch {wanted}'
-    for row in ways:
+
+    def tried(row, batch):
+        """Tell whether a step fits, and keep the MB that it takes."""
         step = Training(module, sgd, WAYS[row])
-        tried = functools.partial(fits, step.take)
+        return fits(lambda: peaks.update({(row, batch): taken(step, batch)}))
+
+    for row in ways:
         with problems.caught(row):
-            batch = largest_that_fits(wanted, tried)  # cuDNN chooses and loads, too
-            if not batch:
+            batch = largest_that_fits(wanted, functools.partial(tried, row))
+            if batch and tried(row, batch):  # again, since the first time cuDNN has chosen and loaded
+                yield Figure(TAKEN, row, column, round(peaks[row, batch]), note_of(batch, wanted))
+            else:
                 yield Figure(TAKEN, row, column, 'not one image fits')
+    for row in ways:
+        with problems.caught(row):
+            known = {batch: peak for (of, batch), peak in peaks.items() if of == row}
+            if not known or max(known) == 1:
                 continue
-            found = {size: taken(step, size) for size in (max(batch // 2, 1), batch)}
-            yield Figure(TAKEN, row, column, round(found[batch]), note_of(batch, wanted))
-            if len(found) > 1:
-                largest = largest_batch(found, free() - gradients(module), tried)
-                note = f'{taken(step, largest):,.0f} MB' if largest else ''
-                yield Figure(LARGEST, row, label(name), largest, note)
+            tried(row, max(known) // 2)
+            two = {batch: peaks[row, batch] for batch in (max(known) // 2, max(known))}
+            largest = largest_batch(two, free() - gradients(module), functools.partial(tried, row))
+            if largest:
+                yield Figure(LARGEST, row, label(name), largest, note_on_largest(largest, peaks[row, largest]))
     problems.check()
 
 

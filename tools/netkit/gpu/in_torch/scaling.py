@@ -43,6 +43,7 @@ def work(rank, world, name, batch, folder):
     device = torch.device('cuda', rank) if IS_GPU else torch.device('cpu')
     if IS_GPU:
         torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
     else:
         torch.set_num_threads(1)
     store = f'file://{folder}/store-{world}-{batch}'

@@ -12,8 +12,8 @@ from netkit.gpu.in_torch.device import (
     IS_GPU,
     default_batch,
     fits,
-    has_bfloat16,
     images,
+    is_ampere,
     label,
     measured,
     network,
@@ -42,6 +42,13 @@ WAYS = {
     'TF32, channels last, recomputed': Way(last=True, again=True),
     'float16, channels last, recomputed': Way(half=torch.float16, last=True, again=True),
 }
+# On cards before Ampere there is neither TF32 nor bfloat16.
+BEFORE_AMPERE = {
+    'float32': Way(tf32=False),
+    'float32, channels last': Way(tf32=False, last=True),
+    'float32, channels last, recomputed': Way(tf32=False, last=True, again=True),
+    **{row: way for row, way in WAYS.items() if way.half is torch.float16},
+}
 # On a CPU there is no TF32, and 16 bits are bfloat16.
 ON_CPU = {
     'float32': Way(tf32=False),
@@ -56,11 +63,8 @@ COMPILED = 'float16, channels last'
 
 def ways(quick):
     """Return {label: Way} for this device."""
-    return {
-        name: way
-        for name, way in (WAYS if IS_GPU else ON_CPU).items()
-        if (not quick or name in QUICK) and (way.half is not torch.bfloat16 or has_bfloat16())
-    }
+    found = WAYS if is_ampere() else BEFORE_AMPERE if IS_GPU else ON_CPU
+    return {row: way for row, way in found.items() if not quick or row in QUICK}
 
 
 def made(name, last):
@@ -126,6 +130,7 @@ def sgd_of(module):
 
 def time_steps(steps, column, wanted):
     """Yield the Figures of {row: Training}, timed with `wanted` images each, or as many as fit."""
+    torch.backends.cudnn.benchmark = True  # as arcface_torch has it
     table, fitting, problems = f'training, images per second, batch {wanted}', {}, Problems()
     for row, step in steps.items():
         with problems.caught(row):
@@ -133,9 +138,10 @@ def time_steps(steps, column, wanted):
                 fitting[row] = step
             else:
                 yield Figure(table, row, column, 'not one image fits')
-    for row, seconds in in_turns(fitting, wait, 1).items():
-        step, speed = fitting[row], round(fitting[row].batch / seconds, 1)
-        yield Figure(table, row, column, speed, note_of(step.batch, wanted))
+    for found in in_turns(fitting, wait, problems, 1):
+        for row, seconds in found.items():
+            batch = fitting[row].batch
+            yield Figure(table, row, column, round(batch / seconds, 1), note_of(batch, wanted))
     problems.check()
 
 
@@ -154,14 +160,18 @@ def time_compiled(name):
             'compiled', 'all', label(name), 'not measured on a CPU: benchmark.py --engine torch --compile does'
         )
         return
-    way, steps = WAYS[COMPILED], {}
+    way, wanted, steps = WAYS[COMPILED], default_batch(name), {}
     for row in (COMPILED, f'{COMPILED}, compiled'):
         module = made(name, way.last)
         sgd = sgd_of(module)
         take_way(module, way)
-        # One graph or an error: else PyTorch goes on uncompiled without a word.
-        steps[row] = Training(module if row == COMPILED else torch.compile(module, fullgraph=True), sgd, way)
-    yield from time_steps(steps, label(name), default_batch(name))
+        # One graph for one size or an error: else PyTorch goes on uncompiled, or for any size, without a word.
+        compiled = module if row == COMPILED else torch.compile(module, fullgraph=True, dynamic=False)
+        steps[row] = Training(compiled, sgd, way)
+    # With what fits uncompiled, so that nothing is compiled twice; and its figure is there if compiling takes too long.
+    batch = largest_that_fits(wanted, functools.partial(fits, steps[COMPILED].take))
+    yield from time_steps({COMPILED: steps[COMPILED]}, label(name), batch)
+    yield from time_steps(steps, label(name), batch)
 
 
 def cases(quick, checkout=None):
