@@ -184,11 +184,6 @@ def largest_batch(taken, free, fits):
     return 0
 
 
-def note_on_largest(batch, peak):
-    """Return the note on the largest batch, of the MB that it takes."""
-    return f'{peak:,.0f} MB' + '; more was not tried' * (batch >= LARGEST)
-
-
 def note_of(batch, wanted):
     """Return the note on a figure that was measured with `batch` images where `wanted` ones did not fit."""
     return '' if batch == wanted else f'batch {batch}'

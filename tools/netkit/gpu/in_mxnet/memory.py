@@ -4,7 +4,7 @@ import functools
 import gc
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of, note_on_largest
+from netkit.gpu.figures import Figure
 from netkit.gpu.in_mxnet.device import (
     DEVICE,
     IS_GPU,
@@ -19,6 +19,7 @@ from netkit.gpu.in_mxnet.device import (
     symbol,
     wait,
 )
+from netkit.gpu.peaks import Memory, figures_of
 from netkit.graph.memory import planned_memory
 
 TAKEN = 'MB that the card has less while a training step is computed, besides weights and gradients'
@@ -39,10 +40,10 @@ def free():
     return mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20
 
 
-def taken(make, batch):
-    """Return the MB that binding a symbol for `batch` images and a training step take; `make(batch)` binds it."""
+def taken(of, image_shape, weights):
+    """Return the MB that binding a symbol and a training step take."""
     before = free()
-    step = make(batch)
+    step = Sharing(of, image_shape, weights)
     step()
     wait()
     after = mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20
@@ -51,42 +52,24 @@ def taken(make, batch):
 
 
 def measure(name, ways):
-    """Yield the Figures of a network: all ways with the default batch, then the largest ones."""
-    wanted, problems, peaks = default_batch(name), Problems(), {}
-    column, symbols = f'{label(name)}, batch {wanted}', {row: symbol(name, **WAYS[row]) for row in ways}
+    """Yield the Figures of a network, and what MXNet plans beside what it takes."""
+    wanted, symbols = default_batch(name), {way: symbol(name, **WAYS[way]) for way in ways}
+    for way, of in symbols.items():
+        if 'float16' not in way:  # of which MXNet plans four bytes each
+            planned = planned_memory(of, wanted, shape(name, 1)[2:])
+            yield Figure(TAKEN, way, f'{label(name)}, batch {wanted}, as planned', round(planned))
 
-    def trier(row):
-        """Return the function that tells whether a step fits, and keeps the MB that it takes."""
-        weights = Weights(name, symbols[row])
+    def trier(way):
+        of = symbols[way]
+        weights = Weights(name, of)
 
-        def make(batch):
-            return Sharing(symbols[row], shape(name, batch), weights)
+        def peak(batch):
+            found = []
+            return found[0] if fits(lambda: found.append(taken(of, shape(name, batch), weights))) else None
 
-        return lambda batch: fits(lambda: peaks.update({(row, batch): taken(make, batch)}))
+        return peak
 
-    for row in ways:
-        with problems.caught(row):
-            if 'float16' not in row:  # of which MXNet plans four bytes each
-                planned = planned_memory(symbols[row], wanted, shape(name, 1)[2:])
-                yield Figure(TAKEN, row, f'{column}, as planned', round(planned))
-            tried = trier(row)
-            batch = largest_that_fits(wanted, tried)
-            if batch and tried(batch):  # again, since the first time cuDNN has chosen and loaded
-                yield Figure(TAKEN, row, column, round(peaks[row, batch]), note_of(batch, wanted))
-            else:
-                yield Figure(TAKEN, row, column, 'not one image fits')
-    for row in ways:
-        with problems.caught(row):
-            known = {batch: peak for (of, batch), peak in peaks.items() if of == row}
-            if not known or max(known) == 1:
-                continue
-            tried = trier(row)
-            tried(max(known) // 2)
-            two = {batch: peaks[row, batch] for batch in (max(known) // 2, max(known))}
-            largest = largest_batch(two, free(), tried)
-            if largest:
-                yield Figure(LARGEST, row, label(name), largest, note_on_largest(largest, peaks[row, largest]))
-    problems.check()
+    yield from figures_of(Memory(trier, free, TAKEN, LARGEST), label(name), ways, wanted)
 
 
 def not_measured():

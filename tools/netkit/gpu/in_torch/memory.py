@@ -4,9 +4,10 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import Figure, Problems, largest_batch, largest_that_fits, note_of, note_on_largest
+from netkit.gpu.figures import Figure
 from netkit.gpu.in_torch.device import DEVICE, IS_GPU, default_batch, fits, label, measured, wait
 from netkit.gpu.in_torch.speed import Training, Way, made, sgd_of
+from netkit.gpu.peaks import Memory, figures_of
 
 TAKEN = 'MB for the feature maps of a training step and their gradients, besides weights, gradients and momentum'
 LARGEST = 'largest batch that was found to fit, and its MB, likewise'
@@ -46,33 +47,21 @@ def free():
 
 
 def measure(name, ways):
-    """Yield the Figures of a network: all ways with the default batch, then the largest ones."""
-    wanted, problems, module, peaks = default_batch(name), Problems(), made(name, True), {}
-    sgd, column = sgd_of(module), f'{label(name)}, batch {wanted}'
+    """Yield the Figures of a network."""
+    module = made(name, True)
+    sgd = sgd_of(module)
 
-    def tried(row, batch):
-        """Tell whether a step fits, and keep the MB that it takes."""
-        step = Training(module, sgd, WAYS[row])
-        return fits(lambda: peaks.update({(row, batch): taken(step, batch)}))
+    def trier(way):
+        step = Training(module, sgd, WAYS[way])
 
-    for row in ways:
-        with problems.caught(row):
-            batch = largest_that_fits(wanted, functools.partial(tried, row))
-            if batch and tried(row, batch):  # again, since the first time cuDNN has chosen and loaded
-                yield Figure(TAKEN, row, column, round(peaks[row, batch]), note_of(batch, wanted))
-            else:
-                yield Figure(TAKEN, row, column, 'not one image fits')
-    for row in ways:
-        with problems.caught(row):
-            known = {batch: peak for (of, batch), peak in peaks.items() if of == row}
-            if not known or max(known) == 1:
-                continue
-            tried(row, max(known) // 2)
-            two = {batch: peaks[row, batch] for batch in (max(known) // 2, max(known))}
-            largest = largest_batch(two, free() - gradients(module), functools.partial(tried, row))
-            if largest:
-                yield Figure(LARGEST, row, label(name), largest, note_on_largest(largest, peaks[row, largest]))
-    problems.check()
+        def peak(batch):
+            found = []
+            return found[0] if fits(lambda: found.append(taken(step, batch))) else None
+
+        return peak
+
+    memory = Memory(trier, lambda: free() - gradients(module), TAKEN, LARGEST)
+    yield from figures_of(memory, label(name), ways, default_batch(name))
 
 
 def not_measured():
