@@ -138,7 +138,9 @@ def test_the_largest_batch(per_image, room):
         tried.append(batch)
         return needs(batch) <= room
 
-    allowed = [batch for batch in range(figures.LARGEST + 1) if batch % figures.MULTIPLE == 0 or batch < figures.MULTIPLE]
+    allowed = [
+        batch for batch in range(figures.LARGEST + 1) if batch % figures.MULTIPLE == 0 or batch < figures.MULTIPLE
+    ]
     largest = max((batch for batch in allowed if batch and needs(batch) <= room), default=0)
     found = figures.largest_batch({4: needs(4), 8: needs(8)}, room, fits)
     assert found in allowed and 0.95 * largest <= found <= largest
