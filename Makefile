@@ -54,7 +54,7 @@ test: .venv/installed
 
 # PyTorch comes with CUDA's libraries, 4.5 GB, so it has an environment of its own.
 test-torch: .venv-torch/installed
-	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/gpu
+	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/gpu/test_in_torch.py
 
 .venv-torch/installed: requirements.txt requirements-common.txt requirements-torch.txt
 	"$(PYTHON)" -m venv .venv-torch
