@@ -203,7 +203,8 @@ def run_all(parts, engines, args, tell, keep):
 
     def measured(part, engine, seconds):
         outcome = run(part, engine, args, seconds, keep)
-        tell(f'{part}, {ENGINES[engine]}: {len(outcome.figures)} figures in {outcome.seconds:.0f} s')
+        count = len(outcome.figures)
+        tell(f'{part}, {ENGINES[engine]}: {count} figure{"s" * (count != 1)} in {outcome.seconds:.0f} s')
         for problem in outcome.problems:
             tell(f'  not finished: {problem}')
         return outcome
