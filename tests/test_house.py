@@ -32,7 +32,7 @@ LAYERS = {
     'gluoncv2': ('errors', 'networks', 'published'),
     'iresnet': ('graph', 'networks', 'published'),
     'importing': ('errors', 'graph', 'networks', 'params_file', 'state_dict', 'checkpoints', 'gluoncv2', 'iresnet'),
-    'cuda': ('netkit',),
+    'cuda': ('netkit', 'errors'),
     'evaluation': ('_mxnet', 'errors', 'files', 'graph', 'published', 'networks', 'checkpoints', 'data', 'targets'),
     'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data', 'evaluation'),
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),

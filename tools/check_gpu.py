@@ -119,7 +119,7 @@ def report(args):
     engines = [
         engine for engine in parts.ENGINES if args.engine in (None, engine) and (engine != 'mxnet' or args.mxnet_python)
     ]
-    outcomes = []
+    outcomes, text = [], None
 
     def tell(sentence):
         print(sentence, flush=True)
@@ -128,13 +128,13 @@ def report(args):
         for outcome in running.run_all(args.only, engines, args, tell, outcomes.append):
             outcomes.append(outcome)
             if outcome.part != parts.CARD:
-                page.save(outcomes, command, date, args.output)
+                text = page.save(outcomes, command, date, args.output)
     except (KeyboardInterrupt, SystemExit):
         if any(outcome.part != parts.CARD for outcome in outcomes):
             page.save(outcomes, command, date, args.output)
         raise
     running.check_measured(outcomes, args.only)
-    text = page.save(outcomes, command, date, args.output)
+    text = text or page.save(outcomes, command, date, args.output)
     print(f'\n{text}\nwritten into {args.output}')
     measured = [outcome for outcome in outcomes if outcome.part != parts.CARD]
     return 1 if any(outcome.problems for outcome in measured) else 0

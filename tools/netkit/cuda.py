@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple, Tuple
 
 from netkit import ROOT
+from netkit.errors import last_line
 
 # {library that libmxnet.so of the wheel needs: package that contains it}.
 LIBRARIES = {
@@ -197,6 +198,6 @@ def what_mxnet_sees(path):
     )
     version, gpus = (done.stdout.split() + ['', ''])[:2]
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        reason = last_line(done.stderr, done.returncode)
         return (f'MXNet {version} sees no GPU: {reason}') if version else f'MXNet does not start: {reason}'
     return 'MXNet {} sees {}'.format(version, 'no GPU' if gpus == '0' else '1 GPU' if gpus == '1' else gpus + ' GPUs')

@@ -17,6 +17,11 @@ def reason(error):
     return next((line for line in lines if not line.startswith(('Traceback', 'File '))), lines[0])
 
 
+def last_line(text, status):
+    """Return what a program that failed said: the last line of its standard error, or its exit status."""
+    return (text.strip().splitlines() or [f'exit code {status}'])[-1].strip()
+
+
 @contextlib.contextmanager
 def refusals(sentence):
     """Turn an error of MXNet in the block into a UserError: `sentence`, and MXNet's reason."""

@@ -24,6 +24,10 @@ COMPARED = (
         '≤',
     ),
 )
+# Titles of tables that several engines have.
+MACHINE = 'the machine'
+FACES = 'a training on drawn faces, verified on drawn pairs of other people'
+SHARE = 'training on several devices, share of a step for summing gradients, %'
 EMBEDDINGS, GRADIENTS, STATISTICS = (table for table, _ in COMPARED)
 
 
@@ -35,6 +39,11 @@ class Figure(NamedTuple):
     column: str
     value: object  # number or text
     note: str = ''
+
+
+def not_measured(case, table, why):
+    """Return the cases of a part that has nothing to measure here: one, which says so."""
+    return {case: lambda: iter([Figure(table, 'all', 'all', f'not measured: {why}')])}
 
 
 class Problems:

@@ -97,7 +97,7 @@ def measure(part, engine, args, tell):
             for figure in function():
                 tell({'case': case, 'figure': figure})
         except Exception as error:  # of one case; the next may do
-            problem, is_whole = f'{reason(error)}', False
+            problem, is_whole = reason(error), False
         tell({'case': case, 'seconds': round(time.perf_counter() - start, 1), 'problem': problem})
     return is_whole
 

@@ -14,7 +14,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from tqdm import tqdm
 
 from netkit import ROOT
-from netkit.errors import UserError
+from netkit.errors import UserError, last_line
 from netkit.gpu.figures import Figure
 from netkit.gpu.parts import CARD, ENGINES, PARTS, from_line
 
@@ -157,10 +157,9 @@ class Told:
 def why(status, errors):
     """Return why a process failed: the last line that it wrote into the file `errors`, or its exit status."""
     errors.seek(0)
-    lines = errors.read().decode('utf-8', 'replace').strip().splitlines()
     if status < 0:
         return f'ended by signal {-status}'
-    said = lines[-1].strip() if lines else f'exit code {status}'
+    said = last_line(errors.read().decode('utf-8', 'replace'), status)
     return said[len(NAME) :] if said.startswith(NAME) else said
 
 

@@ -21,9 +21,19 @@ def batch_of(name):
     return host.network[name]['per_batch_size']
 
 
-def label_of(name, is_gpu):
+def default_batch(name, is_gpu):
+    """Return the images of a training step: those of the network choice, few on a CPU."""
+    return batch_of(name) if is_gpu else SMALL_BATCH
+
+
+def label(name, is_gpu):
     """Return the name of a network for a table, with its size where it is not the whole."""
     return name if is_gpu else f'{name}, a quarter as wide, 48×48'
+
+
+def measured(quick):
+    """Return the networks of which speed and memory are measured."""
+    return MEASURED[:1] if quick else MEASURED
 
 
 def path_of_r100(checkout):

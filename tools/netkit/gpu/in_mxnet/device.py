@@ -1,12 +1,15 @@
 """The networks as MXNet's executors, and where they are computed."""
 
+import functools
+
 import numpy as np
 
 from netkit import cuda
 from netkit._mxnet import mx
 from netkit.bench.steps import Step, initial_value
 from netkit.errors import UserError
-from netkit.gpu.sizes import MEASURED, SMALL, SMALL_BATCH, batch_of, label_of
+from netkit.gpu import sizes
+from netkit.gpu.sizes import SMALL
 from netkit.graph.naming import is_variance
 from netkit.graph.nodes import Graph
 from netkit.networks import build, forms_for, settings_of
@@ -14,27 +17,14 @@ from netkit.networks import build, forms_for, settings_of
 IS_GPU = mx.context.num_gpus() > 0
 DEVICE = mx.gpu(0) if IS_GPU else mx.cpu()
 SHORT = ('out of memory', 'out_of_memory', '_alloc_failed', 'reducing batch/model size')  # in messages on memory
+# Of a network's name: images of a training step, and what it is called in a table.
+default_batch, label = (functools.partial(of, is_gpu=IS_GPU) for of in (sizes.default_batch, sizes.label))
 FORMS = forms_for('gpu' if IS_GPU else 'cpu')  # those that the trainers have by default
 
 
 def where():
     """Return the name of the card, None for a CPU."""
     return (cuda.cards() or [cuda.Card('a GPU that its driver does not name', (0, 0), 0)])[0].name if IS_GPU else None
-
-
-def default_batch(name):
-    """Return the images of a training step: those of the network choice, few on a CPU."""
-    return batch_of(name) if IS_GPU else SMALL_BATCH
-
-
-def label(name):
-    """Return the name of a network for a table, with its size where it is not the whole."""
-    return label_of(name, IS_GPU)
-
-
-def measured(quick):
-    """Return the networks to measure."""
-    return MEASURED[:1] if quick else MEASURED
 
 
 def symbol(name, **changes):

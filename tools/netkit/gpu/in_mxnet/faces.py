@@ -8,13 +8,12 @@ import tempfile
 import time
 
 from netkit import ROOT
-from netkit.errors import UserError
-from netkit.gpu.figures import Figure
+from netkit.errors import UserError, last_line
+from netkit.gpu.figures import FACES as TABLE, Figure
 from netkit.gpu.in_mxnet.device import IS_GPU
 from netkit.gpu.sizes import FACES
 from netkit.training import log
 
-TABLE = 'a training on drawn faces, verified on drawn pairs of other people'
 ON_GPU = ['--per-batch-size', '64']
 ON_CPU = ['--multiplier', '0.1', '--per-batch-size', '4', '--identities', '4', '--images', '4', '--pairs', '10']
 
@@ -29,8 +28,7 @@ def measure(steps, options):
         )
         seconds = time.perf_counter() - start
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
-            raise UserError(f'tools/train.py: {reason}')
+            raise UserError(f'tools/train.py: {last_line(done.stderr, done.returncode)}')
         curves = log.read(os.path.join(folder, log.FILE))
     ((measured, verification),) = curves.verification.items()
     for what, value in {

@@ -4,7 +4,7 @@ import functools
 import gc
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure
+from netkit.gpu.figures import Figure, not_measured
 from netkit.gpu.in_mxnet.device import (
     DEVICE,
     IS_GPU,
@@ -13,13 +13,13 @@ from netkit.gpu.in_mxnet.device import (
     default_batch,
     fits,
     label,
-    measured,
     release,
     shape,
     symbol,
     wait,
 )
 from netkit.gpu.peaks import Memory, figures_of
+from netkit.gpu.sizes import measured
 from netkit.graph.memory import planned_memory
 
 TAKEN = 'MB that the card has less while a training step is computed, besides weights and gradients'
@@ -72,14 +72,9 @@ def measure(name, ways):
     yield from figures_of(Memory(trier, free, TAKEN, LARGEST), label(name), ways, wanted)
 
 
-def not_measured():
-    """Yield that there is nothing to measure."""
-    yield Figure(TAKEN, 'all', 'all', 'not measured: MXNet tells it of GPUs only')
-
-
 def cases(quick):
     """Return {case: function that yields Figures}."""
     if not IS_GPU:
-        return {'cpu': not_measured}
+        return not_measured('cpu', TAKEN, 'MXNet tells it of GPUs only')
     ways = tuple(WAYS)[:2] if quick else tuple(WAYS)
     return {name: functools.partial(measure, name, ways) for name in measured(quick)}

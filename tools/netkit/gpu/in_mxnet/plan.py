@@ -3,7 +3,7 @@
 import functools
 
 from netkit.gpu.figures import Figure
-from netkit.gpu.sizes import MEASURED, batch_of
+from netkit.gpu.sizes import batch_of, measured
 from netkit.graph.memory import planned_memory
 from netkit.networks import build, settings_of
 
@@ -20,4 +20,4 @@ def measure(name):
 
 def cases(quick):
     """Return {case: function that yields Figures}."""
-    return {name: functools.partial(measure, name) for name in (MEASURED[:1] if quick else MEASURED)}
+    return {name: functools.partial(measure, name) for name in measured(quick)}

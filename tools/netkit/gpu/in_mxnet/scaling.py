@@ -5,17 +5,16 @@ import functools
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure, Problems, in_turns, largest_that_fits, note_of
-from netkit.gpu.in_mxnet.device import IS_GPU, default_batch, fits, label, measured, release, shape, symbol, wait
+from netkit.gpu.figures import SHARE, Figure, Problems, in_turns, largest_that_fits, not_measured, note_of
+from netkit.gpu.in_mxnet.device import IS_GPU, default_batch, fits, label, release, shape, symbol, wait
 from netkit.gpu.in_mxnet.speed import TF32
-from netkit.gpu.sizes import counts
+from netkit.gpu.sizes import counts, measured
 from netkit.networks import initializer
 from netkit.training.losses import classification
 from netkit.training.trainer import Trainer
 
 SPEED = f'training on several devices{TF32}, images per second in all, with their copies to the devices'
 KVSTORES = ('device', 'nccl') if IS_GPU else ('device',)
-SHARE = 'training on several devices, share of a step for summing gradients, %'
 
 
 def trainer(name, batch, devices, kvstore):
@@ -74,16 +73,11 @@ def turns(pair, problems):
     yield from in_turns({'summed': lambda: made.step(images), 'alone': alone}, wait, problems)
 
 
-def not_measured():
-    """Yield that there is nothing to measure."""
-    yield Figure(SPEED, 'all', 'all', 'not measured: there is one GPU')
-
-
 def cases(quick):
     """Return {case: function that yields Figures}."""
     devices = mx.context.num_gpus() if IS_GPU else 2
     if devices == 1:
-        return {'one': not_measured}
+        return not_measured('one', SPEED, 'there is one GPU')
     return {
         f'{name}, {kvstore}': functools.partial(measure, name, devices, kvstore)
         for name in measured(True)

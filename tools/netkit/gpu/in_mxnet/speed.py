@@ -11,13 +11,12 @@ from netkit.gpu.in_mxnet.device import (
     default_batch,
     fits,
     label,
-    measured,
     release,
     shape,
     symbol,
     wait,
 )
-from netkit.gpu.sizes import BATCHES
+from netkit.gpu.sizes import BATCHES, measured
 
 TF32 = ', float32 with TF32 where the card has it' if IS_GPU else ''
 # {row: (changes to the settings, whether BatchNorm is cuDNN's; None: as the symbol has it)}, for all networks.

@@ -2,13 +2,13 @@
 
 import onnxruntime
 
-from netkit.gpu.figures import Figure
+from netkit.gpu.figures import MACHINE, Figure
 
 
 def described():
     """Yield the Figures of the library."""
-    yield Figure('the machine', 'onnxruntime', 'onnxruntime', onnxruntime.__version__)
-    yield Figure('the machine', 'built with', 'onnxruntime', ', '.join(onnxruntime.get_available_providers()))
+    yield Figure(MACHINE, 'onnxruntime', 'onnxruntime', onnxruntime.__version__)
+    yield Figure(MACHINE, 'built with', 'onnxruntime', ', '.join(onnxruntime.get_available_providers()))
 
 
 def cases(_quick):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from netkit import ROOT
-from netkit.errors import UserError
+from netkit.errors import UserError, last_line
 from netkit.gpu.figures import Figure, Problems, distance, in_turns
 from netkit.gpu.in_onnxruntime.providers import session, there
-from netkit.gpu.in_torch.device import IS_GPU, images, is_ampere, label, measured, network, tensor_float32
-from netkit.gpu.sizes import BATCHES, SMALL
+from netkit.gpu.in_torch.device import IS_GPU, images, is_ampere, label, network, tensor_float32
+from netkit.gpu.sizes import BATCHES, SMALL, measured
 
 TABLE = 'inference, milliseconds for a batch, with the copies to the device and back'
 DIFFERENCE = 'inference: largest difference of the embeddings from PyTorch in float32, of their range'
@@ -30,33 +30,40 @@ class Files:
         self.python, self.folder = python, tempfile.TemporaryDirectory()
 
     @functools.lru_cache(maxsize=None)  # noqa: B019 of one object in a process
-    def module(self, name):
-        """Return a network with moving statistics that fit its random weights, and embeddings of `raw_images`."""
+    def embeddings(self, name):
+        """Write the state dict of a network with moving statistics that fit its random weights.
+
+        Return its embeddings of `raw_images`, in PyTorch.
+        """
         module, pixels = network(name).train(), images(max(BATCHES))
         with torch.no_grad():
             for _ in range(SETTLING):
                 module(images(16))
+            torch.save(module.state_dict(), self.weights(name))
             with tensor_float32(False):
                 normalised = torch.tensor(raw_images()).sub(127.5).div(127.5).to(pixels.device)
-                return module, module.eval()(normalised).double().cpu().numpy()
+                return module.eval()(normalised).double().cpu().numpy()
+
+    def weights(self, name):
+        """Return the path of the state dict of a network."""
+        return os.path.join(self.folder.name, name + '.pt')
 
     @functools.lru_cache(maxsize=None)  # noqa: B019
     def path(self, name, precision):
         """Return the path of the file of a network; raises UserError where it is not written."""
-        weights, prefix = (os.path.join(self.folder.name, name + end) for end in ('.pt', '-' + precision))
-        torch.save(self.module(name)[0].state_dict(), weights)
+        self.embeddings(name)
+        prefix = os.path.join(self.folder.name, f'{name}-{precision}')
         tools = os.path.join(ROOT, 'tools')
         # MXNet for CUDA does not even start without the libraries that gpu_env.py finds.
         command = [self.python, os.path.join(tools, 'gpu_env.py'), '--', self.python, os.path.join(tools, 'export.py')]
-        command += ['--network', name, '--model', weights]
+        command += ['--network', name, '--model', self.weights(name)]
         command += ['--fold-bn', '--onnx', '--precision', precision, '--output', prefix]
         if not IS_GPU:
             size = ','.join(map(str, SMALL['image_shape'][:2]))
             command += ['--multiplier', str(SMALL['net_multiplier']), '--image-size', size]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
-            raise UserError(f'the ONNX file was not written: {reason}')
+            raise UserError(f'the ONNX file was not written: {last_line(done.stderr, done.returncode)}')
         return prefix + '-folded.onnx'
 
 
@@ -77,7 +84,7 @@ def measure(name, provider, ways, files):
                 yield Figure(TABLE, row, label(name), 'not measured: its libraries do not load')
                 continue
             output = found.run(None, {INPUT: raw_images()})[0].astype(np.float64)
-            yield Figure(DIFFERENCE, row, label(name), distance({'': output}, {'': files.module(name)[1]}))
+            yield Figure(DIFFERENCE, row, label(name), distance({'': output}, {'': files.embeddings(name)}))
             steps[row] = found
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
         given = {INPUT: raw_images()[:batch]}

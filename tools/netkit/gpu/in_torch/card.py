@@ -7,7 +7,7 @@ import torch
 
 from netkit import cuda
 from netkit.errors import UserError
-from netkit.gpu.figures import Figure
+from netkit.gpu.figures import MACHINE, Figure
 from netkit.gpu.in_torch.device import IS_GPU, images, network, wait
 
 
@@ -30,7 +30,7 @@ def described():
         facts[f'card {number}, compute capability'] = f'{card.major}.{card.minor}'
         facts[f'card {number}, memory MB'] = round(card.total_memory / 2**20)
     for what, value in facts.items():
-        yield Figure('the machine', what, 'PyTorch', value)
+        yield Figure(MACHINE, what, 'PyTorch', value)
 
 
 def computing():
@@ -39,9 +39,9 @@ def computing():
         network('cru56', net_multiplier=0.25)(images(2)).sum().backward()
         wait()
     except RuntimeError as error:  # no kernel image is available for execution on the device, …
-        yield Figure('the machine', 'a network computes', 'PyTorch', f'no: {str(error).splitlines()[0]}')
+        yield Figure(MACHINE, 'a network computes', 'PyTorch', f'no: {str(error).splitlines()[0]}')
         raise UserError(f'PyTorch does not compute on this card: {str(error).splitlines()[0]}')
-    yield Figure('the machine', 'a network computes', 'PyTorch', 'yes')
+    yield Figure(MACHINE, 'a network computes', 'PyTorch', 'yes')
 
 
 def cases(_quick):

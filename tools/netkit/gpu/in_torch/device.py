@@ -1,6 +1,7 @@
 """The networks as PyTorch modules, and where they are computed."""
 
 import contextlib
+import functools
 import os
 
 import symbol_torch
@@ -8,12 +9,15 @@ import torch
 
 import config as host
 from netkit import ROOT
-from netkit.gpu.sizes import MEASURED, SMALL, SMALL_BATCH, batch_of, label_of
+from netkit.gpu import sizes
+from netkit.gpu.sizes import SMALL
 
 SYMBOLS = os.path.join(ROOT, 'symbols')
 IS_GPU = torch.cuda.is_available()
 SHORT = ('out of memory', '_alloc_failed', 'unable to find an engine')  # in messages on memory
 DEVICE = torch.device('cuda' if IS_GPU else 'cpu')
+# Of a network's name: images of a training step, and what it is called in a table.
+default_batch, label = (functools.partial(of, is_gpu=IS_GPU) for of in (sizes.default_batch, sizes.label))
 
 
 def where():
@@ -21,27 +25,12 @@ def where():
     return torch.cuda.get_device_name(0) if IS_GPU else None
 
 
-def default_batch(name):
-    """Return the images of a training step: those of the network choice, few on a CPU."""
-    return batch_of(name) if IS_GPU else SMALL_BATCH
-
-
-def label(name):
-    """Return the name of a network for a table, with its size where it is not the whole."""
-    return label_of(name, IS_GPU)
-
-
-def measured(quick):
-    """Return the networks to measure."""
-    return MEASURED[:1] if quick else MEASURED
-
-
 def network(name, device=DEVICE, **options):
     """Return a network choice as a module on a device; `options` are those of `symbol_torch.choice`."""
     torch.manual_seed(0)
-    sizes = {} if IS_GPU else SMALL
+    small = {} if IS_GPU else SMALL
     return symbol_torch.choice(
-        SYMBOLS, host.network[name], **{'dropout': 0.0, 'channels_last': False, **sizes, **options}
+        SYMBOLS, host.network[name], **{'dropout': 0.0, 'channels_last': False, **small, **options}
     ).to(device)
 
 

@@ -10,12 +10,11 @@ from torch.nn import functional
 
 from netkit.data import faces
 from netkit.evaluation import protocol
-from netkit.gpu.figures import Figure
+from netkit.gpu.figures import FACES as TABLE, Figure
 from netkit.gpu.in_torch.device import DEVICE, IS_GPU, network, wait
 from netkit.gpu.sizes import FACES
 
 SCALE, MARGIN = 64.0, 0.5  # of ArcFace
-TABLE = 'a training on drawn faces, verified on drawn pairs of other people'
 MOST = 3000  # steps
 FIRST = 10  # steps that are timed, to choose how many there is time for
 

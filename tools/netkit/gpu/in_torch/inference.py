@@ -5,9 +5,9 @@ import functools
 import torch
 
 from netkit.gpu.figures import Figure, Problems, in_turns
-from netkit.gpu.in_torch.device import IS_GPU, fits, images, label, measured, tensor_float32, wait
+from netkit.gpu.in_torch.device import IS_GPU, fits, images, label, tensor_float32, wait
 from netkit.gpu.in_torch.speed import made, take_way, ways
-from netkit.gpu.sizes import BATCHES
+from netkit.gpu.sizes import BATCHES, measured
 
 TABLE = 'inference, milliseconds for a batch that is on the device'
 

@@ -4,10 +4,11 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import Figure
-from netkit.gpu.in_torch.device import DEVICE, IS_GPU, default_batch, fits, label, measured, wait
+from netkit.gpu.figures import not_measured
+from netkit.gpu.in_torch.device import IS_GPU, default_batch, fits, label, wait
 from netkit.gpu.in_torch.speed import Training, Way, made, sgd_of
 from netkit.gpu.peaks import Memory, figures_of
+from netkit.gpu.sizes import measured
 
 TAKEN = 'MB for the feature maps of a training step and their gradients, besides weights, gradients and momentum'
 LARGEST = 'largest batch that was found to fit, and its MB, likewise'
@@ -64,14 +65,9 @@ def measure(name, ways):
     yield from figures_of(memory, label(name), ways, default_batch(name))
 
 
-def not_measured():
-    """Yield that there is nothing to measure."""
-    yield Figure(TAKEN, 'all', 'all', 'not measured: PyTorch counts it on GPUs only')
-
-
 def cases(quick):
     """Return {case: function that yields Figures}."""
     if not IS_GPU:
-        return {str(DEVICE): not_measured}
+        return not_measured('cpu', TAKEN, 'PyTorch counts it on GPUs only')
     ways = tuple(WAYS)[:2] if quick else tuple(WAYS)
     return {name: functools.partial(measure, name, ways) for name in measured(quick)}

@@ -11,12 +11,11 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from netkit.gpu.figures import Figure, note_of
-from netkit.gpu.in_torch.device import IS_GPU, default_batch, images, is_of_memory, label, measured, network
-from netkit.gpu.sizes import counts
+from netkit.gpu.figures import SHARE, Figure, not_measured, note_of
+from netkit.gpu.in_torch.device import IS_GPU, default_batch, images, is_of_memory, label, network
+from netkit.gpu.sizes import counts, measured
 
 SPEED = 'training on several devices, images per second in all'
-SHARE = 'training on several devices, share of a step for summing gradients, %'
 STEPS, ROUNDS = (10, 3) if IS_GPU else (2, 2)
 RESULT = 'seconds-{}.json'
 
@@ -102,14 +101,9 @@ def measure(name, devices):
                 yield Figure(SHARE, row, column, round(100 * (1 - alone / summed), 1), note_of(batch, wanted))
 
 
-def not_measured():
-    """Yield that there is nothing to measure."""
-    yield Figure(SPEED, 'all', 'all', 'not measured: there is one GPU')
-
-
 def cases(quick):
     """Return {case: function that yields Figures}."""
     devices = torch.cuda.device_count() if IS_GPU else 2
     if devices == 1:
-        return {'one': not_measured}
+        return not_measured('one', SPEED, 'there is one GPU')
     return {name: functools.partial(measure, name, devices) for name in measured(True)}

@@ -15,12 +15,11 @@ from netkit.gpu.in_torch.device import (
     images,
     is_ampere,
     label,
-    measured,
     network,
     tensor_float32,
     wait,
 )
-from netkit.gpu.sizes import path_of_r100
+from netkit.gpu.sizes import measured, path_of_r100
 
 
 class Way(NamedTuple):
