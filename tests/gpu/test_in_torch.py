@@ -95,9 +95,9 @@ def sham(monkeypatch, short):
     # PyTorch has float16 on a CPU, but it takes a minute.
     for row, way in speed.WAYS.items():
         monkeypatch.setitem(speed.WAYS, row, way._replace(half=way.half and torch.bfloat16))
-    for row, (tf32, half, again, bounds) in correctness.WAYS.items():
-        bounds = bounds._replace(embeddings=0.2, cosine=0.8, statistics=0.3) if half else bounds
-        monkeypatch.setitem(correctness.WAYS, row, (tf32, half and torch.bfloat16, again, bounds))
+    for row, (way, bounds) in correctness.WAYS.items():
+        bounds = bounds._replace(embeddings=0.2, cosine=0.8, statistics=0.3) if way.half else bounds
+        monkeypatch.setitem(correctness.WAYS, row, (way._replace(half=way.half and torch.bfloat16), bounds))
     return Card(monkeypatch)
 
 
@@ -114,16 +114,18 @@ def test_a_step_is_the_same_recomputed_and_nearly_so_in_16_bits():
 
 def test_what_is_wrong_is_seen(monkeypatch):
     """Statistics that move twice, weights that are others, gradients that are multiplied."""
-    real = correctness.network
+    real = correctness.made
 
-    def other(name, on=device.DEVICE, **options):
-        module = real(name, on, **options)
-        if options.get('using_checkpoint'):
-            module.register_forward_pre_hook(lambda module, _: setattr(module, 'momentum', 0.19))
-            module.conv0_weight.register_hook(lambda gradient: -gradient * 1e3)
+    def other(name, last):
+        module = real(name, last)
+        momentum = {False: module.momentum, True: 0.19}
+        module.register_forward_pre_hook(
+            lambda module, _: setattr(module, 'momentum', momentum[module.using_checkpoint])
+        )
+        module.conv0_weight.register_hook(lambda gradient: -gradient * 1e3 if module.using_checkpoint else gradient)
         return module
 
-    monkeypatch.setattr(correctness, 'network', other)
+    monkeypatch.setattr(correctness, 'made', other)
     rows = []
     with pytest.raises(UserError, match='^float32, recomputed: '):
         for row in correctness.compare(NETWORK, ['float32', 'float32, recomputed']):
@@ -134,14 +136,14 @@ def test_what_is_wrong_is_seen(monkeypatch):
 
 
 def test_a_way_that_fails_stops_no_other(monkeypatch):
-    real = correctness.network
+    real = correctness.take_way
 
-    def network(name, on=device.DEVICE, **options):
-        if options.get('fp16'):
+    def take_way(module, way):
+        if way.half:
             raise RuntimeError('CUDA error: no such thing')
-        return real(name, on, **options)
+        real(module, way)
 
-    monkeypatch.setattr(correctness, 'network', network)
+    monkeypatch.setattr(correctness, 'take_way', take_way)
     rows = []
     with pytest.raises(UserError, match='^bfloat16: CUDA error: no such thing$'):
         for row in correctness.compare(NETWORK, ['bfloat16', 'float32, recomputed']):

@@ -6,16 +6,16 @@ import torch
 
 from netkit.gpu.figures import BFLOAT16, FLOAT32, HALF, Problems, cosine, distance, judged, moved
 from netkit.gpu.in_torch.device import DEVICE, IS_GPU, has_bfloat16, images, is_ampere, label, network, tensor_float32
+from netkit.gpu.in_torch.speed import Way, made, take_way
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH
 
-# {row: (TF32, the type of the trunk if not float32, recomputed, Bounds)}
-WAYS = {
-    'float32': (False, None, False, FLOAT32),
-    'float32, recomputed': (False, None, True, FLOAT32),
-    'TF32': (True, None, False, HALF),
-    'float16': (True, torch.float16, False, HALF),
-    'float16, recomputed': (True, torch.float16, True, HALF),
-    'bfloat16': (True, torch.bfloat16, False, BFLOAT16),
+WAYS = {  # {row: (Way, Bounds)}
+    'float32': (Way(tf32=False), FLOAT32),
+    'float32, recomputed': (Way(tf32=False, again=True), FLOAT32),
+    'TF32': (Way(), HALF),
+    'float16': (Way(half=torch.float16), HALF),
+    'float16, recomputed': (Way(half=torch.float16, again=True), HALF),
+    'bfloat16': (Way(half=torch.bfloat16), BFLOAT16),
 }
 
 
@@ -48,19 +48,18 @@ def compare(name, ways):
     gradients, statistics = step(on_cpu, x, direction)
     trained = {key: value.clone() for key, value in on_cpu.state_dict().items()}
     embeddings = inferred(on_cpu, x)  # with the statistics that the step moved
-    problems = Problems()
-    for way in ways:
-        with problems.caught(way):
-            tf32, half, again, bounds = WAYS[way]
-            with tensor_float32(tf32):
-                module = network(name, fp16=half is not None, using_checkpoint=again)
-                module.trunk_type = half
+    problems, module = Problems(), made(name, False)
+    for row in ways:
+        with problems.caught(row):
+            way, bounds = WAYS[row]
+            take_way(module, way)
+            with tensor_float32(way.tf32):
                 module.load_state_dict(trained)
                 found = inferred(module, x.to(DEVICE))
                 module.load_state_dict(weights)
                 got = step(module, x.to(DEVICE), direction)
             differences = distance(found, embeddings), cosine(got[0], gradients), moved(got[1], statistics)
-            yield from judged(way, label(name), bounds, differences, problems)
+            yield from judged(row, label(name), bounds, differences, problems)
     problems.check()
 
 
