@@ -82,4 +82,11 @@ for _name, _num_group in (('iresgroup', (8, 16, 32, 64)), ('iresgroupfix', 64)):
             _imagenet_recipe,
         )
 
+# The ResNet that iResNet starts from, as its authors trained it: for ImageNet alone.
+for _depth, _imagenet_recipe in ((50, {}), (101, {}), (152, {}), (200, _RECOMPUTE)):
+    _ORIGINAL['resnet%d_imagenet' % _depth] = dict(
+        {'net_name': 'firesnet', 'num_layers': _depth, 'net_staged': False, 'net_pooled': False},
+        **dict(dict(IMAGENET_FORM, **IMAGENET_RECIPE), **_imagenet_recipe),
+    )
+
 NETWORKS = dict(_FACE, **_ORIGINAL)

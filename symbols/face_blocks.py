@@ -24,6 +24,11 @@ IMPROVED = 3  # BN-Conv-BN-A-…-Conv-BN (ArcFace, arXiv 1801.07698)
 
 LEAKY_RELUS = ('prelu', 'elu', 'gelu', 'leaky', 'selu')  # act_type of MXNet's operator LeakyReLU
 ACTIVATIONS = LEAKY_RELUS + ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
+ORIGINS = {
+    'paper': 'the description',
+    'release': 'the released code of the authors, or of the first face networks (2018), where it differs',
+    'facexzoo': 'the face networks of FaceX-Zoo (2020)',
+}
 BN_EPS = 2e-5
 DROPOUT = 0.4
 VECTOR = 16  # float32 numbers in a register of AVX-512
@@ -49,13 +54,14 @@ class Settings(NamedTuple):
     net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or matrix products ('matrix', faster on a CPU)
     net_groups: str = 'merged'  # grouped convolutions: unchanged ('op'), or merged to the width of a CPU vector
     net_unit: int = IMPROVED
-    net_origin: str = 'paper'  # or 'release': as the authors' released code, where it departs from the paper
-    net_bn_eps: float = BN_EPS  # of all BatchNorms but the head's, which has the host's
+    net_origin: str = 'paper'  # whose network: a key of ORIGINS
+    net_bn_eps: Optional[float] = None  # of all BatchNorms except the head's; None: the origin's, usually BN_EPS
     net_input: int = 1  # 0: 7x7/2 stem, 1: face stem, 2: face stem after a BN of the data
     net_output: str = 'E'  # a key of HEADS
     net_mean: object = 127.5  # subtracted from raw RGB: one number, or one per channel
     net_std: object = 128.0  # raw RGB minus mean is divided by it, likewise
     net_se: int = 0  # 1: squeeze-and-excitation in every unit
+    net_se_bias: bool = True  # its convolutions have biases, as in insightface
     net_multiplier: float = 1.0  # scales every width but the embedding's
     fp16: bool = False  # trunk in float16
     memonger: bool = False  # recompute feature maps in the backward pass: a quarter of the memory, more time
@@ -121,22 +127,6 @@ def choose(key, value, choices):
     return choices[value] if isinstance(choices, dict) else value
 
 
-def is_release(layers, num_layers, released):
-    """Tell whether a network computes what its authors' released code computes (`net_origin`).
-
-    `released` are the depths that they released a definition of; raises SettingError for another.
-    """
-    if layers.settings.net_origin == 'paper':
-        return False
-    if num_layers not in released:
-        known = 'they released %s' % ', '.join(map(str, released)) if released else 'they released none'
-        raise SettingError(
-            "net_origin='release' is not known with num_layers=%r: its authors released no definition of this network "
-            '(%s)' % (num_layers, known)
-        )
-    return True
-
-
 def checked(settings):
     """Return `settings` if all values are legal; else raise SettingError, naming key, value and choices."""
 
@@ -154,16 +144,16 @@ def checked(settings):
     choose('net_resize', settings.net_resize, ('op', 'matrix'))
     choose('net_groups', settings.net_groups, ('op', 'merged'))
     choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
-    choose('net_origin', settings.net_origin, ('paper', 'release'))
+    choose('net_origin', settings.net_origin, tuple(ORIGINS))
     choose('net_input', settings.net_input, (0, 1, 2))
     choose('net_output', settings.net_output, tuple(HEADS))
     # Configs write switches as 0/1 or as False/True.
-    for switch in ('net_se', 'fp16', 'memonger'):
+    for switch in ('net_se', 'net_se_bias', 'fp16', 'memonger'):
         choose(switch, getattr(settings, switch), (0, 1, False, True))
     require('emb_size', lambda n: n == int(n) and n > 0, 'a whole number above 0')
     require('workspace', lambda n: n == int(n) and n > 0, 'a whole number of MiB above 0')
     require('bn_mom', lambda m: 0 <= m < 1, 'at least 0 and below 1')
-    require('net_bn_eps', lambda eps: 0 < eps < 1, 'above 0 and below 1')
+    require('net_bn_eps', lambda eps: eps is None or 0 < eps < 1, 'above 0 and below 1, or None')
     require('net_multiplier', lambda m: 0 < m < 100, 'above 0 (and below 100)')
     require('net_mean', lambda mean: all(abs(part) < 1e6 for part in per_channel(mean)), 'a number or three')
     require('net_std', lambda std: all(0 < part < 1e6 for part in per_channel(std)), 'a number above 0 or three')
@@ -194,6 +184,26 @@ class Layers:
             )
         self.settings = checked(Settings(**settings))
         self._trunk_type = 'float16' if self.settings.fp16 else 'float32'
+
+    def adopt(self, paper, released, network):
+        """Return the Origin that `net_origin` chooses, `paper` or one of `released`, {net_origin: Origin}.
+
+        The settings that it brings replace those that have their default. (insightface's config names every setting,
+        so a default that was written down looks the same.) Raises SettingError if nothing was released of the network,
+        whose own settings, `network`, the message names.
+        """
+        settings, origins = self.settings, {'paper': paper, **released}
+        if settings.net_origin not in origins:
+            named = ', '.join('%s=%r' % item for item in network.items())
+            raise SettingError(
+                'net_origin=%r is not known with %s, net_unit=%r: no such definition was released; choose from %s'
+                % (settings.net_origin, named, settings.net_unit, ', '.join(map(repr, origins)))
+            )
+        origin = origins[settings.net_origin]
+        defaults = Settings()._asdict()
+        own = {key: value for key, value in origin.settings.items() if getattr(settings, key) == defaults[key]}
+        self.settings = settings._replace(**own)
+        return origin
 
     def width(self, width, num_group=1):
         """Return `width` times `net_multiplier`, rounded to a multiple of `num_group`, at least one each."""
@@ -266,11 +276,11 @@ class Layers:
         )
 
     def norm(self, data, name, fix_gamma=False, eps=None):
-        """BatchNorm; `eps` is net_bn_eps where nothing else is said."""
+        """BatchNorm; `eps` is by default `net_bn_eps`."""
         # cuDNN's BatchNorm updates the moving statistics in the forward pass, so twice where that is recomputed;
         # MXNet's own updates them in the backward pass.
         once = {'cudnn_off': True} if self.settings.memonger else {}
-        eps = eps or self.settings.net_bn_eps
+        eps = eps or self.settings.net_bn_eps or BN_EPS
         symbol = mx.sym.BatchNorm(
             data=data.symbol, fix_gamma=fix_gamma, eps=eps, momentum=self.settings.bn_mom, name=name, **once
         )
@@ -415,11 +425,16 @@ class Layers:
         return left._replace(symbol=mx.sym.elemwise_add(left.symbol, right.symbol, name=name))
 
     def squeeze_excite(self, data, name):
-        """Squeeze-and-Excitation (arXiv 1709.01507), reduction 16, with biases, as in the host."""
+        """Squeeze-and-Excitation (arXiv 1709.01507), reduction 16, with biases as in insightface (`net_se_bias`)."""
 
         def linear(gate, num_filter, name):
             symbol = mx.sym.Convolution(
-                data=gate.symbol, num_filter=num_filter, kernel=(1, 1), workspace=self.settings.workspace, name=name
+                data=gate.symbol,
+                num_filter=num_filter,
+                kernel=(1, 1),
+                workspace=self.settings.workspace,
+                name=name,
+                **({} if self.settings.net_se_bias else {'no_bias': True}),
             )
             return FeatureMap(symbol, num_filter, gate.size)
 
@@ -438,9 +453,13 @@ def halved(size):
 # ---------------------------------------------------------------------------------------- residual units
 
 
-def bottleneck(width, num_filter, stride, num_group=1):
-    """Return the convolutions of a bottleneck, C(1,width) - C(3,width,stride,num_group) - C(1,num_filter)."""
-    return Conv(width), Conv(width, 3, stride, num_group), Conv(num_filter)
+def bottleneck(width, num_filter, stride, num_group=1, stride_on_last=False):
+    """Return the convolutions of a bottleneck, C(1,width) - C(3,width,stride,num_group) - C(1,num_filter).
+
+    With `stride_on_last` the stride is the last 1x1's: the same function in inference, other statistics in training.
+    """
+    middle, last = (1, stride) if stride_on_last else (stride, 1)
+    return Conv(width), Conv(width, 3, middle, num_group), Conv(num_filter, stride=last)
 
 
 def enter_branch(layers, data, form, name):
@@ -479,11 +498,6 @@ def close_unit(layers, entry, shortcut, convs, form, name):
     """Add branch and shortcut (see `add_branch`), and in a post-activation unit activate the sum."""
     data = add_branch(layers, entry, shortcut, convs, form, name)
     return layers.act(data, name + '_relu') if form == POST_ACTIVATION else data
-
-
-def residual_unit(layers, data, shortcut, convs, form, name):
-    """Build a unit from its input, its shortcut and the convolutions of its branch."""
-    return close_unit(layers, enter_branch(layers, data, form, name), shortcut, convs, form, name)
 
 
 def project(layers, data, conv, form, name):
@@ -573,15 +587,19 @@ class Head(NamedTuple):
 
     before: Tuple[str, ...] = ()
     has_fc: bool = True
-    has_bn: bool = False  # with gamma 1
+    has_bn: bool = False
+    has_bias: bool = True  # of the FC
+    fix_gamma: bool = True  # of the BN: to 1
+    bn_eps: float = BN_EPS
 
 
-# The values of `net_output`, as in the host.
+# The values of `net_output`, as in insightface, and FaceX-Zoo's.
 HEADS = {
     'E': Head(('bn', 'dropout'), has_bn=True),  # option E of ArcFace, arXiv 1801.07698
     'FC': Head(('bn',), has_bn=True),
     'I': Head(('bn',), has_bn=True),
     'J': Head(has_bn=True),
+    'K': Head(has_bn=True, has_bias=False, fix_gamma=False, bn_eps=1e-5),  # FaceX-Zoo's attention networks
     'F': Head(('bn', 'dropout')),
     'G': Head(('bn',)),
     'H': Head(),
@@ -636,8 +654,13 @@ def head(layers, data, open_end):
         return mx.sym.Flatten(data.symbol, name='fc1')
     # FullyConnected flattens by itself; the host's FLOP counter expects it to take the 4-D map.
     symbol = mx.sym.FullyConnected(
-        data=data.symbol, num_hidden=int(settings.emb_size), name='pre_fc1' if form.has_bn else 'fc1'
+        data=data.symbol,
+        num_hidden=int(settings.emb_size),
+        name='pre_fc1' if form.has_bn else 'fc1',
+        **({} if form.has_bias else {'no_bias': True}),
     )
     if not form.has_bn:
         return symbol
-    return mx.sym.BatchNorm(data=symbol, fix_gamma=True, eps=BN_EPS, momentum=settings.bn_mom, name='fc1')
+    return mx.sym.BatchNorm(
+        data=symbol, fix_gamma=form.fix_gamma, eps=form.bn_eps, momentum=settings.bn_mom, name='fc1'
+    )

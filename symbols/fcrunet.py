@@ -1,32 +1,42 @@
 """CRU-Net: residual networks whose units share their first two convolutions.
 
 Chen, Jin, Kang, Feng, Yan: "Sharing Residual Units Through Collective Tensor Factorization To Improve Deep
-Neural Networks", IJCAI 2018, arXiv 1703.02180. The face form (112x112, improved unit, PReLU, option E) was
-first published in 2018 with LFW 0.99867.
+Neural Networks", IJCAI 2018, arXiv 1703.02180. By default the face network is the one that its first authors
+described in 2018 (112x112, improved unit, PReLU, option E). The code that they released with LFW 0.99867 is another
+network, `net_origin='release'`: RELEASED has the differences.
 """
 
-from typing import NamedTuple
+from typing import Dict, NamedTuple, Tuple
 
 import mxnet as mx
 
 from face_blocks import (
+    IMPROVED,
     PRE_ACTIVATION,
     Conv,
     Layers,
     bottleneck,
     changes_shape,
     choose,
+    close_unit,
+    enter_branch,
     head,
-    is_release,
     is_sum,
     project,
     read_config,
     recompute,
-    residual_unit,
     stem,
 )
 
 CARDINALITY = 32  # groups of the units that are not collective ("32x4d" in the paper)
+
+
+class Unit(NamedTuple):
+    """In what the units of a released network differ from the described ones, which have the defaults."""
+
+    stride_on_last: bool = False  # the stride is the last 1x1 convolution's, not the 3x3's
+    active_entry: bool = False  # in a collective unit BN-A precedes the first convolution, not BN alone
+    own_shortcut: bool = False  # the projection of a collective unit's shortcut has a weight of its own
 
 
 class Stage(NamedTuple):
@@ -36,6 +46,14 @@ class Stage(NamedTuple):
     num_filter: int  # width of the units' output
     width: int  # K, width of the units' inner convolutions
     sharing: int = 0  # units per sharing group; 0: ResNeXt units, which share nothing
+    unit: Unit = Unit()
+
+
+class Origin(NamedTuple):
+    """Whose network it is (`net_origin`): its stages, and the settings that it has in place of the defaults."""
+
+    stages: Dict[int, Tuple[Stage, ...]]
+    settings: Dict[str, object] = {}
 
 
 # The paper's table of architectures: 56 is "32x4d @x14", 116 is "32x4d @x28x14".
@@ -43,16 +61,31 @@ STAGES = {
     56: (Stage(3, 256, 128), Stage(4, 512, 256), Stage(6, 1024, 640, sharing=6), Stage(3, 2048, 1024)),
     116: (Stage(3, 256, 128), Stage(6, 512, 352, sharing=6), Stage(18, 1024, 704, sharing=6), Stage(3, 2048, 1024)),
 }
+# The face code of 2018: the paper's 116, a wider 56 with a second collective stage, units that differ in all points.
+UNIT_OF_2018 = Unit(stride_on_last=True, active_entry=True, own_shortcut=True)
+STAGES_OF_2018 = {
+    depth: tuple(stage._replace(unit=UNIT_OF_2018) for stage in stages)
+    for depth, stages in {
+        56: (Stage(3, 256, 128), Stage(4, 512, 640, sharing=4), Stage(6, 1024, 1280, sharing=6), Stage(3, 2048, 1024)),
+        116: STAGES[116],
+    }.items()
+}
+# {net_unit: {net_origin: Origin}}: faces have improved units, the networks that the paper's authors released
+# pre-activation units.
+RELEASED = {
+    IMPROVED: {'release': Origin(STAGES_OF_2018, {'net_bn_eps': 1e-3})},
+    PRE_ACTIVATION: {'release': Origin(STAGES, {'net_bn_eps': 1e-3})},
+}
 
 
 def resnext_unit(layers, data, stage, stride, name):
     """Build a bottleneck with a 32-group 3x3: any channels to stage.num_filter, the size divided by `stride`."""
     form = layers.settings.net_unit
-    convs = bottleneck(stage.width, stage.num_filter, stride, CARDINALITY)
+    convs = bottleneck(stage.width, stage.num_filter, stride, CARDINALITY, stage.unit.stride_on_last)
     shortcut = data
     if changes_shape(data, stage.num_filter, stride):
         shortcut = project(layers, data, Conv(stage.num_filter, stride=stride), form, name + '_shortcut')
-    return residual_unit(layers, data, shortcut, convs, form, name)
+    return close_unit(layers, enter_branch(layers, data, form, name), shortcut, convs, form, name)
 
 
 def shared_weights(name):
@@ -71,28 +104,31 @@ def collective_unit(layers, data, stage, stride, shared, name):
     shortcut = data
     if changes_shape(data, stage.num_filter, stride):
         projection = Conv(stage.num_filter, weight=mx.sym.Variable(name + '_project_weight'))
-        shortcut = project(layers, data, projection._replace(stride=stride), form, name + '_shortcut')
+        of_shortcut = Conv(stage.num_filter) if stage.unit.own_shortcut else projection
+        shortcut = project(layers, data, of_shortcut._replace(stride=stride), form, name + '_shortcut')
         data = project(layers, data, projection, form, name + '_project')
+    middle, last = (1, stride) if stage.unit.stride_on_last else (stride, 1)
     convs = (
         Conv(stage.width, weight=shared[0]),
-        Conv(stage.width, 3, stride, num_group=stage.width, weight=shared[1], joined=True),
+        Conv(stage.width, 3, middle, num_group=stage.width, weight=shared[1], joined=True),
         Conv(stage.width),
-        Conv(stage.num_filter),
+        Conv(stage.num_filter, stride=last),
     )
-    return residual_unit(layers, data, shortcut, convs, form, name)
+    entry = enter_branch(layers, data, PRE_ACTIVATION if stage.unit.active_entry else form, name)
+    return close_unit(layers, entry, shortcut, convs, form, name)
 
 
 def build(num_layers, **settings):
     """Return the symbol of a CRU-Net: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is 56 or 116; `settings` are the fields of `face_blocks.Settings`, whose defaults are the
-    face form. Raises SettingError for a value that is not defined.
+    face network as described, not as released (`net_origin`). Raises SettingError for a value that is not defined.
     """
-    stages = choose('num_layers', num_layers, STAGES)
+    choose('num_layers', num_layers, STAGES)
     layers = Layers(**settings)
-    is_release(layers, num_layers, released=())  # which raises an error for 'release'
+    origin = layers.adopt(Origin(STAGES), RELEASED.get(layers.settings.net_unit, {}), {'num_layers': num_layers})
     data, stride = stem(layers)
-    for stage_number, stage in enumerate(stages, 1):
+    for stage_number, stage in enumerate(origin.stages[num_layers], 1):
         stage = stage._replace(
             num_filter=layers.width(stage.num_filter),
             width=layers.width(stage.width, 1 if stage.sharing else CARDINALITY),

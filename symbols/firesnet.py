@@ -2,10 +2,11 @@
 
 Duta, Liu, Zhu, Shao: "Improved Residual Networks for Image and Video Recognition", 2020, arXiv 2004.04989. The
 unit is this network's contribution, so the face form keeps it and changes only stem, activation and head;
-`net_unit` does not apply.
+`net_unit` does not apply. Two switches are the paper's ablation: without `net_staged` and `net_pooled` the network is
+the ResNet that it starts from.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 from face_blocks import (
     POST_ACTIVATION,
@@ -14,10 +15,11 @@ from face_blocks import (
     Layers,
     add_branch,
     bottleneck,
+    changes_shape,
     choose,
+    close_unit,
     enter_branch,
     head,
-    is_release,
     project,
     read_config,
     recompute,
@@ -59,6 +61,16 @@ KINDS = {
 }
 
 
+class Origin(NamedTuple):
+    """Whose network it is: the paper's, or the authors' code, which differs in one point."""
+
+    settings: Dict[str, object] = {}  # in place of the defaults
+    in_place: bool = False  # the activation after a start unit, see `middle_unit`
+
+
+RELEASED = {'release': Origin(in_place=True)}
+
+
 class Stage(NamedTuple):
     """What the units of a stage have in common."""
 
@@ -66,7 +78,8 @@ class Stage(NamedTuple):
     width: int  # K
     num_group: int
     is_basic: bool
-    is_release: bool  # see `middle_unit`
+    in_place: bool  # see Origin
+    pooled: bool  # its shortcut, see `shortcut_of`
 
     def convs(self, stride=1):
         """Return the convolutions of a unit."""
@@ -75,16 +88,28 @@ class Stage(NamedTuple):
         return bottleneck(self.width, self.num_filter, stride, self.num_group)
 
 
-def start_unit(layers, data, stage, stride, name):
-    """Build the first unit of a stage: C-BN-A-…-C-BN plus the improved shortcut, nothing after the addition.
+def shortcut_of(layers, data, stage, stride, name):
+    """Build the shortcut of a unit that may change the shape: the identity, or a 1x1 projection.
 
-    The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which sees every position,
-    before the 1x1 projection; a strided 1x1 convolution would skip three of four. Where the width stays the same, as in
-    the first stage of basic units, there is no projection.
+    The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which sees every position, before
+    the projection; ResNet's strided 1x1 convolution skips three of four.
     """
-    shortcut = layers.pool(data, name + '_shortcut_pool')
-    if data.channels != stage.num_filter:
-        shortcut = project(layers, shortcut, Conv(stage.num_filter), POST_ACTIVATION, name + '_shortcut')
+    if stage.pooled and stride == 2:
+        data, stride = layers.pool(data, name + '_pool'), 1
+    if not changes_shape(data, stage.num_filter, stride):
+        return data
+    return project(layers, data, Conv(stage.num_filter, stride=stride), POST_ACTIVATION, name)
+
+
+def resnet_unit(layers, data, stage, stride, name):
+    """Build a unit of the ResNet that iResNet starts from: C-BN-A-…-C-BN plus shortcut, A after the addition."""
+    shortcut = shortcut_of(layers, data, stage, stride, name + '_shortcut')
+    return close_unit(layers, data, shortcut, stage.convs(stride), POST_ACTIVATION, name)
+
+
+def start_unit(layers, data, stage, stride, name):
+    """Build the first unit of a stage: C-BN-A-…-C-BN plus its shortcut, nothing after the addition."""
+    shortcut = shortcut_of(layers, data, stage, stride, name + '_shortcut')
     return add_branch(layers, data, shortcut, stage.convs(stride), POST_ACTIVATION, name)
 
 
@@ -95,7 +120,7 @@ def middle_unit(layers, data, stage, name, after_start=False):
     added in the end.
     """
     entry = layers.act(data, name + '_relu1') if after_start else enter_branch(layers, data, PRE_ACTIVATION, name)
-    added = entry if after_start and stage.is_release else data
+    added = entry if after_start and stage.in_place else data
     return add_branch(layers, entry, added, stage.convs(), PRE_ACTIVATION, name)
 
 
@@ -121,27 +146,44 @@ def kept_sums(units, name):
     return [name % unit + '_plus' for unit in range(1, units + 1, step)]
 
 
-def build(num_layers, num_group=1, **settings):
+def staged_units(layers, data, stage, stride, units, name):
+    """Chain the units of a stage, whose start, middle and end differ (paper, section 3.1)."""
+    data = start_unit(layers, data, stage, stride, name % 1)
+    for unit in range(2, units):
+        data = middle_unit(layers, data, stage, name % unit, after_start=unit == 2)
+    return end_unit(layers, data, stage, name % units, after_start=units == 2)
+
+
+def resnet_units(layers, data, stage, stride, units, name):
+    """Chain the units of a stage of ResNet, which are all alike."""
+    for unit in range(1, units + 1):
+        data = resnet_unit(layers, data, stage, stride if unit == 1 else 1, name % unit)
+    return data
+
+
+def build(num_layers, num_group=1, net_staged=True, net_pooled=True, **settings):
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
-    `num_layers` is a key of UNITS; `num_group` is 1, 64 for iResGroupFix or, by stage, (8, 16, 32, 64) for iResGroup;
-    `settings` are the fields of `face_blocks.Settings`, whose defaults are the face form. Raises SettingError for a
-    value that is not defined.
+    `num_layers` is a key of UNITS; `num_group` is 1, 64 for iResGroupFix or, by stage, (8, 16, 32, 64) for iResGroup.
+    `net_staged` gives the units of a stage three roles, `net_pooled` the strided units the improved shortcut; ResNet
+    has neither. `settings` are the fields of `face_blocks.Settings`, whose defaults are the face form. Raises
+    SettingError for a value that is not defined.
     """
     kind = kind_of(num_layers, num_group)
+    for key, value in (('net_staged', net_staged), ('net_pooled', net_pooled)):
+        choose(key, value, (0, 1, False, True))
     layers = Layers(**settings)
-    release = is_release(layers, num_layers, kind.depths)
-    data, stride = stem(layers, max_pool=False)
+    origin = layers.adopt(Origin(), RELEASED, {'num_layers': num_layers, 'num_group': num_group})
+    chain = staged_units if net_staged else resnet_units
+    data, stride = stem(layers, max_pool=not net_pooled)
     kept = set()
     for number, units in enumerate(UNITS[num_layers]):
         groups = kind.num_group[number]
         num_filter, width = layers.width(kind.num_filter[number]), layers.width(kind.width[number], groups)
-        stage = Stage(num_filter, width, groups, kind.is_basic, release)
+        stage = Stage(num_filter, width, groups, kind.is_basic, origin.in_place, bool(net_pooled))
         name = 'stage%d_unit' % (number + 1) + '%d'
-        data = start_unit(layers, data, stage, stride, name % 1)
-        for unit in range(2, units):
-            data = middle_unit(layers, data, stage, name % unit, after_start=unit == 2)
-        data = end_unit(layers, data, stage, name % units, after_start=units == 2)
+        data = chain(layers, data, stage, stride, units, name)
+        stride = 2
         kept.update(kept_sums(units, name))
     recompute(layers, data, kept=kept.__contains__)
     return head(layers, data, open_end=False)

@@ -2,14 +2,15 @@
 
 Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for Image Classification",
 CVPR 2017, arXiv 1704.06904. The face form follows the face networks of 2018: 112x112, improved unit, PReLU,
-option E, and the "dense" reading of the mask's way up.
+option E, and the "dense" reading of the mask's way up. RELEASED has what released code computes differently.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 import mxnet as mx
 
 from face_blocks import (
+    IMPROVED,
     POST_ACTIVATION,
     PRE_ACTIVATION,
     Conv,
@@ -21,7 +22,6 @@ from face_blocks import (
     conv_chain,
     enter_branch,
     head,
-    is_release,
     is_sum,
     project,
     read_config,
@@ -52,42 +52,65 @@ DEPTHS = {
     236: Depth((5, 6, 7)),
     452: Depth((5, 6, 7), p=2, t=4, r=3),
 }
-# Of which the authors released a definition, for Caffe: its max poolings have no padding.
-RELEASED = (56, 92)
 # {groups of the 3x3 convolution: output width / K}: bottlenecks, and the ResNeXt units of AttentionNeXt.
 WIDTH_DIVISOR = {1: 4, 32: 2}
 
 
-class Widths(NamedTuple):
-    """The widths of a stage's units, all bottlenecks."""
+class Origin(NamedTuple):
+    """Whose network it is: by default the paper's, then the points in which a released one differs."""
 
-    num_filter: int  # of the output
+    settings: Dict[str, object] = {}  # in place of the defaults
+    padded: bool = True  # the max poolings; else as Caffe has them
+    pooled_stem: bool = True  # a 7x7/2 stem has max pooling
+    stride_on_last: bool = False  # a unit's stride is its last 1x1 convolution's, not the 3x3's
+
+
+# {(num_group, net_unit): {net_origin: Origin}}, of the depths RELEASED_DEPTHS.
+RELEASED = {
+    (1, IMPROVED): {
+        'release': Origin({'net_bn_eps': 1e-3, 'net_se_bias': False}, stride_on_last=True),  # fresattnet.py of 2018
+        'facexzoo': Origin(
+            {'net_bn_eps': 1e-5, 'net_unit': PRE_ACTIVATION, 'net_act': 'relu', 'net_input': 0, 'net_output': 'K'},
+            pooled_stem=False,
+        ),
+    },
+    # The authors' own definitions, for Caffe.
+    (1, PRE_ACTIVATION): {'release': Origin(padded=False)},
+    (32, POST_ACTIVATION): {'release': Origin(padded=False)},
+}
+RELEASED_DEPTHS = (56, 92)
+
+
+class Stage(NamedTuple):
+    """What the units of a stage, all bottlenecks, have in common."""
+
+    num_filter: int  # width of the output
     width: int  # K, of the inner convolutions
     num_group: int  # of the 3x3 convolution
+    origin: Origin
 
 
 class Attention(NamedTuple):
     """What the attention modules of a stage have in common."""
 
-    widths: Widths
+    stage: Stage
     poolings: int  # in the mask
-    padded: bool  # its poolings
     depth: Depth
     up: str  # the reading of the mask's way up, see `soft_mask`
 
 
-def unit(layers, data, widths, name, stride=1):
-    """Build a bottleneck unit: any channels to widths.num_filter, the size divided by `stride`.
+def unit(layers, data, stage, name, stride=1):
+    """Build a bottleneck unit: any channels to stage.num_filter, the size divided by `stride`.
 
     A unit that changes the shape has a projection as its shortcut. In a pre-activation unit the projection
     takes the output of the branch's first BN-A and has no BN of its own (the authors' definition).
     """
     form = layers.settings.net_unit
-    convs = bottleneck(widths.width, widths.num_filter, stride, widths.num_group)
+    convs = bottleneck(stage.width, stage.num_filter, stride, stage.num_group, stage.origin.stride_on_last)
     entry = enter_branch(layers, data, form, name)
     shortcut = data
-    if changes_shape(data, widths.num_filter, stride):
-        conv = Conv(widths.num_filter, stride=stride)
+    if changes_shape(data, stage.num_filter, stride):
+        conv = Conv(stage.num_filter, stride=stride)
         if form == PRE_ACTIVATION:
             shortcut = layers.keep_consumer(layers.conv(entry, conv, name + '_shortcut'), name + '_shortcut')
         else:
@@ -95,10 +118,10 @@ def unit(layers, data, widths, name, stride=1):
     return close_unit(layers, entry, shortcut, convs, form, name)
 
 
-def units(layers, data, widths, count, name):
+def units(layers, data, stage, count, name):
     """Chain `count` units, named `name` + 1, 2, …"""
     for number in range(1, count + 1):
-        data = unit(layers, data, widths, '%s%d' % (name, number))
+        data = unit(layers, data, stage, '%s%d' % (name, number))
     return data
 
 
@@ -109,19 +132,19 @@ def soft_mask(layers, data, trunk, attention, name):
     skip connection (one unit on that level's output). There are two published readings of the way `up`:
     'paper' is this; 'dense' also adds the level's output itself and, at the top, the map `trunk`.
     """
-    widths, count, levels = attention.widths, attention.depth.r, [data]
+    stage, count, levels = attention.stage, attention.depth.r, [data]
     for level in range(1, attention.poolings + 1):
-        data = layers.pool(data, '%s_down%d_pool' % (name, level), attention.padded)
-        data = units(layers, data, widths, count, '%s_down%d_unit' % (name, level))
+        data = layers.pool(data, '%s_down%d_pool' % (name, level), stage.origin.padded)
+        data = units(layers, data, stage, count, '%s_down%d_unit' % (name, level))
         levels.append(data)
     for level in range(attention.poolings, 0, -1):
         level_name = '%s_up%d' % (name, level)
         if level < attention.poolings:
-            skip = unit(layers, levels[level], widths, '%s_skip%d' % (name, level))
+            skip = unit(layers, levels[level], stage, '%s_skip%d' % (name, level))
             data = layers.add(data, skip, level_name + '_plus_skip')
             if attention.up == 'dense':
                 data = layers.add(data, levels[level], level_name + '_plus_down')
-        data = units(layers, data, widths, count, level_name + '_unit')
+        data = units(layers, data, stage, count, level_name + '_unit')
         data = layers.resize(data, levels[level - 1].size, level_name + '_resize')
     if attention.up == 'dense':
         data = layers.add(data, trunk, name + '_plus_trunk')
@@ -129,18 +152,18 @@ def soft_mask(layers, data, trunk, attention, name):
     # Two 1x1 convolutions, each after BN-A; post-activation units have activated the input already.
     if layers.settings.net_unit != POST_ACTIVATION:
         data = enter_branch(layers, data, PRE_ACTIVATION, name)
-    data = conv_chain(layers, data, (Conv(widths.num_filter),) * 2, PRE_ACTIVATION, name)
+    data = conv_chain(layers, data, (Conv(stage.num_filter),) * 2, PRE_ACTIVATION, name)
     return layers.sigmoid(data, name + '_sigmoid')
 
 
 def attention_module(layers, data, attention, name):
     """Build an attention module: p units, (1 + mask) x trunk, one unit; it keeps the shape (paper, section 3)."""
-    data = units(layers, data, attention.widths, attention.depth.p, name + '_unit')
-    trunk = units(layers, data, attention.widths, attention.depth.t, name + '_trunk_unit')
+    data = units(layers, data, attention.stage, attention.depth.p, name + '_unit')
+    trunk = units(layers, data, attention.stage, attention.depth.t, name + '_trunk_unit')
     mask = soft_mask(layers, data, trunk, attention, name + '_mask')
     weight = mx.sym._internal._plus_scalar(mask.symbol, scalar=1.0, name=name + '_weight')
     data = trunk._replace(symbol=mx.sym.elemwise_mul(weight, trunk.symbol, name=name + '_attend'))
-    return unit(layers, data, attention.widths, name + '_close')
+    return unit(layers, data, attention.stage, name + '_close')
 
 
 def is_kept(name):
@@ -159,24 +182,27 @@ def build(num_layers, num_group=1, net_mask_up='dense', **settings):
 
     `num_layers` is a key of DEPTHS; `num_group` is 1, or 32 for AttentionNeXt; `net_mask_up` is 'dense' or
     'paper' (see `soft_mask`); `settings` are the fields of `face_blocks.Settings`, whose defaults are the
-    face form. Raises SettingError for a value that is not defined.
+    face network that was described in 2018; see RELEASED for other origins. Raises SettingError for a value that is not
+    defined.
     """
     depth = choose('num_layers', num_layers, DEPTHS)
     divisor = choose('num_group', num_group, WIDTH_DIVISOR)
     up = choose('net_mask_up', net_mask_up, ('dense', 'paper'))
     layers = Layers(**settings)
-    padded = not is_release(layers, num_layers, RELEASED)
-    data, stride = stem(layers, padded=padded)
-    for stage, num_filter in enumerate(NUM_FILTER, 1):
-        widths = Widths(layers.width(num_filter), layers.width(num_filter // divisor, num_group), num_group)
-        data = unit(layers, data, widths, 'stage%d_unit1' % stage, stride)
+    released = RELEASED.get((num_group, layers.settings.net_unit), {}) if num_layers in RELEASED_DEPTHS else {}
+    origin = layers.adopt(Origin(), released, {'num_layers': num_layers, 'num_group': num_group})
+    data, _ = stem(layers, origin.pooled_stem, origin.padded)
+    stride = 1 if layers.settings.net_input == 0 else 2
+    for number, num_filter in enumerate(NUM_FILTER, 1):
+        stage = Stage(layers.width(num_filter), layers.width(num_filter // divisor, num_group), num_group, origin)
+        data = unit(layers, data, stage, 'stage%d_unit1' % number, stride)
         stride = 2
-        if stage <= len(POOLINGS):
-            attention = Attention(widths, POOLINGS[stage - 1], padded, depth, up)
-            for module in range(1, depth.modules[stage - 1] + 1):
-                data = attention_module(layers, data, attention, 'stage%d_attention%d' % (stage, module))
-    for number in range(2, CLOSING_UNITS + 1):
-        data = unit(layers, data, widths, 'stage%d_unit%d' % (stage, number))
+        if number <= len(POOLINGS):
+            attention = Attention(stage, POOLINGS[number - 1], depth, up)
+            for module in range(1, depth.modules[number - 1] + 1):
+                data = attention_module(layers, data, attention, 'stage%d_attention%d' % (number, module))
+    for closing in range(2, CLOSING_UNITS + 1):
+        data = unit(layers, data, stage, 'stage%d_unit%d' % (number, closing))
     recompute(layers, data, kept=is_kept)
     return head(layers, data, open_end=layers.settings.net_unit == PRE_ACTIVATION)
 

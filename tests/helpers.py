@@ -41,11 +41,17 @@ def some_depths_of_each():
     return [name for kind, depths in found.items() for _, name in sorted(depths)[: counts.get(kind[0], 2)]]
 
 
-# The networks that are computed; all of them by `make test-all`.
-COMPUTED = list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_each()
-# Choices of which the authors' code computes something else than the paper: one of each kind and form.
-KINDS = ('att56', 'attnext56', 'ires18', 'ires50', 'iresgroup50')
-RELEASED = [name + form for name in KINDS for form in ('', '_imagenet')]
+# Face networks of other origins than the description.
+OF_2018 = [f'{name}:net_origin=release' for name in ('cru56', 'cru116', 'att56', 'att92')]
+FACEXZOO = [f'{name}:net_origin=facexzoo' for name in ('att56', 'att92')]
+# The networks that are computed; all depths of them by `make test-all`.
+COMPUTED = (list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_each()) + [
+    'cru56:net_origin=release',
+    'att56:net_origin=release,net_se=1',
+    'att56:net_origin=facexzoo',
+]
+# Others of which released code computes something else than the paper: one of each kind.
+RELEASED = ['att56_imagenet', 'attnext56_imagenet', 'ires18', 'ires50', 'iresgroup50', 'ires50_imagenet']
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.

@@ -82,15 +82,19 @@ def finish(walk, channels, size, outputs, face, closing):
     return walk
 
 
-def crunet(depth, outputs, size, face):
+def crunet(depth, outputs, size, face, origin='paper'):
+    """`origin` 'release' changes the face networks alone: the five points in which the code of 2018 differs."""
     walk = Walk(size, face)
     form = 'improved' if face else 'pre'
+    of_2018 = face and origin == 'release'
     channels, size, stride = start(walk, face)
     # units, K, out, units in a sharing group
     table = {
         56: [(3, 128, 256, 0), (4, 256, 512, 0), (6, 640, 1024, 6), (3, 1024, 2048, 0)],
         116: [(3, 128, 256, 0), (6, 352, 512, 6), (18, 704, 1024, 6), (3, 1024, 2048, 0)],
     }[depth]
+    if of_2018 and depth == 56:
+        table = [(3, 128, 256, 0), (4, 640, 512, 4), (6, 1280, 1024, 6), (3, 1024, 2048, 0)]
     for stage, (units, width, out, sharing) in enumerate(table, 1):
         for unit in range(1, units + 1):
             name = f'stage{stage}_unit{unit}'
@@ -98,10 +102,12 @@ def crunet(depth, outputs, size, face):
                 if unit == 1:
                     walk.layers(channels, size, [(1, out, stride), 'bn'] if face else ['bn', 'act', (1, out, stride)])
                 convs = [(1, width), (3, width, stride, 32), (1, out)]
+                if of_2018:
+                    convs = [(1, width), (3, width, 1, 32), (1, out, stride)]
                 channels, size = walk.layers(channels, size, with_norms(convs, form), name)
             else:
                 if unit == 1:
-                    projection = name + '_project_weight'
+                    projection = None if of_2018 else name + '_project_weight'
                     for step in (stride, 1):
                         conv = (1, out, step, 1, projection)
                         after = walk.layers(channels, size, [conv, 'bn'] if face else ['bn', 'act', conv])
@@ -109,11 +115,13 @@ def crunet(depth, outputs, size, face):
                 group = f'stage{stage}_group{(unit - 1) // sharing + 1}'
                 convs = [
                     (1, width, 1, 1, group + '_conv1_weight'),
-                    (3, width, stride, width, group + '_conv2_weight'),
+                    (3, width, 1 if of_2018 else stride, width, group + '_conv2_weight'),
                     (1, width),
-                    (1, out),
+                    (1, out, stride if of_2018 else 1),
                 ]
                 sequence = with_norms(convs, form)
+                if of_2018:
+                    sequence.insert(1, 'act')  # in front of the first shared convolution
                 if not face:  # nothing between the two shared convolutions
                     sequence = ['bn', 'act', convs[0], convs[1]] + with_norms(convs[2:], form)
                 channels, size = walk.layers(channels, size, sequence, name)
@@ -134,16 +142,23 @@ ATTENTION = {
 }
 
 
-def attention(depth, outputs, size, face, divisor=4, groups=1, original_form='pre'):
-    walk = Walk(size, face)
-    form = 'improved' if face else original_form
-    channels, size, stride = start(walk, face)
+def attention(depth, outputs, size, face, origin='paper', divisor=4, groups=1, original_form='pre'):  # noqa: PLR0913
+    """`origin` 'release' moves a stride in the face networks, 'facexzoo' is those of FaceX-Zoo."""
+    walk = Walk(size, face and origin != 'facexzoo')
+    form = 'improved' if face and origin != 'facexzoo' else original_form
+    stride_on_last = face and origin == 'release'
+    if origin == 'facexzoo':
+        channels, size = walk.layers(3, size, [(7, 64, 2), 'bn', 'act'])
+        stride = 1
+    else:
+        channels, size, stride = start(walk, face)
 
     def unit(channels, size, out, stride, name):
         if (channels, stride) != (out, 1):
             # The pre-activation shortcut has no BN and takes the branch's own activation.
             walk.layers(channels, size, [(1, out, stride)] if form == 'pre' else [(1, out, stride), 'bn'])
-        convs = [(1, out // divisor), (3, out // divisor, stride, groups), (1, out)]
+        middle, last = (1, stride) if stride_on_last else (stride, 1)
+        convs = [(1, out // divisor), (3, out // divisor, middle, groups), (1, out, last)]
         map_ = walk.layers(channels, size, with_norms(convs, form), name)
         if form == 'post':
             walk.layers(*map_, ['act'])
@@ -171,11 +186,17 @@ def attention(depth, outputs, size, face, divisor=4, groups=1, original_form='pr
             walk.layers(channels, size, ([] if form == 'post' else ['bn', 'act']) + [(1, out), 'bn', 'act', (1, out)])
     for number in (1, 2, 3):
         channels, size = unit(channels, size, 2048, 2 if number == 1 else 1, f'stage4_unit{number}')
+    if origin == 'facexzoo':  # FC without bias, BN
+        walk.last = channels
+        inputs = channels * size * size
+        walk.parameters += (inputs + 2) * outputs
+        walk.macs += inputs * outputs
+        return walk
     return finish(walk, channels, size, outputs, face, ['bn', 'act'] if form == 'pre' else [])
 
 
-def attention_next(depth, outputs, size, face):
-    return attention(depth, outputs, size, face, divisor=2, groups=32, original_form='post')
+def attention_next(depth, outputs, size, face, origin='paper'):
+    return attention(depth, outputs, size, face, origin, divisor=2, groups=32, original_form='post')
 
 
 IRESNET = {
@@ -191,8 +212,8 @@ IRESNET = {
 }
 
 
-def iresnet(depth, outputs, size, face, groups=None):
-    """`groups`, of each stage, are those of iResGroup; basic units in 18 and 34."""
+def iresnet(depth, outputs, size, face, origin='paper', groups=None):  # noqa: PLR0913
+    """Released code has the same counts. `groups`, of each stage, are those of iResGroup; basic units in 18 and 34."""
     walk = Walk(size, face)
     channels, size, stride = start(walk, face, max_pool=False)
     for stage, units in enumerate(IRESNET[depth], 1):
@@ -218,12 +239,29 @@ def iresnet(depth, outputs, size, face, groups=None):
     return finish(walk, channels, size, outputs, face, [])
 
 
-def iresgroup(depth, outputs, size, face):
-    return iresnet(depth, outputs, size, face, (8, 16, 32, 64))
+def iresgroup(depth, outputs, size, face, origin='paper'):
+    return iresnet(depth, outputs, size, face, origin, (8, 16, 32, 64))
 
 
-def iresgroupfix(depth, outputs, size, face):
-    return iresnet(depth, outputs, size, face, (64, 64, 64, 64))
+def iresgroupfix(depth, outputs, size, face, origin='paper'):
+    return iresnet(depth, outputs, size, face, origin, (64, 64, 64, 64))
+
+
+def resnet(depth, outputs, size, face, origin='paper'):
+    """ResNet with the stride on the 3x3 convolution; with the stem's max pooling."""
+    walk = Walk(size, face)
+    channels, size, stride = start(walk, face)
+    for stage, units in enumerate(IRESNET[depth], 1):
+        out = 128 * 2**stage
+        for unit in range(1, units + 1):
+            if unit == 1:
+                walk.layers(channels, size, [(1, out, stride), 'bn'])
+            convs = [(1, out // 4), (3, out // 4, stride), (1, out)]
+            channels, size = walk.layers(channels, size, with_norms(convs, 'post'), f'stage{stage}_unit{unit}')
+            walk.layers(channels, size, ['act'])
+            stride = 1
+        stride = 2
+    return finish(walk, channels, size, outputs, face, [])
 
 
 FAMILIES = {
@@ -233,11 +271,16 @@ FAMILIES = {
     'ires': iresnet,
     'iresgroup': iresgroup,
     'iresgroupfix': iresgroupfix,
+    'resnet': resnet,
 }
 
 
 def walk(network, outputs, size):
-    """Walk a network choice by its name; `outputs` are embedding size or classes, `size` the image's side."""
+    """Walk a network by its name, `cru116` or `cru116:net_origin=release`.
+
+    `outputs` are embedding size or classes, `size` is the image's side.
+    """
+    network, _, origin = network.partition(':net_origin=')
     name, _, form = network.partition('_')
     family = name.rstrip('0123456789')
-    return FAMILIES[family](int(name[len(family) :]), outputs, size, face=form != 'imagenet')
+    return FAMILIES[family](int(name[len(family) :]), outputs, size, form != 'imagenet', origin or 'paper')

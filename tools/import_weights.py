@@ -1,9 +1,17 @@
-"""Turn the ImageNet weights of another implementation into PREFIX-symbol.json and PREFIX-0000.params.
+"""Turn the weights of another implementation into PREFIX-symbol.json and PREFIX-0000.params.
 
-FILE is a .params file of gluoncv2 (cru56, cru116, att56 to att452), or a PyTorch state dict of iResNet's authors
-(ires18 to ires1001, iresgroup, iresgroupfix) in either of PyTorch's formats, which is read without PyTorch. With --face
-the face form of the network starts from every weight whose name and shape fit; the trainer initialises the rest
-(insightface: --pretrained PREFIX --pretrained-epoch 0).
+The source of FILE is detected from the names of its parameters:
+
+- the face networks of 2018 (cru56, cru116, att56, att92; PREFIX,EPOCH or .params)
+- FaceX-Zoo's attention networks for faces (att56, att92; .pt)
+- CRU-Net's authors (cru56, cru116 for ImageNet or Places; .params)
+- tengshaofeng's attention networks (att56, att92 for ImageNet; .pth or .pkl)
+- iResNet's authors (ires, iresgroup, iresgroupfix and resnet for ImageNet; .pth)
+- gluoncv2 (cru56, cru116, att56 to att452 for ImageNet; .params)
+
+PyTorch files of either format are read without PyTorch, and nothing in a file is executed. With --face a face network
+starts from every weight of an ImageNet network whose name and shape fit; the trainer initialises the rest (insightface:
+--pretrained PREFIX --pretrained-epoch 0).
 """
 
 import os
@@ -14,7 +22,8 @@ from netkit.errors import UserError
 from netkit.evaluation import imagenet as classification
 from netkit.evaluation.engines import open_engine
 from netkit.files import keep_inputs, new_files
-from netkit.graph.naming import face_form, original_form
+from netkit.graph.naming import face_form, is_original, original_form
+from netkit.networks import settings_of
 
 EPOCH = 0
 LIKELIEST = 5
@@ -22,42 +31,61 @@ LIKELIEST = 5
 
 def parse_args(argv=None):
     parser = Parser(prog='import_weights.py', description=__doc__)
-    parser.add_argument('file', metavar='FILE', help='the weights, as gluoncv2 or torch.save wrote them')
-    parser.add_argument('--network', help='network choice that they have to be of (default: the one that fits)')
+    parser.add_argument('file', metavar='FILE', help='weights, as MXNet, gluoncv2 or torch.save wrote them')
+    parser.add_argument('--network', help='network that the weights must match (default: detected)')
     parser.add_argument(
         '--output', required=True, type=file_prefix, metavar='PREFIX', help='prefix of the two files to write'
     )
     either = parser.add_mutually_exclusive_group()
-    either.add_argument('--face', action='store_true', help='start the face form from every weight that fits')
+    either.add_argument('--face', action='store_true', help='start the face network from every weight that fits')
     either.add_argument(
         '--image',
         metavar='PICTURE',
-        help=f'print the numbers of the {LIKELIEST} likeliest classes of this picture, in the order of the labels that '
-        'the network was trained with (ImageNet: sorted by WordNet ID, from 0), to see whether all went well',
+        help=f'print the numbers of the {LIKELIEST} most probable classes of this picture, in the order of the labels '
+        'that the network was trained with (ImageNet: sorted by WordNet ID, from 0), to check the import',
     )
     return parser.parse_args(argv)
 
 
+def network_of(args, source, loaded):
+    """Return the network that the file is imported as, --network or the one that fits; raises UserError."""
+    if args.network is None:
+        return importing.recognised(source, loaded)
+    network = original_form(args.network) if args.face else args.network
+    if network in source.networks:
+        return network
+    if original_form(network) in source.networks:
+        raise UserError(f'--network {network} is a face network: add --face, or pass {original_form(network)}')
+    raise UserError(
+        f'--network {args.network}: {args.file} is a file of {source.title}, who have no such network; choose from '
+        f'{", ".join(source.networks)}'
+    )
+
+
+def show_settings(network, settings):
+    """Print how a trainer is told to build the network that these weights belong to."""
+    settings = {key: value for key, value in settings.items() if value != settings_of(network)[key]}
+    if not settings:
+        return
+    words = ','.join(f'{key}={value}' for key, value in settings.items())
+    print(f'to train it, pass --network {network}:{words}')
+    for key, value in settings.items():
+        print(f"in insightface's MXNet trainers, write network.{network}.{key} = {value!r} in config.py")
+
+
 def main():
     args = parse_args()
-    keep_inputs(checkpoints.files(args.output, EPOCH), [args.file, *filter(None, [args.image])])
+    keep_inputs(checkpoints.files(args.output, EPOCH), [importing.path_of(args.file), args.image])
     picture = classification.read_picture(args.image) if args.image else None
-    source = importing.source_of(args.file)
-    network = original_form(args.network) if args.network and args.face else args.network
-    if network and network not in source.networks and original_form(network) in source.networks:
-        raise UserError(f'--network {network} is a face network: add --face, or name {original_form(network)}')
-    if network and network not in source.networks:
-        raise UserError(
-            f'--network {args.network}: {args.file} is a file of {source.title}, who have no such network; choose from '
-            f'{", ".join(source.networks)}'
-        )
-    loaded = importing.load(source, args.file)
-    network = network or importing.recognised(source, loaded)
-    parameters, misfits = importing.convert(source, network, loaded, args.file), {}
+    source, loaded = importing.load(args.file)
+    network = network_of(args, source, loaded)
+    if args.image and not is_original(network):
+        raise UserError(f'--image needs an image classifier, and {network} computes embeddings')
+    converted = importing.convert(source, network, loaded, args.file)
+    symbol, parameters, misfits, named = converted.symbol, converted.parameters, {}, network
     if args.face:
-        symbol, parameters, misfits = importing.start_face(source, network, parameters)
-    else:
-        symbol = importing.build_like(source, network)
+        symbol, parameters, misfits = importing.start_face(source, network, converted)
+        named = face_form(network)
 
     folder, name = os.path.split(os.path.abspath(args.output))
     with new_files(folder) as scratch:
@@ -66,11 +94,13 @@ def main():
         report.show('not taken over', ('parameter', 'why'), sorted(misfits.items()))
         report.show('taken over', ('parameter',), [(key,) for key in sorted(parameters)])
     symbol_path, path = checkpoints.files(args.output, EPOCH)
-    named = face_form(network) if args.face else network
-    print(f'{len(parameters)} parameters of {named} taken over, {len(misfits)} not; written: {symbol_path}, {path}')
-    settings = importing.face_settings(source, network) if args.face else {}
-    for key, value in settings.items():
-        print(f'to train it, name --network {named}:{key}={value}; in insightface, say {key} = {value!r} in its config')
+    if converted.left_out:
+        first = ', '.join(converted.left_out[:2])
+        print(f'{len(converted.left_out)} arrays that the network does not use were left out: {first}, …')
+    print(f'{source.title}: {len(parameters)} parameters of {named} taken over, {len(misfits)} not')
+    print(f'written: {symbol_path}, {path}')
+    if not is_original(named):
+        show_settings(named, source.face_settings if args.face else source.settings_for(network, loaded))
     if args.image:
         engine = open_engine(f'{args.output},{EPOCH}', 1, image_shape=(classification.SIDE, classification.SIDE, 3))
         found = classification.likeliest(engine, picture, LIKELIEST)

@@ -18,9 +18,11 @@ import paper
 from helpers import (
     COMPUTED,
     FACE_NETWORKS,
+    FACEXZOO,
     FIXED_GAMMAS,
     NARROW,
     NETWORKS,
+    OF_2018,
     PLAIN,
     QUICK,
     RELEASED,
@@ -40,7 +42,7 @@ from netkit.published import PUBLISHED
 # ---------------------------------------------------------------------------------- against the papers
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', [*NETWORKS, *OF_2018, *FACEXZOO])
 def test_counts_are_the_papers(network):
     symbol = build(network)
     expected = paper.walk(network, size_of(network), shape_of(network)[0])
@@ -83,7 +85,25 @@ def branch_of(unit, by_name):
     return sequence[::-1]
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize(
+    'network, parameters, macs',
+    [
+        ('cru116:net_origin=release', 68110432, 13.331),
+        ('cru56:net_origin=release', 64215424, None),
+        ('att92:net_origin=release', None, 11.913),
+        ('att56:net_origin=facexzoo', 81138880, 6.231658496),
+        ('att92:net_origin=facexzoo', 101794496, 10.494611456),
+    ],
+)
+def test_released_networks_have_the_counts_of_their_code(network, parameters, macs):
+    """Counted from the released code; embeddings of 256 numbers for CRU-Net, 512 for attention."""
+    symbol = build(network)
+    assert parameters in (None, count_parameters(symbol, shape_of(network)))
+    counted = count_macs(symbol, shape_of(network)) / 1e9
+    assert macs is None or round(counted, len(str(macs).partition('.')[2])) == macs
+
+
+@pytest.mark.parametrize('network', [*NETWORKS, *OF_2018, *FACEXZOO])
 def test_every_unit_is_the_papers(network):
     symbol = build(network, **PLAIN)
     expected = paper.walk(network, size_of(network), shape_of(network)[0])
@@ -94,7 +114,7 @@ def test_every_unit_is_the_papers(network):
         assert branch_of(unit, by_name) == expected.branches[unit], unit
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', [*NETWORKS, *OF_2018, *FACEXZOO])
 def test_sharing_is_the_papers(network):
     symbol = build(network)
     expected = paper.walk(network, size_of(network), shape_of(network)[0])
@@ -154,7 +174,7 @@ def test_sizes_of_the_stages(network, side, last):
 # ---------------------------------------------------------------------------------------- the contract
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', [*NETWORKS, *OF_2018, *FACEXZOO])
 def test_names(network):
     symbol = build(network)
     assert symbol.list_outputs() == ['fc1_output']
@@ -195,13 +215,17 @@ def test_json_is_the_same_every_time():
 def test_every_argument_gets_a_gradient(network):
     """Judged with fixed statistics: batch statistics cancel, exactly, whatever shifts a channel before a BN."""
     symbol = with_global_statistics(build(network, **NARROW))
+    fixed = {
+        node['parents'][1] for node in nodes(symbol) if node['attrs'].get('fix_gamma') == 'True' and node['parents']
+    }
+    assert fixed <= set(FIXED_GAMMAS)
     executor = bind(symbol)
     executor.forward(is_train=True)
     executor.backward(mx.nd.random.normal(shape=executor.outputs[0].shape))
     for name, gradient in executor.grad_dict.items():
         gradient = gradient.asnumpy()
         assert np.isfinite(gradient).all(), name
-        assert (np.abs(gradient).max() > 0) == (name not in FIXED_GAMMAS), name
+        assert (np.abs(gradient).max() > 0) == (name not in fixed), name
 
 
 @pytest.mark.parametrize('network', COMPUTED)
@@ -326,6 +350,7 @@ def test_heads_have_the_hosts_nodes():
         'G': ['bn1', 'fc1'],
         'H': ['fc1'],
         'J': ['pre_fc1', 'fc1'],
+        'K': ['pre_fc1', 'fc1'],
         'Z': ['bn1', 'dropout0', 'fc1'],
         'C': ['pool1', 'fc1'],
     }
@@ -404,11 +429,63 @@ def test_how_the_authors_attention_networks_pool(network):
     found, expected = (nodes(build(network, net_origin=origin)) for origin in ('release', 'paper'))
     pads = [node['attrs'].pop('pad') for node in found if is_pooling(node)]
     conventions = [node['attrs'].pop('pooling_convention') for node in found if is_pooling(node)]
-    assert set(pads) == {'(0, 0)'} and set(conventions) == {'full'} and len(pads) == 6 + network.endswith('_imagenet')
+    assert set(pads) == {'(0, 0)'} and set(conventions) == {'full'} and len(pads) == 7
     assert {node['attrs'].pop('pad') for node in expected if is_pooling(node)} == {'(1, 1)'}
     assert found == expected
     shape = shape_of(network)
     assert shapes(build(network, net_origin='release'), shape) == shapes(build(network), shape)
+
+
+@pytest.mark.parametrize('network', [*OF_2018, *FACEXZOO])
+def test_face_networks_pool_with_padding(network):
+    pads = {node['attrs']['pad'] for node in nodes(build(network)) if is_pooling(node)}
+    assert pads == ({'(1, 1)'} if 'att' in network else set())
+
+
+def eps_by_node(symbol):
+    return {node['name']: float(node['attrs']['eps']) for node in nodes(symbol) if node['op'] == 'BatchNorm'}
+
+
+@pytest.mark.parametrize(
+    'network, trunk, of_head',
+    [
+        ('cru56', 2e-5, 2e-5),
+        ('cru56:net_origin=release', 1e-3, 2e-5),
+        ('att56:net_origin=release', 1e-3, 2e-5),
+        ('att56:net_origin=facexzoo', 1e-5, 1e-5),
+        ('cru56_imagenet:net_origin=release', 1e-3, None),
+        ('att56_imagenet:net_origin=release', 2e-5, None),
+        ('ires50:net_origin=release', 2e-5, 2e-5),
+        ('ires50_imagenet:net_origin=release', 2e-5, None),
+        ('cru56:net_origin=release,net_bn_eps=1e-4', 1e-4, 2e-5),
+    ],
+)
+def test_the_eps_that_an_origin_brings(network, trunk, of_head):
+    """Unless the setting names another; the head of a face network has insightface's."""
+    found = eps_by_node(build(network))
+    head = {'bn1', 'fc1'} if of_head else set()
+    assert {eps for name, eps in found.items() if name in head} == ({of_head} if head else set())
+    assert {eps for name, eps in found.items() if name not in head} == {trunk}
+
+
+def test_the_original_crunets_were_released_as_described_but_for_the_eps():
+    found, expected = (nodes(build('cru116_imagenet', net_origin=origin)) for origin in ('release', 'paper'))
+    for node in found + expected:  # MXNet copies it to the variables that it makes for a BatchNorm
+        node['attrs'].pop('eps', None)
+    assert found == expected
+
+
+def test_squeeze_excitation_of_2018_has_no_biases():
+    names = [name for name in build('att56:net_origin=release,net_se=1').list_arguments() if '_se_' in name]
+    assert len(names) == 3 * (6 + 12 + 9 + 6) and not [name for name in names if name.endswith('_bias')]
+    assert not [name for name in build('att56:net_origin=release').list_arguments() if '_se_' in name]
+    assert 'stage1_unit1_se_conv1_bias' in build('att56:net_se=1').list_arguments()
+
+
+def test_settings_that_an_origin_brings_give_way_to_others():
+    named = build('att56:net_origin=facexzoo,net_act=elu,net_output=FC')
+    acts = {node['attrs']['act_type'] for node in nodes(named) if node['op'] in ('Activation', 'LeakyReLU')}
+    assert acts == {'elu', 'sigmoid'} and 'bn1_gamma' in named.list_arguments()
 
 
 @pytest.mark.parametrize('height, width', [(7, 9), (8, 3), (12, 5)])
@@ -424,13 +501,20 @@ def test_pooling_without_padding(height, width):
     assert found.shape[1:] == map_.size
 
 
-@pytest.mark.parametrize('network', [name for name in NETWORKS if 'ires' not in name])
-def test_networks_of_which_nothing_was_released(network):
-    if re.fullmatch('att(next)?(56|92)(_imagenet)?', network):
-        build(network, net_origin='release')
+WAS_RELEASED = {
+    'release': r'(cru|att)(56|92|116)(_imagenet)?|attnext(56|92)_imagenet|ires.*|resnet.*',
+    'facexzoo': 'att(56|92)',
+}
+
+
+@pytest.mark.parametrize('origin', WAS_RELEASED)
+@pytest.mark.parametrize('network', NETWORKS)
+def test_networks_of_which_nothing_was_released(network, origin):
+    if re.fullmatch(WAS_RELEASED[origin], network):
+        build(network, net_origin=origin)
         return
-    with pytest.raises(UserError, match="net_origin='release' is not known with num_layers=.*: its authors rel"):
-        build(network, net_origin='release')
+    with pytest.raises(UserError, match=f"net_origin='{origin}' is not known with num_layers=.*: no such definition"):
+        build(network, net_origin=origin)
 
 
 def test_images_too_small_to_be_pooled_without_padding():
@@ -463,7 +547,7 @@ def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
         ({'net_act': 'swish'}, ['net_act', "'swish'", "'prelu'"]),
         ({'net_act': 1}, ['net_act', 'prelu']),
         ({'net_unit': 4}, ['net_unit', '4', '1, 2, 3']),
-        ({'net_origin': 'caffe'}, ['net_origin', "'caffe'", "'paper', 'release'"]),
+        ({'net_origin': 'caffe'}, ['net_origin', "'caffe'", "'paper', 'release', 'facexzoo'"]),
         ({'net_bn_eps': 0}, ['net_bn_eps', '0']),
         ({'net_bn_eps': 1}, ['net_bn_eps', '1']),
         ({'net_bn_eps': 'small'}, ['net_bn_eps', "'small'"]),

@@ -1,104 +1,236 @@
 """Weights of other implementations, under the names of ours."""
 
-from typing import Callable, List, NamedTuple
+import os
+import re
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from face_blocks import Settings
-from netkit import checkpoints, gluoncv2, iresnet, params_file, state_dict
+from netkit import checkpoints, gluoncv2, iresnet, params_file, released, state_dict
 from netkit.errors import UserError
-from netkit.graph.naming import face_form, is_variance
-from netkit.networks import build, settings_of
+from netkit.graph.naming import STEM_WEIGHT, face_form, is_original, is_variance
+from netkit.graph.nodes import Graph
+from netkit.networks import NETWORKS, build, settings_of
+from netkit.published import IMAGENET_MEAN, IMAGENET_STD
 
-OF_FACE = ('net_origin',)  # settings of an original form that its face form wants, too, to start from its weights
 COUNTERS = '.num_batches_tracked'  # of PyTorch's BatchNorm, which we have no use for
+IN_MXNET = re.compile('(arg|aux):')  # in front of the names in a checkpoint
+BACKBONE = 'backbone.'  # in front of the names of FaceX-Zoo's networks, next to `head.weight`
 
 
 class Source(NamedTuple):
     """An implementation whose files are read."""
 
     title: str
-    load: Callable  # function of a path that returns {name: array}
-    example: str  # of a name
-    networks: List[str]  # choices that it has the counterparts of
+    example: str  # of a name that only its files have
+    networks: List[str]  # networks that it has the counterparts of
     names_for: Callable  # function of {our name: shape} that returns {our name: [its names]}
-    settings_for: Callable  # function of a network choice: the settings with which it computes what theirs does
-    bn_eps: float
+    settings_for: Callable  # function of (network, {its name: array}): settings that compute what theirs does
+    bn_eps: Optional[float] = None  # of all its BatchNorms; None: that of the network with these settings
+    unused: str = r'(?!)'  # regular expression of names that are left out
+    face_settings: Dict[str, object] = {}  # of a face network that starts from its weights
+    adapt: Callable = lambda name, array: array  # function of (our name, its array) that returns ours
 
 
-GLUONCV2 = Source(
-    'gluoncv2',
-    checkpoints.load_arrays,
-    'features.0.conv.conv.weight',
-    gluoncv2.NETWORKS,
-    gluoncv2.names_for,
-    gluoncv2.settings_for,
-    gluoncv2.BN_EPS,
-)
-IRESNET = Source(
-    "iResNet's authors",
-    checkpoints.load_state_dict,
-    'layer1.0.conv1.weight',
-    iresnet.NETWORKS,
-    iresnet.names_for,
-    iresnet.settings_for,
-    iresnet.BN_EPS,
-)
+def size_in(name):
+    """Return a function of {name: array}: the settings for as many outputs as the array `name` has rows."""
+
+    def settings(loaded):
+        array = loaded.get(name)
+        return {} if array is None or not array.ndim else {'emb_size': len(array)}
+
+    return settings
 
 
-def source_of(path):
-    """Return the Source that wrote a file, by how it begins; raises UserError if it is none of them."""
+def _face_of_2018(network, loaded):
+    has_se = any('_se_1_' in name for name in loaded)
+    return {'net_origin': 'release', **({'net_se': 1} if has_se else {}), **size_in('fc1_beta')(loaded)}
+
+
+def _facexzoo(_, loaded):
+    return {'net_origin': 'facexzoo', **size_in('output_layer.2.bias')(loaded)}
+
+
+def _swapped(name, array):
+    """Return the first convolution for RGB, where theirs takes BGR."""
+    return array[:, ::-1] if name == STEM_WEIGHT and array.ndim == 4 else array
+
+
+CLASSES = r'fc7_weight|head\.'  # of insightface's and FaceX-Zoo's losses
+# Every block of tengshaofeng's has a projection; where neither width nor stride changes, nothing uses it.
+UNUSED_PROJECTION = r'.*\.conv4\.weight'
+CRU_ORIGINALS = [name for name in NETWORKS if re.fullmatch(r'cru\d+_imagenet', name)]
+SOURCES = {
+    'gluoncv2': Source(
+        'gluoncv2',
+        'features.0.conv.conv.weight',
+        gluoncv2.NETWORKS,
+        gluoncv2.names_for,
+        lambda network, _: gluoncv2.settings_for(network),
+        gluoncv2.BN_EPS,
+    ),
+    'iresnet': Source(
+        "iResNet's authors",
+        'layer1.0.conv1.weight',
+        iresnet.NETWORKS,
+        iresnet.names_for,
+        lambda network, _: iresnet.settings_for(network),
+        iresnet.BN_EPS,
+        face_settings={'net_origin': 'release'},
+    ),
+    'fcrunet': Source(
+        'the CRU-Net faces of 2018',
+        'conv1_conv2d_weight',
+        ['cru56', 'cru116'],
+        released.cru_face_names,
+        _face_of_2018,
+        unused=CLASSES,
+    ),
+    'fresattnet': Source(
+        'the attention faces of 2018',
+        'RA_conv1_conv2d_weight',
+        ['att56', 'att92'],
+        released.att_face_names,
+        _face_of_2018,
+        unused=CLASSES,
+    ),
+    'cypw': Source(
+        "CRU-Net's authors",
+        'conv1_x_1__conv_weight',
+        CRU_ORIGINALS,
+        released.cru_original_names,
+        lambda _, loaded: {
+            'net_origin': 'release',
+            'net_mean': (124.0, 117.0, 104.0),
+            'net_std': 1 / 0.0167,
+            **size_in('fc6_weight')(loaded),
+        },
+    ),
+    'tengshaofeng': Source(
+        "tengshaofeng's attention networks",
+        'residual_block1.conv1.weight',
+        ['att56_imagenet', 'att92_imagenet'],
+        released.tengshaofeng_names,
+        lambda _, loaded: {
+            'net_mask_up': 'dense',
+            'net_mean': IMAGENET_MEAN,
+            'net_std': IMAGENET_STD,
+            **size_in('fc.weight')(loaded),
+        },
+        bn_eps=1e-5,
+        unused=UNUSED_PROJECTION,
+    ),
+    'facexzoo': Source(
+        "FaceX-Zoo's attention networks",
+        'attention_body.0.conv1.weight',
+        ['att56', 'att92'],
+        released.facexzoo_names,
+        _facexzoo,
+        unused=f'{CLASSES}|{UNUSED_PROJECTION}',
+        adapt=_swapped,
+    ),
+}
+
+
+def load(path):
+    """Return (Source, {its name: float32 array}) of a file, .params, PREFIX,EPOCH or a state dict of PyTorch.
+
+    Raises UserError for another file, naming what is most like it, and for NaN and infinity.
+    """
+    loaded = read(path)
+    keys = [key for key, source in SOURCES.items() if source.example in loaded]
+    if not keys:
+        raise UserError(f'{path} has the names of no known source ({titles()}){nearest(loaded)}')
+    for name, array in loaded.items():
+        if not np.isfinite(array).all():
+            raise UserError(f'{path} has NaN or infinity in {name}')
+    return SOURCES[keys[0]], loaded
+
+
+def path_of(file):
+    """Return the path of a file of weights, also if it is named as PREFIX,EPOCH; raises UserError."""
+    return checkpoints.parameters_path(file) if ',' in file and not os.path.exists(file) else file
+
+
+def read(file):
+    """Return {name: float32 array} of a file, without the prefixes of all names; raises UserError."""
+    path = path_of(file)
     try:
         with open(path, 'rb') as file:
             start = file.read(8)
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}')
     if params_file.begins(start):
-        return GLUONCV2
-    if state_dict.begins(start):
-        return IRESNET
-    raise UserError(f'{path} is neither a .params file of MXNet nor a state dict of PyTorch; is it whole?')
+        arrays = checkpoints.load_arrays(path)
+    elif state_dict.begins(start):
+        arrays = checkpoints.load_state_dict(path)
+    else:
+        raise UserError(f'{path} is neither a .params file of MXNet nor a state dict of PyTorch; is it whole?')
+    is_wrapped = any(name.startswith(BACKBONE) for name in arrays)
+    found = {}
+    for name, array in arrays.items():
+        name = IN_MXNET.sub('', name, count=1) if IN_MXNET.match(name) else name
+        name = name[len(BACKBONE) :] if is_wrapped and name.startswith(BACKBONE) else name
+        if not name.endswith(COUNTERS):
+            found[name] = array.astype(np.float32, copy=False)
+    return found
 
 
-def load(source, path):
-    """Return {name: array} of a file of a Source; raises UserError, also for NaN and infinity."""
-    loaded = {
-        name: array.astype(np.float32, copy=False)
-        for name, array in source.load(path).items()
-        if not name.endswith(COUNTERS)
-    }
-    if source.example not in loaded:
-        raise UserError(f'{path} is no file of {source.title}: it has no {source.example}')
-    for name, array in loaded.items():
-        if not np.isfinite(array).all():
-            raise UserError(f'{path} has NaN or infinity in {name}')
-    return loaded
+def titles():
+    """Return the titles of all sources, as they are told."""
+    return ', '.join(source.title for source in SOURCES.values())
 
 
-def build_like(source, network):
-    """Return the symbol of a network choice that computes what its counterpart at a Source does."""
-    return build(network, **source.settings_for(network))
+def nearest(loaded):
+    """Return what names are most like those of a file: the end of a sentence."""
+    if STEM_WEIGHT in loaded:
+        return '; it looks like a checkpoint of one of our own networks, which all programs take as it is'
+
+    def share(source):
+        names = source.names_for(expected_of(source, source.networks[0], {}))
+        return sum(theirs[0] in loaded for theirs in names.values() if theirs) / len(names)
+
+    shares = {key: share(source) for key, source in SOURCES.items()}
+    key = max(shares, key=lambda key: shares[key])
+    if not shares[key]:
+        return '; none of them has any of its names'
+    return f'; nearest is {SOURCES[key].title}, but {SOURCES[key].example} is missing'
+
+
+def build_like(source, network, loaded):
+    """Return the symbol that computes what the counterpart of a network at a Source does, for the sizes of a file."""
+    return build(network, **source.settings_for(network, loaded))
 
 
 def recognised(source, loaded):
-    """Return the network choice whose parameters are most like those of a file of a Source; `convert` checks them."""
+    """Return the network whose parameters are most like those of a file of a Source; `convert` checks them."""
     shapes = {name: array.shape for name, array in loaded.items()}
 
     def likeness(network):
-        expected = expected_of(source, network)
-        fitting = [shapes.get(names[0]) == expected[name] for name, names in source.names_for(expected).items()]
+        expected = expected_of(source, network, loaded)
+        fitting = [
+            shapes.get(names[0]) == expected[name] for name, names in source.names_for(expected).items() if names
+        ]
         return sum(fitting) / max(len(expected), len(loaded))
 
     return max(source.networks, key=likeness)
 
 
-def expected_of(source, network):
+def expected_of(source, network, loaded):
     """Return {our name: shape} of the parameters of the counterpart of a Source's network."""
-    return checkpoints.wanted_shapes(build_like(source, network), settings_of(network)['image_shape'])
+    return checkpoints.wanted_shapes(build_like(source, network, loaded), settings_of(network)['image_shape'])
+
+
+class Converted(NamedTuple):
+    """A file under our names."""
+
+    symbol: object  # mx.sym.Symbol that computes what its source does
+    parameters: Dict[str, np.ndarray]  # {our name: array}
+    left_out: List[str]  # names in the file that its source does not use, or only its loss
 
 
 def convert(source, network, loaded, path):
-    """Return {our name: array} of a file's {name: array} for a network choice; raises UserError if it does not fit.
+    """Return the Converted of a file's {name: array} for a network; raises UserError if it does not fit.
 
     The moving variances make up for the difference between the two BatchNorm eps.
     """
@@ -106,8 +238,9 @@ def convert(source, network, loaded, path):
     def refuse(why):
         raise UserError(f'{path} does not fit {network}: {why}')
 
-    expected = expected_of(source, network)
-    shift, converted, known = source.bn_eps - Settings().net_bn_eps, {}, set()
+    symbol = build_like(source, network, loaded)
+    expected = checkpoints.wanted_shapes(symbol, settings_of(network)['image_shape'])
+    eps, converted, known = eps_of(symbol), {}, set()
     for name, names in source.names_for(expected).items():
         present = [theirs for theirs in names if theirs in loaded]
         if names[0] not in present:
@@ -119,31 +252,47 @@ def convert(source, network, loaded, path):
             if not np.array_equal(loaded[other], array):
                 refuse(f'{names[0]} and {other} should be one shared weight, but differ')
         known.update(names)
-        converted[name] = array + shift if is_variance(name) else array
-    for name in loaded:
-        if name not in known:
+        if is_variance(name) and source.bn_eps:
+            array = array + (source.bn_eps - eps[name])
+        converted[name] = source.adapt(name, array)
+    left_out = [name for name in loaded if name not in known]
+    for name in left_out:
+        if not re.match(source.unused, name):
             refuse(f'{name} has no place in this network')
-    return converted
+    return Converted(symbol, converted, left_out)
 
 
-def face_settings(source, network):
-    """Return the settings of a face network that starts from the weights of a Source."""
-    return {key: value for key, value in source.settings_for(network).items() if key in OF_FACE}
+def eps_of(symbol):
+    """Return {name of a moving variance: eps of its BatchNorm}."""
+    return {
+        node.inputs[4][0].name: float(node.attr('eps', 1e-3))
+        for node in Graph.of(symbol).nodes()
+        if node.op == 'BatchNorm'
+    }
 
 
 def start_face(source, network, converted):
-    """Return (symbol, parameters, {name: why not}) of the face network that starts from an original form's weights."""
+    """Return (symbol, parameters, {name: why not}) of the face network that starts from an ImageNet network's weights.
+
+    Raises UserError if the network has no face variant.
+    """
     face = face_form(network)
-    symbol = build(face, **face_settings(source, network))
+    if not is_original(network):
+        raise UserError(f'{network} of {source.title} is a face network already; leave --face out')
+    if face not in NETWORKS:
+        raise UserError(f'{network} has no face variant; leave --face out')
+    symbol = build(face, **source.face_settings)
     wanted = checkpoints.wanted_shapes(symbol, settings_of(face)['image_shape'])
+    before, after = eps_of(converted.symbol), eps_of(symbol)
     taken, misfits = {}, {}
-    for name in {**wanted, **converted}:
-        if name not in converted:
+    for name in {**wanted, **converted.parameters}:
+        array = converted.parameters.get(name)
+        if array is None:
             misfits[name] = 'the original form has nothing like it'
         elif name not in wanted:
             misfits[name] = 'the face form has nothing like it'
-        elif converted[name].shape != wanted[name]:
-            misfits[name] = f'of shape {wanted[name]}, {converted[name].shape} in the original form'
+        elif array.shape != wanted[name]:
+            misfits[name] = f'of shape {wanted[name]}, {array.shape} in the original form'
         else:
-            taken[name] = converted[name]
+            taken[name] = array + (before[name] - after[name]) if is_variance(name) else array
     return symbol, taken, misfits

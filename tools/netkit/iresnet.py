@@ -1,4 +1,4 @@
-"""What iResNet's authors released: their networks, and the names of the parameters in their PyTorch state dicts."""
+"""What iResNet's authors released: their networks and ResNets, and the names of the parameters in PyTorch."""
 
 import re
 
@@ -12,6 +12,8 @@ NETWORKS = [
 BN_EPS = 1e-5  # PyTorch's
 ENDS = {'conv0': 'conv1', 'bn0': 'bn1', 'fc1': 'fc'}  # {our layer before the first stage or after the last: theirs}
 BESIDE = {'shortcut': 'downsample.1', 'shortcut_bn': 'downsample.2'}  # downsample.0 is the max pooling
+BESIDE_IN_RESNET = {'shortcut': 'downsample.0', 'shortcut_bn': 'downsample.1'}
+END = re.compile(r'stage\d+_unit\d+_bn_gamma')  # of the units with which iResNet's stages end
 SUFFIXES = {
     'weight': 'weight',
     'bias': 'bias',
@@ -29,10 +31,11 @@ def names_for(expected):
     In a unit, what precedes our `conv1` is their `bn0`, so that our `bn2` is their `bn1`. The BatchNorm after the
     addition of the last unit in a stage has the number of the unit's last convolution.
     """
-    return {name: _names(name, expected) for name in expected}
+    beside = BESIDE if any(map(END.fullmatch, expected)) else BESIDE_IN_RESNET
+    return {name: _names(name, expected, beside) for name in expected}
 
 
-def _names(name, expected):
+def _names(name, expected, beside):
     stage, unit, layer, kind = PARAMETER.fullmatch(name).groups()
     if not stage:
         return [f'{ENDS[layer]}.{SUFFIXES[kind]}'] if layer in ENDS else []
@@ -40,9 +43,10 @@ def _names(name, expected):
         layer = 'bn3' if f'stage{stage}_unit{unit}_conv3_weight' in expected else 'bn2'
     elif layer.startswith('bn'):
         layer = f'bn{int(layer[2:]) - 1}'
-    return [f'layer{stage}.{int(unit) - 1}.{BESIDE.get(layer, layer)}.{SUFFIXES[kind]}']
+    return [f'layer{stage}.{int(unit) - 1}.{beside.get(layer, layer)}.{SUFFIXES[kind]}']
 
 
-def settings_for(_):
-    """Return the settings with which a network choice computes what the authors' network does."""
-    return {'net_origin': 'release', 'net_mean': IMAGENET_MEAN, 'net_std': IMAGENET_STD}
+def settings_for(network):
+    """Return the settings with which a network computes what the authors' does; their ResNet is the paper's."""
+    origin = {} if network.startswith('resnet') else {'net_origin': 'release'}
+    return {**origin, 'net_mean': IMAGENET_MEAN, 'net_std': IMAGENET_STD}

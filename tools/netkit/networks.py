@@ -50,30 +50,32 @@ def parse(text, words=None):
     return network, found
 
 
-def settings_of(network, **changes):
-    """Return all settings of a network choice, with `changes`, as its builder takes them.
+def settings_of(text, **changes):
+    """Return all settings of a network, NETWORK or NETWORK:SETTING=VALUE,…, with `changes`, as its builder takes them.
 
-    `image_shape` is (224, 224, 3) for an original form and (112, 112, 3) for a face network. Raises UserError for a
-    choice that does not exist.
+    `image_shape` is by default (224, 224, 3) for an ImageNet variant and (112, 112, 3) for a face network. Raises
+    UserError for a network or a setting that does not exist.
     """
+    network, named = parse(text)
     names = setting_names(builder(network).build)
     chosen = {key: value for key, value in entry('network', network).items() if key in names}
     dataset = host.dataset.imagenet if is_original(network) else host.dataset.synthetic
-    return {**Settings()._asdict(), **chosen, 'image_shape': tuple(dataset.image_shape), **changes}
+    return {**Settings()._asdict(), **chosen, 'image_shape': tuple(dataset.image_shape), **named, **changes}
 
 
-def build(network, **changes):
-    """Return the embedding symbol of a network choice, with `changes` to its settings (`face_blocks.Settings`).
+def build(text, **changes):
+    """Return the embedding symbol of a network, NETWORK or NETWORK:SETTING=VALUE,…, with `changes` to its settings.
 
-    `build('cru116', net_prelu='conv', image_shape=(64, 64, 3))`. Raises UserError for a choice, a setting or a value
-    that does not exist.
+    `build('cru116:net_origin=release', image_shape=(64, 64, 3))`. Raises UserError for a network, a setting
+    (`face_blocks.Settings`) or a value that does not exist.
     """
+    network, _ = parse(text)
     known = setting_names(builder(network).build)
     for name in changes:
         if name not in known:
             raise UserError(f'{network} has no setting {name}; choose from {", ".join(known)}')
     try:
-        return builder(network).build(**settings_of(network, **changes))
+        return builder(network).build(**settings_of(text, **changes))
     except SettingError as error:
         raise UserError(error)
 

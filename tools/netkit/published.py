@@ -41,6 +41,11 @@ PUBLISHED = {
     'iresgroupfix50_imagenet': Published(23366440, 4383596544),
     'iresgroupfix101_imagenet': Published(43786024, 8368775168),
     'iresgroupfix152_imagenet': Published(60607272, 12353953792),
+    # Counted from torchvision, the last from its classes.
+    'resnet50_imagenet': Published(25557032, 4089184256),
+    'resnet101_imagenet': Published(44549160, 7801405440),
+    'resnet152_imagenet': Published(60192808, 11513626624),
+    'resnet200_imagenet': Published(64673832, 15007481856),
 }
 
 # The normalisation with which weights for ImageNet are trained as a rule, in units of raw 0…255 RGB.

@@ -24,8 +24,8 @@ BESIDE = ('shortcut', 'project', '_sc', '_se_')  # in the names of layers that a
 
 
 def is_original(network):
-    """Tell whether a network choice is the original form of a network, for ImageNet."""
-    return network.endswith(IMAGENET)
+    """Return whether a network, with or without settings after its name, is the ImageNet variant of one."""
+    return network.partition(':')[0].endswith(IMAGENET)
 
 
 def original_form(network):
