@@ -1,5 +1,6 @@
-"""The original forms compute what an independent implementation computes, with its weights."""
+"""The original forms compute what an independent implementation computes, with its weights; files of all sources."""
 
+import functools
 import os
 import re
 
@@ -9,11 +10,12 @@ from PIL import Image
 
 import import_weights
 from helpers import compute, run_here
-from netkit import gluoncv2, importing
+from netkit import checkpoints, gluoncv2, importing, state_dict
 from netkit._mxnet import mx
 from netkit.networks import build
 from netkit.published import PUBLISHED
 
+GLUONCV2 = importing.SOURCES['gluoncv2']
 PEERS = {
     'cru56_imagenet': 'crunet56',
     'cru116_imagenet': 'crunet116',
@@ -60,9 +62,10 @@ def test_same_numbers_as_gluoncv2(network, tmp_path):
     path = str(tmp_path / 'peer.params')
     peer.save_parameters(path)
 
-    source = importing.source_of(path)
-    converted = importing.convert(source, network, importing.load(source, path), path)
-    symbol = build(network, **source.settings_for(network))
+    source, loaded = importing.load(path)
+    assert source is GLUONCV2
+    symbol, converted, _ = importing.convert(source, network, loaded, path)
+    assert symbol.tojson() == build(network, **gluoncv2.settings_for(network)).tojson()
 
     raw = mx.nd.array(np.random.RandomState(1).randint(0, 256, (2, 3, 224, 224)))
     mean, std = [np.reshape(values, (1, 3, 1, 1)) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
@@ -72,7 +75,7 @@ def test_same_numbers_as_gluoncv2(network, tmp_path):
     assert np.ptp(expected[0] - expected[1]) > 0.01 * np.ptp(expected)  # the image does matter
 
 
-@pytest.mark.parametrize('network', importing.GLUONCV2.networks)
+@pytest.mark.parametrize('network', GLUONCV2.networks)
 def test_same_number_of_parameters_as_gluoncv2(network):
     from gluoncv2.model_provider import get_model
 
@@ -101,6 +104,15 @@ def test_same_number_of_parameters_as_gluoncv2(network):
             },
         ),
         (
+            'resnet50_imagenet',
+            {
+                'stage1_unit1_bn2_gamma': 'layer1.0.bn1.weight',
+                'stage3_unit1_shortcut_weight': 'layer3.0.downsample.0.weight',
+                'stage3_unit1_shortcut_bn_moving_mean': 'layer3.0.downsample.1.running_mean',
+                'stage4_unit3_bn4_beta': 'layer4.2.bn3.bias',
+            },
+        ),
+        (
             'ires18_imagenet',
             {'stage4_unit2_bn_gamma': 'layer4.1.bn2.weight', 'stage2_unit1_bn3_gamma': 'layer2.0.bn2.weight'},
         ),
@@ -108,7 +120,8 @@ def test_same_number_of_parameters_as_gluoncv2(network):
 )
 def test_names_in_the_files_of_iresnets_authors(network, names):
     """`tests/backbones` has whole files, for which it wants PyTorch."""
-    found = importing.IRESNET.names_for(importing.expected_of(importing.IRESNET, network))
+    source = importing.SOURCES['iresnet']
+    found = source.names_for(importing.expected_of(source, network, {}))
     assert {name: found[name] for name in names} == {name: [theirs] for name, theirs in names.items()}
     assert len({theirs for (theirs,) in found.values()}) == len(found)
 
@@ -176,7 +189,7 @@ def test_a_file_that_does_not_fit(saved, tmp_path, edit, words):
         (['--network', 'cru116_imagenet'], 'does not fit cru116_imagenet: '),
         (['--network', 'cru116', '--face'], 'does not fit cru116_imagenet: '),
         (['--network', 'ires50_imagenet'], 'is a file of gluoncv2, who have no such network; choose from cru56'),
-        (['--network', 'cru56'], '--network cru56 is a face network: add --face, or name cru56_imagenet'),
+        (['--network', 'cru56'], '--network cru56 is a face network: add --face, or pass cru56_imagenet'),
         (['--face', '--image', 'x.jpg'], 'not allowed with argument'),
         (['--image', 'nowhere.jpg'], '--image nowhere.jpg is not readable as an image'),
     ],
@@ -200,9 +213,18 @@ def test_files_that_are_none(saved, tmp_path):
         path.write_bytes(data)
         done = run_here(import_weights, str(path), '--output', str(tmp_path / 'out' / 'net'))
         assert done.returncode == 2 and words in done.stderr, done.stderr
-    mx.nd.save(str(path), {'arg:conv0_weight': mx.nd.zeros(1)})
-    done = run_here(import_weights, str(path), '--output', str(tmp_path / 'out' / 'net'))
-    assert 'is no file of gluoncv2: it has no features.0.conv.conv.weight' in done.stderr
+    for name, words in (
+        ('arg:conv0_weight', 'it looks like a checkpoint of one of our own networks'),
+        ('arg:weight', 'has the names of no known source (gluoncv2, iResNet'),
+        (
+            'aux:RA_conv1_bn1_batchnorm_moving_var',
+            'nearest is the attention faces of 2018, but RA_conv1_conv2d_weight is',
+        ),
+        ('arg:weight', 'none of them has any of its names'),
+    ):
+        mx.nd.save(str(path), {name: mx.nd.zeros(1)})
+        done = run_here(import_weights, str(path), '--output', str(tmp_path / 'out' / 'net'))
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count('\n') == 1, done.stderr
     done = run_here(import_weights, str(tmp_path / 'nowhere'), '--output', str(tmp_path / 'out' / 'net'))
     assert done.returncode == 2 and 'cannot read' in done.stderr
     assert not os.path.exists(str(tmp_path / 'out'))
@@ -225,6 +247,178 @@ def test_the_network_is_found_from_the_file_and_classifies_a_picture(saved, tmp_
     rows = [re.findall(r'[\d.]+', line) for line in done.stdout.splitlines() if '%' in line]
     assert [int(row[1]) for row in rows] == list(expected), done.stdout
     assert [float(row[2]) for row in rows] == [round(100 * float(outputs[place]), 2) for place in expected]
+
+
+# ------------------------------------------------------------------------------------------- the other sources
+
+OTHERS = {
+    'fcrunet': 'cru56',
+    'fresattnet': 'att56',
+    'cypw': 'cru56_imagenet',
+    'tengshaofeng': 'att56_imagenet',
+    'facexzoo': 'att56',
+}
+DEEPER = {'cru56': 'cru116', 'att56': 'att92', 'cru56_imagenet': 'cru116_imagenet', 'att56_imagenet': 'att92_imagenet'}
+
+
+@pytest.fixture(scope='module')
+def arrays():
+    """A function of the key of a source: {its name: array} of its smallest network, whose numbers do not matter.
+
+    `tests/backbones` has files of an independent implementation, for which it needs PyTorch.
+    """
+
+    @functools.lru_cache(maxsize=None)
+    def made(key):
+        source = importing.SOURCES[key]
+        expected = importing.expected_of(source, OTHERS[key], {})
+        return {
+            theirs[0]: np.full(expected[ours], 0.5, np.float32) for ours, theirs in source.names_for(expected).items()
+        }
+
+    return made
+
+
+def written(folder, content):
+    """Write {name: array} as a source does, as MXNet's parameters or a state dict of PyTorch; return the path."""
+    path = str(folder / 'file')
+    if any('_weight' in name for name in content):
+        kinds = {name: 'aux' if '_moving_' in name else 'arg' for name in content}
+        mx.nd.save(path, {f'{kinds[name]}:{name}': mx.nd.array(array) for name, array in content.items()})
+    else:
+        state_dict.write(path, content)
+    return path
+
+
+@pytest.mark.parametrize('key', OTHERS)
+def test_a_file_of_another_source(key, arrays, tmp_path):
+    path, prefix = written(tmp_path, arrays(key)), str(tmp_path / 'x')
+    done = run_here(import_weights, path, '--output', prefix)
+    assert done.returncode == 0 and f' of {OTHERS[key]} taken over, 0 not' in done.stdout, done.stderr
+    symbol, arguments, statistics = mx.model.load_checkpoint(prefix, 0)
+    assert set(arguments) == set(symbol.list_arguments()) - {'data'}
+    assert set(statistics) == set(symbol.list_auxiliary_states())
+    origin = importing.SOURCES[key].settings_for(OTHERS[key], {}).get('net_origin')
+    told = f'to train it, pass --network {OTHERS[key]}:net_origin={origin}\n'
+    assert (told in done.stdout) == (not OTHERS[key].endswith('_imagenet'))
+
+
+@pytest.mark.parametrize('key', OTHERS)
+@pytest.mark.parametrize('what', ['missing', 'nan', 'shape', 'depth', 'width', 'more', 'face'])
+def test_a_file_of_another_source_that_does_not_fit(key, what, arrays, tmp_path):
+    network, content, options = OTHERS[key], dict(arrays(key)), []
+    name = [name for name in content if name.endswith(('_gamma', '.bias'))][10]
+    words = f'does not fit {network}: '
+    if what == 'missing':
+        del content[name]
+        words += f'{name} is missing'
+    elif what == 'nan':
+        content[name] = content[name] * np.nan
+        words = f'has NaN or infinity in {name}'
+    elif what == 'shape':
+        content[name] = content[name][:-1]
+        words += f'{name} has shape ({len(content[name])},) instead of'
+    elif what == 'depth':
+        options, words = ['--network', DEEPER[network]], f'does not fit {DEEPER[network]}: '
+    elif what == 'width':
+        content = {name: array[: len(array) // 2] if array.ndim else array for name, array in content.items()}
+    elif what == 'more':
+        content['stage9_weight' if '_weight' in ''.join(content) else 'stage9.weight'] = np.ones(1, np.float32)
+        words += 'stage9'
+    elif network.endswith('_imagenet'):
+        return
+    else:
+        options, words = ['--face'], 'is a face network already; leave --face out'
+    path = written(tmp_path, content)
+    done = run_here(import_weights, path, '--output', str(tmp_path / 'out' / 'net'), *options)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count('\n') == 1, done.stderr
+    assert not os.path.exists(str(tmp_path / 'out'))
+
+
+def test_sizes_are_the_files(arrays, tmp_path):
+    """Embeddings of 128 numbers, and the 365 classes of Places."""
+    faces, places = dict(arrays('fcrunet')), dict(arrays('cypw'))
+    faces.update({name: array[:128] for name, array in faces.items() if name.startswith(('pre_fc1_', 'fc1_'))})
+    places.update({name: array[:365] for name, array in places.items() if name.startswith('fc6_')})
+    for key, content, size in (('fcrunet', faces, 128), ('cypw', places, 365)):
+        done = run_here(import_weights, written(tmp_path, content), '--output', str(tmp_path / 'x'))
+        assert done.returncode == 0, done.stderr
+        assert ('--network cru56:net_origin=release,emb_size=128\n' in done.stdout) == (key == 'fcrunet')
+        assert mx.model.load_checkpoint(str(tmp_path / 'x'), 0)[0].infer_shape(data=(1, 3, 224, 224))[1] == [
+            (1, size)
+        ] or (key == 'fcrunet')
+
+
+def test_what_a_source_does_not_use_is_left_out(arrays, tmp_path):
+    """The classes of a loss, and the projection that every block of FaceX-Zoo's has."""
+    content = dict(arrays('facexzoo'))
+    content.update(
+        {name: np.ones((256, 256, 1, 1), np.float32) for name in ('attention_body.1.last_blocks.conv4.weight',)}
+    )
+    content = {'backbone.' + name: array for name, array in content.items()}
+    content['head.weight'] = np.ones((512, 7), np.float32)
+    path = written(tmp_path, content)
+    done = run_here(import_weights, path, '--output', str(tmp_path / 'x'))
+    assert done.returncode == 0 and '2 arrays that the network does not use were left out' in done.stdout, done.stderr
+    content = dict(arrays('fcrunet'), fc7_weight=np.ones((9, 256), np.float32))
+    done = run_here(import_weights, written(tmp_path, content), '--output', str(tmp_path / 'x'))
+    assert done.returncode == 0 and 'were left out: fc7_weight' in done.stdout, done.stderr
+
+
+def test_squeeze_excitation_is_detected(arrays, tmp_path):
+    source = importing.SOURCES['fresattnet']
+    symbol = build('att56', net_origin='release', net_se=1)
+    expected = checkpoints.wanted_shapes(symbol, (112, 112, 3))
+    content = {source.names_for([name])[name][0]: np.ones(shape, np.float32) for name, shape in expected.items()}
+    assert {'RAN_R_unit1_se_1_conv2d_weight', 'RAN_AM_s1_unit1_RB_last_se_prelu_gamma'} < set(content)
+    done = run_here(import_weights, written(tmp_path, content), '--output', str(tmp_path / 'x'))
+    assert done.returncode == 0 and 'att56:net_origin=release,net_se=1\n' in done.stdout, done.stderr
+    assert mx.model.load_checkpoint(str(tmp_path / 'x'), 0)[0].tojson() == symbol.tojson()
+
+
+def test_a_checkpoint_may_be_named_by_prefix_and_epoch(arrays, tmp_path):
+    path = written(tmp_path, arrays('fcrunet'))
+    os.rename(path, str(tmp_path / 'model-0036.params'))
+    done = run_here(import_weights, str(tmp_path / 'model') + ',36', '--output', str(tmp_path / 'x'))
+    assert done.returncode == 0, done.stderr
+    done = run_here(import_weights, str(tmp_path / 'model') + ',0', '--output', str(tmp_path / 'model'))
+    assert done.returncode == 2 and 'cannot read' in done.stderr
+    os.rename(str(tmp_path / 'model-0036.params'), str(tmp_path / 'model-0000.params'))
+    done = run_here(import_weights, str(tmp_path / 'model') + ',0', '--output', str(tmp_path / 'model'))
+    assert done.returncode == 2 and 'would be overwritten' in done.stderr
+
+
+@pytest.mark.parametrize('key, shift', [('cypw', 1e-3 - 2e-5), ('tengshaofeng', 1e-5 - 2e-5)])
+def test_a_face_network_starts_from_another_source(key, shift, arrays, tmp_path):
+    """With the moving variances for its own eps."""
+    path = written(tmp_path, arrays(key))
+    done = run_here(import_weights, path, '--face', '--output', str(tmp_path / 'x'))
+    face = OTHERS[key][: -len('_imagenet')]
+    assert done.returncode == 0 and f' of {face} taken over' in done.stdout, done.stderr
+    symbol, arguments, statistics = mx.model.load_checkpoint(str(tmp_path / 'x'), 0)
+    assert symbol.tojson() == build(face).tojson()
+    np.testing.assert_allclose(statistics['bn0_moving_var'].asnumpy(), 0.5 + shift, rtol=0, atol=1e-7)
+    assert 'conv0_weight' not in arguments and 'stage1_unit1_conv2_weight' in arguments
+
+
+def test_networks_without_a_face_variant(tmp_path):
+    source = importing.SOURCES['iresnet']
+    expected = importing.expected_of(source, 'resnet50_imagenet', {})
+    state_dict.write(
+        str(tmp_path / 'x.pth'),
+        {theirs[0]: np.ones(expected[ours], np.float32) for ours, theirs in source.names_for(expected).items()},
+    )
+    done = run_here(import_weights, str(tmp_path / 'x.pth'), '--face', '--output', str(tmp_path / 'out' / 'x'))
+    assert done.returncode == 2 and 'resnet50_imagenet has no face variant' in done.stderr
+    done = run_here(import_weights, str(tmp_path / 'x.pth'), '--output', str(tmp_path / 'x'))
+    assert done.returncode == 0 and ' of resnet50_imagenet taken over, 0 not' in done.stdout
+
+
+def test_faces_have_no_classes(arrays, tmp_path):
+    Image.new('RGB', (300, 300)).save(str(tmp_path / 'x.png'))
+    path = written(tmp_path, arrays('fcrunet'))
+    done = run_here(import_weights, path, '--image', str(tmp_path / 'x.png'), '--output', str(tmp_path / 'out' / 'x'))
+    assert done.returncode == 2 and '--image needs an image classifier, and cru56 computes embeddings' in done.stderr
 
 
 def test_nan_is_refused(saved, tmp_path):

@@ -1,4 +1,7 @@
-"""iResNet against an implementation in PyTorch (`released.py`): numbers, gradients, and files that PyTorch wrote."""
+"""iResNet against an implementation in PyTorch (`released.py`): numbers, gradients, and files that PyTorch wrote.
+
+ResNet against torchvision.
+"""
 
 import json
 import os
@@ -16,9 +19,11 @@ from helpers import compute, run_here  # noqa: E402
 from netkit import importing  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.networks import build  # noqa: E402
+from netkit.published import PUBLISHED  # noqa: E402
 
 ONE_OF_EACH = ('ires18', 'ires50', 'iresgroup50', 'iresgroupfix50')
-NAMES = [name[: -len('_imagenet')] for name in importing.IRESNET.networks]
+IRESNET = importing.SOURCES['iresnet']
+NAMES = [name[: -len('_imagenet')] for name in IRESNET.networks if name.startswith('ires')]
 COMPUTED = NAMES if os.environ.get('ALL_DEPTHS') else [*ONE_OF_EACH, 'ires34', 'ires101']
 ORIGINS = ('paper', 'release')
 
@@ -31,9 +36,9 @@ def one_thread():
 
 def ours(network, origin, values, **settings):
     """Return (symbol, parameters) of our network with the weights of theirs, {name: array}."""
-    name, source = network + '_imagenet', importing.IRESNET
-    settings = {**source.settings_for(name), 'net_origin': origin, **settings}
-    return build(name, **settings), importing.convert(source, name, values, 'a file')
+    name = network + '_imagenet'
+    settings = {**IRESNET.settings_for(name, values), 'net_origin': origin, **settings}
+    return build(name, **settings), importing.convert(IRESNET, name, values, 'a file').parameters
 
 
 def values_of(network):
@@ -51,7 +56,7 @@ def images_of(side, count=2):
 
 def expected_of(network, images):
     with torch.no_grad():
-        return network(released.normalised(torch.from_numpy(images))).numpy()
+        return network(released.as_for_imagenet(torch.from_numpy(images))).numpy()
 
 
 def assert_same(found, expected):
@@ -89,6 +94,42 @@ def test_eps_instead_of_other_variances():
     assert np.abs(wrong - expected).max() > 1e-3 * np.ptp(expected)
 
 
+def randomised(network):
+    """Give a module of torchvision random weights and statistics, as `released.random_network` does."""
+    released.randomise(network, torch.Generator().manual_seed(0))
+    return network.eval()
+
+
+def resnet(depth):
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    return randomised(ResNet(Bottleneck, list(released.IRESNET[depth])))
+
+
+@pytest.mark.parametrize('depth', [50, 101, 152, 200] if os.environ.get('ALL_DEPTHS') else [50, 200])
+def test_resnet_is_torchvisions(depth):
+    """Outputs, the statistics after a step of training, and the number of parameters."""
+    network, images, name = resnet(depth), images_of(96), f'resnet{depth}_imagenet'
+    values = values_of(network)
+    assert importing.recognised(IRESNET, values) == name
+    symbol = build(name, **IRESNET.settings_for(name, values), image_shape=(96, 96, 3))
+    parameters = importing.convert(IRESNET, name, values, 'a file').parameters
+    assert_same(compute(symbol, parameters, images), expected_of(network, images))
+    assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED[name].parameters
+    if depth != 50:  # in float32, more layers add up more rounding
+        return
+    executor = symbol.simple_bind(mx.cpu(), data=images.shape)
+    executor.copy_params_from(*({key: mx.nd.array(value) for key, value in parameters.items()},) * 2, True)
+    executor.forward(is_train=True, data=mx.nd.array(images))
+    executor.backward(mx.nd.ones(executor.outputs[0].shape))
+    mx.nd.waitall()
+    expected_of(network.train(), images)
+    for key, array in executor.aux_dict.items():
+        if key.endswith('_mean'):
+            moved = network.state_dict()[IRESNET.names_for(parameters)[key][0]].numpy()
+            assert np.abs(array.asnumpy() - moved).max() <= 1e-3 * np.abs(moved).max(), key
+
+
 @pytest.mark.parametrize('origin', ORIGINS)
 @pytest.mark.parametrize('name', ONE_OF_EACH)
 def test_gradients(name, origin):
@@ -105,10 +146,10 @@ def test_gradients(name, origin):
     executor.backward(mx.nd.array(direction, dtype='float64'))
 
     network = network.double().train()
-    theirs = network(released.normalised(torch.from_numpy(images)))
+    theirs = network(released.as_for_imagenet(torch.from_numpy(images)))
     (theirs * torch.from_numpy(direction)).sum().backward()
     np.testing.assert_allclose(outputs, theirs.detach().numpy(), rtol=0, atol=1e-9 * np.ptp(outputs))
-    names = importing.IRESNET.names_for(parameters)
+    names = IRESNET.names_for(parameters)
     gradients = {key: parameter.grad.numpy() for key, parameter in network.named_parameters()}
     found = {names[key][0]: array.asnumpy() for key, array in executor.grad_dict.items() if key != 'data'}
     assert set(found) == set(gradients)
@@ -163,7 +204,7 @@ def test_a_face_network_starts_from_it(network, tmp_path):
     prefix = str(tmp_path / 'x')
     path = save(network, tmp_path / 'x.pth')
     done = run_here(import_weights, path, '--face', '--network', 'ires18', '--output', prefix)
-    assert done.returncode == 0 and 'name --network ires18:net_origin=release' in done.stdout, done.stderr
+    assert done.returncode == 0 and 'pass --network ires18:net_origin=release' in done.stdout, done.stderr
     symbol, arguments, statistics = mx.model.load_checkpoint(prefix, 0)
     assert symbol.tojson() == build('ires18', net_origin='release').tojson() != build('ires18').tojson()
     values = values_of(network)
@@ -194,7 +235,7 @@ def instead(name, value):
         (instead('layer2.1.bn1.bias', torch.zeros(5)), [], 'layer2.1.bn1.bias has shape (5,) instead of (128,)'),
         (instead('layer1.2.conv1.weight', torch.zeros(5)), [], 'layer1.2.conv1.weight has no place in this network'),
         (instead('fc.bias', torch.full((1000,), float('inf'))), [], 'has NaN or infinity in fc.bias'),
-        (without('layer1.0.conv1.weight'), [], "is no file of iResNet's authors: it has no layer1.0.conv1.weight"),
+        (without('layer1.0.conv1.weight'), [], "nearest is iResNet's authors, but layer1.0.conv1.weight is missing"),
         (
             lambda state: None,
             ['--network', 'ires34_imagenet'],
@@ -234,8 +275,8 @@ def test_what_is_amiss_in_a_file_of_no_network_is_told_of_the_one_most_like_it(n
 def test_a_network_is_told_from_those_with_the_same_units(tmp_path):
     """iResGroup and iResGroupFix differ in the groups alone, so in the shape of some weights."""
     for name in ('iresgroup50', 'iresgroupfix50', 'ires50'):
-        source, values = importing.IRESNET, values_of(released.Network(name, 'release'))
-        assert importing.recognised(source, values) == name + '_imagenet'
+        values = values_of(released.Network(name, 'release'))
+        assert importing.recognised(IRESNET, values) == name + '_imagenet'
 
 
 def test_attributes_of_the_symbol(network, tmp_path):
