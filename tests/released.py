@@ -310,7 +310,18 @@ MODULES = {56: (1, 1, 1), 92: (1, 2, 3)}
 
 
 def resized(x, like):
-    return functional.interpolate(x, like.shape[2:], mode='bilinear', align_corners=True)
+    """Resize a map bilinearly with aligned corners, by weights that are rounded to float32, as in MXNet."""
+
+    def matrix(before, after):
+        place = np.float32((before - 1) / max(1, after - 1)) * np.arange(after, dtype=np.float32)
+        low = np.minimum(place.astype(int), before - 1)
+        found = np.zeros((after, before))
+        found[range(after), low] += np.float32(1) - (place - low)
+        found[range(after), np.minimum(low + 1, before - 1)] += place - low
+        return torch.from_numpy(found).to(x.dtype)
+
+    rows, columns = (matrix(x.shape[axis], like.shape[axis]) for axis in (2, 3))
+    return rows @ x @ columns.T
 
 
 def attend(unit, x, names, last):
