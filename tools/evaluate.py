@@ -16,7 +16,6 @@ from netkit.errors import UserError
 from netkit.evaluation import embeddings, faces as verification, imagenet as classification
 from netkit.evaluation.engines import open_engine
 from netkit.files import check_writable, keep_inputs
-from netkit.networks import parse
 
 HOST = (
     "insightface's own config names three of the six published sets in val_targets (lfw, cfp_fp, agedb_30), and its "
@@ -42,8 +41,7 @@ def faces(args):
         found = [verification.evaluate(engine, name, path) for name, path in sets.items()]
         results[engine.label] = found
         if not args.json:
-            known = verification.published_for(engine)
-            show(engine.label, verification.COLUMNS, [verification.texts_of(result, known) for result in found])
+            show(engine.label, verification.COLUMNS, [verification.texts_of(result) for result in found])
     if args.json:
         print(json.dumps(verification.as_json(results), indent=1, ensure_ascii=False))
     elif len(results) > 1:
@@ -52,6 +50,11 @@ def faces(args):
             for place, name in enumerate(sets)
         ]
         show('accuracy', ('set', *results), rows)
+    if args.published and not args.json:
+        names = list(dict.fromkeys(name for row in published.FACES for name in row.sets))
+        rows = [(row.network, row.training, *(row.sets.get(name, '–') for name in names)) for row in published.FACES]
+        print()
+        show('published accuracies', ('network', 'training', *names), rows)
     is_short = any(None in result.tars.values() for found in results.values() for result in found)
     if is_short and not args.json and not args.markdown:
         print('–: the different pairs are too few for that rate of false acceptance')
@@ -62,17 +65,9 @@ def faces(args):
             print(f'drawn into {args.plot}')
 
 
-def published_error(choice, multiplier):
-    """Return the published top-1 error of --network, with settings if it has any; a dash if there is none."""
-    network, settings = parse(choice) if choice else ('', {})
-    origin = settings.pop('net_origin', 'paper')
-    as_published = not set(settings) - {'net_mean', 'net_std'} and multiplier == 1
-    return published.top1_error(network if as_published else '', origin)
-
-
 def imagenet(args):
-    """Measure top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
-    rows, known = [], published_error(args.network, args.multiplier)
+    """Measure top-1 and top-5 error on a folder with one subfolder per class, or on a RecordIO file."""
+    rows = []
     if args.crop and not args.image_size:
         args.image_size = args.crop, args.crop, 3
     for engine in engines_of(args, (classification.SIDE, classification.SIDE, 3)):
@@ -86,12 +81,15 @@ def imagenet(args):
         images = classification.Images(args.data, max(resize, side), side)
         result = classification.evaluate(engine, images)
         errors = [f'{100 * result.errors[k]:.2f} %' if k in result.errors else '–' for k in classification.TOPS]
-        rows.append((engine.label, str(result.images), *errors, known))
+        rows.append((engine.label, str(result.images), *errors))
         if images.skipped:
             path, why = next(iter(images.skipped.items()))
             print(f'{len(images.skipped)} files were skipped; the first: {path} {why}')
     show = report.printer(args.markdown)
-    show(args.data, ('model', 'images', 'top-1 error', 'top-5 error', 'published top-1'), rows)
+    show(args.data, ('model', 'images', 'top-1 error', 'top-5 error'), rows)
+    if args.published:
+        print()
+        show('published errors on ImageNet, in %', ('network', 'top-1 error', 'top-5 error'), published.IMAGENET)
 
 
 def embed(args):
@@ -128,6 +126,12 @@ def parse_args(argv=None):
         added.set_defaults(evaluate=function)
         added.add_argument('models', nargs=models, metavar='MODEL', help='PREFIX,EPOCH, FILE.pt or FILE.onnx')
         added.add_argument('--network', help='network choice that a checkpoint has to be of')
+        if models == '+':
+            added.add_argument(
+                '--published',
+                action='store_true',
+                help='also print the published figures of all networks that have some',
+            )
         added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='images at a time')
         add_sizes(added)
         return added

@@ -13,6 +13,7 @@ from PIL import Image
 
 import evaluate
 from helpers import markdown
+from netkit import published
 from netkit._mxnet import mx
 from netkit.data import faces, synthetic
 from netkit.data.pairs import PairSet
@@ -21,8 +22,9 @@ from netkit.deploy.exporting import save_onnx
 from netkit.deploy.plain import plain
 from netkit.errors import UserError
 from netkit.evaluation import engines, imagenet, protocol, streams
+from netkit.graph.naming import is_original
 from netkit.graph.nodes import Graph
-from netkit.networks import build
+from netkit.networks import NETWORKS, build, parse
 
 SMALL = dict(net_multiplier=0.1, emb_size=16, net_prelu='conv', net_resize='matrix', memonger=False)
 
@@ -112,21 +114,29 @@ def test_models_stand_side_by_side_and_are_drawn(run_tool, folder, tmp_path):
     assert code == 0, err
     first, second, beside = markdown(out)
     assert first == second and beside[0][checkpoint] == beside[0][model] == first[0]['accuracy'].split()[0]
-    assert first[0]['published'] == '–' and first[0]['TAR at FAR 0.001'] == '–'
+    assert first[0]['TAR at FAR 0.001'] == '–' and 'published' not in out
     with open(picture, encoding='utf-8') as file:
         drawn = file.read()
     assert f'{checkpoint}, lfw' in drawn and f'{model}, lfw' in drawn and 'false accept rate' in drawn
 
 
-def test_the_published_row_is_that_of_the_same_network(run_tool, folder, tmp_path, monkeypatch):
-    """Known by its shapes: a narrow cru116 is none; where the narrow one is taken for it, the row is there."""
-    known = {'lfw': 0.99867}
-    checkpoint = str(folder / 'net') + ',1'
-    monkeypatch.setattr(evaluate.verification, 'FACES', {'cru116': known})
-    engine = engines.open_engine(checkpoint, 2)
-    assert evaluate.verification.published_for(engine) == {}
-    monkeypatch.setattr(evaluate.verification, 'build', lambda network: build('cru56', **SMALL))
-    assert evaluate.verification.published_for(engine) == known
+def test_published_accuracies_are_shown_when_asked_for(run_tool, folder):
+    """With the network and the origin that they belong to, whatever was measured."""
+    checkpoint, sets = str(folder / 'net') + ',1', ['--sets', 'lfw', '--markdown']
+    code, out, err = run_tool(evaluate, 'faces', checkpoint, '--data', str(folder / 'sets'), *sets, '--published')
+    assert code == 0, err
+    rows = {row['network']: row for row in markdown(out)[-1]}
+    assert rows['cru116:net_origin=release']['lfw'] == '0.99867 ± 0.00180'
+    assert rows['cru116:net_origin=release']['agedb_30'] == '0.97983 ± 0.00765'
+    assert rows['att92:net_origin=facexzoo']['cplfw'] == '0.9033' and rows['att92:net_origin=facexzoo']['cfp_fp'] == '–'
+    assert not set(rows) & set(NETWORKS)
+
+
+def test_published_figures_belong_to_networks_that_exist():
+    for row in (*published.FACES, *published.IMAGENET):
+        network, settings = parse(row.network)
+        assert is_original(network) == isinstance(row, published.ImageNetRow) and set(settings) <= {'net_origin'}
+        build(row.network)
 
 
 def test_a_fixed_batch_and_a_normalisation_of_the_clients(folder, tmp_path):
@@ -175,21 +185,17 @@ def classes(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    'choice, multiplier, expected',
-    [
-        ('cru56_imagenet', 1.0, '21.9'),
-        ('ires50_imagenet', 1.0, '22.69 with net_origin=release'),
-        ('ires50_imagenet:net_origin=release,net_std=(58.0,57.0,57.5)', 1.0, '22.69'),
-        ('ires50_imagenet:net_origin=release', 0.5, '–'),
-        ('cru56_imagenet:net_act=elu', 1.0, '–'),
-        ('ires18_imagenet', 1.0, '–'),
-        ('ires50', 1.0, '–'),
-        (None, 1.0, '–'),
-    ],
-)
-def test_the_published_error_is_that_of_the_same_network(choice, multiplier, expected):
-    assert evaluate.published_error(choice, multiplier) == expected
+def test_published_errors_are_shown_when_asked_for(run_tool, classes):
+    options = ['--data', str(classes / 'set'), '--image-size', '32,32', '--markdown', '--published']
+    code, out, err = run_tool(evaluate, 'imagenet', str(classes / 'net') + ',1', *options)
+    assert code == 0, err
+    rows = {row['network']: row for row in markdown(out)[-1]}
+    assert rows['att56_imagenet:net_origin=release'] == {
+        'network': 'att56_imagenet:net_origin=release',
+        'top-1 error': '21.76',
+        'top-5 error': '5.9',
+    }
+    assert rows['ires50_imagenet:net_origin=release']['top-1 error'] == '22.69'
 
 
 @pytest.mark.parametrize('data', ['set', 'val.rec'])

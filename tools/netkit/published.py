@@ -1,9 +1,9 @@
-"""Published figures of the networks, each in its original form.
+"""Published figures of the networks: counts of the ImageNet variants, accuracies, errors.
 
-From the papers, or counted from the authors' own definitions (CRU-Net: from the networks of gluoncv2), at 224x224.
+Counts are the papers', or counted from the authors' own definitions (CRU-Net: from the networks of gluoncv2), at 224x224.
 """
 
-from typing import NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional
 
 
 class Published(NamedTuple):
@@ -52,34 +52,62 @@ PUBLISHED = {
 IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
 IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
 
-# Accuracies on verification sets: cru116 on MS1M-ArcFace, as published in 2018 (README.md has the recipe).
-FACES = {
-    'cru116': {
-        'lfw': 0.99867,
-        'cfp_fp': 0.98386,
-        'cfp_ff': 0.99729,
-        'calfw': 0.95933,
-        'cplfw': 0.92833,
-        'agedb_30': 0.97983,
-    }
-}
 
-# Top-1 error on ImageNet at 224x224 where nothing else is said, in percent (docs/networks.md has the sources), and the
-# `net_origin` with which it was measured.
-TOP1_ERRORS = {
-    'cru56_imagenet': ('21.9', 'paper'),
-    'cru116_imagenet': ('20.6', 'paper'),
-    'att56_imagenet': ('21.76', 'release'),
-    'att92_imagenet': ('19.5 at 320x320', 'release'),
-    'attnext56_imagenet': ('21.2', 'release'),
-    'ires50_imagenet': ('22.69', 'release'),
-    'ires101_imagenet': ('21.36', 'release'),
-    'ires152_imagenet': ('20.66', 'release'),
-    'ires200_imagenet': ('20.52', 'release'),
-}
+class FaceRow(NamedTuple):
+    """Published accuracies of one trained face network."""
+
+    network: str  # with the `net_origin` that gives the network
+    training: str  # data, loss, who measured it
+    sets: Dict[str, str]  # {verification set: accuracy, with its deviation where that is printed}
 
 
-def top1_error(network, origin):
-    """Return the published error of a network choice with `net_origin`, as it is told; a dash if there is none."""
-    error, measured_with = TOP1_ERRORS.get(network, ('–', origin))
-    return error if origin == measured_with else f'{error} with net_origin={measured_with}'
+FACES = (
+    FaceRow(
+        'cru116:net_origin=release',
+        'MS1M-ArcFace, ArcFace, epoch 36; 2018 (README.md)',
+        {
+            'lfw': '0.99867 ± 0.00180',
+            'cfp_fp': '0.98386 ± 0.00542',
+            'cfp_ff': '0.99729 ± 0.00216',
+            'calfw': '0.95933 ± 0.01119',
+            'cplfw': '0.92833 ± 0.01624',
+            'agedb_30': '0.97983 ± 0.00765',
+        },
+    ),
+    FaceRow(
+        'att56:net_origin=facexzoo',
+        'MS-Celeb-1M-v1c, MV-Softmax, best epoch of each set; FaceX-Zoo, 2020',
+        {'lfw': '0.9988', 'cplfw': '0.8918', 'calfw': '0.9565', 'agedb_30': '0.9812'},
+    ),
+    FaceRow(
+        'att92:net_origin=facexzoo',
+        'MS-Celeb-1M-v1c, MV-Softmax, best epoch of each set; FaceX-Zoo, 2020',
+        {'lfw': '0.9982', 'cplfw': '0.9033', 'calfw': '0.9588', 'agedb_30': '0.9808'},
+    ),
+)
+
+
+class ImageNetRow(NamedTuple):
+    """Published errors of one network on ImageNet, in percent; at 224x224 where nothing else is said."""
+
+    network: str  # with the `net_origin` that gives the network
+    top1: str
+    top5: str = '–'
+
+
+# docs/networks.md has the sources.
+IMAGENET = (
+    ImageNetRow('cru56_imagenet:net_origin=release', '21.9'),
+    ImageNetRow('cru116_imagenet:net_origin=release', '20.6'),
+    ImageNetRow('att56_imagenet:net_origin=release', '21.76', '5.9'),
+    ImageNetRow('att92_imagenet:net_origin=release', '19.5 at 320x320', '4.8 at 320x320'),
+    ImageNetRow('attnext56_imagenet:net_origin=release', '21.2', '5.6'),
+    ImageNetRow('ires50_imagenet:net_origin=release', '22.69'),
+    ImageNetRow('ires101_imagenet:net_origin=release', '21.36'),
+    ImageNetRow('ires152_imagenet:net_origin=release', '20.66'),
+    ImageNetRow('ires200_imagenet:net_origin=release', '20.52'),
+    ImageNetRow('resnet50_imagenet', '23.88'),
+    ImageNetRow('resnet101_imagenet', '22.00'),
+    ImageNetRow('resnet152_imagenet', '21.55'),
+    ImageNetRow('resnet200_imagenet', '22.45'),
+)

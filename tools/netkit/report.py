@@ -12,7 +12,7 @@ TEXT_COLUMNS = (
     'choice',
     'file',
     'form',
-    'published',
+    'training',
     'where',
     'the first of them',
     'library',

@@ -6,24 +6,12 @@ from typing import Dict, NamedTuple, Optional
 
 import numpy as np
 
-from netkit import checkpoints
 from netkit.data.pairs import PairSet
 from netkit.errors import UserError
 from netkit.evaluation import protocol, streams
-from netkit.networks import build, settings_of
-from netkit.published import FACES
 
 FARS = (1e-2, 1e-3, 1e-4)
-COLUMNS = (
-    'set',
-    'pairs',
-    'accuracy',
-    'published',
-    'threshold',
-    *(f'TAR at FAR {far:g}' for far in FARS),
-    'AUC',
-    'mean length',
-)
+COLUMNS = ('set', 'pairs', 'accuracy', 'threshold', *(f'TAR at FAR {far:g}' for far in FARS), 'AUC', 'mean length')
 
 
 class Result(NamedTuple):
@@ -68,29 +56,14 @@ def evaluate(engine, name, path):
     return Result(name, len(pairs), accuracy, tars, roc.auc, length, roc)
 
 
-def published_for(engine):
-    """Return {set: published accuracy} of the network of an engine, {} where none is published.
-
-    It is known by the shapes of a checkpoint's parameters.
-    """
-    target = engine.target
-    for network, accuracies in FACES.items() if target else ():
-        shape = settings_of(network)['image_shape']
-        wanted = checkpoints.wanted_shapes(build(network), shape)
-        if target.image_shape == shape and wanted == {name: array.shape for name, array in target.parameters.items()}:
-            return accuracies
-    return {}
-
-
-def texts_of(result, known):
-    """Return the texts of a Result, for the table with COLUMNS; `known` are the published accuracies."""
+def texts_of(result):
+    """Return the texts of a Result, for the table with COLUMNS."""
     mean, deviation, threshold = result.accuracy
     tars = ('–' if tar is None else f'{tar:.5f}' for tar in result.tars.values())
     return (
         result.set,
         str(result.pairs),
         f'{mean:.5f} ± {deviation:.5f}',
-        f'{known[result.set]:.5f}' if result.set in known else '–',
         f'{threshold:.3f}',
         *tars,
         f'{result.auc:.5f}',
