@@ -112,7 +112,8 @@ def load_modules(networks):
 
 def load_torch_modules(modules):
     """Return {file name: bytes} of what the PyTorch trainer needs: the builders, what reads them, and the table."""
-    paths = [os.path.join(HERE, 'backbones', 'symbol_torch.py'), os.path.join(HERE, 'config', 'networks.py')]
+    parts = ('backbones', 'identifiers.py'), ('backbones', 'symbol_torch.py'), ('config', 'networks.py')
+    paths = [os.path.join(HERE, *part) for part in parts]
     for path in paths:
         if not os.path.isfile(path):
             raise Refusal('%s is not there' % path)

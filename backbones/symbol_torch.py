@@ -3,7 +3,8 @@
 A network is described once, by its builder in `symbols/`. Here the builder runs against a stand-in for `mx.sym` that
 records operators (`record`), or a symbol's JSON is read (`read_json`); either gives a list of nodes, of which
 `SymbolModule` makes a module. Parameters and moving statistics keep MXNet's names, so a `state_dict` and a `.params`
-file hold the same keys. Needs PyTorch 2.3 or newer, and nothing else.
+file hold the same keys, unless a name from elsewhere is no Python identifier (`identifiers.py`). Needs PyTorch 2.3 or
+newer, and nothing else.
 """
 
 import ast
@@ -11,7 +12,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import keyword
 import math
 import os
 import re
@@ -23,6 +23,11 @@ from typing import Dict, List, NamedTuple, Tuple
 import torch
 from torch import fx, nn
 from torch.nn import functional
+
+try:
+    from .identifiers import identifiers  # in insightface, a module of the package `backbones.crunet`
+except ImportError:
+    from identifiers import identifiers  # here, a module of its own
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
@@ -50,7 +55,10 @@ class Value(str):
 
 
 def read_json(path):
-    """Return the nodes of a symbol's JSON; raises ValueError for another file, and OSError."""
+    """Return the nodes of a symbol's JSON, whose names become identifiers.
+
+    Raises ValueError for another file, and OSError.
+    """
     try:
         with open(path, encoding='utf-8') as file:
             graph = json.load(file)
@@ -74,12 +82,10 @@ def read_json(path):
     if nodes[head].op == 'null':
         raise ValueError(f'{path} is no network: its output is a variable')
     names = [node.name for node in nodes]
-    for name in names:  # which torch.fx writes into the code that it makes
-        if not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name) or keyword.iskeyword(name) or name == 'self':
-            raise ValueError(f'{path} has a node of the name {name[:60]!r}, which is not one of letters, digits and _')
     if len(set(names)) < len(names):
         raise ValueError(f'{path} has two nodes of one name')
-    return nodes[: head + 1]
+    named = identifiers(names)  # torch.fx writes them into the code that it makes
+    return [node._replace(name=named[node.name]) for node in nodes[: head + 1]]
 
 
 class Recorded:

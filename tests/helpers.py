@@ -50,8 +50,10 @@ COMPUTED = (list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_e
     'att56:net_origin=release,net_se=1',
     'att56:net_origin=facexzoo',
 ]
-# Others of which released code computes something else than the paper: one of each kind.
-RELEASED = ['att56_imagenet', 'attnext56_imagenet', 'ires18', 'ires50', 'iresgroup50', 'ires50_imagenet']
+# Of others, released code differs from the paper in what has no parameters: one of each kind.
+IN_PLACE = ['ires18', 'ires50', 'iresgroup50', 'ires50_imagenet']
+UNPADDED = ['att56_imagenet', 'attnext56_imagenet']
+RELEASED = [f'{name}:net_origin=release' for name in (*IN_PLACE, *UNPADDED)]
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
 # For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.

@@ -1,16 +1,21 @@
 """Turn arcface_torch's model.pt into a checkpoint of MXNet, or a checkpoint of MXNet into a model.pt.
 
-The names and numbers of the parameters stay as they are. The network of a model.pt is told from its names, or by
---network, as it stood in the config. A model.pt from a checkpoint is one that arcface_torch starts from
-(config.network = 'cru116:pretrained=FILE.pt').
+The numbers of the parameters stay as they are, and the names where Python allows them. The network of a model.pt is
+detected from its names, or given by --network, as in the config. With a model.pt from a checkpoint, the program prints
+the line of arcface_torch's config that starts from it. A network that is not one of ours is described by its symbol,
+FILE-symbol.json, which is written next to FILE.pt.
 """
 
 import os
 
 from netkit import checkpoints, report
 from netkit.cli import Parser, add_sizes, file_prefix, run
+from netkit.deploy.plain import plain
 from netkit.files import keep_inputs, new_files
-from netkit.targets import MODEL, of_checkpoint
+from netkit.graph.nodes import Graph
+from netkit.graph.symbol_json import save_symbol
+from netkit.importing import source_of
+from netkit.targets import MODEL, name_of, of_checkpoint, with_settings
 
 EPOCH = 0  # of the checkpoint that is written
 
@@ -33,6 +38,20 @@ def parse_args(argv=None):
     return args
 
 
+def write_state_dict(path, target, scratch):
+    """Write FILE.pt and, for a network that is not ours, FILE-symbol.json into `scratch`.
+
+    Return (paths, network for arcface_torch's config).
+    """
+    symbol, network, outputs = plain(Graph.of(target.symbol)).symbol(), name_of(target), [path]
+    if network is None:
+        outputs.append(path[: path.rindex('.')] + '-symbol.json')
+        network = os.path.abspath(outputs[1])
+        save_symbol(os.path.join(scratch, os.path.basename(outputs[1])), symbol)
+    checkpoints.save_state_dict(os.path.join(scratch, os.path.basename(path)), symbol, target.parameters)
+    return outputs, network
+
+
 def main():
     args = parse_args()
     to_torch = checkpoints.is_state_dict(args.output)
@@ -42,12 +61,18 @@ def main():
     folder, name = os.path.split(os.path.abspath(args.output))
     with new_files(folder) as scratch:
         if to_torch:
-            checkpoints.save_state_dict(os.path.join(scratch, name), target.symbol, target.parameters)
+            outputs, network = write_state_dict(args.output, target, scratch)
         else:
             checkpoints.save(os.path.join(scratch, name), EPOCH, target.symbol, target.parameters)
     count = sum(array.size for array in target.parameters.values())
     rows = [(path, f'{os.path.getsize(path):,}') for path in outputs]
     report.show(f'{target.label}: {len(target.parameters)} arrays, {count:,} numbers', ('file', 'bytes'), rows)
+    if to_torch:
+        network = with_settings(network, f'pretrained={os.path.abspath(args.output)}')
+        print(f"in arcface_torch's config: config.network = '{network}'")
+        source = source_of(target.parameters)
+        if source:
+            print(f'the parameters are from {source.title}; tools/import_weights.py makes one of our networks of them')
 
 
 if __name__ == '__main__':

@@ -67,11 +67,9 @@ def test_a_trained_network_is_exported_as_the_plain_one(network, form):
     assert '__' not in trained.symbol().tojson()
 
 
-@pytest.mark.parametrize(
-    'network, origin', [(name, 'paper') for name in COMPUTED] + [(name, 'release') for name in RELEASED]
-)
-def test_folded_and_as_onnx_a_network_computes_the_same(network, origin):
-    symbol = symbol_of(network, **dict(NARROW, emb_size=16, net_origin=origin))
+@pytest.mark.parametrize('network', COMPUTED + RELEASED)
+def test_folded_and_as_onnx_a_network_computes_the_same(network):
+    symbol = symbol_of(network, **dict(NARROW, emb_size=16))
     shape = NARROW['image_shape']
     parameters, data = settled(symbol, (2, 3) + shape[:2]), images(3, shape[0])
     expected = compare.compute(symbol, parameters, data)

@@ -1,9 +1,11 @@
 """tools/convert.py, and what else takes a model.pt of arcface_torch. Files are read back by plain MXNet."""
 
+import json
 import os
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 import convert
 import evaluate
@@ -11,10 +13,12 @@ import export
 import summarize
 import visualize
 from helpers import bind
+from identifiers import identifiers
 from netkit import checkpoints, state_dict
 from netkit._mxnet import mx
 from netkit.data import synthetic
 from netkit.errors import UserError
+from netkit.importing import SOURCES
 from netkit.networks import build, parse
 from netkit.targets import of_checkpoint
 
@@ -72,10 +76,89 @@ def test_a_gamma_that_mxnet_takes_for_1_is_1_in_pytorch(tmp_path, run_tool):
         np.testing.assert_array_equal(array, parameters[name])
 
 
+def renamed(symbol, change):
+    """Return a symbol whose nodes have the names that `change` returns for theirs."""
+    graph = json.loads(symbol.tojson())
+    for node in graph['nodes']:
+        node['name'] = change(node['name'])
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def test_a_network_that_is_not_ours_comes_with_its_symbol(tmp_path, run_tool):
+    """Its names become identifiers; tests/backbones loads such files in PyTorch."""
+
+    def change(name):
+        return f'conv3_x_1-{name}(s/2)' if name.startswith('stage2') else name
+
+    symbol = build('cru56', net_act='elu', **NARROW)
+    parameters = weights_of(bind(symbol, batch=1, side=112))
+    checkpoints.save(
+        str(tmp_path / 'x'), 0, renamed(symbol, change), {change(name): array for name, array in parameters.items()}
+    )
+    code, out, err = run_tool(convert, f'{tmp_path}/x,0', '--output', str(tmp_path / 'y.pt'))
+    assert code == 0, err
+    assert f"config.network = '{tmp_path}/y-symbol.json:pretrained={tmp_path}/y.pt'" in out
+    found = state_dict.read(str(tmp_path / 'y.pt'))
+    wanted = {f'conv3_x_1_{name}_s_2_' if name.startswith('stage2') else name: name for name in parameters}
+    assert set(found) == set(wanted)
+    for name, array in found.items():
+        if name != 'fc1_gamma':
+            np.testing.assert_array_equal(array, parameters[wanted[name]])
+    written = mx.sym.load(str(tmp_path / 'y-symbol.json'))
+    assert set(written.list_arguments()) - {'data'} < {change(name) for name in parameters}
+
+
+@pytest.mark.parametrize(
+    'network, line',
+    [
+        ('cru56', 'cru56:net_multiplier=0.125,pretrained='),
+        ('cru56:net_origin=release', 'cru56:net_origin=release,net_multiplier=0.125,pretrained='),
+        ('att56:net_origin=facexzoo', 'att56:net_origin=facexzoo,net_multiplier=0.125,pretrained='),
+        ('ires18:net_origin=release', 'y-symbol.json:pretrained='),  # the parameters of ires18
+        ('cru56:net_mean=120.0', 'y-symbol.json:pretrained='),
+    ],
+)
+def test_the_line_of_the_config(network, line, tmp_path, run_tool):
+    """Names a network only if it computes the same."""
+    symbol = build(network, **NARROW)
+    checkpoints.save(str(tmp_path / 'x'), 0, symbol, weights_of(bind(symbol, batch=1, side=112)))
+    code, out, err = run_tool(convert, f'{tmp_path}/x,0', '--output', str(tmp_path / 'y.pt'))
+    assert code == 0 and line in out, err
+    assert os.path.exists(str(tmp_path / 'y-symbol.json')) == ('symbol.json' in line)
+
+
+def test_a_known_source_is_named(tmp_path, run_tool):
+    """The code of 2018, whose checkpoints also become one of our networks."""
+    symbol = build('cru56', net_origin='release', **NARROW)
+    names = {ours: theirs for ours, (theirs,) in SOURCES['fcrunet'].names_for(shapes_of(symbol)).items()}
+    parameters = weights_of(bind(symbol, batch=1, side=112))
+    theirs = renamed(symbol, lambda name: names.get(name, name))
+    checkpoints.save(str(tmp_path / 'x'), 0, theirs, {names[name]: array for name, array in parameters.items()})
+    code, out, err = run_tool(convert, f'{tmp_path}/x,0', '--output', str(tmp_path / 'y.pt'))
+    assert code == 0 and 'from the CRU-Net faces of 2018; tools/import_weights.py' in out, err
+    assert 'conv3_x_1_c1x1_w_s_key__conv2d_weight' in state_dict.read(str(tmp_path / 'y.pt'))
+
+
+def shapes_of(symbol):
+    return checkpoints.wanted_shapes(symbol, (112, 112, 3))
+
+
+@given(st.lists(st.text(alphabet='ab_.-(1é', max_size=4), unique=True))
+def test_identifiers(names):
+    found = identifiers(names)
+    assert list(found) and set(found) == set(names) or not names
+    assert len(set(found.values())) == len(names)
+    for name, identifier in found.items():
+        assert identifier.isidentifier() and identifier.isascii()
+        assert identifier == name or not (name.isidentifier() and name.isascii())
+
+
 @pytest.mark.parametrize(
     'network, options',
     [
         ('cru56', {}),
+        ('cru56:net_origin=release', {}),
+        ('att56:net_origin=facexzoo', {}),
         ('cru56', {'network': 'cru56'}),
         ('cru56', {'network': 'cru56:net_multiplier=0.125,dropout=0.0,memonger=True'}),
         ('cru56', {'network': 'cru56', 'multiplier': 0.125}),
@@ -89,7 +172,8 @@ def test_its_network_is_recognised(tmp_path, network, options):
     parameters = weights_of(bind(build(network, **NARROW), batch=1, side=112))
     state_dict.write(str(tmp_path / 'x.pt'), parameters)
     target = of_checkpoint(str(tmp_path / 'x.pt'), **options)
-    assert target.network.partition(':')[0] == network and target.image_shape == (112, 112, 3)
+    assert target.network.partition(':')[0] == network.partition(':')[0] and target.image_shape == (112, 112, 3)
+    assert target.network.startswith(network)
     shapes = checkpoints.wanted_shapes(target.symbol, (112, 112, 3))
     assert shapes == {name: array.shape for name, array in parameters.items()}
 

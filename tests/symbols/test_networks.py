@@ -20,13 +20,14 @@ from helpers import (
     FACE_NETWORKS,
     FACEXZOO,
     FIXED_GAMMAS,
+    IN_PLACE,
     NARROW,
     NETWORKS,
     OF_2018,
     PLAIN,
     QUICK,
-    RELEASED,
     TOOLS,
+    UNPADDED,
     bind,
     nodes,
     shape_of,
@@ -407,7 +408,7 @@ def is_pooling(node):
     return node['op'] == 'Pooling' and node['attrs']['pool_type'] == 'max'
 
 
-@pytest.mark.parametrize('network', [name for name in RELEASED if 'ires' in name])
+@pytest.mark.parametrize('network', IN_PLACE)
 def test_what_the_authors_code_of_iresnet_adds(network):
     """Behind a start unit, the activated input in place of the input; nothing else."""
     found, expected = (nodes(build(network, **PLAIN, net_origin=origin)) for origin in ('release', 'paper'))
@@ -423,7 +424,7 @@ def test_what_the_authors_code_of_iresnet_adds(network):
     assert len(found) == len(expected) and len(changed) == 4
 
 
-@pytest.mark.parametrize('network', [name for name in RELEASED if 'att' in name])
+@pytest.mark.parametrize('network', UNPADDED)
 def test_how_the_authors_attention_networks_pool(network):
     """Without padding, the size rounded up as Caffe does; for the sizes of the paper it is the same size."""
     found, expected = (nodes(build(network, net_origin=origin)) for origin in ('release', 'paper'))

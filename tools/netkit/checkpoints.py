@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from identifiers import identifiers
 from netkit import params_file, state_dict
 from netkit.errors import UserError, refusals
 from netkit.graph.naming import is_label, stage_of
@@ -69,14 +70,17 @@ def save(prefix, epoch, symbol, parameters):
 def save_state_dict(path, symbol, parameters):
     """Write the `parameters` of a symbol, {name: array}, as a state dict, and read it back.
 
-    A gamma that MXNet takes for 1, whatever it is (`fix_gamma`), is written as 1. Raises UserError if it was not
-    written whole.
+    Names become identifiers, as where PyTorch reads the symbol's JSON. A gamma that MXNet takes for 1, whatever it is
+    (`fix_gamma`), is written as 1. Raises UserError if the file was not written completely.
     """
     parameters = dict(parameters)
-    for node in Graph.of(symbol).nodes():
+    nodes = Graph.of(symbol).nodes()
+    for node in nodes:
         if node.op == 'BatchNorm' and node.attr('fix_gamma', True):
             gamma = node.inputs[1][0].name
             parameters[gamma] = np.ones_like(parameters[gamma])
+    names = identifiers([node.name for node in nodes])
+    parameters = {names[name]: array for name, array in parameters.items()}
     state_dict.write(path, parameters)
     written = load_state_dict(path)
     if any(not np.array_equal(written[name], values, equal_nan=True) for name, values in parameters.items()):

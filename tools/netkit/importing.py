@@ -138,13 +138,18 @@ def load(path):
     Raises UserError for another file, naming what is most like it, and for NaN and infinity.
     """
     loaded = read(path)
-    keys = [key for key, source in SOURCES.items() if source.example in loaded]
-    if not keys:
+    source = source_of(loaded)
+    if source is None:
         raise UserError(f'{path} has the names of no known source ({titles()}){nearest(loaded)}')
     for name, array in loaded.items():
         if not np.isfinite(array).all():
             raise UserError(f'{path} has NaN or infinity in {name}')
-    return SOURCES[keys[0]], loaded
+    return source, loaded
+
+
+def source_of(names):
+    """Return the Source whose files have these names of parameters, or None."""
+    return next((source for source in SOURCES.values() if source.example in names), None)
 
 
 def path_of(file):

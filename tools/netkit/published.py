@@ -1,6 +1,6 @@
 """Published figures of the networks: counts of the ImageNet variants, accuracies, errors.
 
-Counts are the papers', or counted from the authors' own definitions (CRU-Net: from the networks of gluoncv2), at 224x224.
+Counts are the papers', or counted from the authors' own definitions (CRU-Net: from gluoncv2's networks), at 224x224.
 """
 
 from typing import Dict, NamedTuple, Optional

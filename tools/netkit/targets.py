@@ -9,9 +9,10 @@ import numpy as np
 import config as host
 from netkit import checkpoints
 from netkit._mxnet import mx
-from netkit.deploy.plain import cut
+from netkit.deploy.plain import cut, plain
 from netkit.errors import UserError
 from netkit.graph.naming import EMBEDDING, STEM_WEIGHT, is_original, stage_of
+from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol
 from netkit.networks import NETWORKS, build, parse, settings_of
 
@@ -19,6 +20,13 @@ DEFAULT_SHAPE = (112, 112, 3)
 COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
 HELP = "a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH or arcface_torch's model.pt"
 MODEL = 'PREFIX,EPOCH|FILE.pt'  # of options
+# Face networks whose parameters tell their origin: they have other names or shapes than the default's.
+RELEASED = (
+    'cru56:net_origin=release',
+    'cru116:net_origin=release',
+    'att56:net_origin=facexzoo',
+    'att92:net_origin=facexzoo',
+)
 
 
 class Target(NamedTuple):
@@ -119,7 +127,7 @@ def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
 
 def recognised(parameters, path, image_shape):
     """Return (network, width) of the face network whose parameters these are, by names and shapes; raises UserError."""
-    for network in NETWORKS:
+    for network in [*NETWORKS, *RELEASED]:
         if not is_original(network):
             symbol = build(network)
             has_names = set(parameters) == {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {'data'}
@@ -130,6 +138,30 @@ def recognised(parameters, path, image_shape):
         f'{path} has the parameters of no network choice; name its --network, with settings if it has any, as in '
         'cru116:net_act=relu'
     )
+
+
+def name_of(target):
+    """Return the network, with its width if it is not 1, that computes what a Target does; None if none of ours does.
+
+    Its symbol is compared, since other settings have the same parameters.
+    """
+    with contextlib.suppress(UserError):
+        network, width = recognised(target.parameters, target.label, target.image_shape)
+        size = len(target.parameters[EMBEDDING + '_beta'])
+        ours = of_network(network, target.image_shape, width, emb_size=size)
+        if is_same(ours.symbol, target.symbol):
+            return network if width == 1 else with_settings(network, f'net_multiplier={width:g}')
+    return None
+
+
+def with_settings(network, settings):
+    """Return a network or the path of a JSON, which may have settings, with more: NETWORK:SETTING=VALUE,…"""
+    return f'{network}{"," if ":" in network.rpartition(".json")[2] else ":"}{settings}'
+
+
+def is_same(symbol, other):
+    """Return whether two symbols have the same plain graph."""
+    return plain(Graph.of(symbol)).symbol().tojson() == plain(Graph.of(other)).symbol().tojson()
 
 
 def check_width(parameters, wanted, network, multiplier, image_shape, path):
