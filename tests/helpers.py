@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import pytest
 import netkit  # noqa: F401  it puts the project on the path
 from netkit import cli
 from netkit._mxnet import mx
+from netkit.bench import engines
 from netkit.deploy.plain import plain
 from netkit.graph import units
 from netkit.graph.naming import is_original
@@ -108,6 +110,22 @@ def bind(symbol, batch=2, side=48, grad_req='write', seed=0):
     for name, array in executor.aux_dict.items():
         array[:] = rng.uniform(0.5, 2, array.shape) if name.endswith('_var') else rng.normal(0, 0.1, array.shape)
     return executor
+
+
+# The instructions that oneDNN may use, in OpenVINO and PyTorch; onnxruntime has kernels of its own, which no variable masks.
+MASK = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()
+unmasked = pytest.mark.skipif(
+    MASK not in ('ALL', 'DEFAULT'),
+    reason='OpenVINO 2026.4 takes bfloat16 if the processor has it, and fails or crashes if oneDNN is told not to',
+)
+
+
+def has_vnni():
+    """Return whether oneDNN may multiply in eight bits without overflow on this processor."""
+    with contextlib.suppress(OSError), open(engines.CPU_INFO, encoding='utf-8') as file:
+        flags = set(file.read().split())
+        return bool(flags & engines.INT8) and (MASK in ('ALL', 'DEFAULT') or re.search('VNNI|BF16|FP16|AMX', MASK))
+    return False
 
 
 @functools.lru_cache(maxsize=None)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import benchmark_deployment
-from helpers import NARROW, SMALL, TOOLS, markdown, settled
+from helpers import NARROW, SMALL, TOOLS, markdown, settled, unmasked
 from netkit import checkpoints
 from netkit.bench import deployed, engines
 from netkit.bench.choices import parse_choice
@@ -39,6 +39,7 @@ def with_openvino():
     pytest.importorskip('openvino')  # it wants Python 3.10
 
 
+@unmasked
 @pytest.mark.usefixtures('with_openvino')
 def test_deployment_is_timed(run_tool):
     options = ['--per-batch-size', '2', '--repetitions', '1']
@@ -49,6 +50,7 @@ def test_deployment_is_timed(run_tool):
     assert 'his processor ' in out
 
 
+@unmasked
 @pytest.mark.usefixtures('with_openvino')
 def test_the_deployment_of_a_checkpoint_is_timed_and_compared(run_tool, tmp_path):
     """Weights and faces are the checkpoint's: cosines tell what the forms keep, in each batch."""
@@ -180,6 +182,7 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
+@unmasked
 @pytest.mark.usefixtures('with_openvino')
 def test_a_signal_after_openvino_is_no_segmentation_fault():
     """As it is after several of its Cores were freed."""

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from helpers import NARROW, compute, openvino_core, settled
+from helpers import NARROW, compute, has_vnni, openvino_core, settled, unmasked
 from netkit.deploy import int8
 from netkit.deploy.compare import compute_onnx
 from netkit.deploy.exporting import save_onnx
@@ -89,6 +89,7 @@ def test_float32(name, tmp_path):
         np.testing.assert_allclose(model(images(count))['fc1'], expected, rtol=0, atol=1e-4 * np.ptp(expected))
 
 
+@unmasked
 @pytest.mark.parametrize('name', ['cru56', 'att56', 'ires50'])
 def test_bfloat16_is_an_option_of_the_engine(name, tmp_path):
     path, _ = exported(name, tmp_path)
@@ -145,7 +146,8 @@ def test_int8_for_tensorrt(name, tmp_path):
     off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     exact = in_onnxruntime(path, data, graph_optimization_level=off)
     assert smallest_cosine(exact, expected) == pytest.approx(quantised.outcome.smallest, abs=1e-5)
-    assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > 0.995
+    # Without VNNI its products of eight bits overflow in 16, and the file is not for such a processor.
+    assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > (0.995 if has_vnni() else 0.95)
 
 
 def test_int8_for_tensorrt_is_judged_by_what_the_file_says(in_int8, tmp_path, monkeypatch):

@@ -1504,12 +1504,25 @@ def test_an_immutable_file(checkout, immutable):
     assert snapshot(checkout) == before
 
 
+def open_to_all(folder):
+    """Let every user read a folder, whatever the mode of the clone and the umask."""
+    for at, _, files in os.walk(folder):
+        os.chmod(at, 0o755)
+        for name in files:
+            os.chmod(os.path.join(at, name), 0o644)
+
+
 @pytest.mark.skipif(os.name != 'posix' or os.getuid() != 0, reason='only root can be another user')
-def test_a_sticky_folder_of_another(checkout):
+def test_a_sticky_folder_of_another(checkout, monkeypatch):
     with tempfile.TemporaryDirectory() as above:
         os.chmod(above, 0o755)
+        for part in ('symbols', 'config', 'backbones'):  # another user may have no way into this clone
+            shutil.copytree(os.path.join(ROOT, part), os.path.join(above, part))
+        open_to_all(above)
+        monkeypatch.setattr(patcher, 'HERE', above)
         root = os.path.join(above, 'checkout')
         shutil.copytree(checkout, root)
+        open_to_all(root)
         for at, _, files in os.walk(root):
             for path in [at] + [os.path.join(at, name) for name in files]:
                 os.chown(path, 12345, 12345)
