@@ -112,7 +112,7 @@ def bind(symbol, batch=2, side=48, grad_req='write', seed=0):
     return executor
 
 
-# The instructions that oneDNN may use, in OpenVINO and PyTorch; onnxruntime has kernels of its own, which no variable masks.
+# The instructions that oneDNN may use, in OpenVINO and PyTorch. onnxruntime has its own kernels, which nothing masks.
 MASK = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()
 unmasked = pytest.mark.skipif(
     MASK not in ('ALL', 'DEFAULT'),

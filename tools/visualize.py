@@ -1,10 +1,14 @@
-"""Draw networks, their attention masks and feature maps, what sharing saves, and training curves."""
+"""Draw networks, attention masks, receptive fields, feature maps, what sharing saves, and training curves."""
 
 from netkit.cli import Parser, add_sizes, run
 from netkit.data import faces
 from netkit.data.images import read_image
+from netkit.deploy.plain import plain
 from netkit.drawing import charts, figures, maps, network as networks, unit as inside
+from netkit.errors import UserError
 from netkit.files import keep_inputs
+from netkit.graph.nodes import Graph
+from netkit.graph.receptive import branches, fields_of
 from netkit.report import waiting
 from netkit.summaries import units_of
 from netkit.targets import HELP, MODEL, of_options, open_target
@@ -38,6 +42,23 @@ def attention(args):
         title += ': the weights are random, as before training; name a --model to see trained ones'
         print(f'{target.label} has no weights, these are random; name a --model to see trained ones')
     return (maps.draw_layers if args.layer else maps.draw_masks)(title, image, values)
+
+
+def receptive(args):
+    """Draw the receptive fields of trunk and mask of all attention modules."""
+    target = of_options(args.network, args.model, args.image_size, args.multiplier)
+    height, width, _ = target.image_shape
+    graph = plain(Graph.of(target.symbol))
+    fields = fields_of(graph, target.image_shape)
+    if not fields:
+        raise UserError(f'{target.label} has no attention modules; pass an attention network (att…)')
+    image = read_image(args.image, height, width) if args.image else faces.example(height, width)
+    pulls = None
+    if target.parameters is not None:
+        ends = {module: names[1:] for module, names in branches(graph).items()}
+        found = maps.gradients(target, image, [name for names in ends.values() for name in names])
+        pulls = {module: tuple(found[name] for name in names) for module, names in ends.items()}
+    return maps.draw_receptive(target.label, image, fields, pulls)
 
 
 def sharing(args):
@@ -85,6 +106,15 @@ def parse_args(argv=None):
         metavar='NAME',
         action='append',
         help='draw the map of this layer instead, like stage2_unit1_plus; may be repeated',
+    )
+    add_sizes(parser_)
+    parser_ = command(receptive, 'the receptive fields of trunk and mask of all attention modules, over an image')
+    parser_.add_argument(
+        'network', nargs='?', metavar='NETWORK', help='network; with --model, the one that it must match'
+    )
+    parser_.add_argument('--model', metavar=MODEL, help='checkpoint, to draw the gradients as well')
+    parser_.add_argument(
+        '--image', metavar='FILE', help='an aligned face, resized if needed (default: a synthetic one)'
     )
     add_sizes(parser_)
     parser_ = command(sharing, 'how many parameters sharing saves, unit by unit')

@@ -13,7 +13,7 @@ from PIL import Image
 import paper
 import visualize
 from helpers import COMPUTED, NARROW, ROOT, analysed, shape_of, size_of
-from netkit import checkpoints
+from netkit import checkpoints, targets
 from netkit._mxnet import mx
 from netkit.data import faces, images as images_module
 from netkit.drawing import charts, maps, network as network_drawing, unit as unit_drawing, words as words_module
@@ -438,7 +438,9 @@ def refused(run_tool):
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        ([], 'say what to draw: network, attention, sharing, training'),
+        ([], 'say what to draw: network, attention, receptive, sharing, training'),
+        (['receptive', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules; pass an attention network'),
+        (['receptive', '-o', '{out}.png'], 'name a --network, a --model, or both'),
         (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network choice'),
         (['network', 'cru56', '-o', '{out}.jpeg'], 'does not end in .svg, .png, .pdf'),
         (['network', 'cru56', '-o', '{file}/x.svg'], 'cannot write to'),
@@ -481,6 +483,43 @@ def test_units_that_do_not_follow_one_another_are_not_drawn(refused, tmp_path):
     assert 'unit3 reads unit2 and unit1: only networks whose units follow one another' in refused(
         'network', path, '-o', str(tmp_path / 'net.svg')
     )
+
+
+def test_receptive_fields(draw, model, face):
+    """Without weights by kernels and strides, with weights by gradients as well."""
+    svg = Svg(draw('fields.svg', 'receptive', 'att56'))
+    for size, module in ((56, 'stage1_attention1'), (28, 'stage2_attention1'), (14, 'stage3_attention1')):
+        assert f'{module}, {size}×{size}' in svg.texts and f'trunk 7×7, mask {size}×{size}' in svg.texts
+    assert not [text for text in svg.texts if 'gradient' in text]
+    svg = Svg(draw('pulls.svg', 'receptive', '--model', model[0], '--image-size', model[1], '--image', face))
+    assert sum('mask, gradient' in text for text in svg.texts) == 3
+
+
+def test_gradients_are_mxnets(model, face):
+    """Of the sum over the channels in the middle of a map, by the image; a difference quotient says the same."""
+    target = targets.of_checkpoint(model[0], tuple(map(int, model[1].split(','))) + (3,))
+    image = np.asarray(Image.open(face).convert('RGB').resize(target.image_shape[1::-1]), np.float64)
+    name = 'stage3_attention1_mask_conv2'
+    found = maps.gradients(target, image, [name, 'stage1_unit1_plus'])[name]
+    y, x = np.unravel_index(found.argmax(), found.shape)
+
+    def middle(values):
+        output = target.symbol.get_internals()[name + '_output']
+        executor = output.simple_bind(mx.cpu(), data=(1, 3, *image.shape[:2]), grad_req='null')
+        for key, array in {**executor.arg_dict, **executor.aux_dict}.items():
+            if key != 'data':
+                array[:] = target.parameters[key]
+        (map_,) = executor.forward(is_train=False, data=mx.nd.array(values.transpose(2, 0, 1)[None]))
+        map_ = map_.asnumpy()[0].astype(np.float64)
+        return map_[:, map_.shape[1] // 2, map_.shape[2] // 2].sum()
+
+    quotient = 0
+    for channel in range(3):
+        moved = [image.copy(), image.copy()]
+        moved[0][y, x, channel] += 0.5
+        moved[1][y, x, channel] -= 0.5
+        quotient += abs(middle(moved[0]) - middle(moved[1]))
+    assert found[y, x] == pytest.approx(quotient, rel=0.1)
 
 
 def test_an_attention_module_that_is_none(refused, tmp_path):

@@ -21,6 +21,12 @@ CAPTION = (
     'over all channels and positions'
 )
 
+FIELDS_CAPTION = (
+    "rectangles: what trunk (blue) and mask (orange) read of the module's input\nfor the middle of its map, by kernels "
+    'and strides; heat maps: how much\nthat changes with each pixel of the image (square root, relative to the largest)'
+)
+BRANCHES = ('trunk', 'tab:blue'), ('mask', 'tab:orange')
+
 
 def compute(target, image, names):
     """Return {name: (channels, height, width)}, the outputs of the operators `names` for an image.
@@ -60,6 +66,44 @@ def compute(target, image, names):
     return {name: output.asnumpy()[0] for name, output in zip(names, module.get_outputs())}
 
 
+def gradients(target, image, names):
+    """Return {name: (height, width)}: how much the middle of each map changes with each pixel of an image.
+
+    That is the sum over the map's channels, derived by the pixel's red, green and blue, the absolute values added.
+    `image` is (height, width, 3) RGB of 0…255. BatchNorm has its moving statistics.
+    """
+
+    def with_moving_statistics(node):
+        if node.op == 'BatchNorm':
+            node.attrs['use_global_stats'] = 'True'
+
+    graph = in_float32(Graph.of(target.symbol)).rewritten(with_moving_statistics)
+    internals = graph.symbol().get_internals()
+    symbol = mx.sym.Group([internals[name + '_output'] for name in names])
+    check_room(
+        planned_memory(symbol, 1, image.shape) * 2**20,
+        f'take a smaller --image-size: {target.label} requires for one image',
+    )
+    data = np.float32(image).transpose(2, 0, 1)[None]
+    wanted = {name: 'write' if name == 'data' else 'null' for name in symbol.list_arguments()}
+    executor = symbol.simple_bind(mx.cpu(), data=data.shape, grad_req=wanted)
+    arrays = {
+        name: mx.nd.array(target.parameters[name])
+        for name in {**executor.arg_dict, **executor.aux_dict}
+        if name != 'data'
+    }
+    executor.copy_params_from(arrays, arrays, allow_extra_params=True)
+    found = {}
+    for name in names:  # MXNet corrupts its memory in a second backward pass without a forward pass
+        outputs = executor.forward(is_train=True, data=mx.nd.array(data))
+        heads = [mx.nd.zeros(output.shape) for output in outputs]
+        head = heads[names.index(name)]
+        head[0, :, head.shape[2] // 2, head.shape[3] // 2] = 1
+        executor.backward(heads)
+        found[name] = np.abs(executor.grad_dict['data'].asnumpy()[0]).sum(axis=0)
+    return found
+
+
 def masks_of(target):
     """Return the names of the soft masks; raises UserError if there are none."""
     names = [
@@ -88,6 +132,36 @@ def draw_masks(title, image, masks):
     return figure
 
 
+def draw_receptive(title, image, fields, pulls=None):
+    """Return a figure of what trunk and mask of each attention module read for the middle of its map.
+
+    `fields` are {module: ModuleFields}, `pulls` {module: (gradients of the trunk, of the mask)}, each (height, width),
+    or None.
+    """
+    from matplotlib.patches import Rectangle
+
+    each = 3 if pulls else 1
+    figure, panels = grid(title, each * len(fields), each if pulls else min(4, len(fields)), FIELDS_CAPTION)
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
+    panels = iter(panels)
+    for module, found in fields.items():
+        panel = next(panels)
+        panel.imshow(grey)
+        scale, texts = [side / of for side, of in zip(image.shape, found.size)], []
+        for field, (label, colour) in zip((found.trunk, found.mask), BRANCHES):
+            height, width = field.size()
+            corner = field.columns[0] * scale[1] - 0.5, field.rows[0] * scale[0] - 0.5
+            sides = width * scale[1], height * scale[0]
+            panel.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=2))
+            texts.append(f'{label} {height}×{width}')
+        panel.set_title(f'{module}, {found.size[0]}×{found.size[1]}\n{", ".join(texts)}', fontsize=8)
+        for values, (label, _) in zip(pulls[module] if pulls else (), BRANCHES):
+            panel = next(panels)
+            heat(figure, panel, np.sqrt(values / (values.max() or 1)), image.shape[:2])
+            panel.set_title(f'{module}\n{label}, gradient', fontsize=8)
+    return figure
+
+
 def draw_layers(title, image, layers):
     """Return a figure of feature maps: of each the mean over its channels, and the channels that vary most."""
     shown = [min(CHANNELS, len(values)) for values in layers.values()]
@@ -110,13 +184,13 @@ def described(values):
     return f'{height}×{width}\nmean {values.mean():.3g}, spread {values.std():.2g}'
 
 
-def grid(title, count, columns):
+def grid(title, count, columns, caption=CAPTION):
     """Return a figure and its `count` panels, without axes."""
     rows = math.ceil(count / columns)
     figure = new_figure(2.1 * columns, 0.5 + 2.2 * rows)
     figure.set_layout_engine('constrained')
     figure.suptitle(title, fontsize=10)
-    figure.supxlabel(CAPTION, fontsize=8)
+    figure.supxlabel(caption, fontsize=8)
     panels = [figure.add_subplot(rows, columns, number + 1, xticks=[], yticks=[]) for number in range(count)]
     return figure, panels
 
