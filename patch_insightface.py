@@ -1502,25 +1502,29 @@ def program(argv=None):
         sys.stdout.flush()
         return status
     except Refusal as refusal:
-        sys.stderr.write('patch_insightface.py: %s\n' % refusal)
+        tell(str(refusal))
         return 2
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write('patch_insightface.py: %s\n' % '; '.join(('interrupted',) + interrupt.args))
+        tell('; '.join(('interrupted',) + interrupt.args))
         return 130
     except BrokenPipeError:  # the reader of the output, head perhaps, has seen enough
-        close_output()
+        discard(sys.stdout)
         return 1
     except OSError as problem:
         if problem.filename is None:  # nothing else here writes where it has no name for
-            close_output()
-        sys.stderr.write(
-            'patch_insightface.py: %s: %s\n'
-            % (
-                problem.filename or 'what this program prints cannot be written (--status tells what it has done)',
-                problem.strerror,
-            )
-        )
+            discard(sys.stdout)
+        where = problem.filename or 'what this program prints cannot be written (--status tells what it has done)'
+        tell('%s: %s' % (where, problem.strerror))
         return 2
+
+
+def tell(sentence):
+    """Print a sentence to standard error, if that can be written."""
+    try:
+        sys.stderr.write('patch_insightface.py: %s\n' % sentence)
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)  # else Python would try again at its end, and exit with a status of its own
 
 
 def write_anything():
@@ -1537,9 +1541,9 @@ def write_anything():
             )
 
 
-def close_output():
-    """Let what is still to be printed go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream):
+    """Let what is still to be printed to a stream go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def end(*_):

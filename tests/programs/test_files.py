@@ -350,11 +350,14 @@ def test_closed_output(tmp_path, how, code):
     assert mx.sym.load(str(tmp_path / 'net-symbol.json')).name == 'fc1'
 
 
+@pytest.mark.parametrize('buffered', [False, True])
 @pytest.mark.parametrize('options, code', [(['--network', 'nope', '--output', 'x'], 2), (['--help'], 2)])
-def test_output_that_is_full(options, code):
+def test_output_that_is_full(options, code, buffered):
+    variables = dict(os.environ, PYTHONUNBUFFERED='' if buffered else '1')
     with open('/dev/full', 'w') as full:
         done = subprocess.run(
             [sys.executable, os.path.join(TOOLS, 'export.py')] + options,
+            env=variables,
             **({'stdout': full, 'stderr': subprocess.PIPE} if '--help' in options else {'stderr': full}),
         )
     assert done.returncode == code

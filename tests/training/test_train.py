@@ -233,7 +233,7 @@ def test_settings_behind_the_name_are_what_is_trained(data, tmp_path):
         (['--network', 'ires50:memonger=True'], 'memonger cannot be set there, since --memonger decides it'),
         (['--network', 'ires50:image_shape=(64,64,3)'], 'image_shape cannot be set there, since the data set decides'),
         (['--network', 'ires50:net_akt=relu'], "'net_akt' is not a setting"),
-        (['--network', 'cru56:net_origin=release'], "net_origin='release' is not known"),
+        (['--network', 'att128:net_origin=release'], "net_origin='release' is not known"),
         (['--loss', 'triplet'], "there is no loss 'triplet'; choose from"),
         (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not a whole number of at least 1"),
         (['--steps', 'many'], "argument --steps: 'many' is not a whole number of at least 1"),

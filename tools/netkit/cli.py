@@ -158,7 +158,7 @@ def run(main):
             refuse(described(error))
         raise
     except BrokenPipeError:  # the reader, like head, has ended
-        close_output()
+        discard(sys.stdout)
         sys.exit(141)
     except UserError as error:
         refuse(error)
@@ -176,9 +176,11 @@ def run(main):
 
 def tell(sentence):
     """Print a sentence to standard error, if that can be written."""
-    with contextlib.suppress(OSError):
+    try:
         sys.stderr.write(f'{os.path.basename(sys.argv[0])}: {sentence}\n')
         sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)  # else Python would try again at its end, and exit with a status of its own
 
 
 def refuse(sentence):
@@ -186,7 +188,7 @@ def refuse(sentence):
     try:
         sys.stdout.flush()
     except OSError:  # perhaps the one that the sentence is about
-        close_output()
+        discard(sys.stdout)
     tell(sentence)
     sys.exit(2)
 
@@ -232,7 +234,7 @@ def open_streams():
             getattr(sys, name).reconfigure(errors='replace')
 
 
-def close_output():
-    """Discard further output, once standard output cannot be written."""
+def discard(stream):
+    """Discard what is printed to a stream, once it cannot be written."""
     with contextlib.suppress(OSError, ValueError):  # in a test it has no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
