@@ -1066,6 +1066,14 @@ def test_output_that_cannot_be_written(checkout, how, code, words, options):
         assert snapshot(checkout) == before  # the plan could not be shown
 
 
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
+def test_a_refusal_that_cannot_be_written(tmp_path):
+    """Standard error is buffered, and Python would try again at its end."""
+    with open('/dev/full', 'w') as full:
+        command = [sys.executable, TOOL, str(tmp_path / 'nowhere')]
+        assert subprocess.run(command, stderr=full, env=dict(os.environ, PYTHONUNBUFFERED='')).returncode == 2
+
+
 def test_output_of_few_letters(checkout):
     edit(file_in(checkout, *CONFIG), lambda text: text + '# größer\n'.encode())
     for options in ([], ['--status'], ['--revert', '--dry-run'], ['--revert']):
