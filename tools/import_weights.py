@@ -1,17 +1,10 @@
 """Turn the weights of another implementation into PREFIX-symbol.json and PREFIX-0000.params.
 
-The source of FILE is detected from the names of its parameters:
-
-- the face networks of 2018 (cru56, cru116, att56, att92; PREFIX,EPOCH or .params)
-- FaceX-Zoo's attention networks for faces (att56, att92; .pt)
-- CRU-Net's authors (cru56, cru116 for ImageNet or Places; .params)
-- tengshaofeng's attention networks (att56, att92 for ImageNet; .pth or .pkl)
-- iResNet's authors (ires, iresgroup, iresgroupfix and resnet for ImageNet; .pth)
-- gluoncv2 (cru56, cru116, att56 to att452 for ImageNet; .params)
-
-PyTorch files of either format are read without PyTorch, and nothing in a file is executed. With --face a face network
-starts from every weight of an ImageNet network whose name and shape fit; the trainer initialises the rest (insightface:
---pretrained PREFIX --pretrained-epoch 0).
+The source is detected from the parameter names in FILE. MXNet files: the face networks of 2018 (.params or
+PREFIX,EPOCH), CRU-Net's authors, gluoncv2. PyTorch files: FaceX-Zoo's and tengshaofeng's attention networks, iResNet's
+authors, torchvision's ResNets; they are read without PyTorch, and nothing in a file is executed. docs/networks.md lists
+the networks of each source. With --face a face network starts from every weight of an ImageNet network whose name and
+shape fit; the trainer initialises the rest (insightface: --pretrained PREFIX --pretrained-epoch 0).
 """
 
 import os
