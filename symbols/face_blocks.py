@@ -185,6 +185,10 @@ class Layers:
         self.settings = checked(Settings(**settings))
         self._trunk_type = 'float16' if self.settings.fp16 else 'float32'
 
+    def is_classifier(self):
+        """Return whether the network ends in the papers' ImageNet classifier."""
+        return self.settings.net_output == 'C'
+
     def adopt(self, paper, released, network):
         """Return the Origin that `net_origin` chooses, `paper` or one of `released`, {net_origin: Origin}.
 
@@ -196,8 +200,9 @@ class Layers:
         if settings.net_origin not in origins:
             named = ', '.join('%s=%r' % item for item in network.items())
             raise SettingError(
-                'net_origin=%r is not known with %s, net_unit=%r: no such definition was released; choose from %s'
-                % (settings.net_origin, named, settings.net_unit, ', '.join(map(repr, origins)))
+                'net_origin=%r is not known with %s, net_unit=%r, net_output=%r: no such network was released; choose '
+                'from %s'
+                % (settings.net_origin, named, settings.net_unit, settings.net_output, ', '.join(map(repr, origins)))
             )
         origin = origins[settings.net_origin]
         defaults = Settings()._asdict()

@@ -1,9 +1,9 @@
 """CRU-Net: residual networks whose units share their first two convolutions.
 
 Chen, Jin, Kang, Feng, Yan: "Sharing Residual Units Through Collective Tensor Factorization To Improve Deep
-Neural Networks", IJCAI 2018, arXiv 1703.02180. By default the face network is the one that its first authors
-described in 2018 (112x112, improved unit, PReLU, option E). The code that they released with LFW 0.99867 is another
-network, `net_origin='release'`: RELEASED has the differences.
+Neural Networks", IJCAI 2018, arXiv 1703.02180. By default the face network is the one
+that was described in 2018 (112x112, improved unit, PReLU, option E). The code that was released with LFW 0.99867 is
+another network, `net_origin='release'`: RELEASED has the differences.
 """
 
 from typing import Dict, NamedTuple, Tuple
@@ -70,11 +70,10 @@ STAGES_OF_2018 = {
         116: STAGES[116],
     }.items()
 }
-# {net_unit: {net_origin: Origin}}: faces have improved units, the networks that the paper's authors released
-# pre-activation units.
+# {(net_unit, whether it is the ImageNet classifier): {net_origin: Origin}}
 RELEASED = {
-    IMPROVED: {'release': Origin(STAGES_OF_2018, {'net_bn_eps': 1e-3})},
-    PRE_ACTIVATION: {'release': Origin(STAGES, {'net_bn_eps': 1e-3})},
+    (IMPROVED, False): {'release': Origin(STAGES_OF_2018, {'net_bn_eps': 1e-3})},  # fcrunet.py of 2018
+    (PRE_ACTIVATION, True): {'release': Origin(STAGES, {'net_bn_eps': 1e-3})},  # the paper's authors
 }
 
 
@@ -126,7 +125,8 @@ def build(num_layers, **settings):
     """
     choose('num_layers', num_layers, STAGES)
     layers = Layers(**settings)
-    origin = layers.adopt(Origin(STAGES), RELEASED.get(layers.settings.net_unit, {}), {'num_layers': num_layers})
+    released = RELEASED.get((layers.settings.net_unit, layers.is_classifier()), {})
+    origin = layers.adopt(Origin(STAGES), released, {'num_layers': num_layers})
     data, stride = stem(layers)
     for stage_number, stage in enumerate(origin.stages[num_layers], 1):
         stage = stage._replace(
@@ -148,5 +148,5 @@ def build(num_layers, **settings):
 
 
 def get_symbol():
-    """Return the symbol that the host's config describes, by the convention of insightface."""
+    """Return the symbol that insightface's config describes (insightface's entry point)."""
     return build(**read_config(build))

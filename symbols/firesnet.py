@@ -1,7 +1,7 @@
 """iResNet, iResGroup and iResGroupFix: residual networks with a clean path for the signal.
 
 Duta, Liu, Zhu, Shao: "Improved Residual Networks for Image and Video Recognition", 2020, arXiv 2004.04989. The
-unit is this network's contribution, so the face form keeps it and changes only stem, activation and head;
+unit is this network's contribution, so the face network keeps it and changes only stem, activation and head;
 `net_unit` does not apply. Two switches are the paper's ablation: without `net_staged` and `net_pooled` the network is
 the ResNet that it starts from.
 """
@@ -166,14 +166,15 @@ def build(num_layers, num_group=1, net_staged=True, net_pooled=True, **settings)
 
     `num_layers` is a key of UNITS; `num_group` is 1, 64 for iResGroupFix or, by stage, (8, 16, 32, 64) for iResGroup.
     `net_staged` gives the units of a stage three roles, `net_pooled` the strided units the improved shortcut; ResNet
-    has neither. `settings` are the fields of `face_blocks.Settings`, whose defaults are the face form. Raises
+    has neither. `settings` are the fields of `face_blocks.Settings`, whose defaults are the face network. Raises
     SettingError for a value that is not defined.
     """
     kind = kind_of(num_layers, num_group)
     for key, value in (('net_staged', net_staged), ('net_pooled', net_pooled)):
         choose(key, value, (0, 1, False, True))
     layers = Layers(**settings)
-    origin = layers.adopt(Origin(), RELEASED, {'num_layers': num_layers, 'num_group': num_group})
+    released = RELEASED if net_staged else {}  # of ResNet the authors' code computes what the paper says
+    origin = layers.adopt(Origin(), released, {'num_layers': num_layers, 'num_group': num_group})
     chain = staged_units if net_staged else resnet_units
     data, stride = stem(layers, max_pool=not net_pooled)
     kept = set()
@@ -190,5 +191,5 @@ def build(num_layers, num_group=1, net_staged=True, net_pooled=True, **settings)
 
 
 def get_symbol():
-    """Return the symbol that the host's config describes, by the convention of insightface."""
+    """Return the symbol that insightface's config describes (insightface's entry point)."""
     return build(**read_config(build))

@@ -1,7 +1,7 @@
 """Residual Attention Network and AttentionNeXt: residual stages whose features are weighted by learnt soft masks.
 
 Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for Image Classification",
-CVPR 2017, arXiv 1704.06904. The face form follows the face networks of 2018: 112x112, improved unit, PReLU,
+CVPR 2017, arXiv 1704.06904. The face network follows those of 2018: 112x112, improved unit, PReLU,
 option E, and the "dense" reading of the mask's way up. RELEASED has what released code computes differently.
 """
 
@@ -65,9 +65,9 @@ class Origin(NamedTuple):
     stride_on_last: bool = False  # a unit's stride is its last 1x1 convolution's, not the 3x3's
 
 
-# {(num_group, net_unit): {net_origin: Origin}}, of the depths RELEASED_DEPTHS.
+# {(num_group, net_unit, whether it is the ImageNet classifier): {net_origin: Origin}}, of the depths RELEASED_DEPTHS.
 RELEASED = {
-    (1, IMPROVED): {
+    (1, IMPROVED, False): {
         'release': Origin({'net_bn_eps': 1e-3, 'net_se_bias': False}, stride_on_last=True),  # fresattnet.py of 2018
         'facexzoo': Origin(
             {'net_bn_eps': 1e-5, 'net_unit': PRE_ACTIVATION, 'net_act': 'relu', 'net_input': 0, 'net_output': 'K'},
@@ -75,8 +75,8 @@ RELEASED = {
         ),
     },
     # The authors' own definitions, for Caffe.
-    (1, PRE_ACTIVATION): {'release': Origin(padded=False)},
-    (32, POST_ACTIVATION): {'release': Origin(padded=False)},
+    (1, PRE_ACTIVATION, True): {'release': Origin(padded=False)},
+    (32, POST_ACTIVATION, True): {'release': Origin(padded=False)},
 }
 RELEASED_DEPTHS = (56, 92)
 
@@ -167,9 +167,9 @@ def attention_module(layers, data, attention, name):
 
 
 def is_kept(name):
-    """Tell which outputs stay in memory with `memonger`: sums of units, and masks.
+    """Return whether the output `name` stays in memory with `memonger`: sums of units, and masks.
 
-    Not the sums on the mask's way down, nor of the trunk's first unit: these units are recomputed in pairs.
+    Not the sums on the mask's downsampling path, nor of the trunk's first unit: these units are recomputed in pairs.
     """
     return (is_sum(name) or name.endswith('_mask_sigmoid')) and not ('_mask_down' in name or '_trunk_unit1_' in name)
 
@@ -189,7 +189,8 @@ def build(num_layers, num_group=1, net_mask_up='dense', **settings):
     divisor = choose('num_group', num_group, WIDTH_DIVISOR)
     up = choose('net_mask_up', net_mask_up, ('dense', 'paper'))
     layers = Layers(**settings)
-    released = RELEASED.get((num_group, layers.settings.net_unit), {}) if num_layers in RELEASED_DEPTHS else {}
+    kind = num_group, layers.settings.net_unit, layers.is_classifier()
+    released = RELEASED.get(kind, {}) if num_layers in RELEASED_DEPTHS else {}
     origin = layers.adopt(Origin(), released, {'num_layers': num_layers, 'num_group': num_group})
     data, _ = stem(layers, origin.pooled_stem, origin.padded)
     stride = 1 if layers.settings.net_input == 0 else 2
@@ -208,5 +209,5 @@ def build(num_layers, num_group=1, net_mask_up='dense', **settings):
 
 
 def get_symbol():
-    """Return the symbol that the host's config describes, by the convention of insightface."""
+    """Return the symbol that insightface's config describes (insightface's entry point)."""
     return build(**read_config(build))

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -216,10 +217,7 @@ def test_files_that_are_none(saved, tmp_path):
     for name, words in (
         ('arg:conv0_weight', 'it looks like a checkpoint of one of our own networks'),
         ('arg:weight', 'has the names of no known source (gluoncv2, iResNet'),
-        (
-            'aux:RA_conv1_bn1_batchnorm_moving_var',
-            'nearest is the attention faces of 2018, but RA_conv1_conv2d_weight is',
-        ),
+        ('aux:RA_conv1_bn1_batchnorm_moving_var', 'the nearest is the attention faces of 2018: the file has 1 of'),
         ('arg:weight', 'none of them has any of its names'),
     ):
         mx.nd.save(str(path), {name: mx.nd.zeros(1)})
@@ -299,8 +297,14 @@ def test_a_file_of_another_source(key, arrays, tmp_path):
     assert set(arguments) == set(symbol.list_arguments()) - {'data'}
     assert set(statistics) == set(symbol.list_auxiliary_states())
     origin = importing.SOURCES[key].settings_for(OTHERS[key], {}).get('net_origin')
-    told = f'to train it, pass --network {OTHERS[key]}:net_origin={origin}\n'
-    assert (told in done.stdout) == (not OTHERS[key].endswith('_imagenet'))
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith('to train it, pass --network ')]
+    network = shlex.split(told)[-1]
+    assert build(network).tojson() == symbol.tojson()
+    assert network == f'{OTHERS[key]}:net_origin={origin}' or OTHERS[key].endswith('_imagenet')
+    again = run_here(import_weights, path, '--output', prefix, '--network', network)
+    assert again.returncode == 0, again.stderr
+    other = run_here(import_weights, path, '--output', prefix, '--network', OTHERS[key] + ':net_origin=paper')
+    assert origin is None or other.returncode == 2 and f'has net_origin={origin}' in other.stderr
 
 
 @pytest.mark.parametrize('key', OTHERS)
@@ -348,6 +352,30 @@ def test_sizes_are_the_files(arrays, tmp_path):
         assert mx.model.load_checkpoint(str(tmp_path / 'x'), 0)[0].infer_shape(data=(1, 3, 224, 224))[1] == [
             (1, size)
         ] or (key == 'fcrunet')
+
+
+@pytest.mark.parametrize('key', ['facexzoo', 'tengshaofeng'])
+def test_other_content_is_not_left_out(key, arrays, tmp_path, monkeypatch):
+    for name in ('zzz.conv4.weight', 'attention_body.1.last_blocks.conv5.weight'):
+        monkeypatch.setattr(importing, 'read', lambda _, name=name: dict(arrays(key), **{name: np.ones(1, np.float32)}))
+        done = run_here(import_weights, 'file', '--output', str(tmp_path / 'x'))
+        assert done.returncode == 2 and f'{name} has no place in this network' in done.stderr
+
+
+def test_integers_are_no_weights(tmp_path):
+    mx.nd.save(str(tmp_path / 'x'), {'arg:conv1_conv2d_weight': mx.nd.ones((64, 3, 3, 3), dtype='int64')})
+    done = run_here(import_weights, str(tmp_path / 'x'), '--output', str(tmp_path / 'y'))
+    assert done.returncode == 2 and 'conv1_conv2d_weight has dtype int64; expected a floating-point' in done.stderr
+
+
+def test_the_nearest_network_is_told_with_all_sources(arrays, monkeypatch, tmp_path):
+    content = dict(arrays('fcrunet'), conv1_conv2d_weight=np.ones((32, 3, 3, 3), np.float32))
+    monkeypatch.setattr(importing, 'read', lambda _: content)
+    done = run_here(import_weights, 'file', '--output', str(tmp_path / 'x'))
+    words = (
+        'does not fit cru56: conv1_conv2d_weight has shape (32, 3, 3, 3) instead of (64, 3, 3, 3); it is the nearest'
+    )
+    assert done.returncode == 2 and words in done.stderr and "the sources are gluoncv2, iResNet's" in done.stderr
 
 
 def test_what_a_source_does_not_use_is_left_out(arrays, tmp_path):

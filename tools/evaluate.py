@@ -50,14 +50,14 @@ def faces(args):
             for place, name in enumerate(sets)
         ]
         show('accuracy', ('set', *results), rows)
-    if args.published and not args.json:
+    is_short = any(None in result.tars.values() for found in results.values() for result in found)
+    if is_short and not args.json and not args.markdown:
+        print('–: the different pairs are too few for that rate of false acceptance')
+    if args.published:
         names = list(dict.fromkeys(name for row in published.FACES for name in row.sets))
         rows = [(row.network, row.training, *(row.sets.get(name, '–') for name in names)) for row in published.FACES]
         print()
         show('published accuracies', ('network', 'training', *names), rows)
-    is_short = any(None in result.tars.values() for found in results.values() for result in found)
-    if is_short and not args.json and not args.markdown:
-        print('–: the different pairs are too few for that rate of false acceptance')
     if args.plot:
         curves = {f'{label}, {result.set}': result.roc for label, found in results.items() for result in found}
         figures.save(charts.draw_roc(curves), args.plot)
@@ -165,6 +165,8 @@ def parse_args(argv=None):
         parser.error(f'say what to do: {", ".join(commands.choices)}')
     if args.command == 'embed' and not args.output and not args.similar:
         parser.error('name a file with --output, or ask for --similar')
+    if args.command == 'faces' and args.published and args.json:
+        parser.error('--published prints a table; leave --json out')
     return args
 
 

@@ -8,6 +8,7 @@ shape fit; the trainer initialises the rest (insightface: --pretrained PREFIX --
 """
 
 import os
+import shlex
 
 from netkit import checkpoints, importing, report
 from netkit.cli import Parser, file_prefix, run
@@ -16,7 +17,7 @@ from netkit.evaluation import imagenet as classification
 from netkit.evaluation.engines import open_engine
 from netkit.files import keep_inputs, new_files
 from netkit.graph.naming import face_form, is_original, original_form
-from netkit.networks import settings_of
+from netkit.networks import parse, settings_of
 
 EPOCH = 0
 LIKELIEST = 5
@@ -44,8 +45,13 @@ def network_of(args, source, loaded):
     """Return the network that the file is imported as, --network or the one that fits; raises UserError."""
     if args.network is None:
         return importing.recognised(source, loaded)
-    network = original_form(args.network) if args.face else args.network
+    named, settings = parse(args.network)
+    network = original_form(named) if args.face else named
     if network in source.networks:
+        theirs = {} if args.face else source.settings_for(network, loaded)
+        for key, value in settings.items():
+            if theirs.get(key, value) != value:
+                raise UserError(f'--network {args.network}: {args.file} has {key}={theirs[key]}')
         return network
     if original_form(network) in source.networks:
         raise UserError(f'--network {network} is a face network: add --face, or pass {original_form(network)}')
@@ -56,13 +62,13 @@ def network_of(args, source, loaded):
 
 
 def show_settings(network, settings):
-    """Print how a trainer is told to build the network that these weights belong to."""
+    """Print how to name the network that these weights belong to."""
     settings = {key: value for key, value in settings.items() if value != settings_of(network)[key]}
     if not settings:
         return
-    words = ','.join(f'{key}={value}' for key, value in settings.items())
-    print(f'to train it, pass --network {network}:{words}')
-    for key, value in settings.items():
+    words = ','.join(f'{key}={value}'.replace(' ', '') for key, value in settings.items())
+    print(f'to train it, pass --network {shlex.quote(network + ":" + words)}')
+    for key, value in settings.items() if not is_original(network) else ():
         print(f"in insightface's MXNet trainers, write network.{network}.{key} = {value!r} in config.py")
 
 
@@ -74,7 +80,7 @@ def main():
     network = network_of(args, source, loaded)
     if args.image and not is_original(network):
         raise UserError(f'--image needs an image classifier, and {network} computes embeddings')
-    converted = importing.convert(source, network, loaded, args.file)
+    converted = importing.convert(source, network, loaded, args.file, is_detected=args.network is None)
     symbol, parameters, misfits, named = converted.symbol, converted.parameters, {}, network
     if args.face:
         symbol, parameters, misfits = importing.start_face(source, network, converted)
@@ -92,8 +98,7 @@ def main():
         print(f'{len(converted.left_out)} arrays that the network does not use were left out: {first}, …')
     print(f'{source.title}: {len(parameters)} parameters of {named} taken over, {len(misfits)} not')
     print(f'written: {symbol_path}, {path}')
-    if not is_original(named):
-        show_settings(named, source.face_settings if args.face else source.settings_for(network, loaded))
+    show_settings(named, source.face_settings if args.face else source.settings_for(network, loaded))
     if args.image:
         engine = open_engine(f'{args.output},{EPOCH}', 1, image_shape=(classification.SIDE, classification.SIDE, 3))
         found = classification.likeliest(engine, picture, LIKELIEST)

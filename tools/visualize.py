@@ -51,7 +51,10 @@ def receptive(args):
     graph = plain(Graph.of(target.symbol))
     fields = fields_of(graph, target.image_shape)
     if not fields:
-        raise UserError(f'{target.label} has no attention modules; pass an attention network (att…)')
+        raise UserError(
+            f'{target.label} has no attention modules by the names of our networks; pass one (att…), or import the '
+            'checkpoint first (tools/import_weights.py)'
+        )
     image = read_image(args.image, height, width) if args.image else faces.example(height, width)
     pulls = None
     if target.parameters is not None:

@@ -235,7 +235,7 @@ def instead(name, value):
         (instead('layer2.1.bn1.bias', torch.zeros(5)), [], 'layer2.1.bn1.bias has shape (5,) instead of (128,)'),
         (instead('layer1.2.conv1.weight', torch.zeros(5)), [], 'layer1.2.conv1.weight has no place in this network'),
         (instead('fc.bias', torch.full((1000,), float('inf'))), [], 'has NaN or infinity in fc.bias'),
-        (without('layer1.0.conv1.weight'), [], "nearest is iResNet's authors, but layer1.0.conv1.weight is missing"),
+        (without('layer1.0.conv1.weight'), [], "the nearest is iResNet's authors: the file has"),
         (
             lambda state: None,
             ['--network', 'ires34_imagenet'],

@@ -24,6 +24,7 @@ from netkit.networks import build
 pytest.importorskip('openvino')  # it wants Python 3.10
 
 FAMILIES = ['cru56', 'att56', 'attnext56', 'ires50', 'iresgroup50', 'cru56_imagenet', 'att56_imagenet']
+OF_OTHERS = ['cru56:net_origin=release', 'att56:net_origin=facexzoo']
 SIDE = NARROW['image_shape'][0]
 FACE = 112  # the package insightface takes no smaller ones
 
@@ -80,7 +81,7 @@ def smallest_cosine(left, right):
     return ((left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)).min()
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('name', FAMILIES + OF_OTHERS)
 def test_float32(name, tmp_path):
     path, _ = exported(name, tmp_path)
     model = compiled(path)
@@ -104,7 +105,7 @@ def in_int8(tmp_path_factory):
     return functools.lru_cache(maxsize=None)(lambda name: exported(name, folder, 'cpu'))
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('name', FAMILIES + OF_OTHERS)
 def test_int8_is_the_same_in_both_engines(name, in_int8, tmp_path):
     path, quantised = in_int8(name)
     data, optimised = images(8, seed=2), str(tmp_path / 'optimised.onnx')
@@ -147,7 +148,7 @@ def test_int8_for_tensorrt(name, tmp_path):
     exact = in_onnxruntime(path, data, graph_optimization_level=off)
     assert smallest_cosine(exact, expected) == pytest.approx(quantised.outcome.smallest, abs=1e-5)
     # Without VNNI its products of eight bits overflow in 16, and the file is not for such a processor.
-    assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > (0.995 if has_vnni() else 0.95)
+    assert smallest_cosine(compiled(path, batch=8)(data)['fc1'], exact) > (0.995 if has_vnni() else 0.98)
 
 
 def test_int8_for_tensorrt_is_judged_by_what_the_file_says(in_int8, tmp_path, monkeypatch):

@@ -439,7 +439,7 @@ def refused(run_tool):
     'arguments, words',
     [
         ([], 'say what to draw: network, attention, receptive, sharing, training'),
-        (['receptive', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules; pass an attention network'),
+        (['receptive', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules by the names of our networks'),
         (['receptive', '-o', '{out}.png'], 'name a --network, a --model, or both'),
         (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network choice'),
         (['network', 'cru56', '-o', '{out}.jpeg'], 'does not end in .svg, .png, .pdf'),
@@ -489,7 +489,9 @@ def test_receptive_fields(draw, model, face):
     """Without weights by kernels and strides, with weights by gradients as well."""
     svg = Svg(draw('fields.svg', 'receptive', 'att56'))
     for size, module in ((56, 'stage1_attention1'), (28, 'stage2_attention1'), (14, 'stage3_attention1')):
-        assert f'{module}, {size}×{size}' in svg.texts and f'trunk 7×7, mask {size}×{size}' in svg.texts
+        text = ' '.join(svg.texts)
+        seen = (17, 17) if size == 56 else (112, 112)
+        assert f'{module} trunk 7×7, in the image {seen[0]}×{seen[1]}, of {size}×{size} mask {size}×{size}, in' in text
     assert not [text for text in svg.texts if 'gradient' in text]
     svg = Svg(draw('pulls.svg', 'receptive', '--model', model[0], '--image-size', model[1], '--image', face))
     assert sum('mask, gradient' in text for text in svg.texts) == 3

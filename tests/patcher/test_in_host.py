@@ -77,7 +77,7 @@ def set_up_small_run(trainer, faces_folder):
     """Edit config.py as a user would: this data set, two steps, a narrow network."""
     with open(os.path.join(trainer, 'config.py'), 'a') as file:
         file.write(f'\ndataset.emore.dataset_path = {faces_folder!r}\ndataset.emore.num_classes = 4\n')
-        file.write("dataset.emore.val_targets = ['lfw']\nconfig.max_steps = 1\n")
+        file.write("dataset.emore.val_targets = ['lfw']\nconfig.max_steps = 1\nnetwork.cru56.net_origin = 'release'\n")
         file.write(
             'for _name in ({}):\n    network[_name].net_multiplier = 0.25\n'.format(', '.join(map(repr, NETWORKS)))
         )
@@ -143,6 +143,8 @@ def test_trains(trainer, faces_folder, plug_in, network, tmp_path):
     assert symbol.list_outputs() == ['fc1_output']
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
     assert set(aux_params) == set(symbol.list_auxiliary_states())
+    # Of CRU-Net as released, the projection of the shortcut has a weight of its own.
+    assert network != 'cru56' or 'stage2_unit1_shortcut_weight' in arg_params
 
 
 def test_patched_trained_and_reverted_nothing_is_left(trainer, faces_folder, tmp_path_factory):

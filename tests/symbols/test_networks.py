@@ -502,10 +502,7 @@ def test_pooling_without_padding(height, width):
     assert found.shape[1:] == map_.size
 
 
-WAS_RELEASED = {
-    'release': r'(cru|att)(56|92|116)(_imagenet)?|attnext(56|92)_imagenet|ires.*|resnet.*',
-    'facexzoo': 'att(56|92)',
-}
+WAS_RELEASED = {'release': r'(cru|att)(56|92|116)(_imagenet)?|attnext(56|92)_imagenet|ires.*', 'facexzoo': 'att(56|92)'}
 
 
 @pytest.mark.parametrize('origin', WAS_RELEASED)
@@ -514,8 +511,17 @@ def test_networks_of_which_nothing_was_released(network, origin):
     if re.fullmatch(WAS_RELEASED[origin], network):
         build(network, net_origin=origin)
         return
-    with pytest.raises(UserError, match=f"net_origin='{origin}' is not known with num_layers=.*: no such definition"):
+    with pytest.raises(UserError, match=f"net_origin='{origin}' is not known with num_layers=.*: no such network"):
         build(network, net_origin=origin)
+
+
+@pytest.mark.parametrize(
+    'network',
+    ['att56:net_unit=2', 'attnext56:net_unit=1', 'cru56:net_unit=2', 'cru56:net_unit=1', 'cru56:net_output=C'],
+)
+def test_face_networks_of_other_units_were_not_released(network):
+    with pytest.raises(UserError, match="net_origin='release' is not known with"):
+        build(network, net_origin='release')
 
 
 def test_images_too_small_to_be_pooled_without_padding():

@@ -14,8 +14,8 @@ from netkit.networks import NETWORKS, build, settings_of
 from netkit.published import IMAGENET_MEAN, IMAGENET_STD
 
 COUNTERS = '.num_batches_tracked'  # of PyTorch's BatchNorm, which we have no use for
-IN_MXNET = re.compile('(arg|aux):')  # in front of the names in a checkpoint
-BACKBONE = 'backbone.'  # in front of the names of FaceX-Zoo's networks, next to `head.weight`
+# In front of the names in MXNet's checkpoints, and of FaceX-Zoo's, next to `head.weight`.
+IN_FRONT = re.compile(r'(arg:|aux:|backbone\.)')
 
 
 class Source(NamedTuple):
@@ -27,7 +27,8 @@ class Source(NamedTuple):
     names_for: Callable  # function of {our name: shape} that returns {our name: [its names]}
     settings_for: Callable  # function of (network, {its name: array}): settings that compute what theirs does
     bn_eps: Optional[float] = None  # of all its BatchNorms; None: that of the network with these settings
-    unused: str = r'(?!)'  # regular expression of names that are left out
+    is_unused: Callable = lambda name, known: False  # function of (name, names in use): whether it is left out
+    foreign: str = ''  # a name that shows that a file is of another implementation after all
     face_settings: Dict[str, object] = {}  # of a face network that starts from its weights
     adapt: Callable = lambda name, array: array  # function of (our name, its array) that returns ours
 
@@ -56,9 +57,17 @@ def _swapped(name, array):
     return array[:, ::-1] if name == STEM_WEIGHT and array.ndim == 4 else array
 
 
-CLASSES = r'fc7_weight|head\.'  # of insightface's and FaceX-Zoo's losses
-# Every block of tengshaofeng's has a projection; where neither width nor stride changes, nothing uses it.
-UNUSED_PROJECTION = r'.*\.conv4\.weight'
+def _is_of_loss(name, _):
+    """Return whether a parameter is the classes of insightface's or FaceX-Zoo's loss."""
+    return name == 'fc7_weight' or name.startswith('head.')
+
+
+def _is_unused_projection(name, known):
+    """Return whether a parameter is a block's projection that nothing uses: neither width nor stride changes there."""
+    block, _, layer = name.rpartition('.conv4.')
+    return layer == 'weight' and f'{block}.conv3.weight' in known
+
+
 CRU_ORIGINALS = [name for name in NETWORKS if re.fullmatch(r'cru\d+_imagenet', name)]
 SOURCES = {
     'gluoncv2': Source(
@@ -76,6 +85,7 @@ SOURCES = {
         iresnet.names_for,
         lambda network, _: iresnet.settings_for(network),
         iresnet.BN_EPS,
+        foreign='prelu.weight',  # insightface's own iresnets have it
         face_settings={'net_origin': 'release'},
     ),
     'fcrunet': Source(
@@ -84,7 +94,7 @@ SOURCES = {
         ['cru56', 'cru116'],
         released.cru_face_names,
         _face_of_2018,
-        unused=CLASSES,
+        is_unused=_is_of_loss,
     ),
     'fresattnet': Source(
         'the attention faces of 2018',
@@ -92,7 +102,7 @@ SOURCES = {
         ['att56', 'att92'],
         released.att_face_names,
         _face_of_2018,
-        unused=CLASSES,
+        is_unused=_is_of_loss,
     ),
     'cypw': Source(
         "CRU-Net's authors",
@@ -118,7 +128,7 @@ SOURCES = {
             **size_in('fc.weight')(loaded),
         },
         bn_eps=1e-5,
-        unused=UNUSED_PROJECTION,
+        is_unused=_is_unused_projection,
     ),
     'facexzoo': Source(
         "FaceX-Zoo's attention networks",
@@ -126,7 +136,7 @@ SOURCES = {
         ['att56', 'att92'],
         released.facexzoo_names,
         _facexzoo,
-        unused=f'{CLASSES}|{UNUSED_PROJECTION}',
+        is_unused=lambda name, known: _is_of_loss(name, known) or _is_unused_projection(name, known),
         adapt=_swapped,
     ),
 }
@@ -149,7 +159,10 @@ def load(path):
 
 def source_of(names):
     """Return the Source whose files have these names of parameters, or None."""
-    return next((source for source in SOURCES.values() if source.example in names), None)
+    names = {bare(name) for name in names}
+    return next(
+        (source for source in SOURCES.values() if source.example in names and source.foreign not in names), None
+    )
 
 
 def path_of(file):
@@ -171,14 +184,21 @@ def read(file):
         arrays = checkpoints.load_state_dict(path)
     else:
         raise UserError(f'{path} is neither a .params file of MXNet nor a state dict of PyTorch; is it whole?')
-    is_wrapped = any(name.startswith(BACKBONE) for name in arrays)
     found = {}
     for name, array in arrays.items():
-        name = IN_MXNET.sub('', name, count=1) if IN_MXNET.match(name) else name
-        name = name[len(BACKBONE) :] if is_wrapped and name.startswith(BACKBONE) else name
-        if not name.endswith(COUNTERS):
-            found[name] = array.astype(np.float32, copy=False)
+        name = bare(name)
+        if name.endswith(COUNTERS):
+            continue
+        if array.dtype.kind != 'f':
+            raise UserError(f'{path}: {name} has dtype {array.dtype}; expected a floating-point dtype')
+        found[name] = array.astype(np.float32, copy=False)
     return found
+
+
+def bare(name):
+    """Return the name of a parameter without `arg:`, `aux:` or `backbone.` in front."""
+    match = IN_FRONT.match(name)
+    return name[match.end() :] if match else name
 
 
 def titles():
@@ -193,13 +213,14 @@ def nearest(loaded):
 
     def share(source):
         names = source.names_for(expected_of(source, source.networks[0], {}))
-        return sum(theirs[0] in loaded for theirs in names.values() if theirs) / len(names)
+        return sum(theirs[0] in loaded for theirs in names.values() if theirs), len(names)
 
-    shares = {key: share(source) for key, source in SOURCES.items()}
-    key = max(shares, key=lambda key: shares[key])
-    if not shares[key]:
+    shares = {source.title: share(source) for source in SOURCES.values()}
+    title = max(shares, key=lambda title: shares[title][0] / shares[title][1])
+    found, whole = shares[title]
+    if not found:
         return '; none of them has any of its names'
-    return f'; nearest is {SOURCES[key].title}, but {SOURCES[key].example} is missing'
+    return f'; the nearest is {title}: the file has {found} of the {whole} names of one of its networks'
 
 
 def build_like(source, network, loaded):
@@ -212,11 +233,12 @@ def recognised(source, loaded):
     shapes = {name: array.shape for name, array in loaded.items()}
 
     def likeness(network):
+        """Return the shares of parameters that have the name and the shape, and that have the name."""
         expected = expected_of(source, network, loaded)
-        fitting = [
-            shapes.get(names[0]) == expected[name] for name, names in source.names_for(expected).items() if names
-        ]
-        return sum(fitting) / max(len(expected), len(loaded))
+        names = {names[0]: expected[name] for name, names in source.names_for(expected).items() if names}
+        whole = max(len(expected), len(loaded))
+        fitting = sum(shapes.get(name) == shape for name, shape in names.items())
+        return fitting / whole, len(names.keys() & shapes.keys()) / whole
 
     return max(source.networks, key=likeness)
 
@@ -234,14 +256,16 @@ class Converted(NamedTuple):
     left_out: List[str]  # names in the file that its source does not use, or only its loss
 
 
-def convert(source, network, loaded, path):
+def convert(source, network, loaded, path, is_detected=False):
     """Return the Converted of a file's {name: array} for a network; raises UserError if it does not fit.
 
-    The moving variances make up for the difference between the two BatchNorm eps.
+    The moving variances make up for the difference between the two BatchNorm eps. `is_detected` says that the network
+    is the nearest of all, and not one that was asked for.
     """
 
     def refuse(why):
-        raise UserError(f'{path} does not fit {network}: {why}')
+        nearest = f'; it is the nearest network, of {source.title}; the sources are {titles()}'
+        raise UserError(f'{path} does not fit {network}: {why}{nearest if is_detected else ""}')
 
     symbol = build_like(source, network, loaded)
     expected = checkpoints.wanted_shapes(symbol, settings_of(network)['image_shape'])
@@ -262,7 +286,7 @@ def convert(source, network, loaded, path):
         converted[name] = source.adapt(name, array)
     left_out = [name for name in loaded if name not in known]
     for name in left_out:
-        if not re.match(source.unused, name):
+        if not source.is_unused(name, known):
             refuse(f'{name} has no place in this network')
     return Converted(symbol, converted, left_out)
 
@@ -293,11 +317,11 @@ def start_face(source, network, converted):
     for name in {**wanted, **converted.parameters}:
         array = converted.parameters.get(name)
         if array is None:
-            misfits[name] = 'the original form has nothing like it'
+            misfits[name] = 'not in the ImageNet network'
         elif name not in wanted:
-            misfits[name] = 'the face form has nothing like it'
+            misfits[name] = 'not in the face network'
         elif array.shape != wanted[name]:
-            misfits[name] = f'of shape {wanted[name]}, {array.shape} in the original form'
+            misfits[name] = f'shape {wanted[name]}, in the ImageNet network {array.shape}'
         else:
             taken[name] = array + (before[name] - after[name]) if is_variance(name) else array
     return symbol, taken, misfits

@@ -7,7 +7,7 @@ from typing import Dict, NamedTuple, Optional, Tuple
 import numpy as np
 
 import config as host
-from netkit import checkpoints
+from netkit import checkpoints, importing
 from netkit._mxnet import mx
 from netkit.deploy.plain import cut, plain
 from netkit.errors import UserError
@@ -26,6 +26,8 @@ RELEASED = (
     'cru116:net_origin=release',
     'att56:net_origin=facexzoo',
     'att92:net_origin=facexzoo',
+    'att56:net_origin=release,net_se=1',
+    'att92:net_origin=release,net_se=1',
 )
 
 
@@ -113,6 +115,11 @@ def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
     is that of the parameters, and so is the width, unless `multiplier` says otherwise.
     """
     parameters = checkpoints.load_parameters(path)
+    source = importing.source_of(parameters)
+    if source:
+        raise UserError(
+            f'{path} is a file of {source.title}; run tools/import_weights.py {path} --output PREFIX, and pass PREFIX,0'
+        )
     bias = parameters.get(EMBEDDING + '_beta', np.zeros(0))
     size = {'emb_size': len(bias)} if bias.ndim == 1 and len(bias) else {}
     if network is None:
@@ -148,9 +155,10 @@ def name_of(target):
     with contextlib.suppress(UserError):
         network, width = recognised(target.parameters, target.label, target.image_shape)
         size = len(target.parameters[EMBEDDING + '_beta'])
-        ours = of_network(network, target.image_shape, width, emb_size=size)
-        if is_same(ours.symbol, target.symbol):
-            return network if width == 1 else with_settings(network, f'net_multiplier={width:g}')
+        for named in (network, with_settings(network, 'net_origin=release')):
+            ours = of_network(named, target.image_shape, width, emb_size=size)
+            if is_same(ours.symbol, target.symbol):
+                return named if width == 1 else with_settings(named, f'net_multiplier={width:g}')
     return None
 
 

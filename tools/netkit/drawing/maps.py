@@ -22,9 +22,10 @@ CAPTION = (
 )
 
 FIELDS_CAPTION = (
-    "rectangles: what trunk (blue) and mask (orange) read of the module's input\nfor the middle of its map, by kernels "
-    'and strides; heat maps: how much\nthat changes with each pixel of the image (square root, relative to the largest)'
+    'by kernels and strides, what trunk (blue) and mask (orange) read for the middle of their maps:\n'
+    "solid, of the module's input, scaled to the image; dotted, of the image itself"
 )
+PULLS_CAPTION = '\nheat maps: gradients by the pixels of the image (square root, relative to the largest)'
 BRANCHES = ('trunk', 'tab:blue'), ('mask', 'tab:orange')
 
 
@@ -138,28 +139,38 @@ def draw_receptive(title, image, fields, pulls=None):
     `fields` are {module: ModuleFields}, `pulls` {module: (gradients of the trunk, of the mask)}, each (height, width),
     or None.
     """
-    from matplotlib.patches import Rectangle
-
     each = 3 if pulls else 1
-    figure, panels = grid(title, each * len(fields), each if pulls else min(4, len(fields)), FIELDS_CAPTION)
+    caption = FIELDS_CAPTION + (PULLS_CAPTION if pulls else '')
+    figure, panels = grid(title, each * len(fields), each if pulls else min(4, len(fields)), caption)
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
     panels = iter(panels)
     for module, found in fields.items():
         panel = next(panels)
         panel.imshow(grey)
         scale, texts = [side / of for side, of in zip(image.shape, found.size)], []
-        for field, (label, colour) in zip((found.trunk, found.mask), BRANCHES):
-            height, width = field.size()
-            corner = field.columns[0] * scale[1] - 0.5, field.rows[0] * scale[0] - 0.5
-            sides = width * scale[1], height * scale[0]
-            panel.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=2))
-            texts.append(f'{label} {height}×{width}')
-        panel.set_title(f'{module}, {found.size[0]}×{found.size[1]}\n{", ".join(texts)}', fontsize=8)
+        in_image = found.trunk_in_image, found.mask_in_image
+        for field, whole, (label, colour) in zip((found.trunk, found.mask), in_image, BRANCHES):
+            outline(panel, field, scale, colour, 'solid')
+            outline(panel, whole, (1, 1), colour, 'dotted')
+            texts.append('{} {}×{}, in the image {}×{}'.format(label, *field.size(), *whole.size()))
+        texts[0] += f', of {found.size[0]}×{found.size[1]}'
+        panel.set_title('\n'.join([module, *texts]), fontsize=7)
         for values, (label, _) in zip(pulls[module] if pulls else (), BRANCHES):
-            panel = next(panels)
-            heat(figure, panel, np.sqrt(values / (values.max() or 1)), image.shape[:2])
-            panel.set_title(f'{module}\n{label}, gradient', fontsize=8)
+            panel, largest = next(panels), values.max()
+            heat(figure, panel, np.sqrt(values / (largest or 1)), image.shape[:2], limits=(0, 1))
+            panel.set_title(f'{module}\n{label}, gradient' + (' 0: it is saturated' * (not largest)), fontsize=8)
     return figure
+
+
+def outline(panel, field, scale, colour, style):
+    """Draw the border of a receptive field whose positions are `scale` pixels high and wide."""
+    from matplotlib.patches import Rectangle
+
+    (height, width), (high, wide) = field.size(), scale
+    corner = field.columns[0] * wide - 0.5, field.rows[0] * high - 0.5
+    panel.add_patch(
+        Rectangle(corner, width * wide, height * high, fill=False, edgecolor=colour, linestyle=style, linewidth=2)
+    )
 
 
 def draw_layers(title, image, layers):
@@ -195,10 +206,16 @@ def grid(title, count, columns, caption=CAPTION):
     return figure, panels
 
 
-def heat(figure, panel, values, size, alpha=1.0):
-    """Draw a map over an area of `size`, (height, width), with its scale beside it."""
+def heat(figure, panel, values, size, alpha=1.0, limits=(None, None)):
+    """Draw a map over an area of `size`, (height, width), with its scale; `limits` are those of the scale."""
     shown = panel.imshow(
-        values, extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5), interpolation='nearest', cmap='inferno', alpha=alpha
+        values,
+        extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5),
+        interpolation='nearest',
+        cmap='inferno',
+        alpha=alpha,
+        vmin=limits[0],
+        vmax=limits[1],
     )
     scale = figure.colorbar(shown, ax=panel, fraction=0.046, pad=0.03)
     scale.ax.tick_params(labelsize=6)

@@ -90,11 +90,13 @@ def receptive_field(graph, name, image_shape, source='data'):
 
 
 class ModuleFields(NamedTuple):
-    """What an attention module reads of its input for the middle of its map."""
+    """What trunk and mask of an attention module read for the middle of their maps."""
 
-    size: Tuple[int, int]  # of the map that it reads, (height, width)
-    trunk: Field
+    size: Tuple[int, int]  # of the map that the module reads, (height, width)
+    trunk: Field  # in that map
     mask: Field
+    trunk_in_image: Field
+    mask_in_image: Field
 
 
 def branches(graph):
@@ -118,7 +120,7 @@ def fields_of(graph, image_shape):
     return {
         module: ModuleFields(
             shape[source + '_output'][2:],
-            *(receptive_field(graph, name, image_shape, source) for name in (trunk, mask)),
+            *(receptive_field(graph, name, image_shape, of) for of in (source, 'data') for name in (trunk, mask)),
         )
         for module, (source, trunk, mask) in branches(graph).items()
     }
