@@ -491,7 +491,7 @@ def test_receptive_fields(draw, model, face):
     for size, module in ((56, 'stage1_attention1'), (28, 'stage2_attention1'), (14, 'stage3_attention1')):
         text = ' '.join(svg.texts)
         seen = (17, 17) if size == 56 else (112, 112)
-        assert f'{module} trunk 7×7, in the image {seen[0]}×{seen[1]}, of {size}×{size} mask {size}×{size}, in' in text
+        assert f'{module}, {size}×{size} trunk 7×7, image {seen[0]}×{seen[1]} mask {size}×{size}, image 112×112' in text
     assert not [text for text in svg.texts if 'gradient' in text]
     svg = Svg(draw('pulls.svg', 'receptive', '--model', model[0], '--image-size', model[1], '--image', face))
     assert sum('mask, gradient' in text for text in svg.texts) == 3

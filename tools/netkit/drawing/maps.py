@@ -152,9 +152,8 @@ def draw_receptive(title, image, fields, pulls=None):
         for field, whole, (label, colour) in zip((found.trunk, found.mask), in_image, BRANCHES):
             outline(panel, field, scale, colour, 'solid')
             outline(panel, whole, (1, 1), colour, 'dotted')
-            texts.append('{} {}×{}, in the image {}×{}'.format(label, *field.size(), *whole.size()))
-        texts[0] += f', of {found.size[0]}×{found.size[1]}'
-        panel.set_title('\n'.join([module, *texts]), fontsize=7)
+            texts.append('{} {}×{}, image {}×{}'.format(label, *field.size(), *whole.size()))
+        panel.set_title('\n'.join([f'{module}, {found.size[0]}×{found.size[1]}', *texts]), fontsize=7)
         for values, (label, _) in zip(pulls[module] if pulls else (), BRANCHES):
             panel, largest = next(panels), values.max()
             heat(figure, panel, np.sqrt(values / (largest or 1)), image.shape[:2], limits=(0, 1))
