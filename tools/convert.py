@@ -11,9 +11,10 @@ import os
 from netkit import checkpoints, report
 from netkit.cli import Parser, add_sizes, file_prefix, run
 from netkit.deploy.plain import plain
+from netkit.errors import UserError
 from netkit.files import keep_inputs, new_files
 from netkit.graph.nodes import Graph
-from netkit.graph.symbol_json import save_symbol
+from netkit.graph.symbol_json import load_symbol, save_symbol
 from netkit.importing import source_of
 from netkit.targets import MODEL, name_of, of_checkpoint, with_settings
 
@@ -41,13 +42,17 @@ def parse_args(argv=None):
 def write_state_dict(path, target, scratch):
     """Write FILE.pt and, for a network that is not ours, FILE-symbol.json into `scratch`.
 
-    Return (paths, network for arcface_torch's config).
+    Return (paths, network for arcface_torch's config). Raises UserError rather than replace another FILE-symbol.json,
+    which nobody named, and which may be the checkpoint's own.
     """
     symbol, network, outputs = plain(Graph.of(target.symbol)).symbol(), name_of(target), [path]
     if network is None:
-        outputs.append(path[: path.rindex('.')] + '-symbol.json')
-        network = os.path.abspath(outputs[1])
-        save_symbol(os.path.join(scratch, os.path.basename(outputs[1])), symbol)
+        described = path[: path.rindex('.')] + '-symbol.json'
+        if os.path.exists(described) and load_symbol(described).tojson() != symbol.tojson():
+            raise UserError(f'{described} is there already, and describes another network; name another FILE.pt')
+        outputs.append(described)
+        network = os.path.abspath(described)
+        save_symbol(os.path.join(scratch, os.path.basename(described)), symbol)
     checkpoints.save_state_dict(os.path.join(scratch, os.path.basename(path)), symbol, target.parameters)
     return outputs, network
 

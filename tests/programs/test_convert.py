@@ -12,7 +12,7 @@ import evaluate
 import export
 import summarize
 import visualize
-from helpers import bind
+from helpers import bind, snapshot
 from identifiers import identifiers
 from netkit import checkpoints, state_dict
 from netkit._mxnet import mx
@@ -106,6 +106,19 @@ def test_a_network_that_is_not_ours_comes_with_its_symbol(tmp_path, run_tool):
             np.testing.assert_array_equal(array, parameters[wanted[name]])
     written = mx.sym.load(str(tmp_path / 'y-symbol.json'))
     assert set(written.list_arguments()) - {'data'} < {change(name) for name in parameters}
+
+
+def test_a_symbol_that_is_there_already_is_kept(tmp_path, run_tool, monkeypatch):
+    """That of the checkpoint itself, or another; the same may be written again."""
+    monkeypatch.chdir(tmp_path)
+    symbol = build('cru56', net_mean=120.0, memonger=True, **NARROW)
+    checkpoints.save('x', 0, symbol, weights_of(bind(symbol, batch=1, side=112)))
+    before = snapshot('.')
+    code, out, err = run_tool(convert, 'x,0', '--output', 'x.pt')
+    assert code == 2 and 'x-symbol.json is there already' in err and err.count('\n') == 1 and out == ''
+    assert snapshot('.') == before
+    for _ in range(2):
+        assert run_tool(convert, 'x,0', '--output', 'y.pt')[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def cru_face_names(expected):
             return prefix + 'bn-c1x1-c_batchnorm'
         return f'{prefix}{places[int(place) - 1]}_' + {'bn': 'batchnorm', 'conv': 'conv2d', 'relu': 'prelu'}[kind]
 
-    return cru_names(expected, layer_of, lambda stage, group, groups: f'x_{group}' if stage == 3 else 'x')
+    return cru_names(expected, layer_of, lambda stage, group, _: f'x_{group}' if stage == 3 else 'x')
 
 
 def cru_original_names(expected):
@@ -109,15 +109,18 @@ def cru_original_names(expected):
         name = PLACES[collective][int(place) - 1].replace('c1x1-b', 'c1x1-b(2)')
         return f'{prefix}{name}__' + {'bn': 'bn__bn', 'conv': 'conv'}[kind]
 
-    return cru_names(expected, layer_of, lambda stage, group, groups: f'x__({group})' if groups > 1 else 'x__x')
+    return cru_names(expected, layer_of, lambda _, group, groups: f'x__({group})' if groups > 1 else 'x__x')
 
 
 def cru_names(expected, layer_of, group_of):
-    """Return {our name: [theirs]}, by their name of a layer, and of a sharing group of a stage with so many groups."""
-    groups = {match[1]: 0 for match in map(SHARED.match, expected) if match}
-    for stage, group in {(match[1], match[2]) for match in map(SHARED.match, expected) if match}:
-        groups[stage] = max(groups[stage], int(group))
-    found = {}
+    """Return {our name: [theirs]}.
+
+    `layer_of` and `group_of` return their names of a layer, and of a sharing group by (stage, group, groups of the
+    stage).
+    """
+    found, groups = {}, {}
+    for match in filter(None, map(SHARED.match, expected)):
+        groups[match[1]] = max(groups.get(match[1], 0), int(match[2]))
     for name in expected:
         layer, kind = split(name)
         shared = SHARED.fullmatch(layer)
