@@ -5,14 +5,14 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 import convert
 import evaluate
 import export
 import summarize
 import visualize
-from helpers import bind, snapshot
+from helpers import FACEXZOO, OF_2018, bind, snapshot
 from identifiers import identifiers
 from netkit import checkpoints, state_dict
 from netkit._mxnet import mx
@@ -20,7 +20,7 @@ from netkit.data import synthetic
 from netkit.errors import UserError
 from netkit.importing import SOURCES
 from netkit.networks import build, parse
-from netkit.targets import RELEASED, of_checkpoint
+from netkit.targets import of_checkpoint
 
 NARROW = {'net_multiplier': 0.125, 'emb_size': 24}
 
@@ -158,6 +158,7 @@ def shapes_of(symbol):
     return checkpoints.wanted_shapes(symbol, (112, 112, 3))
 
 
+@example(['a_', 'a__2', 'a-'])
 @given(st.lists(st.text(alphabet='a_.-2é', max_size=4), unique=True))
 def test_identifiers(names):
     found = identifiers(names)
@@ -192,7 +193,8 @@ def test_a_state_dict_of_a_known_source_is_named(program, tmp_path, run_tool):
     'network, options',
     [
         ('cru56', {}),
-        *((network, {}) for network in RELEASED),
+        *((network, {}) for network in (*OF_2018[:2], *FACEXZOO)),
+        *((f'{network},net_se=1', {}) for network in OF_2018[2:]),
         ('cru56', {'network': 'cru56'}),
         ('cru56', {'network': 'cru56:net_multiplier=0.125,dropout=0.0,memonger=True'}),
         ('cru56', {'network': 'cru56', 'multiplier': 0.125}),
