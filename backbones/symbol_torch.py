@@ -696,7 +696,7 @@ def first_value(op, key, shape):
 # --------------------------------------------------------------------------------------- network choices
 
 # MXNet's operators, of which PyTorch has the counterparts; the other forms are for MXNet's sake.
-FORMS = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'fp16': False}
+FORMS = {'net_prelu': 'op', 'fp16': False}
 OPTIONS = 'dropout', 'fp16', 'using_checkpoint', 'channels_last'  # of SymbolModule
 
 
@@ -709,7 +709,7 @@ def choice(folder, row, **changes):
     options = {key: changes.pop(key) for key in OPTIONS if key in changes}
     with stood_in(os.path.abspath(folder)):
         module = importlib.import_module(row['net_name'])
-        names = sys.modules['face_blocks'].setting_names(module.build)
+        names = sys.modules['face_settings'].setting_names(module.build)
         settings = {key: value for key, value in row.items() if key in names}
         settings.update(FORMS, memonger=options.get('using_checkpoint', False), **changes)
         nodes = nodes_of(module.build(**settings))

@@ -3,7 +3,7 @@
 `from config import config, network, dataset, loss, default, generate_config`, as the host's trainers and the builders'
 `get_symbol()` have it; inside insightface the host's own `config.py` takes this one's place. Losses and data sets are
 the host's choices plus `synthetic`, the faces that `tools/train.py` draws, and `imagenet` for the networks'
-original forms. Settings that no choice names keep the builders' defaults (`face_blocks.Settings`).
+original forms. Settings that no choice names keep the builders' defaults (`face_settings.Settings`).
 """
 
 import copy

@@ -1,8 +1,7 @@
-"""What the networks share: settings, layers, stem, residual branch and embedding head.
+"""What the networks share: layers, stem, residual branch and embedding head.
 
-The network modules beside this one (`fcrunet`, `fresattention`, `firesnet`) contain only what is new about
-their network. Nothing in this folder reads a file or an environment variable, and the host's config is read
-in one place, `read_config`.
+The network modules in this folder (`fcrunet`, `fresattention`, `firesnet`) contain only what is new about
+their network; `face_settings` has the settings.
 
 Naming: in a unit, `bn2` and `relu2` precede `conv2`, and the last `bn` follows the last convolution, so a
 parameter has the same name in every form of the unit (`net_unit`). As in the host, a node named `relu…` is
@@ -10,61 +9,22 @@ the activation that `net_act` selects; stem and head have the host's names (`con
 `pre_fc1`, `fc1`).
 """
 
-import inspect
-import os
-import sys
 from typing import NamedTuple, Optional, Tuple
 
 import mxnet as mx
 
-# Forms of a residual unit: the values of `net_unit`.
-POST_ACTIVATION = 1  # Conv-BN-A-…-Conv-BN, A after the addition (ResNet, ResNeXt)
-PRE_ACTIVATION = 2  # BN-A-Conv-…-BN-A-Conv (He et al. 2016, arXiv 1603.05027, figure 4e)
-IMPROVED = 3  # BN-Conv-BN-A-…-Conv-BN (ArcFace, arXiv 1801.07698)
-
-LEAKY_RELUS = ('prelu', 'elu', 'gelu', 'leaky', 'selu')  # act_type of MXNet's operator LeakyReLU
-ACTIVATIONS = LEAKY_RELUS + ('relu', 'sigmoid', 'softrelu', 'softsign', 'tanh')
-ORIGINS = {
-    'paper': 'the description',
-    'release': 'the released code of the authors, or of the first face networks (2018), where it differs',
-    'facexzoo': 'the face networks of FaceX-Zoo (2020)',
-}
-BN_EPS = 2e-5
-DROPOUT = 0.4
-VECTOR = 16  # float32 numbers in a register of AVX-512
-SMALLEST_IMAGE = 32  # pixels; smaller images leave the attention modules nothing to pool
-
-
-class SettingError(ValueError):
-    """An illegal value of a setting; the message names the setting, the value and the choices."""
-
-
-class Settings(NamedTuple):
-    """The settings that all networks have, under the names of insightface's config keys.
-
-    The defaults are the face form: 112x112 input, 3x3/1 stem, improved unit, PReLU, option E.
-    """
-
-    emb_size: int = 512
-    image_shape: Tuple[int, int, int] = (112, 112, 3)  # height, width, channels
-    bn_mom: float = 0.9
-    workspace: int = 256  # limit of cuDNN's workspace for one convolution, MiB
-    net_act: str = 'prelu'
-    net_prelu: str = 'mul'  # PReLU by products, by convolutions ('conv', faster on a CPU), or MXNet's ('op', see `act`)
-    net_resize: str = 'op'  # bilinear resizing: MXNet's operator, or matrix products ('matrix', faster on a CPU)
-    net_groups: str = 'merged'  # grouped convolutions: unchanged ('op'), or merged to the width of a CPU vector
-    net_unit: int = IMPROVED
-    net_origin: str = 'paper'  # whose network: a key of ORIGINS
-    net_bn_eps: Optional[float] = None  # of all BatchNorms except the head's; None: the origin's, usually BN_EPS
-    net_input: int = 1  # 0: 7x7/2 stem, 1: face stem, 2: face stem after a BN of the data
-    net_output: str = 'E'  # a key of HEADS
-    net_mean: object = 127.5  # subtracted from raw RGB: one number, or one per channel
-    net_std: object = 128.0  # raw RGB minus mean is divided by it, likewise
-    net_se: int = 0  # 1: squeeze-and-excitation in every unit
-    net_se_bias: bool = True  # its convolutions have biases, as in insightface
-    net_multiplier: float = 1.0  # scales every width but the embedding's
-    fp16: bool = False  # trunk in float16
-    memonger: bool = False  # recompute feature maps in the backward pass: a quarter of the memory, more time
+from face_settings import (
+    BN_EPS,
+    DROPOUT,
+    HEADS,
+    LEAKY_RELUS,
+    POST_ACTIVATION,
+    PRE_ACTIVATION,
+    SettingError,
+    Settings,
+    checked,
+    per_channel,
+)
 
 
 class FeatureMap(NamedTuple):
@@ -86,85 +46,6 @@ class Conv(NamedTuple):
     joined: bool = False  # in a pre-activation unit, follows the previous convolution directly
 
 
-# ---------------------------------------------------------------------------------------------- settings
-
-
-def setting_names(build):
-    """Return the names of the settings that a builder takes: its own parameters, and the fields of Settings."""
-    own = [
-        name
-        for name, parameter in inspect.signature(build).parameters.items()
-        if parameter.kind != parameter.VAR_KEYWORD
-    ]
-    return own + list(Settings._fields)
-
-
-def read_config(build):
-    """Return, as a dict, the settings of the builder `build` that the host's config defines.
-
-    The host's `config` module is one folder up or beside the trainer. It is imported when a symbol is
-    requested, not with this module, because `generate_config` fills it in between. A key that an old
-    host does not have keeps its default.
-    """
-    try:
-        from config import config
-    except ImportError:
-        sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
-        from config import config
-    if 'num_layers' not in config:
-        raise SettingError('the config has no num_layers; call its generate_config(network, dataset, loss) first')
-    return {key: config[key] for key in setting_names(build) if key in config}
-
-
-def choose(key, value, choices):
-    """Return the entry of the dict `choices` for `value`, or, where `choices` is a sequence, `value` itself.
-
-    Raises SettingError, naming key, value and choices, if `value` is not one of them.
-    """
-    # 1.0 and True equal 1; the type has to match as well.
-    if not any(value == choice and isinstance(value, type(choice)) for choice in choices):
-        raise SettingError('%s=%r is not known; choose from %s' % (key, value, ', '.join(map(repr, choices))))
-    return choices[value] if isinstance(choices, dict) else value
-
-
-def checked(settings):
-    """Return `settings` if all values are legal; else raise SettingError, naming key, value and choices."""
-
-    def require(key, legal, wanted):
-        value = getattr(settings, key)
-        try:
-            is_legal = legal(value)
-        except (TypeError, ValueError):
-            is_legal = False
-        if not is_legal:
-            raise SettingError('%s=%r is not legal; it must be %s' % (key, value, wanted))
-
-    choose('net_act', settings.net_act, ACTIVATIONS)
-    choose('net_prelu', settings.net_prelu, ('mul', 'conv', 'op'))
-    choose('net_resize', settings.net_resize, ('op', 'matrix'))
-    choose('net_groups', settings.net_groups, ('op', 'merged'))
-    choose('net_unit', settings.net_unit, (POST_ACTIVATION, PRE_ACTIVATION, IMPROVED))
-    choose('net_origin', settings.net_origin, tuple(ORIGINS))
-    choose('net_input', settings.net_input, (0, 1, 2))
-    choose('net_output', settings.net_output, tuple(HEADS))
-    # Configs write switches as 0/1 or as False/True.
-    for switch in ('net_se', 'net_se_bias', 'fp16', 'memonger'):
-        choose(switch, getattr(settings, switch), (0, 1, False, True))
-    require('emb_size', lambda n: n == int(n) and n > 0, 'a whole number above 0')
-    require('workspace', lambda n: n == int(n) and n > 0, 'a whole number of MiB above 0')
-    require('bn_mom', lambda m: 0 <= m < 1, 'at least 0 and below 1')
-    require('net_bn_eps', lambda eps: eps is None or 0 < eps < 1, 'above 0 and below 1, or None')
-    require('net_multiplier', lambda m: 0 < m < 100, 'above 0 (and below 100)')
-    require('net_mean', lambda mean: all(abs(part) < 1e6 for part in per_channel(mean)), 'a number or three')
-    require('net_std', lambda std: all(0 < part < 1e6 for part in per_channel(std)), 'a number above 0 or three')
-    require(
-        'image_shape',
-        lambda s: len(s) == 3 and all(n == int(n) for n in s) and min(s[:2]) >= SMALLEST_IMAGE and s[2] == 3,
-        '(height, width, 3) with height and width of at least %d' % SMALLEST_IMAGE,
-    )
-    return settings
-
-
 # ------------------------------------------------------------------------------------------------ layers
 
 
@@ -183,7 +64,6 @@ class Layers:
                 '%s is not a setting; choose from %s' % (', '.join(unknown), ', '.join(Settings._fields))
             )
         self.settings = checked(Settings(**settings))
-        self._trunk_type = 'float16' if self.settings.fp16 else 'float32'
 
     def is_classifier(self):
         """Return whether the network ends in the papers' ImageNet classifier."""
@@ -216,22 +96,17 @@ class Layers:
 
     def conv(self, data, conv, name):
         """Apply a Conv."""
-        weight, num_group = conv.weight, conv.num_group
-        merged = self._mergeable(conv.num_filter, num_group) if self.settings.net_groups == 'merged' else 1
-        if merged > 1:
-            weight = self._merge_groups(conv, merged, name)
-            num_group //= merged
         symbol = mx.sym.Convolution(
             data=data.symbol,
             num_filter=conv.num_filter,
             kernel=(conv.kernel,) * 2,
             stride=(conv.stride,) * 2,
             pad=(conv.kernel // 2,) * 2,
-            num_group=num_group,
+            num_group=conv.num_group,
             no_bias=True,
             workspace=self.settings.workspace,
             name=name,
-            **({} if weight is None else {'weight': weight}),
+            **({} if conv.weight is None else {'weight': conv.weight}),
         )
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
 
@@ -244,41 +119,6 @@ class Layers:
         if not self.settings.memonger:
             return data
         return data._replace(symbol=mx.sym.identity(data.symbol, name=name + '_read'))
-
-    @staticmethod
-    def _mergeable(num_filter, num_group):
-        """Return how many groups to merge into one that fills a vector; 1 for dense and depthwise convolutions."""
-        channels = num_filter // num_group
-        if num_group == 1 or channels == 1:
-            return 1
-        return next(
-            count
-            for count in range(1, num_group + 1)
-            if num_group % count == 0 and (channels * count >= VECTOR or count == num_group)
-        )
-
-    def _merge_groups(self, conv, count, name):
-        """Return the weight of `conv` with `count` groups merged into one, block-diagonal with zeros elsewhere.
-
-        For a convolution of 2 to 8 channels per group oneDNN chooses a memory layout in which the BatchNorms
-        around it are up to twenty times slower; 16 channels, a vector of AVX-512, are its common case. The
-        multiplications by zero cost next to nothing (benchmarks/NOTES.md).
-        """
-        channels, taps = conv.num_filter // conv.num_group, conv.kernel**2
-        weight = conv.weight
-        if weight is None:
-            weight = mx.sym.Variable(name + '_weight', shape=(conv.num_filter, channels) + (conv.kernel,) * 2)
-        weight = mx.sym.reshape(
-            weight, shape=(conv.num_group // count, count, channels, 1, channels, taps), name=name + '_groups'
-        )
-        own = mx.sym.reshape(weight, shape=(-1,), name=name + '_row')
-        own = mx.sym.slice_axis(own, axis=0, begin=0, end=count, name=name + '_some')
-        own = mx.sym.diag(mx.sym.ones_like(own, name=name + '_ones'), name=name + '_eye')  # `eye` has a fixed dtype
-        own = mx.sym.reshape(own, shape=(1, count, 1, count, 1, 1), name=name + '_own')
-        weight = mx.sym.broadcast_mul(weight, own, name=name + '_blocks')
-        return mx.sym.reshape(
-            weight, shape=(conv.num_filter, channels * count) + (conv.kernel,) * 2, name=name + '_merged'
-        )
 
     def norm(self, data, name, fix_gamma=False, eps=None):
         """BatchNorm; `eps` is by default `net_bn_eps`."""
@@ -296,7 +136,7 @@ class Layers:
 
         With `net_prelu` 'op', PReLU is MXNet's operator. Wherever its backward pass works in place (by its source,
         nearly everywhere on a GPU) the gradient of the slopes is too small by the factor gamma, so from their
-        initial 0.25 they learn at a quarter of the speed. 'mul' and 'conv' have the true gradient (docs/prelu.md).
+        initial 0.25 they learn at a quarter of the speed. 'mul' has the true gradient (docs/prelu.md).
         """
         if self.settings.net_act == 'prelu' and self.settings.net_prelu != 'op':
             return self._prelu(data, name)
@@ -307,48 +147,12 @@ class Layers:
         """PReLU as x + (1 - gamma) max(-x, 0): the same function of the same parameter as MXNet's operator."""
         gamma = mx.sym.Variable(name + '_gamma', shape=(data.channels,), init=mx.init.Constant(0.25))
         bend = mx.sym._internal._rminus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
-        multiply = self._bend_by_convolutions if self.settings.net_prelu == 'conv' else self._bend_by_products
-        return self.add(data, multiply(data, bend, name), name)
-
-    @staticmethod
-    def _bend_by_products(data, bend, name):
-        """Return max(-x, 0) times `bend`, (channels,), by pointwise operators.
-
-        On a GPU MXNet fuses the first two. ReLU's gradient needs its output only, which the product keeps anyway.
-        """
         bend = mx.sym.reshape(bend, shape=(1, -1, 1, 1), name=name + '_factor')
-        negative = mx.sym.Activation(
-            mx.sym.negative(data.symbol, name=name + '_minus'), act_type='relu', name=name + '_negative'
-        )
-        return data._replace(symbol=mx.sym.broadcast_mul(negative, bend, name=name + '_bend'))
-
-    def _bend_by_convolutions(self, data, bend, name):
-        """Return max(-x, 0) times `bend`, with both products (-1 and `bend`) as depthwise 1x1 convolutions.
-
-        MXNet's oneDNN has no PReLU: on a CPU the operator's backward pass took half of a training step, and by
-        products the step is no faster (benchmarks/NOTES.md). Here all operators are oneDNN's, so no map changes
-        its memory layout, and in inference the convolutions absorb the ReLU and the sum.
-        """
-
-        def scale(symbol, weight, name):
-            return mx.sym.Convolution(
-                data=symbol,
-                weight=weight,
-                no_bias=True,
-                kernel=(1, 1),
-                num_filter=data.channels,
-                num_group=data.channels,
-                workspace=self.settings.workspace,
-                name=name,
-            )
-
-        kernel = mx.sym.reshape(bend, shape=(-1, 1, 1, 1), name=name + '_kernel')
-        minus_one = mx.sym._internal._full(
-            shape=(data.channels, 1, 1, 1), value=-1.0, dtype=self._trunk_type, name=name + '_minus_one'
-        )
-        negative = scale(data.symbol, minus_one, name + '_minus')
+        # On a GPU MXNet fuses these two. ReLU's gradient needs its output only, which the product keeps anyway.
+        negative = mx.sym.negative(data.symbol, name=name + '_minus')
         negative = mx.sym.Activation(negative, act_type='relu', name=name + '_negative')
-        return self.keep_consumer(data._replace(symbol=scale(negative, kernel, name + '_bend')), name + '_bend')
+        product = mx.sym.broadcast_mul(negative, bend, name=name + '_bend')
+        return data._replace(symbol=mx.sym.elemwise_add(data.symbol, product, name=name))
 
     def norm_act(self, data, bn_name, act_name):
         """BatchNorm, then activation."""
@@ -386,44 +190,8 @@ class Layers:
 
     def resize(self, data, size, name):
         """Bilinear resizing to `size`, (height, width), with aligned corners."""
-        if self.settings.net_resize == 'matrix':
-            return self._resize_by_matrices(data, size, name)
         symbol = mx.sym.contrib.BilinearResize2D(data=data.symbol, height=size[0], width=size[1], name=name)
         return data._replace(symbol=symbol, size=size)
-
-    def _resize_by_matrices(self, data, size, name):
-        """Bilinear resizing by two matrix products, each along the last axis, with a transposition after each.
-
-        The same function as MXNet's operator, whose backward pass took 40 % of a training step of att92 on a
-        CPU (benchmarks/NOTES.md).
-        """
-        symbol = data.symbol
-        for axis, before, after in (('width', data.size[1], size[1]), ('height', data.size[0], size[0])):
-            node = '%s_%s' % (name, axis)
-            symbol = mx.sym.FullyConnected(
-                symbol,
-                weight=self._interpolation(before, after, node),
-                num_hidden=after,
-                no_bias=True,
-                flatten=False,
-                name=node,
-            )
-            symbol = mx.sym.transpose(symbol, axes=(0, 1, 3, 2), name=name if axis == 'height' else node + '_swap')
-        return data._replace(symbol=symbol, size=size)
-
-    def _interpolation(self, before, after, name):
-        """Return the matrix, (after, before), of linear interpolation with aligned ends."""
-        step = (before - 1) / (after - 1) if after > 1 else 0.0
-        source = mx.sym._internal._arange(start=0, stop=after, name=name + '_target')
-        source = mx.sym._internal._mul_scalar(source, scalar=step, name=name + '_source')
-        source = mx.sym.reshape(source, shape=(after, 1), name=name + '_source_column')
-        known = mx.sym._internal._arange(start=0, stop=before, name=name + '_known')
-        known = mx.sym.reshape(known, shape=(1, before), name=name + '_known_row')
-        distance = mx.sym.abs(mx.sym.broadcast_sub(source, known, name=name + '_offset'), name=name + '_distance')
-        matrix = mx.sym.relu(
-            mx.sym._internal._rminus_scalar(distance, scalar=1.0, name=name + '_nearness'), name=name + '_matrix'
-        )
-        return mx.sym.Cast(matrix, dtype='float16', name=name + '_cast') if self.settings.fp16 else matrix
 
     def add(self, left, right, name):
         """Add two maps of the same shape."""
@@ -543,12 +311,6 @@ def normalise(layers, data):
     return data._replace(symbol=mx.sym.Concat(*channels, dim=1, name='normalised'))
 
 
-def per_channel(value):
-    """Return (r, g, b) for one number or three; raises TypeError or ValueError otherwise."""
-    red, green, blue = (value,) * 3 if isinstance(value, (int, float)) else value
-    return float(red), float(green), float(blue)
-
-
 def stem(layers, max_pool=True, padded=True):
     """Build the layers before the first stage; return their FeatureMap and the stride of the first stage.
 
@@ -585,34 +347,6 @@ def recompute(layers, trunk, kept):
         is_variable = node.get_children() is None
         if not is_variable and not kept(node.name):
             node._set_attr(__force_mirroring__='True')
-
-
-class Head(NamedTuple):
-    """An embedding head: the layers before the FC (keys of HEAD_LAYERS), the FC, and the BN after it."""
-
-    before: Tuple[str, ...] = ()
-    has_fc: bool = True
-    has_bn: bool = False
-    has_bias: bool = True  # of the FC
-    fix_gamma: bool = True  # of the BN: to 1
-    bn_eps: float = BN_EPS
-
-
-# The values of `net_output`, as in insightface, and FaceX-Zoo's.
-HEADS = {
-    'E': Head(('bn', 'dropout'), has_bn=True),  # option E of ArcFace, arXiv 1801.07698
-    'FC': Head(('bn',), has_bn=True),
-    'I': Head(('bn',), has_bn=True),
-    'J': Head(has_bn=True),
-    'K': Head(has_bn=True, has_bias=False, fix_gamma=False, bn_eps=1e-5),  # FaceX-Zoo's attention networks
-    'F': Head(('bn', 'dropout')),
-    'G': Head(('bn',)),
-    'H': Head(),
-    'GAP': Head(('bn', 'act', 'pool'), has_bn=True),
-    'GDC': Head(('depthwise',), has_bn=True),  # MobileFaceNet, arXiv 1804.07573
-    'Z': Head(('bn', 'dropout'), has_fc=False),  # the map itself: emb_size has to be channels x height x width
-    'C': Head(('pool',)),  # the papers' ImageNet classifier: emb_size is the number of classes
-}
 
 
 def _depthwise(layers, data):

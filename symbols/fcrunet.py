@@ -11,22 +11,19 @@ from typing import Dict, NamedTuple, Tuple
 import mxnet as mx
 
 from face_blocks import (
-    IMPROVED,
-    PRE_ACTIVATION,
     Conv,
     Layers,
     bottleneck,
     changes_shape,
-    choose,
     close_unit,
     enter_branch,
     head,
     is_sum,
     project,
-    read_config,
     recompute,
     stem,
 )
+from face_settings import IMPROVED, PRE_ACTIVATION, choose, noted, read_config
 
 CARDINALITY = 32  # groups of the units that are not collective ("32x4d" in the paper)
 
@@ -117,10 +114,11 @@ def collective_unit(layers, data, stage, stride, shared, name):
     return close_unit(layers, entry, shortcut, convs, form, name)
 
 
+@noted
 def build(num_layers, **settings):
     """Return the symbol of a CRU-Net: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
-    `num_layers` is 56 or 116; `settings` are the fields of `face_blocks.Settings`, whose defaults are the
+    `num_layers` is 56 or 116; `settings` are the fields of `face_settings.Settings`, whose defaults are the
     face network as described, not as released (`net_origin`). Raises SettingError for a value that is not defined.
     """
     choose('num_layers', num_layers, STAGES)

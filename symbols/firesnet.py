@@ -9,22 +9,19 @@ the ResNet that it starts from.
 from typing import Dict, NamedTuple, Tuple
 
 from face_blocks import (
-    POST_ACTIVATION,
-    PRE_ACTIVATION,
     Conv,
     Layers,
     add_branch,
     bottleneck,
     changes_shape,
-    choose,
     close_unit,
     enter_branch,
     head,
     project,
-    read_config,
     recompute,
     stem,
 )
+from face_settings import POST_ACTIVATION, PRE_ACTIVATION, choose, noted, read_config
 
 # Units of each stage (50 to 200: paper, table 1; the others, and the groups below: the authors' code).
 UNITS = {
@@ -161,12 +158,13 @@ def resnet_units(layers, data, stage, stride, units, name):
     return data
 
 
+@noted
 def build(num_layers, num_group=1, net_staged=True, net_pooled=True, **settings):
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is a key of UNITS; `num_group` is 1, 64 for iResGroupFix or, by stage, (8, 16, 32, 64) for iResGroup.
     `net_staged` gives the units of a stage three roles, `net_pooled` the strided units the improved shortcut; ResNet
-    has neither. `settings` are the fields of `face_blocks.Settings`, whose defaults are the face network. Raises
+    has neither. `settings` are the fields of `face_settings.Settings`, whose defaults are the face network. Raises
     SettingError for a value that is not defined.
     """
     kind = kind_of(num_layers, num_group)

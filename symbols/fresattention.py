@@ -10,24 +10,20 @@ from typing import Dict, NamedTuple, Tuple
 import mxnet as mx
 
 from face_blocks import (
-    IMPROVED,
-    POST_ACTIVATION,
-    PRE_ACTIVATION,
     Conv,
     Layers,
     bottleneck,
     changes_shape,
-    choose,
     close_unit,
     conv_chain,
     enter_branch,
     head,
     is_sum,
     project,
-    read_config,
     recompute,
     stem,
 )
+from face_settings import IMPROVED, POST_ACTIVATION, PRE_ACTIVATION, choose, noted, read_config
 
 NUM_FILTER = (256, 512, 1024, 2048)  # output width of the four stages
 POOLINGS = (3, 2, 1)  # in a mask of stage 1, 2, 3: each ends at the size of stage 4
@@ -174,6 +170,7 @@ def is_kept(name):
     return (is_sum(name) or name.endswith('_mask_sigmoid')) and not ('_mask_down' in name or '_trunk_unit1_' in name)
 
 
+@noted
 def build(num_layers, num_group=1, net_mask_up='dense', **settings):
     """Return the symbol of a Residual Attention Network.
 
@@ -181,7 +178,7 @@ def build(num_layers, num_group=1, net_mask_up='dense', **settings):
     follow from `image_shape`, so h and w are fixed.
 
     `num_layers` is a key of DEPTHS; `num_group` is 1, or 32 for AttentionNeXt; `net_mask_up` is 'dense' or
-    'paper' (see `soft_mask`); `settings` are the fields of `face_blocks.Settings`, whose defaults are the
+    'paper' (see `soft_mask`); `settings` are the fields of `face_settings.Settings`, whose defaults are the
     face network that was described in 2018; see RELEASED for other origins. Raises SettingError for a value that is not
     defined.
     """

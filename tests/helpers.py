@@ -58,11 +58,10 @@ UNPADDED = ['att56_imagenet', 'attnext56_imagenet']
 RELEASED = [f'{name}:net_origin=release' for name in (*IN_PLACE, *UNPADDED)]
 FIXED_GAMMAS = ('fc1_gamma', 'bn_data_gamma')  # their layers do not read them
 
-# For what depends on neither width nor size: a sixteenth of the work, in the forms that are fast on a CPU.
-QUICK = {'net_prelu': 'conv', 'net_resize': 'matrix', 'net_groups': 'merged'}
-NARROW = dict(QUICK, net_multiplier=0.25, emb_size=32, image_shape=(48, 48, 3), memonger=False)
-# The forms of the papers, in MXNet's own operators, for what is read off the graph.
-PLAIN = {'net_prelu': 'op', 'net_resize': 'op', 'net_groups': 'op', 'memonger': False}
+# For what depends on neither width nor size: a sixteenth of the work.
+NARROW = dict(net_multiplier=0.25, emb_size=32, image_shape=(48, 48, 3), memonger=False)
+# In MXNet's own operators, for what is read off the graph.
+PLAIN = {'net_prelu': 'op', 'memonger': False}
 SMALL = 'net_multiplier=0.1,emb_size=16,image_shape=(64,64,3)'  # of a benchmark's choice
 
 # Options of train.py for what depends on neither the images nor the weights.
@@ -90,7 +89,7 @@ def nodes(symbol):
     found = json.loads(symbol.tojson())['nodes']
     for node in found:
         node['parents'] = [found[entry[0]]['name'] for entry in node['inputs']]
-        node.setdefault('attrs', {})
+        node.setdefault('attrs', {}).pop('__crunet__', None)  # which names the settings
     return found
 
 

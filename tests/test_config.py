@@ -26,6 +26,14 @@ def test_generate_config(name):
     assert default.per_batch_size == network[name].per_batch_size
 
 
+@pytest.mark.parametrize('key', ['net_resize', 'net_groups'])
+def test_a_setting_of_earlier_versions_is_named(key):
+    generate_config('att92', 'emore', 'arcface')
+    config[key] = 'op'
+    with pytest.raises(ValueError, match=f'^{key} is no longer a setting; remove it from the config'):
+        fresattention.get_symbol()
+
+
 def test_nothing_is_left_of_the_choice_before():
     generate_config('cru116', 'emore', 'arcface')
     generate_config('att92', 'retina', 'softmax')

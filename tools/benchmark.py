@@ -1,7 +1,8 @@
 """Time network choices side by side, plan their memory, or time how long they take to build.
 
-A CHOICE is NETWORK or NETWORK:SETTING=VALUE,…; NETWORK:plain is the network without the rewritings that make it
-fast on a CPU. All choices run in one process, in turns (A B A B …), so that the ratios hold on a busy machine.
+A CHOICE is NETWORK or NETWORK:SETTING=VALUE,…; on a CPU its symbol is rewritten to be fast there, as in training.
+NETWORK:insightface is the symbol that insightface binds, NETWORK:plain that with MXNet's own PReLU and without
+memonger. All run in one process, interleaved (A B A B …), so that the ratios hold on a busy machine.
 """
 
 import os

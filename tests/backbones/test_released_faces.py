@@ -35,7 +35,7 @@ CASES = {
 }
 FILES = ('cru116', 'att56 with SE', 'cypw 56', 'tengshaofeng 56', 'FaceX-Zoo 56')  # at full width
 EPS = {'fcrunet': 1e-3, 'fresattnet': 1e-3, 'cypw': 1e-3, 'tengshaofeng': 1e-5, 'facexzoo': 1e-5}
-NARROW = {'net_multiplier': 0.25, 'image_shape': (64, 64, 3), 'net_prelu': 'mul', 'net_resize': 'op'}
+NARROW = {'net_multiplier': 0.25, 'image_shape': (64, 64, 3)}
 SIZE = 16  # of the outputs of narrow networks
 
 
@@ -58,7 +58,7 @@ def narrow(case):
     key, network, *_ = CASES[case]
     source, has_se = importing.SOURCES[key], 'with SE' in case
     settings = source.settings_for(network, {'x_se_1_conv2d_weight': None} if has_se else {})
-    symbol = build(network, **{**settings, **NARROW, 'net_bn_eps': EPS[key], 'emb_size': SIZE, 'net_groups': 'op'})
+    symbol = build(network, **{**settings, **NARROW, 'net_bn_eps': EPS[key], 'emb_size': SIZE})
     names = source.names_for(symbol.list_arguments()[1:] + symbol.list_auxiliary_states())
     return symbol, {ours: found for ours, (found,) in names.items()}
 

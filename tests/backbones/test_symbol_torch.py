@@ -14,6 +14,7 @@ import symbol_torch  # noqa: E402  it wants PyTorch
 import config as host  # noqa: E402
 from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PLAIN, RELEASED, ROOT, bind  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
+from netkit.graph.cpu_forms import for_cpu  # noqa: E402
 from netkit.networks import build, builder, parse, settings_of  # noqa: E402
 
 SYMBOLS = os.path.join(ROOT, 'symbols')
@@ -155,7 +156,7 @@ def both_in_float64(network, **changes):
     difference of 1e-7, and that PReLU's gradient of its slopes is wrong (docs/prelu.md).
     """
     settings = {**small(network), **changes}
-    symbol = doubled(build(network, **{**PLAIN, **settings, 'net_prelu': 'mul', 'net_resize': 'matrix'}))
+    symbol = doubled(for_cpu(build(network, **{**PLAIN, **settings, 'net_prelu': 'mul'}), (48, 48), training=True))
     executor = symbol.simple_bind(mx.cpu(), data=(4, 3, 48, 48), type_dict={'data': 'float64'})
     drawn = bind(build(network, **{**PLAIN, **settings}), batch=4, side=48)
     for arrays, others in ((executor.arg_dict, drawn.arg_dict), (executor.aux_dict, drawn.aux_dict)):

@@ -14,6 +14,7 @@ from helpers import NETWORKS, TOOLS, markdown, run_here, shape_of
 from netkit._mxnet import mx
 from netkit.bench import choices, plans, steps
 from netkit.graph.counts import count_macs, count_parameters
+from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.memory import planned_memory
 from netkit.networks import build
 
@@ -69,9 +70,8 @@ def test_the_peer():
 
 
 def test_the_floor_is_every_learnt_layer_once():
-    symbol = build(
-        'att56', image_shape=(64, 64, 3), net_multiplier=0.1, net_prelu='conv', net_resize='matrix', memonger=True
-    )
+    symbol = build('att56', image_shape=(64, 64, 3), net_multiplier=0.1, memonger=True)
+    symbol = for_cpu(symbol, (64, 64), training=True)
     floor = steps.Floor(symbol, (1, 3, 64, 64), mx.cpu(), training=True)
     macs = sum(count * layer_macs(step) for count, step in floor.steps)
     assert macs == count_macs(symbol, (64, 64, 3))

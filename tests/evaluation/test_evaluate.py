@@ -26,7 +26,7 @@ from netkit.graph.naming import is_original
 from netkit.graph.nodes import Graph
 from netkit.networks import NETWORKS, build, parse
 
-SMALL = dict(net_multiplier=0.1, emb_size=16, net_prelu='conv', net_resize='matrix', memonger=False)
+SMALL = dict(net_multiplier=0.1, emb_size=16, memonger=False)
 
 
 def write_checkpoint(prefix, network, **changes):

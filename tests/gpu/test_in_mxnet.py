@@ -81,9 +81,7 @@ def test_the_ways_differ_in_what_their_names_say():
             if 'kept' in way or 'recomputed' in way or 'memory' in way:
                 assert forced == ('recomputed' in way), way
             assert ('float16' in symbol.tojson()) == ('float16' in way), way
-    assert any('net_groups=op' in row for row in speed.ways('cru116', False))
-    assert not any('net_groups=op' in row for row in speed.ways('att92', False))
-    assert len(speed.ways('cru116', True)) < len(speed.ways('cru116', False))
+    assert len(speed.ways(True)) < len(speed.ways(False))
 
 
 def test_the_kernels_that_fail_are_named(monkeypatch):
@@ -205,12 +203,13 @@ def test_speeds_are_of_the_batches_that_fit(small, monkeypatch):
     monkeypatch.setattr(speed, 'Sharing', sharing)
     original = speed.ways
 
-    def ways(name, quick):
-        for row, way in original(name, quick).items():
+    def ways(quick):
+        for row, way in original(quick).items():
             asked[0] = row
             yield row, way
+        asked[0] = ''
 
-    monkeypatch.setattr(speed, 'ways', lambda name, quick: Items(ways(name, quick)))
+    monkeypatch.setattr(speed, 'ways', lambda quick: Items(ways(quick)))
     ran = []
 
     def in_turns(makers, wait, problems):
@@ -231,7 +230,7 @@ def test_a_way_that_fails_stops_no_other(small, monkeypatch):
     with pytest.raises(UserError, match='^kept: net_prelu='):
         for row in speed.measure(NETWORK, False):
             rows.append(row.row)
-    assert 'recomputed' in rows and 'kept' not in rows and len(rows) == len(speed.ways(NETWORK, False)) - 1
+    assert 'recomputed' in rows and 'kept' not in rows and len(rows) == len(speed.ways(False)) - 1
 
 
 def test_executors_that_share_weights_compute_what_a_step_computes(small):

@@ -58,7 +58,7 @@ def supported(graph, name, source, side):
 
 @pytest.mark.parametrize('network', ['att56', 'att92', 'att56:net_origin=release', 'att56_imagenet'])
 def test_fields_are_where_mxnet_has_gradients(network):
-    symbol = build(network, net_multiplier=0.1, emb_size=8, image_shape=SHAPE, net_resize='op', net_prelu='op')
+    symbol = build(network, net_multiplier=0.1, emb_size=8, image_shape=SHAPE, net_prelu='op')
     graph = plain(Graph.of(symbol))
     shape = dict(zip(*(lambda i: (i.list_outputs(), i.infer_shape(data=(1, 3, 96, 80))[1]))(symbol.get_internals())))
     fields = receptive.fields_of(graph, SHAPE)

@@ -20,7 +20,7 @@ from netkit._mxnet import mx
 from netkit.data import synthetic
 
 CHECKOUT = os.environ.get('INSIGHTFACE')
-MODULES = ('face_blocks.py', 'fcrunet.py', 'fresattention.py', 'firesnet.py')
+MODULES = ('face_blocks.py', 'face_settings.py', 'fcrunet.py', 'fresattention.py', 'firesnet.py')
 NETWORKS = {'cru56': ('fcrunet', 56), 'att56': ('fresattention', 56), 'ires50': ('firesnet', 50)}
 
 

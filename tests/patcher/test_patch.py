@@ -19,7 +19,7 @@ from helpers import ROOT, snapshot
 from host.layouts import LAYOUTS, TEMPLATE, lay_out, lay_out_partial_fc
 
 TOOL = os.path.join(ROOT, 'patch_insightface.py')
-MODULES = ['face_blocks.py', 'fcrunet.py', 'firesnet.py', 'fresattention.py']
+MODULES = ['face_blocks.py', 'face_settings.py', 'fcrunet.py', 'firesnet.py', 'fresattention.py']
 TRAIN, CONFIG = ('arcface_mxnet', 'train.py'), ('arcface_mxnet', 'config.py')
 
 

@@ -111,6 +111,7 @@ def test_what_is_copied(host):
     assert run(host)[0] == 0
     for folder, name in (
         ('symbols', 'face_blocks.py'),
+        ('symbols', 'face_settings.py'),
         ('symbols', 'fcrunet.py'),
         ('symbols', 'firesnet.py'),
         ('symbols', 'fresattention.py'),
@@ -119,7 +120,7 @@ def test_what_is_copied(host):
         ('config', 'networks.py'),
     ):
         assert content_of(host, 'backbones', 'crunet', name) == content_of(ROOT, folder, name)
-    assert len(os.listdir(os.path.join(host, 'backbones', 'crunet'))) == 7
+    assert len(os.listdir(os.path.join(host, 'backbones', 'crunet'))) == 8
     configs = set(os.listdir(os.path.join(host, 'configs')))
     assert configs == {'__init__.py', 'base.py', *(f'ms1mv2_{network}.py' for network in FACE_NETWORKS)}
 

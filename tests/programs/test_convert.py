@@ -112,6 +112,7 @@ def test_a_symbol_that_is_there_already_is_kept(tmp_path, run_tool, monkeypatch)
     """That of the checkpoint itself, or another; the same may be written again."""
     monkeypatch.chdir(tmp_path)
     symbol = build('cru56', net_mean=120.0, memonger=True, **NARROW)
+    symbol._set_attr(__crunet__='{}')  # as in another's network
     checkpoints.save('x', 0, symbol, weights_of(bind(symbol, batch=1, side=112)))
     before = snapshot('.')
     code, out, err = run_tool(convert, 'x,0', '--output', 'x.pt')
@@ -130,12 +131,15 @@ def test_a_symbol_that_is_there_already_is_kept(tmp_path, run_tool, monkeypatch)
         ('ires18:net_origin=release', 'ires18:net_origin=release,net_multiplier=0.125,pretrained='),
         ('att56:net_origin=release', 'att56:net_origin=release,net_multiplier=0.125,pretrained='),
         ('att56:net_origin=release,net_se=1', 'att56:net_origin=release,net_se=1,net_multiplier=0.125,pretrained='),
-        ('cru56:net_mean=120.0', 'y-symbol.json:pretrained='),
+        ('cru56:net_mean=120.0', 'cru56:net_mean=120.0,net_multiplier=0.125,pretrained='),
+        ('', 'y-symbol.json:pretrained='),
     ],
 )
 def test_the_line_of_the_config(network, line, tmp_path, run_tool):
     """Names a network only if it computes the same."""
-    symbol = build(network, **NARROW)
+    symbol = build(network or 'cru56:net_mean=120.0', **NARROW)
+    if not network:
+        symbol._set_attr(__crunet__='{}')
     checkpoints.save(str(tmp_path / 'x'), 0, symbol, weights_of(bind(symbol, batch=1, side=112)))
     code, out, err = run_tool(convert, f'{tmp_path}/x,0', '--output', str(tmp_path / 'y.pt'))
     assert code == 0 and line in out, err

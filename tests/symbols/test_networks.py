@@ -11,6 +11,7 @@ import pytest
 
 import config as host
 import face_blocks
+import face_settings
 import fcrunet
 import firesnet
 import fresattention
@@ -25,7 +26,6 @@ from helpers import (
     NETWORKS,
     OF_2018,
     PLAIN,
-    QUICK,
     TOOLS,
     UNPADDED,
     bind,
@@ -268,13 +268,11 @@ CHANGES = (
         {'net_multiplier': 0.1},
         {'net_prelu': 'mul'},
         {'net_prelu': 'op'},
-        {'net_groups': 'op'},
         {'net_bn_eps': 1e-3},
-        {'net_resize': 'op'},
         {'memonger': True},
     ]
-    + [{'net_act': name} for name in face_blocks.ACTIVATIONS]
-    + [{'net_output': name} for name in face_blocks.HEADS]
+    + [{'net_act': name} for name in face_settings.ACTIVATIONS]
+    + [{'net_output': name} for name in face_settings.HEADS]
 )
 
 
@@ -327,7 +325,7 @@ def test_squeeze_excitation_is_the_papers(network):
 
 
 @pytest.mark.parametrize('network', COMPUTED)
-@pytest.mark.parametrize('form', [PLAIN, QUICK, {}], ids=['plain', 'quick', 'default'])
+@pytest.mark.parametrize('form', [PLAIN, {}], ids=['plain', 'default'])
 def test_fp16_trunk(network, form):
     symbol = build(network, fp16=True, **form)
     types, outputs, _ = symbol.infer_type(data='float32')
@@ -355,7 +353,7 @@ def test_heads_have_the_hosts_nodes():
         'Z': ['bn1', 'dropout0', 'fc1'],
         'C': ['pool1', 'fc1'],
     }
-    assert set(expected) == set(face_blocks.HEADS)
+    assert set(expected) == set(face_settings.HEADS)
     for output, names in expected.items():
         order = [
             node['name'] for node in nodes(fcrunet.build(56, net_output=output, net_prelu='op')) if node['op'] != 'null'
@@ -561,9 +559,7 @@ def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
         ({'net_unit': '3'}, ['net_unit', "'3'"]),
         ({'net_input': 3}, ['net_input', '0, 1, 2']),
         ({'net_output': 'GNAP'}, ['net_output', "'GNAP'", "'GDC'"]),
-        ({'net_prelu': 'fast'}, ['net_prelu', "'mul', 'conv', 'op'"]),
-        ({'net_groups': 1}, ['net_groups', "'merged'"]),
-        ({'net_resize': 'fast'}, ['net_resize', "'matrix'"]),
+        ({'net_prelu': 'fast'}, ['net_prelu', "'mul', 'op'"]),
         ({'memonger': 'yes'}, ['memonger', "'yes'"]),
         ({'net_se': 2}, ['net_se', '2']),
         ({'fp16': 'yes'}, ['fp16', "'yes'"]),
@@ -597,7 +593,7 @@ def test_undefined_values_are_named(changes, words):
     for network in SAMPLES:
         host.generate_config(network, 'synthetic', 'arcface')
         host.config.update(changes)
-        with pytest.raises(face_blocks.SettingError) as caught:  # a ValueError
+        with pytest.raises(face_settings.SettingError) as caught:  # a ValueError
             importlib.import_module(host.config.net_name).get_symbol()
         with pytest.raises(UserError, match=re.escape(str(caught.value))):
             build(network, **changes)

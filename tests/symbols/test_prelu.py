@@ -1,7 +1,7 @@
 """PReLU's slopes get their true gradient on every path that MXNet has for them; its own operator does not give it.
 
 The judge is a difference quotient in float64. It is not of MXNet's operator, which rounds what is negative to float32
-there too; that both compute the same is tested in test_forms.py.
+there too; that both compute the same is tested in test_cpu_forms.py.
 """
 
 import json
@@ -12,26 +12,22 @@ import sys
 import numpy as np
 import pytest
 
-import face_blocks
+import face_settings
 from helpers import ROOT, TOOLS
 from netkit._mxnet import mx
-from netkit.networks import build, forms_for, settings_of
+from netkit.graph.cpu_forms import for_cpu
+from netkit.networks import build
 
 NETWORKS = ('cru56', 'att56', 'ires50')  # one of each kind
-SMALL = {
-    'net_multiplier': 0.1,
-    'emb_size': 16,
-    'image_shape': (32, 32, 3),
-    'net_output': 'FC',
-    'net_resize': 'op',
-    'net_groups': 'op',
-}
+SMALL = {'net_multiplier': 0.1, 'emb_size': 16, 'image_shape': (32, 32, 3), 'net_output': 'FC'}
 BATCH = 4
 
 
 def bind(network, prelu, memonger=False, number=np.float64):
     """Return an executor with the same random values for every form."""
-    symbol = build(network, **dict(SMALL, net_prelu=prelu, memonger=memonger))
+    symbol = build(network, **dict(SMALL, net_prelu='op' if prelu == 'op' else 'mul', memonger=memonger))
+    if prelu == 'conv':
+        symbol = for_cpu(symbol, SMALL['image_shape'], training=True)
     executor = symbol.simple_bind(mx.cpu(), data=(BATCH, 3, 32, 32), type_dict={'data': number})
     assert all(array.dtype == number for array in executor.arg_dict.values())
     random = np.random.RandomState(0)
@@ -78,9 +74,7 @@ def quotient(executor, direction, step=1e-7):
 
 
 def test_the_default_is_right():
-    assert face_blocks.Settings().net_prelu == 'mul'
-    for device, expected in (('gpu', 'mul'), ('cpu', 'conv')):
-        assert settings_of('cru56', **forms_for(device))['net_prelu'] == expected
+    assert face_settings.Settings().net_prelu == 'mul'
 
 
 @pytest.fixture(scope='module')

@@ -49,7 +49,7 @@ def run(*command, timeout=200):
 
 def first_weights():
     """Return what the runs of SMALL start from, by plain MXNet: {name: array}."""
-    symbol = build('cru56', net_multiplier=0.1, net_prelu='conv', net_resize='matrix', memonger=False)
+    symbol = build('cru56', net_multiplier=0.1, memonger=False)
     module = mx.mod.Module(symbol, context=mx.cpu(), label_names=None)
     module.bind([('data', (2, 3, 112, 112))])
     mx.random.seed(0)

@@ -18,6 +18,7 @@ from netkit.data.batches import FaceBatches
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
 from netkit.evaluation import streams
+from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.nodes import Graph, Node
 from netkit.networks import build, initializer
 from netkit.training import (
@@ -375,9 +376,8 @@ def on_disk(output):
 
 def run_plain_mxnet(data, steps, devices=1):
     """Return (first, last) parameters of the same run by mx.mod.Module, without Dropout, seed 0."""
-    embedding = build(
-        'cru56', net_multiplier=0.1, net_output='FC', net_prelu='conv', net_resize='matrix', memonger=False
-    )
+    embedding = build('cru56', net_multiplier=0.1, net_output='FC', memonger=False)
+    embedding = for_cpu(embedding, (112, 112), training=True)  # as the trainer binds it
     symbol = losses.classifier(embedding, 256, 4, host.loss.arcface)
     module = make_module(
         symbol,
@@ -663,10 +663,10 @@ def test_speed_counts_the_images_of_all_workers(monkeypatch):
 @pytest.mark.parametrize('option, expected', [('on', True), ('off', False)])
 def test_memonger_is_an_option(monkeypatch, option, expected):
     args = tool.parse_args(['--memonger', option, '--multiplier', '0.5'])
-    settings = starting.settings_for(args, [mx.cpu()], {})
-    assert settings['memonger'] is expected and settings['net_multiplier'] == 0.5 and settings['net_prelu'] == 'conv'
-    assert starting.settings_for(tool.parse_args([]), [mx.cpu()], {})['memonger'] is False
-    assert starting.settings_for(tool.parse_args([]), [mx.gpu()], {})['memonger'] is True
+    settings = starting.settings_with(args, [mx.cpu()], {})
+    assert settings['memonger'] is expected and settings['net_multiplier'] == 0.5
+    assert starting.settings_with(tool.parse_args([]), [mx.cpu()], {})['memonger'] is False
+    assert starting.settings_with(tool.parse_args([]), [mx.gpu()], {})['memonger'] is True
 
 
 def test_embeddings_that_are_not_finite_are_no_verification(data, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import importlib
 import re
 
 import config as host
-from face_blocks import SettingError, Settings, setting_names
+from face_settings import SettingError, Settings, setting_names
 from netkit._mxnet import mx
 from netkit.errors import UserError
 from netkit.graph.naming import is_original
@@ -67,7 +67,7 @@ def build(text, **changes):
     """Return the embedding symbol of a network, NETWORK or NETWORK:SETTING=VALUE,…, with `changes` to its settings.
 
     `build('cru116:net_origin=release', image_shape=(64, 64, 3))`. Raises UserError for a network, a setting
-    (`face_blocks.Settings`) or a value that does not exist.
+    (`face_settings.Settings`) or a value that does not exist.
     """
     network, _ = parse(text)
     known = setting_names(builder(network).build)
@@ -80,13 +80,9 @@ def build(text, **changes):
         raise UserError(error)
 
 
-def forms_for(device):
-    """Return the settings of the forms that are fast on `device`, 'cpu' or 'gpu'; they compute the same function.
-
-    On a CPU, MXNet's PReLU and bilinear resizing are slow, and there is memory enough not to recompute
-    (benchmarks/NOTES.md). On a GPU the forms are those of the network choice, as insightface's trainers build it.
-    """
-    return {'net_prelu': 'conv', 'net_resize': 'matrix', 'memonger': False} if device == 'cpu' else {}
+def settings_for(device):
+    """Return the settings that suit training on `device`, 'cpu' or 'gpu': a CPU has memory enough not to recompute."""
+    return {'memonger': False} if device == 'cpu' else {}
 
 
 def initializer():

@@ -2,11 +2,13 @@
 
 import contextlib
 import difflib
+import json
 from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 import config as host
+from face_settings import NOTE
 from netkit import checkpoints, importing
 from netkit._mxnet import mx
 from netkit.deploy.plain import cut, plain
@@ -14,7 +16,7 @@ from netkit.errors import UserError
 from netkit.graph.naming import EMBEDDING, STEM_WEIGHT, is_original, stage_of
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol
-from netkit.networks import NETWORKS, build, parse, settings_of
+from netkit.networks import NETWORKS, build, builder, parse, settings_of
 
 DEFAULT_SHAPE = (112, 112, 3)
 COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
@@ -29,6 +31,10 @@ RELEASED = (
     'att56:net_origin=release,net_se=1',
     'att92:net_origin=release,net_se=1',
 )
+
+
+# Settings that are no part of the plain graph, and what is not a setting of a note.
+NOT_COMPUTED = 'memonger', 'fp16', 'net_prelu', 'builder'
 
 
 class Target(NamedTuple):
@@ -102,10 +108,11 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwi
         check_width(parameters, wanted, network, multiplier, image_shape, parameters_path)
     else:
         symbol = at_embedding(load_symbol(symbol_path))
+        network = noted(symbol)
         parameters = checkpoints.load_parameters(parameters_path)
         image_shape = image_shape or found_shape(symbol, parameters, symbol_path, otherwise)
     parameters = checkpoints.fitting(parameters, symbol, image_shape, parameters_path)
-    return Target(model, symbol, image_shape, network, parameters)
+    return Target(model, symbol, image_shape, network if network in host.network else None, parameters)
 
 
 def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
@@ -147,11 +154,39 @@ def recognised(parameters, path, image_shape):
     )
 
 
-def name_of(target):
-    """Return the network, with its width if it is not 1, that computes what a Target does; None if none of ours does.
+def noted(symbol, apart=()):
+    """Return NETWORK or NETWORK:SETTING=VALUE,… of the note in a symbol (`face_settings.noted`); None if it has none.
 
-    Its symbol is compared, since other settings have the same parameters.
+    A note is believed if building from it gives the same plain graph. The settings `apart` are left out.
     """
+    text = symbol.attr_dict().get(EMBEDDING, {}).get(NOTE, '{}')
+    with contextlib.suppress(UserError, ValueError, TypeError, AttributeError, RecursionError, mx.MXNetError):
+        note = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
+        alike = [name for name, row in host.network.items() if row.net_name == note.get('builder')]
+        if alike and is_same(builder(alike[0]).build(**{key: note[key] for key in note if key != 'builder'}), symbol):
+            return min((spelt(name, note, apart) for name in alike), key=lambda text: (text.count('='), len(text)))
+    return None
+
+
+def spelt(network, note, apart):
+    """Return a network with the settings by which the one that a note describes differs: NETWORK:SETTING=VALUE,…"""
+    text, defaults = network, builder(network).build.defaults
+    chosen = {**defaults, **settings_of(network)}
+    for key, value in {**defaults, **note}.items():
+        if key not in (*NOT_COMPUTED, *apart) and value != chosen[key]:
+            text = with_settings(text, f'{key}={value}'.replace(' ', ''))
+    return text
+
+
+def name_of(target):
+    """Return the network, with settings but the size of its embedding, that computes what a Target does, or None.
+
+    The symbol's note says so, or the parameters do. Its symbol is compared, since other settings have the same
+    parameters.
+    """
+    network = noted(target.symbol, apart=['emb_size'])
+    if network:
+        return network
     with contextlib.suppress(UserError):
         network, width = recognised(target.parameters, target.label, target.image_shape)
         size = len(target.parameters[EMBEDDING + '_beta'])
@@ -168,8 +203,15 @@ def with_settings(network, settings):
 
 
 def is_same(symbol, other):
-    """Return whether two symbols have the same plain graph."""
-    return plain(Graph.of(symbol)).symbol().tojson() == plain(Graph.of(other)).symbol().tojson()
+    """Return whether two symbols have the same plain graph, whatever they note."""
+
+    def text(symbol):
+        graph = plain(Graph.of(symbol))
+        for node, _ in graph.outputs:
+            node.attrs.pop(NOTE, None)
+        return graph.symbol().tojson()
+
+    return text(symbol) == text(other)
 
 
 def check_width(parameters, wanted, network, multiplier, image_shape, path):

@@ -93,7 +93,7 @@ def time_choices(choices, args, training):
     """Measure the training steps, or the inferences, of all choices, their floors and peers; return the Rows."""
     context, steps, facts, floors = mx.Context(args.device), {}, {}, {}
     for choice in choices:
-        symbol, image_shape = choice.build(args.device)
+        symbol, image_shape = choice.build(args.device, training)
         shape, macs = (args.per_batch_size, 3, *image_shape[:2]), count_macs(symbol, image_shape)
         steps[choice.label] = Step(symbol, shape, context, training)
         of_same = choice.network, macs  # choices that differ only in their forms have one floor and one peer
@@ -142,7 +142,7 @@ def peak_memory(choice, batch, device, training):
 
     For a process of its own.
     """
-    symbol, (height, width, _) = choice.build(device)
+    symbol, (height, width, _) = choice.build(device, training)
     Step(symbol, (batch, 3, height, width), mx.Context(device), training)()
     mx.nd.waitall()
     if not os.path.exists('/proc/self/status'):

@@ -8,6 +8,7 @@ import numpy as np
 from netkit._mxnet import mx
 from netkit.checkpoints import is_state_dict
 from netkit.errors import UserError, reason, refusals
+from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.naming import is_label
 from netkit.targets import of_checkpoint
 
@@ -47,9 +48,9 @@ class MXNetEngine(Engine):
         super().__init__(target.label, target.image_shape, batch)
         self.target = target
         with refusals('MXNet cannot compute the network'):
-            self.executor = target.symbol.simple_bind(
-                context, grad_req='null', data=(batch, 3, *target.image_shape[:2])
-            )
+            on_cpu = context.device_type == 'cpu'
+            symbol = for_cpu(target.symbol, target.image_shape) if on_cpu else target.symbol
+            self.executor = symbol.simple_bind(context, grad_req='null', data=(batch, 3, *target.image_shape[:2]))
         for arrays in (self.executor.arg_dict, self.executor.aux_dict):
             for name, array in arrays.items():
                 if name != 'data' and not is_label(name):

@@ -7,7 +7,6 @@ from typing import List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from netkit import checkpoints
-from netkit.deploy.plain import cut
 from netkit.errors import UserError
 from netkit.files import new_files
 from netkit.training.tasks import Measured
@@ -24,13 +23,15 @@ class Kept(NamedTuple):
 
 
 class Keeper:
-    """Keeps checkpoints of a trainer in `folder`; `best` is the largest accuracy so far, None before the first.
+    """Keeps checkpoints of `embedding`, the symbol without its loss; `best` is the largest accuracy so far, None
+    before the first.
 
     The accuracy of a checkpoint is the mean over the verification sets, or top-1.
     """
 
-    def __init__(self, args, task, context, log, best=None):
-        self.args, self.task, self.context, self.log, self.best = args, task, context, log, best
+    def __init__(self, args, task, embedding, context, log, best=None):
+        self.args, self.task, self.embedding, self.context = args, task, embedding, context
+        self.log, self.best = log, best
 
     def is_due(self, step):
         """Tell whether a checkpoint is written behind a step that is not the last."""
@@ -61,19 +62,18 @@ class Keeper:
         return sum(scores) / len(scores)
 
     def _save(self, trainer, step):
-        """Write a checkpoint as the host does, cut at `fc1_output`, without the classes; return (files, number)."""
-        embedding = cut(trainer.symbol)
+        """Write a checkpoint as insightface does, without the loss and its classes; return (files, number)."""
         parameters = trainer.parameters()
         for parameter, values in parameters.items():
             if not np.isfinite(values).all():
                 raise UserError(f'{parameter} is not finite after step {step}; try a smaller --lr')
         number = 1 if self.args.ckpt == ONE or not self.args.verbose else -(-step // self.args.verbose)
-        names = embedding.list_arguments() + embedding.list_auxiliary_states()
+        names = self.embedding.list_arguments() + self.embedding.list_auxiliary_states()
         with new_files(self.args.output) as scratch:
             checkpoints.save(
                 os.path.join(scratch, self.args.network),
                 number,
-                embedding,
+                self.embedding,
                 {name: parameters[name] for name in names if name != 'data'},
             )
         return checkpoints.files(os.path.join(self.args.output, self.args.network), number), number

@@ -7,11 +7,12 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from netkit.files import check_writable
 from netkit.graph.counts import count_macs, count_parameters
+from netkit.graph.cpu_forms import for_cpu
 from netkit.networks import build
 from netkit.training import log, loop
 from netkit.training.keeping import Keeper
 from netkit.training.schedule import Length
-from netkit.training.starting import check_memory, devices, make_trainer, resume, settings_for, sgd_of, start_from
+from netkit.training.starting import check_memory, devices, make_trainer, resume, settings_with, sgd_of, start_from
 from netkit.training.tasks import Measured, open_task
 from netkit.training.workers import create_kvstore
 
@@ -60,7 +61,7 @@ def run_training(args):
     """Train as the options of `tools/train.py` say; return the Result, None for all workers but the first."""
     contexts = devices(args.devices)
     task = open_task(args)
-    settings = settings_for(args, contexts, task.settings)
+    settings = settings_with(args, contexts, task.settings)
     embedding, image_shape = build(args.network, **settings), settings['image_shape']
     kvstore = create_kvstore(args.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))
     is_first = kvstore.rank == 0
@@ -71,9 +72,10 @@ def run_training(args):
     same = same_options(args, task, kvstore)
     args = in_steps(args, task.steps_per_epoch(batch_size * kvstore.num_workers))
 
+    bound = for_cpu(embedding, image_shape, training=True) if contexts[0].device_type == 'cpu' else embedding
     of_head = task.head_parameters(settings)
-    check_memory(embedding, of_head, task.classes, image_shape, args, contexts)
-    trainer = make_trainer(task.head(embedding, settings), contexts, image_shape, args, kvstore)
+    check_memory(bound, of_head, task.classes, image_shape, args, contexts)
+    trainer = make_trainer(task.head(bound, settings), contexts, image_shape, args, kvstore)
     if args.pretrained:
         start_from(trainer, args.pretrained, is_first)
     progress = resume(trainer, args, same)
@@ -84,7 +86,7 @@ def run_training(args):
         if is_first:
             path = os.path.join(args.output, log.FILE)
             writer = stack.enter_context(log.Writer(path, args.steps, goes_on=trainer.steps > 0))
-            keeper = Keeper(args, task, contexts[0], writer, progress.best if progress else None)
+            keeper = Keeper(args, task, embedding, contexts[0], writer, progress.best if progress else None)
         smoothed, speed = loop.train(trainer, batches, args, same, keeper, progress)
         task.tell_bad(kvstore.rank)
         if not is_first:

@@ -10,7 +10,7 @@ from netkit._mxnet import mx
 from netkit.errors import UserError
 from netkit.graph.counts import count_parameters
 from netkit.graph.memory import check_room, planned_memory
-from netkit.networks import entry, forms_for, initializer, settings_of
+from netkit.networks import entry, initializer, settings_for, settings_of
 from netkit.training import state
 from netkit.training.schedule import schedule
 from netkit.training.trainer import Trainer
@@ -28,8 +28,8 @@ def devices(count):
     return [mx.gpu(i) if gpus else mx.cpu(i) for i in range(count)]
 
 
-def settings_for(args, contexts, of_task):
-    """Return the settings of the network, in the forms that suit the devices, with those `of_task`, {name: value}.
+def settings_with(args, contexts, of_task):
+    """Return the settings of the network that suit the devices, with those `of_task`, {name: value}.
 
     Raises UserError for a setting of --network that an option or the data set decides.
     """
@@ -38,7 +38,7 @@ def settings_for(args, contexts, of_task):
             decides = OPTIONS.get(name, 'the data set')
             raise UserError(f'--network {args.choice}: {name} cannot be set there, since {decides} decides it')
     device = contexts[0].device_type
-    changes = dict(forms_for(device), net_multiplier=args.multiplier, fp16=args.fp16)
+    changes = dict(settings_for(device), net_multiplier=args.multiplier, fp16=args.fp16)
     if args.memonger:
         changes['memonger'] = args.memonger == 'on'
     if args.fp16 and device == 'cpu':

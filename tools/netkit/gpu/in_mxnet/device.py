@@ -10,16 +10,16 @@ from netkit.bench.steps import Step, initial_value
 from netkit.errors import UserError
 from netkit.gpu import sizes
 from netkit.gpu.sizes import SMALL
+from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.naming import is_variance
 from netkit.graph.nodes import Graph
-from netkit.networks import build, forms_for, settings_of
+from netkit.networks import build, settings_for, settings_of
 
 IS_GPU = mx.context.num_gpus() > 0
 DEVICE = mx.gpu(0) if IS_GPU else mx.cpu()
 SHORT = ('out of memory', 'out_of_memory', '_alloc_failed', 'reducing batch/model size')  # in messages on memory
 # Of a network's name: images of a training step, and what it is called in a table.
 default_batch, label = (functools.partial(of, is_gpu=IS_GPU) for of in (sizes.default_batch, sizes.label))
-FORMS = forms_for('gpu' if IS_GPU else 'cpu')  # those that the trainers have by default
 
 
 def where():
@@ -27,9 +27,11 @@ def where():
     return (cuda.cards() or [cuda.Card('a GPU that its driver does not name', (0, 0), 0)])[0].name if IS_GPU else None
 
 
-def symbol(name, **changes):
-    """Return the symbol of a network choice in the forms for this device, with `changes`."""
-    return build(name, **{**FORMS, **({} if IS_GPU else SMALL), **changes})
+def symbol(name, rewritten=not IS_GPU, training=True, **changes):
+    """Return the symbol of a network for this device, with `changes`; `rewritten` for a CPU (`cpu_forms`) or not."""
+    device = 'gpu' if IS_GPU else 'cpu'
+    built = build(name, **{**settings_for(device), **({} if IS_GPU else SMALL), **changes})
+    return for_cpu(built, shape(name, 1)[2:], training) if rewritten else built
 
 
 def shape(name, batch):

@@ -25,34 +25,25 @@ WAYS = {
     "recomputed, cuDNN's BatchNorm (it would move the statistics twice)": ({'memonger': True}, True),
     "kept, MXNet's BatchNorm": ({'memonger': False}, False),
     "kept, cuDNN's BatchNorm": ({'memonger': False}, True),
-    'kept, net_prelu=conv': ({'memonger': False, 'net_prelu': 'conv'}, None),
+    'kept, rewritten for a CPU': ({'memonger': False, 'rewritten': True}, None),
     'kept, net_prelu=op (its gradient is wrong)': ({'memonger': False, 'net_prelu': 'op'}, None),
 }
 ON_CPU = {  # where there is no cuDNN
     'recomputed': ({'memonger': True}, None),
     'kept': ({'memonger': False}, None),
-    'kept, net_prelu=mul': ({'memonger': False, 'net_prelu': 'mul'}, None),
+    'kept, not rewritten': ({'memonger': False, 'rewritten': False}, None),
     'kept, net_prelu=op (its gradient is wrong)': ({'memonger': False, 'net_prelu': 'op'}, None),
 }
 HALF = {
     'float16, kept': ({'memonger': False, 'fp16': True}, None),
     'float16, recomputed': ({'memonger': True, 'fp16': True}, None),
 }
-# {start of a network's name: the forms that are its own}
-OF_NETWORK = {
-    'cru': {'kept, net_groups=op': ({'memonger': False, 'net_groups': 'op'}, None)},
-    'att': {
-        f'kept, net_resize={form}': ({'memonger': False, 'net_resize': form}, None)
-        for form in (('matrix',) if IS_GPU else ('op',))  # the other one is the device's own
-    },
-}
-QUICK = "recomputed, MXNet's BatchNorm", "kept, cuDNN's BatchNorm", 'kept, net_prelu=conv', 'float16, kept', 'kept'
+QUICK = "recomputed, MXNet's BatchNorm", "kept, cuDNN's BatchNorm", 'kept, rewritten for a CPU', 'float16, kept', 'kept'
 
 
-def ways(name, quick):
-    """Return {row: (changes, BatchNorm)} of a network."""
-    own = next((rows for start, rows in OF_NETWORK.items() if name.startswith(start)), {})
-    found = {**WAYS, **own, **HALF} if IS_GPU else {**ON_CPU, **own}
+def ways(quick):
+    """Return {row: (changes, BatchNorm)}."""
+    found = {**WAYS, **HALF} if IS_GPU else ON_CPU
     return {row: way for row, way in found.items() if not quick or row in QUICK}
 
 
@@ -63,7 +54,7 @@ def measure(name, quick):
     """
     wanted, batches, makers, weights, problems = default_batch(name), {}, {}, {}, Problems()
     table = f'training (forward and backward pass{TF32}), images per second, batch {wanted}'
-    for row, (changes, cudnn) in ways(name, quick).items():
+    for row, (changes, cudnn) in ways(quick).items():
         with problems.caught(row):
             of, half = changed(symbol(name, **changes), cudnn), changes.get('fp16', False)
             if half not in weights:
@@ -87,9 +78,9 @@ def measure(name, quick):
 def measure_inference(name):
     """Yield the Figures of a network's inferences."""
     table, problems = f'inference, milliseconds for a batch that is on the device{TF32}', Problems()
-    symbols = {'float32': symbol(name, memonger=False)}
+    symbols = {'float32': symbol(name, training=False, memonger=False)}
     if IS_GPU:
-        symbols['float16'] = symbol(name, memonger=False, fp16=True)
+        symbols['float16'] = symbol(name, training=False, memonger=False, fp16=True)
     weights = {row: Weights(name, of) for row, of in symbols.items()}
     for batch in BATCHES if IS_GPU else BATCHES[:2]:
         steps = {}

@@ -1,4 +1,4 @@
-"""The forms of a network that compute the same: rewritten operators, and feature maps computed again in training."""
+"""`memonger`: feature maps computed again in training; the network computes the same."""
 
 import os
 import re
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import config as host
-import face_blocks
 from helpers import (
     COMPUTED,
     FACE_NETWORKS,
@@ -17,8 +16,6 @@ from helpers import (
     NARROW,
     NETWORKS,
     OF_2018,
-    PLAIN,
-    QUICK,
     TOOLS,
     assert_close,
     bind,
@@ -27,106 +24,10 @@ from helpers import (
     size_of,
 )
 from netkit._mxnet import mx
-from netkit.graph.counts import count_parameters, shapes
+from netkit.graph.counts import count_parameters
+from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.memory import planned_memory
 from netkit.networks import build, settings_of
-
-SAMPLES = ['cru56', 'att56', 'attnext56']  # between them: groups of one channel and more, resizing, PReLU
-PRODUCTS = dict(PLAIN, net_prelu='mul')
-
-
-# ------------------------------------------------------------------------------------- rewritten operators
-
-
-@pytest.mark.parametrize('network', SAMPLES)
-@pytest.mark.parametrize('form', [QUICK, PRODUCTS], ids=['quick', 'products'])
-def test_rewritten_networks_compute_the_same(network, form):
-    """Same parameters, shapes and initial values, so that a checkpoint fits both; outputs agree to 1e-5."""
-    # No Dropout in this head: it would drop other units in each.
-    plain, quick = [build(network, **dict(NARROW, net_output='FC', **changes)) for changes in (PLAIN, form)]
-    assert set(plain.list_arguments()) == set(quick.list_arguments())
-    assert plain.list_auxiliary_states() == quick.list_auxiliary_states()
-    shape, other = [shapes(symbol, NARROW['image_shape']) for symbol in (plain, quick)]
-    assert all(shape[name] == other[name] for name in plain.list_arguments())
-    initial = []
-    for symbol in (plain, quick):
-        module = mx.mod.Module(symbol, label_names=None)
-        module.bind([('data', (1, 3, 48, 48))], for_training=False)
-        module.init_params(mx.init.Xavier())
-        initial.append({name: array.asnumpy() for name, array in module.get_params()[0].items() if 'relu' in name})
-    assert initial[0] and all((values[name] == 0.25).all() for values in initial for name in initial[0])
-
-    executor = bind(plain, grad_req='null')
-    twin = quick.bind(mx.cpu(), executor.arg_dict, grad_req='null', aux_states=executor.aux_dict)
-    assert_close(twin.forward(is_train=False)[0], executor.forward(is_train=False)[0])
-
-
-LAYERS = {
-    'prelu': lambda layers, data: layers.act(data, 'relu'),
-    'prelu by products': lambda layers, data: layers.act(data, 'relu'),
-    'grow': lambda layers, data: layers.resize(data, (11, 13), 'resize'),
-    'shrink': lambda layers, data: layers.resize(data, (3, 1), 'resize'),
-    'same': lambda layers, data: layers.resize(data, data.size, 'resize'),
-    'groups of 2': lambda layers, data: layers.conv(data, face_blocks.Conv(64, 3, 2, num_group=32), 'conv'),
-    'groups of 3': lambda layers, data: layers.conv(data, face_blocks.Conv(96, 3, 1, num_group=32), 'conv'),
-    'groups of 8': lambda layers, data: layers.conv(data, face_blocks.Conv(64, 1, 1, num_group=8), 'conv'),
-    'few groups': lambda layers, data: layers.conv(data, face_blocks.Conv(6, 3, 1, num_group=3), 'conv'),
-}
-
-
-@pytest.mark.parametrize('name', LAYERS)
-def test_rewritten_layers_have_the_same_gradient(name):
-    """Of one layer: in a whole network, rounding carries a value over PReLU's kink now and then, to another slope."""
-    channels = {'groups of 3': 96, 'few groups': 6}.get(name, 64)
-    executors, arrays = [], {}
-    for form in (PLAIN, PRODUCTS if name == 'prelu by products' else QUICK):
-        data = face_blocks.FeatureMap(mx.sym.Variable('data'), channels, (6, 7))
-        symbol = LAYERS[name](face_blocks.Layers(**form), data).symbol
-        executor = symbol.simple_bind(mx.cpu(), data=(2, channels, 6, 7))
-        rng = np.random.RandomState(0)
-        for key in sorted(executor.arg_dict):
-            arrays.setdefault(key, rng.normal(size=executor.arg_dict[key].shape))  # slopes above 1 and below 0 too
-            executor.arg_dict[key][:] = arrays[key]
-        executor.forward(is_train=True)
-        arrays.setdefault('head', rng.normal(size=executor.outputs[0].shape))
-        executor.backward(mx.nd.array(arrays['head']))
-        executors.append(executor)
-    plain, rewritten = executors
-    assert len(nodes(rewritten._symbol)) > len(nodes(plain._symbol))
-    assert_close(rewritten.outputs[0], plain.outputs[0], tolerance=1e-6)
-    assert set(plain.grad_dict) == set(rewritten.grad_dict)
-    for key in plain.grad_dict:
-        assert_close(rewritten.grad_dict[key], plain.grad_dict[key], tolerance=2e-6, message=key)
-
-
-@pytest.mark.parametrize('network', ['attnext56', 'iresgroupfix50'])
-def test_merged_groups_in_float64(network):
-    """The matrix of ones and zeros has the type of the weight."""
-    changes = dict(NARROW, net_prelu='mul', net_resize='op')
-    outputs = []
-    for groups in ('op', 'merged'):
-        symbol = build(network, **dict(changes, net_groups=groups))
-        executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=(2, 3, 48, 48), type_dict={'data': 'float64'})
-        drawn = bind(build(network, **dict(changes, net_groups='op')), grad_req='null')
-        for kind in ('arg_dict', 'aux_dict'):
-            for name, array in getattr(executor, kind).items():
-                assert array.dtype == np.float64, name
-                array[:] = getattr(drawn, kind)[name].astype('float64')
-        outputs.append(executor.forward(is_train=False)[0].asnumpy())
-    assert np.abs(outputs[0] - outputs[1]).max() <= 1e-12 * np.ptp(outputs[0])
-
-
-@pytest.mark.parametrize('network', NETWORKS)
-def test_no_convolution_has_groups_of_a_few_channels(network):
-    """By default, inside insightface too: on a CPU the BatchNorms around such a convolution would crawl."""
-    for node in nodes(build(network)):
-        if node['op'] == 'Convolution':
-            groups = int(node['attrs'].get('num_group', 1))
-            channels = int(node['attrs']['num_filter']) // groups
-            assert groups == 1 or channels == 1 or channels >= face_blocks.VECTOR, node['name']
-
-
-# ----------------------------------------------------------------------------------------------- memonger
 
 
 @pytest.mark.parametrize('network', COMPUTED)
@@ -228,7 +129,7 @@ def test_how_many_sums_of_an_iresnet_stay_in_memory(network, kept):
 
 
 @pytest.mark.parametrize('network', ['cru56', 'att56', 'ires50', 'ires101', 'att56_imagenet'])
-@pytest.mark.parametrize('prelu', ['mul', 'conv', 'op'])
+@pytest.mark.parametrize('prelu', ['mul', 'rewritten', 'op'])
 def test_memonger_trains_the_same(network, prelu):
     """The gradient, and weights and moving statistics after three steps, agree to float32 rounding.
 
@@ -236,9 +137,10 @@ def test_memonger_trains_the_same(network, prelu):
     no Dropout. Rounding grows from step to step, so the gradient is judged at the first.
     """
     executors = []
-    changes = dict(NARROW, net_output='H', net_act='prelu', net_prelu=prelu)
+    changes = dict(NARROW, net_output='H', net_act='prelu', net_prelu='op' if prelu == 'op' else 'mul')
     for switch in (False, True):
-        executor = bind(build(network, **dict(changes, memonger=switch)), batch=4)
+        symbol = build(network, **dict(changes, memonger=switch))
+        executor = bind(for_cpu(symbol, (48, 48), training=True) if prelu == 'rewritten' else symbol, batch=4)
         for name, array in executor.arg_dict.items():
             if 'relu' in name:
                 array[:] = 1
