@@ -646,7 +646,7 @@ def test_copied_by_hand_into_the_hosts_folder(tmp_path):
     shutil.copytree(os.path.join(ROOT, 'backbones'), str(folder))
     (folder.parent / '__init__.py').write_text('')
     shutil.copy(os.path.join(ROOT, 'config', 'networks.py'), str(folder))
-    for name in ('face_blocks', 'fcrunet', 'fresattention', 'firesnet'):
+    for name in ('face_blocks', 'face_settings', 'fcrunet', 'fresattention', 'firesnet'):
         shutil.copy(os.path.join(SYMBOLS, name + '.py'), str(folder))
     code = (
         "import sys; sys.modules['mxnet'] = None\n"

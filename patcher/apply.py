@@ -1,0 +1,269 @@
+"""Change files: all of them or none, also where the process is killed in between.
+
+What will be done, and what the files were, is written into one journal in the checkout before the first change. Where a
+change fails, the journal is undone at once; where the process was killed, the next run undoes it.
+"""
+
+import base64
+import collections
+import contextlib
+import json
+import os
+import stat
+
+from patcher.source import Refusal, read
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+JOURNAL = '.crunet-journal'  # in the checkout's root
+BACKUP, NEW = '.before-crunet', '.crunet-new'
+OLD = '.crunet-old'  # old contents next to their files, which versions before 1.0 wrote
+
+Change = collections.namedtuple('Change', 'path old new')  # bytes; None where there is no file
+Journal = collections.namedtuple('Journal', 'changes folders status')  # new folders; {path: (mode, owner, group)}
+
+
+@contextlib.contextmanager
+def alone_in(root):
+    """Hold the checkout, so that no other of these programs changes it at the same time; refuse where one does."""
+    try:
+        handle = os.open(root, os.O_RDONLY)
+    except OSError:  # not every system opens folders, and not every user may list this one
+        handle = None
+    if fcntl is None or handle is None:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal('another patch_insightface.py is at work in %s; wait until it has ended' % root)
+        except OSError:
+            pass  # a file system that has no locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def apply(changes, root):
+    """Make all `changes` to the checkout in the folder `root`, or none; raises Refusal or KeyboardInterrupt."""
+    if not changes:
+        return
+    folders = new_folders(changes)
+    before = {change.path: status_of(change.path) for change in changes if change.old is not None}
+    try:
+        write_journal(root, Journal(changes, folders, before))
+        for folder in folders:
+            os.mkdir(folder)
+        for change in changes:
+            if change.new is not None:
+                write(change.path + NEW, change.new, before.get(change.path) or status_for(change.path))
+        for change in changes:
+            if not is_there(change.path, change.old):
+                raise Refusal('%s was changed by another program in the meantime; try again' % change.path)
+            if change.new is None:
+                os.remove(change.path)
+            else:
+                os.replace(change.path + NEW, change.path)
+        for folder in sorted({os.path.dirname(change.path) for change in changes}):
+            sync_folder(folder)
+        os.remove(os.path.join(root, JOURNAL))
+    except BaseException as error:
+        left = undo(root)
+        if isinstance(error, (OSError, Refusal)) or left:
+            raise Refusal('; '.join([why(error)] + (left or ['nothing was changed'])))
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt('nothing was changed')
+        raise
+
+
+def undo(root):
+    """Give every file of the journal its old content; return what could not be undone, in sentences.
+
+    A file that another program has changed since keeps what it has, and gets a backup of what it was. Where the system
+    does not let a file be written, the journal stays for the next run. Raises Refusal for a journal that is damaged.
+    """
+    journal, left, is_done = read_journal(root), [], True
+    for change in reversed(journal.changes):
+        try:
+            is_untouched = os.path.lexists(change.path + NEW)  # it becomes the file
+            remove(change.path + NEW)
+            if is_untouched or is_there(change.path, change.old):
+                continue
+            if not is_there(change.path, change.new):
+                left.append(keep_for_later(change, journal))
+            elif change.old is None:
+                os.remove(change.path)
+            else:
+                write(change.path + NEW, change.old, journal.status[change.path])
+                os.replace(change.path + NEW, change.path)
+        except OSError as error:
+            is_done = False
+            left.append('%s; run the patch again when it can be written' % why(error))
+    for folder in reversed(journal.folders):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+    if is_done:
+        remove(os.path.join(root, JOURNAL + NEW))
+        remove(os.path.join(root, JOURNAL))
+    return left
+
+
+def keep_for_later(change, journal):
+    """Write the old content of a file that another program has changed into a backup; return a sentence on it."""
+    if change.old is None:
+        return '%s was changed by another program in the meantime and stays' % change.path
+    backup = free_backup(change.path)
+    write(backup, change.old, journal.status[change.path])
+    return '%s was changed by another program in the meantime; what it was before is in %s' % (change.path, backup)
+
+
+def is_unfinished(root):
+    """Return whether an earlier run was killed among its changes."""
+    return os.path.lexists(os.path.join(root, JOURNAL))
+
+
+def write_journal(root, journal):
+    """Write what will be done; once this has returned, a later run can undo it."""
+
+    def text(content):
+        return None if content is None else base64.b64encode(content).decode()
+
+    def relative(path):
+        return os.path.relpath(path, root)
+
+    content = {
+        'changes': [[relative(change.path), text(change.old), text(change.new)] for change in journal.changes],
+        'folders': list(map(relative, journal.folders)),
+        'status': {relative(path): status for path, status in journal.status.items()},
+    }
+    path = os.path.join(root, JOURNAL)
+    write(path + NEW, json.dumps(content).encode(), (0o600, -1, -1))
+    os.replace(path + NEW, path)
+    sync_folder(root)
+
+
+def read_journal(root):
+    """Return the Journal in a checkout, an empty one where there is none; raises Refusal if it is not one of ours."""
+    path = os.path.join(root, JOURNAL)
+    if not os.path.lexists(path):
+        return Journal([], [], {})
+
+    def content(text):
+        return None if text is None else base64.b64decode(text.encode(), validate=True)
+
+    def absolute(name):
+        inside = os.path.normpath(os.path.join(root, name))
+        if os.path.realpath(os.path.dirname(inside)) != os.path.dirname(inside) or not inside.startswith(root + os.sep):
+            raise ValueError('%s is outside the checkout' % name)
+        return inside
+
+    try:
+        found = json.loads(read(path).decode())
+        changes = [Change(absolute(name), content(old), content(new)) for name, old, new in found['changes']]
+        folders = list(map(absolute, found['folders']))
+        status = {absolute(name): tuple(map(int, numbers)) for name, numbers in found['status'].items()}
+        if not all(change.old is None or len(status[change.path]) == 3 for change in changes):
+            raise ValueError('a mode is missing')
+        return Journal(changes, folders, status)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Refusal('%s is not a journal of this program (%s); remove it, and compare with git diff' % (path, error))
+
+
+def new_folders(changes):
+    """Return the folders that have to be made for `changes`, from the outside in."""
+    found = []
+    for change in changes:
+        folder, missing = os.path.dirname(change.path), []
+        while not os.path.isdir(folder) and folder not in found:
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        found += reversed(missing)
+    return found
+
+
+def is_there(path, content):
+    """Return whether a file has this content, or does not exist where that is None."""
+    if content is None:
+        return not os.path.lexists(path)
+    return os.path.isfile(path) and read(path) == content
+
+
+def why(error):
+    """Return what stopped the changes."""
+    if isinstance(error, OSError):
+        path = getattr(error, 'filename2', None) or error.filename or 'a file'  # of a rename, what it was to become
+        return '%s: %s' % (str(path).replace(NEW, ''), error.strerror)
+    return 'interrupted' if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+
+
+def backed_up(path):
+    """Return the path of the file of which `path` is a backup, or `path` itself if it is none."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, name.split(BACKUP)[0])
+
+
+def free_backup(path):
+    """Return a name for a backup of `path` that is not taken."""
+    name, number = path + BACKUP, 1
+    while os.path.lexists(name):
+        number += 1
+        name = '%s%s%d' % (path, BACKUP, number)
+    return name
+
+
+def status_of(path):
+    """Return (mode, owner, group) of a file."""
+    status = os.stat(path)
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+def status_for(path):
+    """Return (mode, owner, group) for a new file: those of the file of which it is a backup, or else of its folder."""
+    if os.path.exists(backed_up(path)):
+        return status_of(backed_up(path))
+    mode, owner, group = status_of(os.path.dirname(path))
+    return mode & 0o666, owner, group
+
+
+def write(path, content, status):
+    """Write a file, synced, with a (mode, owner, group); only root gives files away."""
+    mode, owner, group = status
+    try:
+        with open(path, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if hasattr(os, 'geteuid') and os.geteuid() == 0:
+            with contextlib.suppress(OSError):  # an owner that a container does not know
+                os.chown(path, owner, group)
+        os.chmod(path, mode)
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
+def remove(path):
+    if os.path.lexists(path):  # a folder that is mounted to be read only refuses to remove what does not exist
+        os.remove(path)
+
+
+def sync_folder(path):
+    """Have the renames in a folder on disk; not every system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_scratch(folders):
+    """Remove the scratch files that a killed process of an earlier version left in folders."""
+    for folder in folders:
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if name.endswith((NEW, OLD)):
+                os.remove(os.path.join(folder, name))
