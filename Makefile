@@ -13,7 +13,7 @@
 # make check-gpu   measures PyTorch, onnxruntime and MXNet on this machine's GPUs into out/gpu (quarter of an hour; 11 GB)
 # make check-gpu ARGS=--quick   less of it in three minutes; python tools/check_gpu.py --help has all options
 # make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
-# make mutants breaks the code in some 300 ways and tells which of them the tests miss (an hour on two cores)
+# make mutants breaks the code in the ways of benchmarks/mutants.toml; the tests must notice (a quarter of an hour)
 # make clean   removes the environments and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
@@ -91,13 +91,8 @@ pictures: .venv/installed
 	$(RUN) tools/train.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
 	$(RUN) tools/visualize.py attention --model out/att56/att56,1 -o docs/att56-masks.png
 
-mutants: .venv/installed .venv-mutants/installed
-	.venv-mutants/bin/python benchmarks/mutants.py
-
-.venv-mutants/installed: benchmarks/requirements-mutants.txt
-	"$(PYTHON)" -m venv .venv-mutants
-	.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-mutants.txt
-	@touch $@
+mutants: .venv/installed
+	$(RUN) benchmarks/mutants.py
 
 .venv/installed: requirements.txt requirements-common.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }
@@ -139,4 +134,4 @@ check-gpu-install: .venv/installed
 	$(RUN) tools/check_gpu_install.py
 
 clean:
-	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-mutants .venv-openvino .venv-torch out
+	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-openvino .venv-torch out
