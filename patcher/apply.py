@@ -237,7 +237,7 @@ def write(path, content, status):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if hasattr(os, 'geteuid') and os.geteuid() == 0:
+        if hasattr(os, 'chown') and os.geteuid() == 0:
             with contextlib.suppress(OSError):  # an owner that a container does not know
                 os.chown(path, owner, group)
         os.chmod(path, mode)

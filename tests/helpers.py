@@ -15,7 +15,7 @@ import pytest
 import netkit  # noqa: F401  it puts the project on the path
 from netkit import cli
 from netkit._mxnet import mx
-from netkit.bench import engines
+from netkit.bench import runtimes as engines
 from netkit.deploy.plain import plain
 from netkit.graph import units
 from netkit.graph.naming import is_original

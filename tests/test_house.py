@@ -21,11 +21,12 @@ LAYERS = {
     'report': (),
     'published': (),
     'params_file': (),
+    'onnx_session': (),
     'state_dict': (),
     'graph': ('_mxnet', 'errors'),
     'networks': ('_mxnet', 'errors', 'graph'),
     'checkpoints': ('errors', 'graph', 'params_file', 'state_dict'),
-    'deploy': ('_mxnet', 'errors', 'graph', 'checkpoints'),
+    'deploy': ('onnx_session', '_mxnet', 'errors', 'graph', 'checkpoints'),
     'data': ('_mxnet', 'errors', 'files'),
     'gluoncv2': ('errors', 'networks', 'published'),
     'iresnet': ('graph', 'networks', 'published'),
@@ -45,11 +46,34 @@ LAYERS = {
     'targets': ('_mxnet', 'errors', 'graph', 'networks', 'checkpoints', 'deploy', 'importing'),
     'summaries': ('graph', 'deploy', 'published'),
     'cuda': ('netkit', 'errors'),
-    'evaluation': ('_mxnet', 'errors', 'files', 'graph', 'published', 'networks', 'checkpoints', 'data', 'targets'),
+    'evaluation': (
+        'onnx_session',
+        '_mxnet',
+        'errors',
+        'files',
+        'graph',
+        'published',
+        'networks',
+        'checkpoints',
+        'data',
+        'targets',
+    ),
     'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data', 'evaluation'),
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
-    'bench': ('netkit', '_mxnet', 'errors', 'graph', 'networks', 'deploy', 'data', 'gluoncv2', 'drawing'),
+    'bench': (
+        'onnx_session',
+        'netkit',
+        '_mxnet',
+        'errors',
+        'graph',
+        'networks',
+        'deploy',
+        'data',
+        'gluoncv2',
+        'drawing',
+    ),
     'gpu': (
+        'onnx_session',
         'netkit',
         '_mxnet',
         'errors',
@@ -160,6 +184,18 @@ def test_one_module_touches_the_path():
         if name_of(path) not in allowed:
             assert not [line for line in lines_with(r'sys\.path\b', path) if 'in sys.path' not in line], path
             assert not [name for name in imports(path) if name.startswith('sys.')], path
+
+
+def test_no_name_is_given_twice():
+    names = [os.path.basename(path) for path in MODULES if not path.endswith('__init__.py')]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize('path', [path for path in MODULES if not path.endswith('cli.py')], ids=name_of)
+def test_what_argparse_returns_ends_in_the_programs(path):
+    if os.sep + 'gpu' + os.sep in path or os.sep + 'bench' + os.sep in path:
+        pytest.skip('they take it still')
+    assert not lines_with(r'\bargs\.', path)
 
 
 def test_no_module_imports_itself_by_way_of_others():

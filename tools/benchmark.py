@@ -11,7 +11,7 @@ from netkit import report
 from netkit.bench import plans, plot, reading, timing
 from netkit.bench.choices import parse_choice
 from netkit.cli import Parser, run, whole_number
-from netkit.drawing.figures import picture_path
+from netkit.drawing.canvas import picture_path
 from netkit.errors import UserError
 from netkit.files import check_writable
 from netkit.networks import NETWORKS

@@ -11,13 +11,13 @@ import sys
 import tempfile
 
 from netkit import report
-from netkit.bench import deployed, engines, plot
+from netkit.bench import deployed, plot, runtimes as engines
 from netkit.bench.choices import parse_choice
 from netkit.cli import Parser, run, whole_number
 from netkit.data.samples import samples
 from netkit.deploy.compare import Different
 from netkit.deploy.int8 import CALIBRATION, HELD_OUT
-from netkit.drawing.figures import picture_path
+from netkit.drawing.canvas import picture_path
 from netkit.files import check_writable
 from netkit.targets import MODEL, of_checkpoint
 

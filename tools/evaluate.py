@@ -11,9 +11,9 @@ import os
 from netkit import published, report
 from netkit.cli import Parser, add_sizes, run, whole_number
 from netkit.data.folders import pictures_in
-from netkit.drawing import charts, figures
+from netkit.drawing import canvas as figures, charts
 from netkit.errors import UserError
-from netkit.evaluation import embeddings, faces as verification, imagenet as classification
+from netkit.evaluation import embeddings, imagenet as classification, verification
 from netkit.evaluation.engines import open_engine
 from netkit.files import check_writable, keep_inputs
 

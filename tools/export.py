@@ -16,11 +16,11 @@ from netkit.data.images import read_image
 from netkit.data.samples import samples
 from netkit.deploy import triton
 from netkit.deploy.compare import TOLERANCES, Different
-from netkit.deploy.exporting import export_model, export_symbol
+from netkit.deploy.exporting import Form, export_model, export_symbol
 from netkit.deploy.int8 import CALIBRATION, HELD_OUT, MIN_COSINE, SCHEMES, Promise
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
-from netkit.evaluation import faces as verification
+from netkit.evaluation import verification
 from netkit.evaluation.engines import OnnxEngine
 from netkit.files import keep_inputs, new_files
 from netkit.targets import MODEL, of_options
@@ -143,7 +143,8 @@ def export(args, target, prefix):
         export_symbol(symbol, prefix)
         return {}, None, None
     pixels = read_image(args.image, *target.image_shape[:2]) if args.image else None
-    return export_model(args, target._replace(symbol=symbol), pixels, prefix, promise_of(args, target))
+    form = Form(args.fold_bn, args.onnx, args.batch, args.precision, args.int8_for)
+    return export_model(form, target._replace(symbol=symbol), pixels, prefix, promise_of(args, target))
 
 
 def file_rows(scratch, folder, results):

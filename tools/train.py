@@ -12,17 +12,21 @@ import sys
 
 from netkit import report
 from netkit.cli import Parser, folder_name, image_size, multiplier, number, run, whole_number
+from netkit.data.augment import Augmentation
 from netkit.data.classes import COLOR, CROP
 from netkit.networks import LOSSES, NETWORKS, parse
+from netkit.training import options
 from netkit.training.keeping import ALL, BEST, ONE
 from netkit.training.run import run_training
-from netkit.training.schedule import Length, length, lengths
+from netkit.training.schedule import length, lengths
 
 DATASETS = ('synthetic', 'imagenet')
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
 JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
 SETTLED = 50  # steps until the first values of moving statistics weigh less than a hundredth, at a momentum of 0.9
 STEPS = 100
+# Options with a field of their own in options.Run.
+OF_RUN = 'steps', 'epochs', 'per_batch_size', 'devices', 'kvstore', 'pretrained', 'seed'
 DECAY_OF_CLASSES = 1e-4  # weight decay of the original forms (both papers)
 
 
@@ -76,7 +80,11 @@ def add_how_long(parser):
         help='divide it by 10 after each of these (default: after 70%% and 90%% of the steps)',
     )
     group.add_argument(
-        '--warmup', type=length, metavar='LENGTH', default=Length(0, False), help='raise it from 0 during so long'
+        '--warmup',
+        type=length,
+        metavar='LENGTH',
+        default=options.Length(0, False),
+        help='raise it from 0 during so long',
     )
     group.add_argument('--mom', type=number(0, 1), help="momentum (default: the network choice's)")
     group.add_argument(
@@ -194,12 +202,11 @@ def add_drawing(parser):
 
 
 def parse_args(argv=None):
+    """Return the options.Run of the command line."""
     parser = Parser(prog='train.py', description=__doc__)
     for add in (add_what, add_how_long, add_images, add_measuring, add_devices, add_drawing):
         add(parser)
     args = parser.parse_args(argv)
-    args.choice = args.network
-    args.network, args.settings = parse(args.choice)
     is_imagenet = args.dataset == 'imagenet'
     for option, is_given in (
         ('--loss', args.loss is not None),
@@ -213,17 +220,48 @@ def parse_args(argv=None):
         parser.error('--image-size is for --dataset imagenet; faces have the size that their data set names')
     if args.ckpt == BEST and args.no_verification:
         parser.error('--ckpt 1 keeps what measures best, and --no-verification measures nothing')
-    args.loss = args.loss or ('cross-entropy' if is_imagenet else 'arcface')
-    args.wd = DECAY_OF_CLASSES if is_imagenet and args.wd is None else args.wd
-    args.data_color = args.data_color if args.data_color is not None else COLOR if is_imagenet else 0.0
-    args.crop = args.crop or (CROP if is_imagenet else 1.0)
-    args.loss_scale = args.loss_scale or (128.0 if args.fp16 else 1.0)
     if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
         parser.error(
             f'--kvstore {args.kvstore} wants {", ".join(JOB)}; start it with tools/launch_local.py, or see '
             'docs/several-machines.md'
         )
-    return args
+    return described(args)
+
+
+def described(args):
+    """Return the options.Run that the command line asks for."""
+    is_imagenet, (name, settings) = args.dataset == 'imagenet', parse(args.network)
+    color = args.data_color if args.data_color is not None else COLOR if is_imagenet else 0.0
+    memonger = None if args.memonger is None else args.memonger == 'on'
+    return options.Run(
+        network=options.Network(args.network, name, settings, args.multiplier, args.fp16, memonger),
+        data=options.Data(
+            args.dataset,
+            args.data,
+            args.image_size,
+            Augmentation(args.crop or (CROP if is_imagenet else 1.0), color, args.cutoff),
+            args.readers,
+            args.on_bad_record,
+            args.sets,
+            args.draw,
+            args.identities,
+            args.images,
+            args.pairs,
+        ),
+        loss=args.loss or ('cross-entropy' if is_imagenet else 'arcface'),
+        descent=options.Descent(
+            args.lr,
+            args.lr_steps,
+            args.warmup,
+            args.mom,
+            DECAY_OF_CLASSES if is_imagenet and args.wd is None else args.wd,
+            args.loss_scale or (128.0 if args.fp16 else 1.0),
+        ),
+        checkpoints=options.Checkpoints(
+            args.output, args.verbose, args.ckpt, not args.no_verification, args.state_every, args.resume
+        ),
+        **{name: getattr(args, name) for name in OF_RUN},
+    )
 
 
 def show(result):

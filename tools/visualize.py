@@ -1,10 +1,10 @@
 """Draw networks, attention masks, receptive fields, feature maps, what sharing saves, and training curves."""
 
 from netkit.cli import Parser, add_sizes, run
-from netkit.data import faces
+from netkit.data import drawn_faces as faces
 from netkit.data.images import read_image
 from netkit.deploy.plain import plain
-from netkit.drawing import charts, figures, maps, network as networks, unit as inside
+from netkit.drawing import canvas as figures, charts, maps, network as networks, unit as inside
 from netkit.errors import UserError
 from netkit.files import keep_inputs
 from netkit.graph.nodes import Graph

@@ -14,7 +14,7 @@ import convert  # noqa: E402
 import train  # noqa: E402
 from netkit import state_dict  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
-from netkit.evaluation import faces  # noqa: E402
+from netkit.evaluation import verification as faces  # noqa: E402
 from netkit.evaluation.engines import Engine, OnnxEngine, open_engine  # noqa: E402
 
 TINY = 'cru56:net_multiplier=0.125'

@@ -13,7 +13,7 @@ from PIL import Image
 import benchmark_deployment
 from helpers import NARROW, SMALL, TOOLS, markdown, settled, unmasked
 from netkit import checkpoints
-from netkit.bench import deployed, engines
+from netkit.bench import deployed, runtimes as engines
 from netkit.bench.choices import parse_choice
 from netkit.deploy.compare import Different
 from netkit.deploy.exporting import save_onnx

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pack
 from netkit._mxnet import mx
-from netkit.data import align, faces, images, packing
+from netkit.data import align, drawn_faces as faces, images, packing
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
 

@@ -15,7 +15,7 @@ import visualize
 from helpers import COMPUTED, NARROW, ROOT, analysed, shape_of, size_of
 from netkit import checkpoints, targets
 from netkit._mxnet import mx
-from netkit.data import faces, images as images_module
+from netkit.data import drawn_faces as faces, images as images_module
 from netkit.drawing import charts, maps, network as network_drawing, unit as unit_drawing, words as words_module
 from netkit.errors import UserError
 from netkit.graph import units as units_module

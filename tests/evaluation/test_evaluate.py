@@ -15,7 +15,7 @@ import evaluate
 from helpers import markdown
 from netkit import published
 from netkit._mxnet import mx
-from netkit.data import faces, synthetic
+from netkit.data import drawn_faces as faces, synthetic
 from netkit.data.pairs import PairSet
 from netkit.data.recordio import RecordFile
 from netkit.deploy.exporting import save_onnx

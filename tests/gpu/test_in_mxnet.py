@@ -7,8 +7,18 @@ import pytest
 
 from netkit._mxnet import mx
 from netkit.errors import UserError
-from netkit.gpu import figures, sizes
-from netkit.gpu.in_mxnet import card, correctness, device, faces, memory, plan, scaling, speed
+from netkit.gpu import (
+    harness as figures,
+    mxnet_card as card,
+    mxnet_correctness as correctness,
+    mxnet_device as device,
+    mxnet_faces as faces,
+    mxnet_memory as memory,
+    mxnet_plan as plan,
+    mxnet_scaling as scaling,
+    mxnet_speed as speed,
+    sizes,
+)
 from netkit.graph.nodes import Graph
 
 NETWORK = 'cru56'
@@ -279,8 +289,8 @@ class Items:
 
 
 def test_a_step_without_sums_leaves_the_trainer_as_it_was(small, monkeypatch):
-    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
-    monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
+    monkeypatch.setattr('netkit.gpu.harness.SECONDS', 0.0)
+    monkeypatch.setattr('netkit.gpu.harness.ROUNDS', 1)
     seen, real = [], scaling.trainer
 
     def trainer(name, batch, devices, kvstore):

@@ -21,9 +21,20 @@ import check_gpu  # noqa: E402
 from helpers import ROOT, markdown  # noqa: E402
 from netkit import cuda  # noqa: E402
 from netkit.errors import UserError  # noqa: E402
-from netkit.gpu import figures, sizes  # noqa: E402
-from netkit.gpu.in_onnxruntime import inference as of_runtime, providers  # noqa: E402
-from netkit.gpu.in_torch import card, correctness, device, faces, inference, memory, scaling, speed  # noqa: E402
+from netkit.gpu import (  # noqa: E402
+    harness as figures,
+    onnx_inference as of_runtime,
+    onnx_providers as providers,
+    sizes,
+    torch_card as card,
+    torch_correctness as correctness,
+    torch_device as device,
+    torch_faces as faces,
+    torch_inference as inference,
+    torch_memory as memory,
+    torch_scaling as scaling,
+    torch_speed as speed,
+)
 
 NETWORK = 'cru56'
 MODULES = card, correctness, device, faces, inference, memory, scaling, speed
@@ -37,8 +48,8 @@ def figures_of(cases, *of):
 @pytest.fixture
 def short(monkeypatch):
     """One turn of one step."""
-    monkeypatch.setattr('netkit.gpu.figures.SECONDS', 0.0)
-    monkeypatch.setattr('netkit.gpu.figures.ROUNDS', 1)
+    monkeypatch.setattr('netkit.gpu.harness.SECONDS', 0.0)
+    monkeypatch.setattr('netkit.gpu.harness.ROUNDS', 1)
 
 
 class Card:

@@ -11,8 +11,8 @@ import pytest
 import check_gpu
 from helpers import markdown
 from netkit.errors import UserError
-from netkit.gpu import figures, page, parts, running
-from netkit.gpu.figures import Figure
+from netkit.gpu import harness as figures, page, parts, running
+from netkit.gpu.harness import Figure
 from netkit.gpu.running import Outcome
 
 # ------------------------------------------------------------------------------------------------- measures

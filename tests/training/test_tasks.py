@@ -19,7 +19,7 @@ import pack
 import train as tool
 from helpers import TOOLS, assert_trained_alike
 from netkit._mxnet import mx
-from netkit.data import faces
+from netkit.data import drawn_faces as faces
 from netkit.data.classes import ClassRecords
 from netkit.errors import UserError
 from netkit.training import log, loop, schedule, tasks
@@ -214,15 +214,20 @@ def test_several_sets_are_measured_or_those_that_are_named(data, tmp_path, capsy
 
 def test_lengths_in_steps_and_epochs(data, tmp_path, monkeypatch):
     """12 images in batches of 4: an epoch is 3 steps."""
-    seen = {}
-    monkeypatch.setattr(loop, 'train', lambda trainer, batches, args, *_: seen.update(vars(args)) or ([1.0, 0.0], None))
-    options = ['--data', data, '--output', str(tmp_path), '--no-verification']
-    run(*options, '--epochs', '2.5', '--lr-steps', '1e,2e', '--warmup', '0.5e', '--verbose', '1e', '--ckpt', '2')
-    assert (seen['steps'], seen['lr_steps'], seen['warmup'], seen['verbose']) == (8, [3, 6], 2, 3)
-    run(*options, '--steps', '7', '--lr-steps', '4,5', '--warmup', '1', '--verbose', '3', '--ckpt', '2')
-    assert (seen['steps'], seen['lr_steps'], seen['warmup'], seen['verbose']) == (7, [4, 5], 1, 3)
-    run(*options, '--steps', '7')
-    assert seen['lr_steps'] is None and seen['verbose'] == 0 and (seen['mom'], seen['wd']) == (0.9, 0.0005)
+    seen = []
+    monkeypatch.setattr(loop, 'train', lambda trainer, batches, run, *_: seen.append(run) or ([1.0, 0.0], None))
+
+    def lengths(*more):
+        run('--data', data, '--output', str(tmp_path), '--no-verification', *more)
+        descent = seen[-1].descent
+        return seen[-1].steps, descent.lr_steps, descent.warmup, seen[-1].checkpoints.every
+
+    in_epochs = ['--epochs', '2.5', '--lr-steps', '1e,2e', '--warmup', '0.5e', '--verbose', '1e', '--ckpt', '2']
+    assert lengths(*in_epochs) == (8, [3, 6], 2, 3)
+    in_steps = ['--steps', '7', '--lr-steps', '4,5', '--warmup', '1', '--verbose', '3', '--ckpt', '2']
+    assert lengths(*in_steps) == (7, [4, 5], 1, 3)
+    assert lengths('--steps', '7') == (7, None, 0, 0)
+    assert (seen[-1].descent.mom, seen[-1].descent.wd) == (0.9, 0.0005)
 
 
 def test_what_is_done_to_the_images_is_that_of_the_options(data, tmp_path, monkeypatch):

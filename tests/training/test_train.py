@@ -16,7 +16,7 @@ import config as host
 import train as tool
 from helpers import FEW_FACES, ROOT, TOOLS, nodes
 from netkit._mxnet import mx
-from netkit.data import faces, pairs, synthetic
+from netkit.data import drawn_faces as faces, pairs, synthetic
 from netkit.data.batches import FaceBatches, Share
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError

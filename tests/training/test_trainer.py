@@ -13,7 +13,7 @@ import config as host
 import train as tool
 from helpers import NARROW, TOOLS, assert_trained_alike, with_global_statistics
 from netkit._mxnet import mx
-from netkit.data import faces, pairs, synthetic
+from netkit.data import drawn_faces as faces, pairs, synthetic
 from netkit.data.batches import FaceBatches
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
@@ -663,10 +663,10 @@ def test_speed_counts_the_images_of_all_workers(monkeypatch):
 @pytest.mark.parametrize('option, expected', [('on', True), ('off', False)])
 def test_memonger_is_an_option(monkeypatch, option, expected):
     args = tool.parse_args(['--memonger', option, '--multiplier', '0.5'])
-    settings = starting.settings_with(args, [mx.cpu()], {})
+    settings = starting.settings_with(args.network, [mx.cpu()], {})
     assert settings['memonger'] is expected and settings['net_multiplier'] == 0.5
-    assert starting.settings_with(tool.parse_args([]), [mx.cpu()], {})['memonger'] is False
-    assert starting.settings_with(tool.parse_args([]), [mx.gpu()], {})['memonger'] is True
+    assert starting.settings_with(tool.parse_args([]).network, [mx.cpu()], {})['memonger'] is False
+    assert starting.settings_with(tool.parse_args([]).network, [mx.gpu()], {})['memonger'] is True
 
 
 def test_embeddings_that_are_not_finite_are_no_verification(data, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import math
 
-from netkit.drawing import figures
+from netkit.drawing import canvas as figures
 
 COLUMNS = 2  # of panels
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from netkit._mxnet import mx
-from netkit.data import faces
+from netkit.data import drawn_faces as faces
 from netkit.data.images import as_jpeg
 from netkit.data.records import FaceRecords
 from netkit.data.writing import write_pairs, write_records

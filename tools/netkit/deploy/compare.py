@@ -6,6 +6,7 @@ import numpy as np
 
 from netkit._mxnet import mx
 from netkit.graph.naming import EMBEDDING
+from netkit.onnx_session import open_session
 
 # Largest allowed difference of embeddings, as a share of the range of their values.
 TOLERANCES = {'float32': 1e-4, 'float16': 1e-2}
@@ -35,16 +36,8 @@ def compute(symbol, parameters, images):
 
 
 def compute_onnx(path, images, batch, optimised=True):
-    """Return the output of an ONNX file for images in onnxruntime, `batch` at a time (None: all).
-
-    Not `optimised`, it computes in float what the file says, also where it has kernels for int8.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    """Return the output of an ONNX file for images in onnxruntime, in batches of `batch` (None: all at once)."""
+    session = open_session(path, optimised=optimised)
     parts = in_batches(images, batch or len(images))
     return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[: len(images)]
 

@@ -1,7 +1,7 @@
 """The files of a deployed network, written and compared with the network as it was trained."""
 
 import os
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -32,26 +32,36 @@ def export_symbol(symbol, prefix):
     load_symbol(path)  # raises UserError if what is on the disk is not a symbol
 
 
-def export_model(args, target, pixels, prefix, promise=None):
-    """Write a checkpoint's files under `prefix`, and compare them with the network.
+class Form(NamedTuple):
+    """In what form a network is exported."""
 
-    `args` are the options of `tools/export.py`; `target` is the checkpoint, cut at its embedding; `pixels`,
-    (height, width, 3) or None, is an image to compare on besides noise; `promise` is what an ONNX file in int8 keeps.
+    fold_bn: bool
+    onnx: bool
+    batch: Optional[int]  # images that the ONNX file takes; None: any number
+    precision: str  # of the ONNX file
+    int8_for: Optional[str]  # the engine that an ONNX file in int8 is for
+
+
+def export_model(form, target, pixels, prefix, promise=None):
+    """Write a checkpoint's files under `prefix` in a Form, and compare them with the network.
+
+    `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
+    besides noise; `promise` is what an ONNX file in int8 keeps.
     Returns ({path: (largest difference, smallest cosine)}, Folding or None, Quantised or None). Raises Different.
     """
-    precision, quantised = 'float32' if promise else args.precision, None
-    epoch = checkpoints.epoch_of(args.model)
+    precision, quantised = 'float32' if promise else form.precision, None
+    epoch = checkpoints.epoch_of(target.label)
     parameters, images = target.parameters, comparison_images(target.image_shape, pixels)
     graph, folding, results = plain(Graph.of(target.symbol)), None, {}
-    with tqdm(total=3 + args.onnx, unit='step', leave=False, disable=None) as bar:
+    with tqdm(total=3 + form.onnx, unit='step', leave=False, disable=None) as bar:
         bar.set_description('the network itself')
         expected = compute(in_float32(Graph.of(target.symbol)).symbol(), parameters, images)
         if not np.isfinite(expected).all() or not np.ptp(expected):
             problem = 'all the same' if np.isfinite(expected).all() else 'not finite'
-            raise UserError(f'the embeddings of {args.model} are {problem}: there is nothing to export')
+            raise UserError(f'the embeddings of {target.label} are {problem}: there is nothing to export')
         bar.update()
         bar.set_description('MXNet')
-        if args.fold_bn:
+        if form.fold_bn:
             graph, parameters, folding = folded(graph, parameters)
         checkpoints.save(prefix, epoch, graph.symbol(), parameters)
         bar.update()
@@ -59,15 +69,15 @@ def export_model(args, target, pixels, prefix, promise=None):
         symbol, arrays = checkpoints.load(prefix, epoch)
         results[path] = compare(compute(symbol, arrays, images), expected, TOLERANCES['float32'], path)
         bar.update()
-        if args.onnx:
+        if form.onnx:
             bar.set_description('ONNX')
             path = prefix + '.onnx'
-            save_onnx(path, graph, parameters, target.image_shape, args.batch, precision)
-            results[path] = compare(compute_onnx(path, images, args.batch), expected, TOLERANCES[precision], path)
+            save_onnx(path, graph, parameters, target.image_shape, form.batch, precision)
+            results[path] = compare(compute_onnx(path, images, form.batch), expected, TOLERANCES[precision], path)
             bar.update()
     if promise:
         del results[path]  # that of the float32 file
-        quantised = quantise(path, os.path.dirname(prefix), promise, args.batch, args.int8_for)
+        quantised = quantise(path, os.path.dirname(prefix), promise, form.batch, form.int8_for)
     return results, folding, quantised
 
 

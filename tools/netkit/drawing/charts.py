@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from netkit.drawing.figures import new_figure
+from netkit.drawing.canvas import new_figure
 from netkit.errors import UserError
 from netkit.graph.naming import HEAD, STEM
 

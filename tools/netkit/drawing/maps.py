@@ -7,7 +7,7 @@ import numpy as np
 
 from netkit._mxnet import mx
 from netkit.deploy.plain import in_float32
-from netkit.drawing.figures import new_figure
+from netkit.drawing.canvas import new_figure
 from netkit.errors import UserError
 from netkit.graph.memory import check_room, planned_memory
 from netkit.graph.naming import SOFT_MASK

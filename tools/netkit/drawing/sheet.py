@@ -8,7 +8,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangl
 from matplotlib.path import Path
 from matplotlib.text import Text
 
-from netkit.drawing import figures
+from netkit.drawing import canvas as figures
 
 MARGIN = 0.2
 CHARACTER = 0.0083  # width of a letter, in inches per point of its size: about 0.6 of its height

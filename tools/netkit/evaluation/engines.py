@@ -10,6 +10,7 @@ from netkit.checkpoints import is_state_dict
 from netkit.errors import UserError, reason, refusals
 from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.naming import is_label
+from netkit.onnx_session import open_session
 from netkit.targets import of_checkpoint
 
 # Prefixes of node names by which insightface's client knows that a network normalises its input itself, and how it
@@ -67,11 +68,10 @@ class OnnxEngine(Engine):
 
     def __init__(self, path, batch, image_shape=None):
         import onnx
-        import onnxruntime
 
         try:
             model = onnx.load(path)
-            session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+            session = open_session(path)
         except OSError as error:
             raise UserError(f'cannot read {path}: {error.strerror or error}')
         except Exception as error:  # onnx and onnxruntime have many for files that are none

@@ -5,9 +5,9 @@ import math
 import os
 
 from netkit import cuda
-from netkit.drawing import figures as drawing
+from netkit.drawing import canvas as drawing
 from netkit.files import new_files
-from netkit.gpu.figures import text_of
+from netkit.gpu.harness import text_of
 from netkit.gpu.parts import CARD, ENGINES, PARTS
 
 PICTURE = 'report.png'

@@ -6,11 +6,11 @@ import time
 from typing import NamedTuple, Tuple
 
 from netkit.errors import UserError, reason
-from netkit.gpu.figures import Figure
+from netkit.gpu.harness import Figure
 
 ENGINES = {'torch': 'PyTorch', 'onnxruntime': 'onnxruntime', 'mxnet': 'MXNet'}
 # {engine: module with `where()`, the name of the card or None for a CPU}
-DEVICES = {'torch': 'in_torch.device', 'onnxruntime': 'in_onnxruntime.providers', 'mxnet': 'in_mxnet.device'}
+DEVICES = {'torch': 'torch_device', 'onnxruntime': 'onnx_providers', 'mxnet': 'mxnet_device'}
 CARD = 'card'  # the part that comes first, and without which an engine is left out
 FLOAT32 = ('NVIDIA_TF32_OVERRIDE=0',)  # has NVIDIA's libraries compute float32 with all its digits
 
@@ -28,25 +28,22 @@ class Part(NamedTuple):
 
 PARTS = {
     CARD: {  # outside the time that is shared
-        'torch': Part('in_torch.card', 0),
-        'onnxruntime': Part('in_onnxruntime.card', 0),
-        'mxnet': Part('in_mxnet.card', 0),
+        'torch': Part('torch_card', 0),
+        'onnxruntime': Part('onnx_card', 0),
+        'mxnet': Part('mxnet_card', 0),
     },
-    'plan': {'mxnet': Part('in_mxnet.plan', 20, is_computed=False)},
-    'correctness': {
-        'torch': Part('in_torch.correctness', 70),
-        'mxnet': Part('in_mxnet.correctness', 80, variables=FLOAT32),
-    },
-    'memory': {'torch': Part('in_torch.memory', 110), 'mxnet': Part('in_mxnet.memory', 70)},
-    'speed': {'torch': Part('in_torch.speed', 110), 'mxnet': Part('in_mxnet.speed', 130)},
+    'plan': {'mxnet': Part('mxnet_plan', 20, is_computed=False)},
+    'correctness': {'torch': Part('torch_correctness', 70), 'mxnet': Part('mxnet_correctness', 80, variables=FLOAT32)},
+    'memory': {'torch': Part('torch_memory', 110), 'mxnet': Part('mxnet_memory', 70)},
+    'speed': {'torch': Part('torch_speed', 110), 'mxnet': Part('mxnet_speed', 130)},
     'inference': {
-        'torch': Part('in_torch.inference', 40),
-        'onnxruntime': Part('in_onnxruntime.inference', 120, is_quick=False),
-        'mxnet': Part('in_mxnet.speed', 30, 'inference_cases'),
+        'torch': Part('torch_inference', 40),
+        'onnxruntime': Part('onnx_inference', 120, is_quick=False),
+        'mxnet': Part('mxnet_speed', 30, 'inference_cases'),
     },
-    'scaling': {'torch': Part('in_torch.scaling', 100), 'mxnet': Part('in_mxnet.scaling', 80, is_quick=False)},
-    'faces': {'torch': Part('in_torch.faces', 180), 'mxnet': Part('in_mxnet.faces', 120, is_quick=False)},
-    'compile': {'torch': Part('in_torch.speed', 90, 'compiled_cases', is_quick=False)},
+    'scaling': {'torch': Part('torch_scaling', 100), 'mxnet': Part('mxnet_scaling', 80, is_quick=False)},
+    'faces': {'torch': Part('torch_faces', 180), 'mxnet': Part('mxnet_faces', 120, is_quick=False)},
+    'compile': {'torch': Part('torch_speed', 90, 'compiled_cases', is_quick=False)},
 }
 
 

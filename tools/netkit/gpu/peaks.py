@@ -2,7 +2,7 @@
 
 from typing import Callable, NamedTuple
 
-from netkit.gpu.figures import LARGEST, Figure, Problems, largest_batch, largest_that_fits, note_of
+from netkit.gpu.harness import LARGEST, Figure, Problems, largest_batch, largest_that_fits, note_of
 
 
 class Memory(NamedTuple):

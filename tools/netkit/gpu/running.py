@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from netkit import ROOT
 from netkit.errors import UserError, last_line
-from netkit.gpu.figures import Figure
+from netkit.gpu.harness import Figure
 from netkit.gpu.parts import CARD, ENGINES, PARTS, from_line
 
 PROGRAM = os.path.join('tools', 'check_gpu.py')

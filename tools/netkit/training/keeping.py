@@ -29,13 +29,13 @@ class Keeper:
     The accuracy of a checkpoint is the mean over the verification sets, or top-1.
     """
 
-    def __init__(self, args, task, embedding, context, log, best=None):
-        self.args, self.task, self.embedding, self.context = args, task, embedding, context
-        self.log, self.best = log, best
+    def __init__(self, run, task, embedding, context, log, best=None):
+        self.steps, self.checkpoints, self.name = run.steps, run.checkpoints, run.network.name
+        self.task, self.embedding, self.context, self.log, self.best = task, embedding, context, log, best
 
     def is_due(self, step):
         """Tell whether a checkpoint is written behind a step that is not the last."""
-        return self.args.verbose and step % self.args.verbose == 0 and step < self.args.steps
+        return self.checkpoints.every and step % self.checkpoints.every == 0 and step < self.steps
 
     def keep(self, trainer, step):
         """Write, measure and log a checkpoint; return what was Kept.
@@ -44,7 +44,7 @@ class Keeper:
         """
         files, number = self._save(trainer, step)
         kept = Kept(files, [])
-        if not self.args.no_verification:
+        if self.checkpoints.is_verified:
             kept = self._measured(files, number)
         for measured in kept.measured:
             self.log.measured(step, *measured)
@@ -52,7 +52,7 @@ class Keeper:
             accuracy = self._score(kept.measured)
             is_best = self.best is None or accuracy >= self.best
             self.best = max(accuracy, self.best or 0.0)
-            if self.args.ckpt == BEST and not is_best and step < self.args.steps:
+            if self.checkpoints.keep == BEST and not is_best and step < self.steps:
                 os.remove(files[1])
         return kept
 
@@ -67,26 +67,27 @@ class Keeper:
         for parameter, values in parameters.items():
             if not np.isfinite(values).all():
                 raise UserError(f'{parameter} is not finite after step {step}; try a smaller --lr')
-        number = 1 if self.args.ckpt == ONE or not self.args.verbose else -(-step // self.args.verbose)
+        every, output = self.checkpoints.every, self.checkpoints.output
+        number = 1 if self.checkpoints.keep == ONE or not every else -(-step // every)
         names = self.embedding.list_arguments() + self.embedding.list_auxiliary_states()
-        with new_files(self.args.output) as scratch:
+        with new_files(output) as scratch:
             checkpoints.save(
-                os.path.join(scratch, self.args.network),
+                os.path.join(scratch, self.name),
                 number,
                 self.embedding,
                 {name: parameters[name] for name in names if name != 'data'},
             )
-        return checkpoints.files(os.path.join(self.args.output, self.args.network), number), number
+        return checkpoints.files(os.path.join(output, self.name), number), number
 
     def _measured(self, files, number):
         """Measure a checkpoint; whatever interrupts that, the files stay, and a message says so."""
         try:
-            model = f'{os.path.join(self.args.output, self.args.network)},{number}'
+            model = f'{os.path.join(self.checkpoints.output, self.name)},{number}'
             measured, problem = self.task.measure(model, self.context)
         except UserError as error:
             measured, problem = [], str(error)
         except BaseException:
-            advice = '; --resume does that' if self.args.state_every else ''
+            advice = '; --resume does that' if self.checkpoints.state_every else ''
             sys.stderr.write(f'{files[1]} is written, but not verified{advice}\n')
             raise
         return Kept(files, measured, problem and f'{files[1]} is written, but not verified: {problem}')

@@ -12,32 +12,32 @@ from netkit.training import state
 OVERFLOWS = 20  # consecutive steps with gradients that are not finite, after which the run ends
 
 
-def train(trainer, batches, args, same, keeper=None, progress=None):
+def train(trainer, batches, run, same, keeper=None, progress=None):
     """Train to the last step, showing loss, accuracy and images per second.
 
     `batches` begins at the step of `trainer`, and `progress` is the `state.Progress` of that step. The first worker has
-    a `keeping.Keeper`, the others None; with it go the log and the state, for a run with the options `same`.
+    a `keeping.Keeper`, the others None; with it go the log and the state, for an `options.Run` with the options `same`.
     Returns the smoothed [loss, accuracy], and the images per second, None where no step was left.
     """
     first_step, overflows, skipped, seconds, speed = trainer.steps, 0, 0, 0.0, None
     smoothed = progress.loss if progress else None
     batch_size = batches.batch_size * batches.num_parts
-    batch = batches.next() if first_step < args.steps else None
+    batch = batches.next() if first_step < run.steps else None
     with tqdm(
-        total=args.steps, initial=first_step, unit='step', desc='training', disable=None if keeper else True
+        total=run.steps, initial=first_step, unit='step', desc='training', disable=None if keeper else True
     ) as bar:
-        for step in range(first_step + 1, args.steps + 1):
+        for step in range(first_step + 1, run.steps + 1):
             start = time.time()
             overflows = 0 if trainer.step(batch) else overflows + 1
             skipped += overflows > 0
             label = batch.label[0].asnumpy().astype(int)
-            if step < args.steps:
+            if step < run.steps:
                 batch = batches.next()  # read while MXNet, which runs asynchronously, computes
             now = loss_and_accuracy(trainer.probabilities(), label)
-            if not math.isfinite(now[0]) or overflows == OVERFLOWS or step == args.steps and skipped == step:
+            if not math.isfinite(now[0]) or overflows == OVERFLOWS or step == run.steps and skipped == step:
                 raise UserError(
                     'the loss or its gradients are not finite any more; try a smaller --lr'
-                    + (' or --loss-scale' if args.loss_scale > 1 else '')
+                    + (' or --loss-scale' if run.descent.loss_scale > 1 else '')
                 )
             smoothed = [0.9 * old + 0.1 * new for old, new in zip(smoothed or now, now)]
             seconds += time.time() - start
@@ -50,10 +50,11 @@ def train(trainer, batches, args, same, keeper=None, progress=None):
                     told = keeper.keep(trainer, step)
                     bar.write(told.problem or f'step {step}: {", ".join(map(str, told.measured)) or told.files[1]}')
                 # Also after the last step, for a run that is interrupted while it saves or verifies.
-                if args.state_every and (step % args.state_every == 0 or step == args.steps):
-                    state.save(args.output, trainer.state(), same, state.Progress(smoothed, keeper.best))
+                every = run.checkpoints.state_every
+                if every and (step % every == 0 or step == run.steps):
+                    state.save(run.checkpoints.output, trainer.state(), same, state.Progress(smoothed, keeper.best))
     if keeper and skipped:
-        print(f'{skipped} of {args.steps - first_step} steps were left out: their gradients were not finite')
+        print(f'{skipped} of {run.steps - first_step} steps were left out: their gradients were not finite')
     return smoothed, speed
 
 

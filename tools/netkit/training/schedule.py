@@ -2,25 +2,11 @@
 
 import argparse
 import math
-from typing import NamedTuple
 
 from netkit._mxnet import mx
+from netkit.training.options import Length
 
 LR_STEPS = (0.7, 0.9)  # shares of the steps
-
-
-class Length(NamedTuple):
-    """So many steps or epochs."""
-
-    number: float
-    in_epochs: bool
-
-    def steps(self, steps_per_epoch):
-        """Return the length in whole steps."""
-        return math.ceil(round(self.number * steps_per_epoch, 6)) if self.in_epochs else int(self.number)
-
-    def __str__(self):
-        return f'{self.number:g}e' if self.in_epochs else f'{self.number:d}'
 
 
 def length(text):

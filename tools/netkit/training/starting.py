@@ -28,28 +28,28 @@ def devices(count):
     return [mx.gpu(i) if gpus else mx.cpu(i) for i in range(count)]
 
 
-def settings_with(args, contexts, of_task):
-    """Return the settings of the network that suit the devices, with those `of_task`, {name: value}.
+def settings_with(network, contexts, of_task):
+    """Return the settings of an `options.Network` that suit the devices, with those `of_task`, {name: value}.
 
     Raises UserError for a setting of --network that an option or the data set decides.
     """
-    for name in args.settings:
+    for name in network.settings:
         if name in OPTIONS or name in of_task:
             decides = OPTIONS.get(name, 'the data set')
-            raise UserError(f'--network {args.choice}: {name} cannot be set there, since {decides} decides it')
+            raise UserError(f'--network {network.text}: {name} cannot be set there, since {decides} decides it')
     device = contexts[0].device_type
-    changes = dict(settings_for(device), net_multiplier=args.multiplier, fp16=args.fp16)
-    if args.memonger:
-        changes['memonger'] = args.memonger == 'on'
-    if args.fp16 and device == 'cpu':
+    changes = dict(settings_for(device), net_multiplier=network.multiplier, fp16=network.fp16)
+    if network.memonger is not None:
+        changes['memonger'] = network.memonger
+    if network.fp16 and device == 'cpu':
         raise UserError('--fp16 wants a GPU: MXNet has no float16 matrix product on a CPU')
-    return settings_of(args.network, **{**changes, **args.settings, **of_task})
+    return settings_of(network.name, **{**changes, **network.settings, **of_task})
 
 
-def check_memory(embedding, of_head, classes, image_shape, args, contexts):
+def check_memory(embedding, of_head, classes, image_shape, batch, contexts):
     """Raise UserError for a step that cannot fit in this machine's memory, before the system kills processes.
 
-    A CPU context takes CONTEXT, the planned memory of an image times the images, and weights (also `of_head`, those of
+    A CPU context takes CONTEXT, the planned memory of an image times `batch`, and weights (also `of_head`, those of
     the loss), their gradients and momentum. A GPU reports by itself what does not fit.
     """
     if contexts[0].device_type == 'gpu':
@@ -57,37 +57,37 @@ def check_memory(embedding, of_head, classes, image_shape, args, contexts):
     weights = CONTEXT + 12 * (count_parameters(embedding, image_shape) + of_head)
     maps = planned_memory(embedding, 1, image_shape) * 2**20 + 12 * classes
     check_room(
-        len(contexts) * (weights + args.per_batch_size * maps),
+        len(contexts) * (weights + batch * maps),
         f'take fewer --devices or a smaller --per-batch-size: {len(contexts)} devices with '
-        f'{args.per_batch_size} images each and {classes} classes want',
+        f'{batch} images each and {classes} classes want',
     )
 
 
-def make_trainer(symbol, contexts, image_shape, args, kvstore):
-    """Return the Trainer of a run, with its first weights: random ones, and those of --pretrained that fit."""
-    data_shape = (args.per_batch_size * len(contexts), 3, *image_shape[:2])
+def make_trainer(symbol, contexts, image_shape, run, kvstore):
+    """Return the Trainer of an `options.Run`, with random first weights."""
+    descent = run.descent
     trainer = Trainer(
         symbol,
         contexts,
-        data_shape,
+        (run.per_batch_size * len(contexts), 3, *image_shape[:2]),
         kvstore,
-        args.seed,
-        args.loss_scale,
-        learning_rate=args.lr,
-        momentum=args.mom,
-        wd=args.wd,
-        multi_precision=args.fp16,
-        lr_scheduler=schedule(args.lr, args.steps, args.lr_steps, args.warmup),
+        run.seed,
+        descent.loss_scale,
+        learning_rate=descent.lr,
+        momentum=descent.mom,
+        wd=descent.wd,
+        multi_precision=run.network.fp16,
+        lr_scheduler=schedule(descent.lr, run.steps, descent.lr_steps, descent.warmup),
     )
-    mx.random.seed(args.seed)
+    mx.random.seed(run.seed)
     trainer.initialize(initializer())
     return trainer
 
 
-def sgd_of(args):
-    """Return (momentum, weight decay) of the options, by default the host's for this network."""
-    default = {**host.default, **entry('network', args.network)}
-    return default['mom'] if args.mom is None else args.mom, default['wd'] if args.wd is None else args.wd
+def decay_of(descent, network):
+    """Return (momentum, weight decay) of an `options.Descent`, by default insightface's for this network."""
+    default = {**host.default, **entry('network', network)}
+    return default['mom'] if descent.mom is None else descent.mom, default['wd'] if descent.wd is None else descent.wd
 
 
 def start_from(trainer, model, is_told):
@@ -118,30 +118,31 @@ def start_from(trainer, model, is_told):
                 print(f'  {title}: {", ".join(sorted(names)[:8])}{more}')
 
 
-def resume(trainer, args, same):
+def resume(trainer, run, same):
     """With --resume, load the state of an interrupted run into `trainer`, if there is one.
 
     Returns its state.Progress, None where the run begins; then the first worker removes the state. `same` are the
     options that have to be the same. Raises UserError where the workers do not see the same state.
     """
     is_first, progress = trainer.kvstore.rank == 0, None
-    found = state.load(args.output, same) if args.resume else None
-    path = os.path.join(args.output, state.FILE)
+    output, asked = run.checkpoints.output, run.checkpoints.resume
+    found = state.load(output, same) if asked else None
+    path = os.path.join(output, state.FILE)
     if found:
         arrays, progress = found
         trainer.load_state(arrays, path)
     elif is_first:
-        state.forget(args.output)
-        if args.resume:
-            print(f'there is no state in {args.output}; the run begins anew')
+        state.forget(output)
+        if asked:
+            print(f'there is no state in {output}; the run begins anew')
     steps = first_workers(trainer.kvstore, trainer.steps)
     if steps != trainer.steps:
         raise UserError(
             f'--resume: the first worker goes on behind step {steps}, this one behind step '
             f'{trainer.steps}; all have to see the same --output'
         )
-    if steps > args.steps:
-        raise UserError(f'--resume: {path} is of step {steps}, behind the last of --steps {args.steps}; ask for more')
+    if steps > run.steps:
+        raise UserError(f'--resume: {path} is of step {steps}, behind the last of --steps {run.steps}; ask for more')
     if found and is_first:
-        print(f'going on behind step {steps} of {args.steps}')
+        print(f'going on behind step {steps} of {run.steps}')
     return progress

@@ -4,14 +4,13 @@ import os
 import sys
 from typing import NamedTuple, Optional
 
-from netkit.data.augment import Augmentation
 from netkit.data.batches import FaceBatches, Share
 from netkit.data.classes import ClassBatches, ClassRecords
 from netkit.data.pairs import PairSet
 from netkit.data.records import FaceRecords, read_property
 from netkit.data.synthetic import write_synthetic
 from netkit.errors import UserError
-from netkit.evaluation import engines, faces, imagenet, protocol
+from netkit.evaluation import engines, imagenet, protocol, verification as faces
 from netkit.files import remove_unfinished
 from netkit.graph.naming import face_form, is_original
 from netkit.networks import entry, settings_of
@@ -33,34 +32,29 @@ class Measured(NamedTuple):
         return f'{self.name} {self.accuracy:.3f}{deviation}'
 
 
-def share_of(args, kvstore, step):
-    """Return the images of this worker from `step` on."""
-    return Share(args.seed, kvstore.rank, kvstore.num_workers, step)
-
-
 class FaceTask:
     """Faces of a data set in insightface's format, which is drawn where there is none; measured by its pairs."""
 
-    def __init__(self, args):
+    def __init__(self, run):
         """Find the size of the images; nothing is read or drawn yet."""
-        self.args, self.folder = args, args.data or os.path.join(args.output, 'data')
+        self.run, self.data, self.is_verified = run, run.data, run.checkpoints.is_verified
+        self.folder = self.data.folder or os.path.join(run.checkpoints.output, 'data')
         is_there = os.path.exists(os.path.join(self.folder, 'property'))
         self.settings = {'image_shape': (*read_property(self.folder)[1:], 3) if is_there else DRAWN_SHAPE}
-        entry('loss', args.loss)  # raises UserError if there is none
-        entry('network', args.network)
-        if is_original(args.network):
-            raise UserError(
-                f'{args.network} is the original form, for --dataset imagenet; for faces name {face_form(args.network)}'
-            )
+        name = run.network.name
+        entry('loss', run.loss)  # raises UserError if there is none
+        entry('network', name)
+        if is_original(name):
+            raise UserError(f'{name} is the original form, for --dataset imagenet; for faces name {face_form(name)}')
 
     def prepare(self, kvstore):
         """Open the data set; where there is none, the first worker draws it. Raises UserError."""
         if kvstore.rank == 0:
             self._draw_if_missing()
         wait_for_workers(kvstore)
-        self.records = FaceRecords(self.folder, self.settings['image_shape'], self.args.on_bad_record)
+        self.records = FaceRecords(self.folder, self.settings['image_shape'], self.data.on_bad_record)
         self.classes = self.records.classes
-        if kvstore.rank == 0 and not self.args.no_verification:
+        if kvstore.rank == 0 and self.is_verified:
             self._warn_of_pairs()
 
     def _draw_if_missing(self):
@@ -75,11 +69,12 @@ class FaceTask:
             raise UserError(
                 f'{self.folder} is neither empty nor a data set (it has no "property"); name another --data'
             )
-        if self.args.data and not self.args.draw:
+        if self.data.folder and not self.data.draw:
             raise UserError(
                 f'there is no data set in {self.folder}; name another --data, or add --draw to have one drawn there'
             )
-        write_synthetic(self.folder, self.args.identities, self.args.images, self.args.pairs, self.args.seed)
+        drawn = self.data.identities, self.data.images, self.data.pairs
+        write_synthetic(self.folder, *drawn, self.run.seed)
 
     def checksum(self):
         """Return a checksum of the data."""
@@ -87,7 +82,7 @@ class FaceTask:
 
     def _sets(self):
         """Return {name: path} of the verification sets; raises UserError if there are none."""
-        return faces.sets_in(self.folder, self.args.sets)
+        return faces.sets_in(self.folder, self.data.sets)
 
     def _warn_of_pairs(self):
         """Say before the training, not after it, what cannot be verified."""
@@ -102,8 +97,8 @@ class FaceTask:
 
     def head(self, embedding, settings):
         """Return the symbol to train."""
-        loss = entry('loss', self.args.loss)
-        return losses.classifier(embedding, settings['emb_size'], self.classes, loss, self.args.loss_scale)
+        loss, scale = entry('loss', self.run.loss), self.run.descent.loss_scale
+        return losses.classifier(embedding, settings['emb_size'], self.classes, loss, scale)
 
     def head_parameters(self, settings):
         """Return the number of parameters that the loss adds."""
@@ -115,9 +110,8 @@ class FaceTask:
 
     def batches(self, batch_size, kvstore, step):
         """Return the batches from `step` on."""
-        args = self.args
-        augmentation = Augmentation(args.crop, args.data_color, args.cutoff)
-        return FaceBatches(self.records, batch_size, share_of(args, kvstore, step), augmentation, args.readers)
+        share = Share(self.run.seed, kvstore.rank, kvstore.num_workers, step)
+        return FaceBatches(self.records, batch_size, share, self.data.augmentation, self.data.readers)
 
     def tell_bad(self, rank):
         """Print how many records were left out."""
@@ -126,7 +120,7 @@ class FaceTask:
 
     def measure(self, model, context):
         """Return ([Measured, …], problem or None) of a checkpoint, PREFIX,EPOCH, on the disk; raises UserError."""
-        engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
+        engine = engines.open_mxnet(model, self.run.per_batch_size, context, self.settings['image_shape'])
         found, problems = [], []
         for name, path in self._sets().items():
             try:
@@ -140,23 +134,24 @@ class FaceTask:
 class ClassTask:
     """Images of classes in `train.rec`, measured on those in `val.rec`; the original form of a network."""
 
-    def __init__(self, args):
+    def __init__(self, run):
         """Read the labels; raises UserError for a network or files that do not serve."""
-        if not is_original(args.network):
+        name, data = run.network.name, run.data
+        if not is_original(name):
             raise UserError(
-                f'{args.network} is a face network; --dataset imagenet trains the original forms, like cru56_imagenet'
+                f'{name} is a face network; --dataset imagenet trains the original forms, like cru56_imagenet'
             )
-        if not args.data:
+        if not data.folder:
             raise UserError(
                 '--dataset imagenet wants --data FOLDER, with train.rec and val.rec (tools/pack.py classes)'
             )
-        self.args = args
-        self.records = ClassRecords(os.path.join(args.data, 'train.rec'))
+        self.run = run
+        self.records = ClassRecords(os.path.join(data.folder, 'train.rec'))
         self.classes, self.validation = self.records.classes, None
-        if not args.no_verification:
-            self.validation = ClassRecords(os.path.join(args.data, 'val.rec'))
+        if run.checkpoints.is_verified:
+            self.validation = ClassRecords(os.path.join(data.folder, 'val.rec'))
             self._compare_classes()
-        shape = args.image_size or settings_of(args.network)['image_shape']
+        shape = data.image_size or settings_of(name)['image_shape']
         self.settings = {'image_shape': shape, 'emb_size': self.classes}
 
     def _compare_classes(self):
@@ -183,7 +178,7 @@ class ClassTask:
 
     def head(self, embedding, settings):
         """Return the symbol to train."""
-        return losses.classification(embedding, self.args.loss_scale)
+        return losses.classification(embedding, self.run.descent.loss_scale)
 
     def head_parameters(self, settings):
         """Return the number of parameters that the loss adds."""
@@ -195,14 +190,13 @@ class ClassTask:
 
     def batches(self, batch_size, kvstore, step):
         """Return the batches from `step` on."""
-        args = self.args
         return ClassBatches(
             self.records,
             self.settings['image_shape'],
             batch_size,
-            share_of(args, kvstore, step),
-            Augmentation(args.crop, args.data_color),
-            args.readers or os.cpu_count() or 1,
+            Share(self.run.seed, kvstore.rank, kvstore.num_workers, step),
+            self.run.data.augmentation,
+            self.run.data.readers or os.cpu_count() or 1,
         )
 
     def tell_bad(self, rank):
@@ -210,13 +204,13 @@ class ClassTask:
 
     def measure(self, model, context):
         """Return ([Measured, …], problem or None) of a checkpoint, PREFIX,EPOCH, on the disk; raises UserError."""
-        engine = engines.open_mxnet(model, self.args.per_batch_size, context, self.settings['image_shape'])
+        engine = engines.open_mxnet(model, self.run.per_batch_size, context, self.settings['image_shape'])
         side = min(self.settings['image_shape'][:2])
         images = imagenet.Images(self.validation.path, imagenet.resize_for(side), side)
         errors = imagenet.evaluate(engine, images).errors
         return [Measured(f'top-{k}', 1 - error) for k, error in errors.items()], None
 
 
-def open_task(args):
-    """Return the task that the options name; raises UserError."""
-    return ClassTask(args) if args.dataset == 'imagenet' else FaceTask(args)
+def open_task(run):
+    """Return the task of an `options.Run`; raises UserError."""
+    return ClassTask(run) if run.data.dataset == 'imagenet' else FaceTask(run)

@@ -4,10 +4,10 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import Figure, Problems, in_turns
-from netkit.gpu.in_torch.device import IS_GPU, fits, images, label, tensor_float32, wait
-from netkit.gpu.in_torch.speed import made, take_way, ways
+from netkit.gpu.harness import Figure, Problems, in_turns
 from netkit.gpu.sizes import BATCHES, measured
+from netkit.gpu.torch_device import IS_GPU, fits, images, label, tensor_float32, wait
+from netkit.gpu.torch_speed import made, take_way, ways
 
 TABLE = 'inference, milliseconds for a batch that is on the device'
 

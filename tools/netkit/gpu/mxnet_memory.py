@@ -4,8 +4,8 @@ import functools
 import gc
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import Figure, not_measured
-from netkit.gpu.in_mxnet.device import (
+from netkit.gpu.harness import Figure, not_measured
+from netkit.gpu.mxnet_device import (
     DEVICE,
     IS_GPU,
     Sharing,

@@ -4,10 +4,10 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import BFLOAT16, FLOAT32, HALF, Problems, cosine, distance, judged, moved
-from netkit.gpu.in_torch.device import DEVICE, IS_GPU, has_bfloat16, images, is_ampere, label, network, tensor_float32
-from netkit.gpu.in_torch.speed import Way, made, take_way
+from netkit.gpu.harness import BFLOAT16, FLOAT32, HALF, Problems, cosine, distance, judged, moved
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH
+from netkit.gpu.torch_device import DEVICE, IS_GPU, has_bfloat16, images, is_ampere, label, network, tensor_float32
+from netkit.gpu.torch_speed import Way, made, take_way
 
 WAYS = {  # {row: (Way, Bounds)}
     'float32': (Way(tf32=False), FLOAT32),

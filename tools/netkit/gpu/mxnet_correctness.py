@@ -6,8 +6,8 @@ import numpy as np
 
 from netkit._mxnet import mx
 from netkit.bench.steps import Step
-from netkit.gpu.figures import FLOAT32, HALF, NONE, Problems, cosine, distance, judged, moved
-from netkit.gpu.in_mxnet.device import DEVICE, IS_GPU, changed, label, shape, symbol, training, wait
+from netkit.gpu.harness import FLOAT32, HALF, NONE, Problems, cosine, distance, judged, moved
+from netkit.gpu.mxnet_device import DEVICE, IS_GPU, changed, label, shape, symbol, training, wait
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH
 
 REFERENCE = {'rewritten': True, 'memonger': False}  # whose gradients are right everywhere

@@ -2,7 +2,7 @@
 
 import onnxruntime
 
-from netkit.gpu.figures import MACHINE, Figure
+from netkit.gpu.harness import MACHINE, Figure
 
 
 def described():

@@ -9,8 +9,8 @@ import time
 
 from netkit import ROOT
 from netkit.errors import UserError, last_line
-from netkit.gpu.figures import FACES as TABLE, Figure
-from netkit.gpu.in_mxnet.device import IS_GPU
+from netkit.gpu.harness import FACES as TABLE, Figure
+from netkit.gpu.mxnet_device import IS_GPU
 from netkit.gpu.sizes import FACES
 from netkit.training import log
 

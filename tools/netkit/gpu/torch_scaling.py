@@ -11,9 +11,9 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from netkit.gpu.figures import SHARE, Figure, not_measured, note_of
-from netkit.gpu.in_torch.device import IS_GPU, default_batch, images, is_of_memory, label, network
+from netkit.gpu.harness import SHARE, Figure, not_measured, note_of
 from netkit.gpu.sizes import counts, measured
+from netkit.gpu.torch_device import IS_GPU, default_batch, images, is_of_memory, label, network
 
 SPEED = 'training on several devices, images per second in all'
 STEPS, ROUNDS = (10, 3) if IS_GPU else (2, 2)

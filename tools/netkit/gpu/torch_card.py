@@ -7,8 +7,8 @@ import torch
 
 from netkit import cuda
 from netkit.errors import UserError
-from netkit.gpu.figures import MACHINE, Figure
-from netkit.gpu.in_torch.device import IS_GPU, images, network, wait
+from netkit.gpu.harness import MACHINE, Figure
+from netkit.gpu.torch_device import IS_GPU, images, network, wait
 
 
 def described():

@@ -6,8 +6,9 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from netkit.gpu.figures import Figure, Problems, in_turns, largest_that_fits, note_of
-from netkit.gpu.in_torch.device import (
+from netkit.gpu.harness import Figure, Problems, in_turns, largest_that_fits, note_of
+from netkit.gpu.sizes import measured, path_of_r100
+from netkit.gpu.torch_device import (
     DEVICE,
     IS_GPU,
     default_batch,
@@ -19,7 +20,6 @@ from netkit.gpu.in_torch.device import (
     tensor_float32,
     wait,
 )
-from netkit.gpu.sizes import measured, path_of_r100
 
 
 class Way(NamedTuple):

@@ -4,11 +4,11 @@ import functools
 
 import torch
 
-from netkit.gpu.figures import not_measured
-from netkit.gpu.in_torch.device import IS_GPU, default_batch, fits, label, wait
-from netkit.gpu.in_torch.speed import Training, Way, made, sgd_of
+from netkit.gpu.harness import not_measured
 from netkit.gpu.peaks import Memory, figures_of
 from netkit.gpu.sizes import measured
+from netkit.gpu.torch_device import IS_GPU, default_batch, fits, label, wait
+from netkit.gpu.torch_speed import Training, Way, made, sgd_of
 
 TAKEN = 'MB for the feature maps of a training step and their gradients, besides weights, gradients and momentum'
 LARGEST = 'largest batch that was found to fit, and its MB, likewise'

@@ -6,7 +6,8 @@ import importlib.util
 import onnxruntime
 import torch
 
-from netkit.gpu.in_torch import device
+from netkit.gpu import torch_device as device
+from netkit.onnx_session import open_session
 
 ON_GPU = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
 ON_CPU = ('CPUExecutionProvider',)
@@ -34,6 +35,6 @@ def session(path, provider, **options):
     What TensorRT leaves of a network goes to CUDA, and what CUDA leaves, to the CPU.
     """
     behind = ['CUDAExecutionProvider'] if provider == 'TensorrtExecutionProvider' else []
-    found = onnxruntime.InferenceSession(path, providers=[(provider, options), *behind])
+    found = open_session(path, [(provider, options), *behind])
     found.disable_fallback()  # else a run that fails would be one of the next provider, without a word
     return found if found.get_providers()[0] == provider else None

@@ -7,6 +7,7 @@ import re
 
 from netkit.errors import UserError
 from netkit.graph.naming import EMBEDDING
+from netkit.onnx_session import open_session
 
 CPU_INFO = '/proc/cpuinfo'
 # Instructions that int8 and bfloat16 live from, by their names there: on x86, and on ARM.
@@ -23,13 +24,7 @@ class OnnxRuntime:
     """An inference of an ONNX file in onnxruntime; a call runs it on `data`."""
 
     def __init__(self, path, data):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads()
-        # Otherwise its threads would spin while the others take their turns.
-        options.add_session_config_entry('session.force_spinning_stop', '1')
-        self.session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+        self.session = open_session(path, threads=threads())
         self.data = data
 
     def run(self, images):

@@ -2,8 +2,8 @@
 
 import functools
 
-from netkit.gpu.figures import Figure, Problems, in_turns, in_turns_anew, largest_that_fits, note_of
-from netkit.gpu.in_mxnet.device import (
+from netkit.gpu.harness import Figure, Problems, in_turns, in_turns_anew, largest_that_fits, note_of
+from netkit.gpu.mxnet_device import (
     IS_GPU,
     Sharing,
     Weights,

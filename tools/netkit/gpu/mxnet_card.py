@@ -6,8 +6,8 @@ import platform
 from netkit import cuda
 from netkit._mxnet import mx
 from netkit.errors import UserError, reason
-from netkit.gpu.figures import MACHINE as TABLE, Figure
-from netkit.gpu.in_mxnet.device import DEVICE, IS_GPU, wait
+from netkit.gpu.harness import MACHINE as TABLE, Figure
+from netkit.gpu.mxnet_device import DEVICE, IS_GPU, wait
 
 MAPS, FILTERS = (2, 8, 8, 8), {'num_filter': 8, 'kernel': (3, 3), 'pad': (1, 1)}
 

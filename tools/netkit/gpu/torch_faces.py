@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from netkit.data import faces
+from netkit.data import drawn_faces as faces
 from netkit.evaluation import protocol
-from netkit.gpu.figures import FACES as TABLE, Figure
-from netkit.gpu.in_torch.device import DEVICE, IS_GPU, network, wait
+from netkit.gpu.harness import FACES as TABLE, Figure
 from netkit.gpu.sizes import FACES
+from netkit.gpu.torch_device import DEVICE, IS_GPU, network, wait
 
 SCALE, MARGIN = 64.0, 0.5  # of ArcFace
 MOST = 3000  # steps

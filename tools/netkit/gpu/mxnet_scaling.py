@@ -5,9 +5,9 @@ import functools
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.gpu.figures import SHARE, Figure, Problems, in_turns, largest_that_fits, not_measured, note_of
-from netkit.gpu.in_mxnet.device import IS_GPU, default_batch, fits, label, release, shape, symbol, wait
-from netkit.gpu.in_mxnet.speed import TF32
+from netkit.gpu.harness import SHARE, Figure, Problems, in_turns, largest_that_fits, not_measured, note_of
+from netkit.gpu.mxnet_device import IS_GPU, default_batch, fits, label, release, shape, symbol, wait
+from netkit.gpu.mxnet_speed import TF32
 from netkit.gpu.sizes import counts, measured
 from netkit.networks import initializer
 from netkit.training.losses import classification

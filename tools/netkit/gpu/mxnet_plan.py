@@ -2,7 +2,7 @@
 
 import functools
 
-from netkit.gpu.figures import Figure
+from netkit.gpu.harness import Figure
 from netkit.gpu.sizes import batch_of, measured
 from netkit.graph.memory import planned_memory
 from netkit.networks import build, settings_of

@@ -1,1 +1,0 @@
-"""The parts in MXNet."""

@@ -1,1 +1,0 @@
-"""The parts in onnxruntime, in a Python that has PyTorch as well."""
