@@ -12,7 +12,6 @@ import sys
 import numpy as np
 import pytest
 
-import netkit  # noqa: F401  it puts the project on the path
 from netkit import cli
 from netkit._mxnet import mx
 from netkit.bench import runtimes as engines

@@ -4,6 +4,7 @@ import ast
 import glob
 import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -13,9 +14,9 @@ from helpers import TOOLS
 # What the modules of netkit may import of each other: a package, or a module beside the packages, from these only. Each
 # line names what stands in the lines above it, so there is no circle.
 LAYERS = {
-    'netkit': (),
-    '_mxnet': ('netkit',),
-    'errors': ('netkit',),
+    'project': (),
+    '_mxnet': ('project',),
+    'errors': ('project',),
     'files': ('errors',),
     'cli': ('errors',),
     'report': (),
@@ -45,7 +46,7 @@ LAYERS = {
     ),
     'targets': ('_mxnet', 'errors', 'graph', 'networks', 'checkpoints', 'deploy', 'importing'),
     'summaries': ('graph', 'deploy', 'published'),
-    'cuda': ('netkit', 'errors'),
+    'cuda': ('project', 'errors'),
     'evaluation': (
         'onnx_session',
         '_mxnet',
@@ -62,7 +63,7 @@ LAYERS = {
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
     'bench': (
         'onnx_session',
-        'netkit',
+        'project',
         '_mxnet',
         'errors',
         'graph',
@@ -74,7 +75,7 @@ LAYERS = {
     ),
     'gpu': (
         'onnx_session',
-        'netkit',
+        'project',
         '_mxnet',
         'errors',
         'files',
@@ -138,11 +139,13 @@ def test_each_layer_names_those_above_it():
         assert set(uses) <= set(above), layer
         above.append(layer)
     found = {os.path.relpath(path, os.path.join(TOOLS, 'netkit')).split(os.sep)[0] for path in MODULES}
-    assert {name[:-3] if name.endswith('.py') else name for name in found} == set(LAYERS) - {'netkit'} | {'__init__'}
+    assert {name[:-3] if name.endswith('.py') else name for name in found} == set(LAYERS) | {'__init__'}
 
 
 @pytest.mark.parametrize('path', MODULES, ids=name_of)
 def test_imports_go_one_way(path):
+    if os.path.basename(path) == '__init__.py' and not imports(path):
+        return
     layer = layer_of(os.path.relpath(path, TOOLS)[:-3].replace(os.sep, '.').replace('.__init__', ''))
     used = {layer_of(name) for name in imports(path) if name.split('.')[0] == 'netkit'}
     assert used - {layer} <= set(LAYERS[layer])
@@ -179,11 +182,20 @@ def test_one_module_imports_mxnet_and_sets_its_variables():
 
 def test_one_module_touches_the_path():
     """tools/worker.py as well: it has to look like the script that it runs."""
-    allowed = {os.path.join('netkit', '__init__.py'), 'worker.py'}
+    allowed = {os.path.join('netkit', 'project.py'), 'worker.py'}
     for path in PROGRAMS + MODULES:
         if name_of(path) not in allowed:
             assert not [line for line in lines_with(r'sys\.path\b', path) if 'in sys.path' not in line], path
             assert not [name for name in imports(path) if name.startswith('sys.')], path
+
+
+def test_importing_netkit_has_no_effect():
+    code = (
+        'import signal, sys; before = list(sys.path), dict(sys.modules), signal.getsignal(2); import netkit; '
+        'assert (sys.path, signal.getsignal(2)) == (before[0], before[2]); print(set(sys.modules) - set(before[1]))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=TOOLS, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'netkit'}\n"
 
 
 def test_no_name_is_given_twice():

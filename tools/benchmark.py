@@ -7,6 +7,10 @@ memonger. All run in one process, interleaved (A B A B …), so that the ratios 
 
 import os
 
+from netkit.project import start
+
+start()
+
 from netkit import report
 from netkit.bench import plans, plot, reading, timing
 from netkit.bench.choices import parse_choice

@@ -10,6 +10,10 @@ import os
 import sys
 import tempfile
 
+from netkit.project import start
+
+start()
+
 from netkit import report
 from netkit.bench import deployed, plot, runtimes as engines
 from netkit.bench.choices import parse_choice

@@ -11,6 +11,10 @@ import shutil
 import sys
 import time
 
+from netkit.project import start
+
+start(needed=())
+
 from netkit.cli import Parser, folder_name, number, run, whole_number
 from netkit.errors import UserError
 from netkit.files import check_writable

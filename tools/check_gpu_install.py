@@ -10,9 +10,14 @@ import subprocess
 import sys
 import tempfile
 
-from netkit import ROOT, cuda
+from netkit.project import start
+
+start(needed=())
+
+from netkit import cuda
 from netkit.cli import Parser, run
 from netkit.errors import UserError
+from netkit.project import ROOT
 
 # What a driver without devices returns.
 ANSWERS = {

@@ -8,6 +8,10 @@ FILE-symbol.json, which is written next to FILE.pt.
 
 import os
 
+from netkit.project import start
+
+start()
+
 from netkit import checkpoints, report
 from netkit.cli import Parser, add_sizes, file_prefix, run
 from netkit.deploy.plain import plain

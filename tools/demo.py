@@ -6,8 +6,12 @@ import shlex
 import subprocess
 import sys
 
-from netkit import ROOT
+from netkit.project import start
+
+start()
+
 from netkit.cli import Parser, run
+from netkit.project import ROOT
 from netkit.training import log
 
 OUTPUT = os.path.join('out', 'demo')

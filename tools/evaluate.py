@@ -8,6 +8,10 @@ import argparse
 import json
 import os
 
+from netkit.project import start
+
+start()
+
 from netkit import published, report
 from netkit.cli import Parser, add_sizes, run, whole_number
 from netkit.data.folders import pictures_in

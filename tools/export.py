@@ -10,6 +10,10 @@ import contextlib
 import os
 import sys
 
+from netkit.project import start
+
+start()
+
 from netkit import checkpoints, report
 from netkit.cli import Parser, add_sizes, file_prefix, folder_name, number, run, whole_number
 from netkit.data.images import read_image

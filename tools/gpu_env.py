@@ -13,6 +13,10 @@ import os
 import shlex
 import sys
 
+from netkit.project import start
+
+start(needed=())
+
 from netkit import cuda, report
 from netkit.cli import Parser, command_of, run
 from netkit.errors import UserError

@@ -10,6 +10,10 @@ shape fit; the trainer initialises the rest (insightface: --pretrained PREFIX --
 import os
 import shlex
 
+from netkit.project import start
+
+start()
+
 from netkit import checkpoints, importing, report
 from netkit.cli import Parser, file_prefix, run
 from netkit.errors import UserError

@@ -15,6 +15,10 @@ import subprocess
 import sys
 import time
 
+from netkit.project import start
+
+start(needed=())
+
 from netkit.cli import Parser, command_of, run, whole_number
 from netkit.errors import UserError
 
@@ -77,7 +81,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(args):
+def start_processes(args):
     """Start all processes, each with a process group of its own; return {name: Popen}."""
     job = {
         'DMLC_PS_ROOT_URI': '127.0.0.1',
@@ -135,7 +139,7 @@ def stop(processes, patience=0.0):
 def main():
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the finally below has to run
-    processes = start(args)
+    processes = start_processes(args)
     failure = 'interrupted'
     try:
         failure = wait(processes)

@@ -8,6 +8,10 @@ becomes a RecordIO file of images like ImageNet's; the labels are the places of 
 import argparse
 import os
 
+from netkit.project import start
+
+start()
+
 from netkit import report
 from netkit.cli import Parser, check_name, folder_name, number, run, whole_number
 from netkit.data import packing

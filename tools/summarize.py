@@ -2,6 +2,10 @@
 
 import json
 
+from netkit.project import start
+
+start()
+
 from netkit import report
 from netkit.cli import Parser, add_sizes, run
 from netkit.networks import NETWORKS

@@ -10,6 +10,10 @@ LENGTH is a number of steps, or of epochs with an e behind it: 2000, 1.5e.
 import os
 import sys
 
+from netkit.project import start
+
+start()
+
 from netkit import report
 from netkit.cli import Parser, folder_name, image_size, multiplier, number, run, whole_number
 from netkit.data.augment import Augmentation

@@ -1,5 +1,9 @@
 """Draw networks, attention masks, receptive fields, feature maps, what sharing saves, and training curves."""
 
+from netkit.project import start
+
+start()
+
 from netkit.cli import Parser, add_sizes, run
 from netkit.data import drawn_faces as faces
 from netkit.data.images import read_image

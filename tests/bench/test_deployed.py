@@ -172,6 +172,7 @@ def test_all_engines_take_as_many_threads_as_mxnet(monkeypatch, tmp_path):
 SIGNAL = """
 import gc, os, signal, sys
 sys.path.insert(0, {tools!r})
+from netkit.project import find_builders; find_builders()
 import benchmark_deployment
 
 sys.argv = ['benchmark_deployment.py', {choice!r}, '--per-batch-size', '1', '--repetitions', '1']

@@ -593,6 +593,6 @@ def test_an_engine_that_does_not_start_is_a_sentence(run_tool, monkeypatch, erro
 def test_a_part_is_in_one_table_and_has_a_module_for_it():
     for part, engines in parts.PARTS.items():
         for engine, found in engines.items():
-            assert found.module.startswith('in_' + engine), part
+            assert found.module.startswith({'onnxruntime': 'onnx'}.get(engine, engine) + '_'), part
     with pytest.raises(UserError, match='onnxruntime has no part speed'):
         parts.cases_of('speed', 'onnxruntime', Args)

@@ -259,6 +259,7 @@ READ_ALL = (
     """
 import sys
 sys.path.insert(0, %r)
+from netkit.project import find_builders; find_builders()
 from netkit.data import pairs
 from netkit.errors import UserError
 for path in sys.argv[1:]:
@@ -368,6 +369,7 @@ def test_output_that_is_full(options, code, buffered):
 SWALLOWED = """
 import os, signal, sys, time
 sys.path.insert(0, %r)
+from netkit.project import find_builders; find_builders()
 from netkit import cli
 class Slow:
     def __del__(self):
@@ -384,6 +386,7 @@ cli.run(main)
 TWICE = """
 import os, signal, sys, time
 sys.path.insert(0, %r)
+from netkit.project import find_builders; find_builders()
 from netkit import cli
 def main():
     try:

@@ -63,6 +63,7 @@ def test_memonger_is_attributes_and_identities(network):
 WITHOUT_ONEDNN = """
 import sys
 sys.path.insert(0, {tools!r})
+from netkit.project import find_builders; find_builders()
 from netkit._mxnet import mx
 from netkit.networks import build
 for network in ('att56', 'ires101', 'cru56_imagenet', 'att56_imagenet'):

@@ -191,6 +191,7 @@ def test_names(network):
 BUILD = """
 import hashlib, sys
 sys.path.insert(0, {tools!r})
+from netkit.project import find_builders; find_builders()
 from netkit._mxnet import mx
 from netkit.networks import build
 mx.sym.Variable('x') + 1

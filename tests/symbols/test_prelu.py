@@ -130,7 +130,7 @@ def measured(request, true_gradients, tmp_path_factory):
     variables = dict(
         os.environ, MXNET_MKLDNN_ENABLED=str(int(request.param == 'oneDNN')), MXNET_STORAGE_FALLBACK_LOG_VERBOSE='0'
     )
-    variables['PYTHONPATH'] = os.pathsep.join([TOOLS, os.path.join(ROOT, 'tests'), os.path.join(ROOT, 'symbols')])
+    variables['PYTHONPATH'] = os.pathsep.join([TOOLS, os.path.join(ROOT, 'tests'), os.path.join(ROOT, 'symbols'), ROOT])
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__), path], env=variables, stdout=subprocess.PIPE, check=True
     )

@@ -67,6 +67,7 @@ def read_arrays(arrays):
 WORKER = """
 import os, sys
 sys.path.insert(0, {tools!r})
+from netkit.project import find_builders; find_builders()
 import train as tool
 from netkit._mxnet import mx
 

@@ -218,6 +218,7 @@ def test_gradients_that_overflow_are_dropped_where_they_may(loss_scale):
 DROPPED = """
 import sys
 sys.path.insert(0, %r)
+from netkit.project import find_builders; find_builders()
 from netkit._mxnet import mx
 from netkit.training.keeping import Keeper
 from netkit.training.trainer import Trainer

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from typing import NamedTuple, Tuple
 
-from netkit import ROOT
 from netkit.errors import last_line
+from netkit.project import ROOT
 
 # {library that libmxnet.so of the wheel needs: package that contains it}.
 LIBRARIES = {

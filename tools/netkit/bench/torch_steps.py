@@ -3,9 +3,9 @@
 import os
 
 import config as host
-from netkit import ROOT
 from netkit.errors import UserError
 from netkit.graph.naming import is_original
+from netkit.project import ROOT
 
 # {label: (whether the trunk is in bfloat16, whether the layout is channels_last)}
 WAYS = {

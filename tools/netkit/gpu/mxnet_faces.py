@@ -7,11 +7,11 @@ import sys
 import tempfile
 import time
 
-from netkit import ROOT
 from netkit.errors import UserError, last_line
 from netkit.gpu.harness import FACES as TABLE, Figure
 from netkit.gpu.mxnet_device import IS_GPU
 from netkit.gpu.sizes import FACES
+from netkit.project import ROOT
 from netkit.training import log
 
 ON_GPU = ['--per-batch-size', '64']

@@ -8,12 +8,12 @@ import tempfile
 import numpy as np
 import torch
 
-from netkit import ROOT
 from netkit.errors import UserError, last_line
 from netkit.gpu.harness import Figure, Problems, distance, in_turns
 from netkit.gpu.onnx_providers import session, there
 from netkit.gpu.sizes import BATCHES, SMALL, measured
 from netkit.gpu.torch_device import IS_GPU, images, is_ampere, label, network, tensor_float32
+from netkit.project import ROOT
 
 TABLE = 'inference, milliseconds for a batch, with the copies to the device and back'
 DIFFERENCE = 'inference: largest difference of the embeddings from PyTorch in float32, of their range'

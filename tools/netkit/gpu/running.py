@@ -13,10 +13,10 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from tqdm import tqdm
 
-from netkit import ROOT
 from netkit.errors import UserError, last_line
 from netkit.gpu.harness import Figure
 from netkit.gpu.parts import CARD, ENGINES, PARTS, from_line
+from netkit.project import ROOT
 
 PROGRAM = os.path.join('tools', 'check_gpu.py')
 NAME = 'check_gpu.py: '  # with which its refusals begin

@@ -8,9 +8,9 @@ import symbol_torch
 import torch
 
 import config as host
-from netkit import ROOT
 from netkit.gpu import sizes
 from netkit.gpu.sizes import SMALL
+from netkit.project import ROOT
 
 SYMBOLS = os.path.join(ROOT, 'symbols')
 IS_GPU = torch.cuda.is_available()
