@@ -14,7 +14,6 @@ from netkit.project import start
 
 start(needed=())
 
-from netkit import cuda
 from netkit.cli import Parser, run
 from netkit.errors import UserError
 from netkit.project import ROOT
@@ -69,8 +68,6 @@ def main():
             os.path.join(ROOT, 'requirements-gpu.txt'),
         )
         (library,) = glob.glob(os.path.join(folder, 'venv', 'lib', '*', '*', 'mxnet', 'libmxnet.so'))
-        code = cuda.listed(cuda.kernels(library)) or 'none'
-        print(f'MXNet has code for cards of compute capability {code} (a + stands for PTX)', flush=True)
         source = os.path.join(folder, 'cuda.c')
         with open(source, 'w') as file:
             file.write(stand_in(library))

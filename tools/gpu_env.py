@@ -43,21 +43,14 @@ def show(found):
 
 
 def show_cards():
-    """Print the cards to standard error, and whether the MXNet of this Python has code for them."""
-    found, library = cuda.cards(), cuda.library_of_mxnet()
-    code = cuda.kernels(library) if library else set()
-    words = {True: 'yes', False: f"no: it has code for {cuda.listed(code)} only, so PyTorch's trainers are left"}
+    """Print the cards to standard error, and whether MXNet has code for them."""
+    words = {True: 'yes', False: f"no: it has code for {cuda.listed()} only, so PyTorch's trainers are left"}
     rows = [
-        (
-            card.name,
-            '{}.{}'.format(*card.capability),
-            f'{card.memory:,}',
-            words[cuda.runs_on(code, card.capability)] if code else 'it is not there, or not for CUDA',
-        )
-        for card in found
+        (card.name, '{}.{}'.format(*card.capability), f'{card.memory:,}', words[cuda.runs_on(card.capability)])
+        for card in cuda.cards()
     ]
     if rows:
-        report.show('cards', ('card', 'compute capability', 'MB', 'does this MXNet run on it'), rows, file=sys.stderr)
+        report.show('cards', ('card', 'compute capability', 'MB', 'does mxnet-cu112 run on it'), rows, file=sys.stderr)
 
 
 def replace_by(command, path):

@@ -121,10 +121,9 @@ def test_the_machine_is_described():
 def test_a_card_that_mxnet_has_no_code_for(monkeypatch, capability, is_there):
     monkeypatch.setattr(card, 'IS_GPU', True)
     monkeypatch.setattr(card.cuda, 'cards', lambda: [card.cuda.Card('NVIDIA Sham', capability, 8000)])
-    monkeypatch.setattr(card.cuda, 'kernels', lambda path: {(card.cuda.MACHINE_CODE, (8, 6))})
     rows = []
     with (
-        pytest.raises(UserError, match='has code for compute capability 8.6, and this card has 9.0')
+        pytest.raises(UserError, match='has code for compute capability .*8.6, and this card has 9.0')
         if not is_there
         else contextlib.nullcontext()
     ):

@@ -5,14 +5,13 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 
 from netkit.errors import UserError
 
 LONGEST_NAME = 255  # bytes
 LARGEST_SIDE = 4096  # of an image, in pixels
-IMPATIENT = 5  # seconds after the first signal from which on a second one ends the process at once
+IMPATIENT = 5  # seconds
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -199,30 +198,23 @@ def described(error):
 
 
 def take_signals():
-    """Let SIGTERM, SIGHUP and Ctrl-C end `main` by an exception: open and half-written files are cleaned up."""
+    """Let SIGTERM, SIGHUP and Ctrl-C end `main` by an exception: open and half-written files are cleaned up.
+
+    A second signal right after the first changes nothing; one that comes later ends the process at once.
+    """
     began = []
 
-    def end(signal_number, _):
+    def end(number, _):
         if not began:
             began.append(time.time())
-            raise KeyboardInterrupt if signal_number == signal.SIGINT else SystemExit(128 + signal_number)
-        if time.time() - began[0] > IMPATIENT:  # a second signal right after the first changes nothing
-            os._exit(128 + signal_number)
-
-    def again(swallowed):
-        """Send a signal again if its exception was raised inside a destructor, where Python only prints it."""
-        if not isinstance(swallowed.exc_value, (KeyboardInterrupt, SystemExit)):
-            sys.__unraisablehook__(swallowed)
-            return
-        began.clear()
-        number = signal.SIGINT if isinstance(swallowed.exc_value, KeyboardInterrupt) else signal.SIGTERM
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if time.time() - began[0] > IMPATIENT:
+            os._exit(128 + number)
 
     # SIGHUP, of a terminal that is closed, is not there on Windows.
-    for signal_number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, 'SIGHUP', None))):
-        if signal.getsignal(signal_number) != signal.SIG_IGN:  # a shell has background jobs ignore Ctrl-C, nohup SIGHUP
-            signal.signal(signal_number, end)
-    sys.unraisablehook = again
+    for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, 'SIGHUP', None))):
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell has background jobs ignore Ctrl-C, nohup SIGHUP
+            signal.signal(number, end)
 
 
 def open_streams():

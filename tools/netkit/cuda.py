@@ -3,11 +3,8 @@
 import collections
 import ctypes
 import glob
-import importlib.util
-import mmap
 import os
 import re
-import struct
 import subprocess
 import sys
 from typing import NamedTuple, Tuple
@@ -35,10 +32,8 @@ ALL = dict(LIBRARIES, **NEEDED_BY_OTHERS)
 SEES_GPUS = 'import mxnet; print(mxnet.__version__, flush=True); print(mxnet.context.num_gpus())'
 Found = collections.namedtuple('Found', 'folder version')  # version of the wheel or driver, or ''
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
-# What nvcc puts into a library (fatbinary.h of CUDA): a container of the code for each kind of card.
-CONTAINER = struct.pack('<I', 0xBA55ED50)
-CONTAINER_HEADER, ENTRY_HEADER = struct.Struct('<4sHHQ'), struct.Struct('<HHIQ12xI')
-PTX, MACHINE_CODE = 1, 2  # kinds of entries
+# The cards for which the wheel mxnet-cu112 1.9.1, the last, has machine code, by compute capability; it has no PTX.
+CODE = (5, 0), (6, 0), (7, 0), (8, 0), (8, 6)
 
 
 class Card(NamedTuple):
@@ -118,62 +113,17 @@ def cards(driver=DRIVER):
     return found
 
 
-def kernels(path):
-    """Return {(kind, compute capability)} of the code for cards in a library; kind PTX or MACHINE_CODE.
+def runs_on(capability):
+    """Return whether MXNet runs on a card: one of the same major version as the code, with the same or a later minor.
 
-    Of what is there for half of its kernels at least: a few may be for one kind of card. Nothing in it is run. Raises
-    OSError; a library without such code has none.
+    (CUDA C++ Programming Guide, "Application Compatibility".)
     """
-    found, containers = collections.Counter(), 0
-    if not os.path.getsize(path):  # which cannot be mapped
-        return set()
-    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        at = content.find(CONTAINER)
-        while 0 <= at <= len(content) - CONTAINER_HEADER.size:
-            _, version, header, size = CONTAINER_HEADER.unpack_from(content, at)
-            end = min(at + header + size, len(content))
-            if (version, header) != (1, CONTAINER_HEADER.size):  # the same bytes by chance
-                end = at + len(CONTAINER)
-            else:
-                found.update(set(_entries(content, at + header, end)))
-                containers += 1
-            at = content.find(CONTAINER, end)
-    return {code for code, count in found.items() if 2 * count >= containers}
+    return any(of[0] == capability[0] and of <= capability for of in CODE)
 
 
-def _entries(content, at, end):
-    """Yield (kind, compute capability) of the entries of a container."""
-    while at + ENTRY_HEADER.size <= end:
-        kind, _, header, size, capability = ENTRY_HEADER.unpack_from(content, at)
-        yield kind, divmod(capability, 10)
-        at += max(header + size, ENTRY_HEADER.size)
-
-
-def runs_on(found, capability):
-    """Tell whether a card of a compute capability runs code, {(kind, compute capability)}.
-
-    Machine code runs on cards of the same major version and the same or a later minor one; from PTX the driver makes
-    the code of all later cards (CUDA C++ Programming Guide, "Application Compatibility").
-    """
-    return any(
-        of <= capability if kind == PTX else kind == MACHINE_CODE and of[0] == capability[0] and of <= capability
-        for kind, of in found
-    )
-
-
-def library_of_mxnet():
-    """Return the path of the libmxnet.so of this Python, without importing it; None where there is none."""
-    spec = importlib.util.find_spec('mxnet')
-    path = os.path.join(os.path.dirname(spec.origin), 'libmxnet.so') if spec and spec.origin else ''
-    return path if os.path.exists(path) else None
-
-
-def listed(found):
-    """Return the compute capabilities of machine code as a text, like '5.0, 8.6', with a + where there is PTX."""
-    return ', '.join(
-        f'{major}.{minor}' + '+' * (kind == PTX)
-        for (major, minor), kind in sorted((capability, kind) for kind, capability in found)
-    )
+def listed():
+    """Return the compute capabilities of CODE as a text."""
+    return ', '.join('{}.{}'.format(*capability) for capability in CODE)
 
 
 def find_all():

@@ -20,7 +20,7 @@ TEXT_COLUMNS = (
     'unit',
     'shares',
     'card',
-    'does this MXNet run on it',
+    'does mxnet-cu112 run on it',
 )
 
 
