@@ -205,8 +205,6 @@ def test_no_name_is_given_twice():
 
 @pytest.mark.parametrize('path', [path for path in MODULES if not path.endswith('cli.py')], ids=name_of)
 def test_what_argparse_returns_ends_in_the_programs(path):
-    if os.sep + 'gpu' + os.sep in path or os.sep + 'bench' + os.sep in path:
-        pytest.skip('they take it still')
     assert not lines_with(r'\bargs\.', path)
 
 

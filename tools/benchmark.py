@@ -87,13 +87,16 @@ def show_times(args, show):
     if len(set(texts)) < len(texts):
         raise UserError(f'each choice has to be named once: {" ".join(texts)}')
     choices = [parse_choice(text) for text in texts]
+    how = timing.How(
+        args.per_batch_size, args.repetitions, args.device, args.engine, args.peer, args.compile, args.only
+    )
     for choice in choices:
-        timing.check(choice, args)  # refuses wrong values now, not after minutes
+        timing.check(choice, how)  # refuses wrong values now, not after minutes
     if args.plot:
         check_writable(os.path.dirname(os.path.abspath(args.plot)))
     results = {}
     for mode in (args.only,) if args.only else MODES:
-        results[mode] = timing.time_choices(choices, args, mode == 'training')
+        results[mode] = timing.time_choices(choices, how, mode == 'training')
         show(f'{mode}, batch {args.per_batch_size}', timing.COLUMNS, [timing.texts_of(row) for row in results[mode]])
     if args.plot:
         plot.save(results, args.plot)

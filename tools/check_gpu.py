@@ -81,6 +81,11 @@ def interpreter(text):
     return os.path.abspath(found)
 
 
+def options_of(args):
+    """Return the parts.Options of the command line."""
+    return parts.Options(**{name: getattr(args, name) for name in parts.Options._fields})
+
+
 def measure_here(args):
     """Measure a part in this process; return the exit status."""
     figures, problems = [], []
@@ -95,7 +100,7 @@ def measure_here(args):
         elif told['problem']:
             problems.append(f'{told["case"]}: {told["problem"]}')
 
-    is_whole = parts.measure(args.part, args.engine, args, tell)
+    is_whole = parts.measure(args.part, args.engine, options_of(args), tell)
     for title, rows in page.tables(figures).items():
         print('\n'.join(page.table_lines(title, rows)))
     for problem in problems:
@@ -129,7 +134,7 @@ def report(args):
         print(sentence, flush=True)
 
     try:
-        for outcome in running.run_all(args.only, engines, args, tell, outcomes.append):
+        for outcome in running.run_all(args.only, engines, options_of(args), tell, outcomes.append):
             outcomes.append(outcome)
             if outcome.part != parts.CARD:
                 text = page.save(outcomes, command, date, args.output)

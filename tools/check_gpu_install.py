@@ -25,6 +25,8 @@ ANSWERS = {
     'cuGetErrorString': '(int error, const char **text) { *text = "no device"; return 0; }',
 }
 COMPUTE = """
+from netkit.project import find_builders
+find_builders()
 from netkit._mxnet import mx
 from netkit.networks import build
 symbol = build('cru56', net_multiplier=0.25, emb_size=32)

@@ -153,15 +153,14 @@ def test_the_largest_batch(per_image, room):
 # ---------------------------------------------------------------------------------------------- the processes
 
 
-class Args:
-    quick, mxnet_python, insightface, minutes = False, None, None, 1
+OPTIONS = parts.Options(minutes=1)
 
 
 def outcome_of(monkeypatch, script, seconds=20):
     """Return the Outcome of a part whose process runs `script`; Python, and the functions of `parts`."""
     start = 'import json, os, subprocess, sys, time\ndef tell(**told): print(json.dumps(told), flush=True)\n'
     monkeypatch.setattr(running, 'command', lambda *_: [sys.executable, '-c', start + script])
-    return running.run('speed', 'torch', Args, seconds)
+    return running.run('speed', 'torch', OPTIONS, seconds)
 
 
 def test_figures_come_from_a_process_with_the_command_of_their_case(monkeypatch):
@@ -250,33 +249,34 @@ def assert_gone(process):
 def test_the_commands_of_parts():
     """The variables and libraries that MXNet needs, and the options that a part is told."""
 
-    class All(Args):
-        quick, mxnet_python, insightface = True, '/elsewhere/python', '/a checkout'
+    asked = parts.Options(quick=True, mxnet_python='/elsewhere/python', insightface='/a checkout')
 
     own, program = sys.executable, os.path.join('tools', 'check_gpu.py')
     with_libraries = ['/elsewhere/python', os.path.join('tools', 'gpu_env.py'), '--', '/elsewhere/python', program]
     options = ['--part', 'correctness', '--engine', 'mxnet', '--quick']
-    assert running.command('correctness', 'mxnet', All, 100) == [
+    assert running.command('correctness', 'mxnet', asked, 100) == [
         'env',
         'NVIDIA_TF32_OVERRIDE=0',
         *with_libraries,
         *options,
     ]
-    assert running.command('speed', 'mxnet', All, 100)[0] == '/elsewhere/python'
+    assert running.command('speed', 'mxnet', asked, 100)[0] == '/elsewhere/python'
     start = [own, program, '--part', 'speed', '--engine', 'torch']
-    assert running.command('speed', 'torch', All, 100) == [*start, '--quick', '--insightface', '/a checkout']
-    assert running.command('speed', 'torch', Args, 100) == start
-    assert running.command('inference', 'onnxruntime', All, 100)[-2:] == ['--mxnet-python', '/elsewhere/python']
-    assert '--mxnet-python' not in running.command('inference', 'torch', All, 100)
+    assert running.command('speed', 'torch', asked, 100) == [*start, '--quick', '--insightface', '/a checkout']
+    assert running.command('speed', 'torch', OPTIONS, 100) == start
+    assert running.command('inference', 'onnxruntime', asked, 100)[-2:] == ['--mxnet-python', '/elsewhere/python']
+    assert '--mxnet-python' not in running.command('inference', 'torch', asked, 100)
     for seconds, training in ((20, '10'), (100.7, '55'), (900, '120')):
-        assert running.command('faces', 'torch', Args, seconds)[-2:] == ['--seconds', training]
+        assert running.command('faces', 'torch', OPTIONS, seconds)[-2:] == ['--seconds', training]
     inside = os.path.join(running.ROOT, '.venv-gpu', 'bin', 'python')
     assert running.shown([inside, '/a b/c']) == ".venv-gpu/bin/python '/a b/c'"
 
 
 def test_an_interpreter_that_is_not_there(monkeypatch):
     monkeypatch.setattr(running, 'command', lambda *_: ['/no/such/python'])
-    assert running.run('speed', 'mxnet', Args, 1).problems == ['cannot run /no/such/python: No such file or directory']
+    assert running.run('speed', 'mxnet', OPTIONS, 1).problems == [
+        'cannot run /no/such/python: No such file or directory'
+    ]
 
 
 def test_what_there_is_of_an_interrupted_part_is_kept(monkeypatch):
@@ -297,7 +297,7 @@ def test_what_there_is_of_an_interrupted_part_is_kept(monkeypatch):
     monkeypatch.setattr(running, 'command', lambda *_: [sys.executable, '-c', script])
     start = time.time()
     with pytest.raises(KeyboardInterrupt):
-        running.run('speed', 'torch', Args, 50, kept.append)
+        running.run('speed', 'torch', OPTIONS, 50, kept.append)
     assert time.time() - start < 20
     (outcome,) = kept
     assert outcome.problems == ['interrupted'] and list(outcome.commands) == ['a', 'b']
@@ -317,9 +317,9 @@ def test_no_figure_of_a_cpu_among_those_of_a_gpu():
     cards['torch'] = card('torch')
     assert running.fit(cards) == ['torch', 'onnxruntime']
     # To plan, MXNet has to start, and that is all.
-    assert running.tasks_of(['plan', 'speed'], cards, Args) == [('plan', 'mxnet'), ('speed', 'torch')]
+    assert running.tasks_of(['plan', 'speed'], cards, OPTIONS) == [('plan', 'mxnet'), ('speed', 'torch')]
     cards['mxnet'] = cards['mxnet']._replace(commands={})  # it does not start at all
-    assert running.tasks_of(['plan', 'speed'], cards, Args) == [('speed', 'torch')]
+    assert running.tasks_of(['plan', 'speed'], cards, OPTIONS) == [('speed', 'torch')]
     cards['mxnet'] = card('mxnet', 'H100')
     assert running.fit(cards) == ['mxnet']
 
@@ -327,7 +327,7 @@ def test_no_figure_of_a_cpu_among_those_of_a_gpu():
 def test_the_time_is_shared(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, 'time', lambda: now[0])
-    tasks = running.tasks_of(None, ALL, Args)
+    tasks = running.tasks_of(None, ALL, OPTIONS)
     assert len(tasks) == sum(len(engines) for part, engines in parts.PARTS.items() if part != 'card')
     schedule, spent = running.Schedule(900, tasks), 0
     part, engine, first = schedule.next()
@@ -344,13 +344,11 @@ def test_the_time_is_shared(monkeypatch):
 
 
 def test_what_quick_leaves_out_can_be_named():
-    class Quick(Args):
-        quick = True
-
-    tasks = running.tasks_of(None, ALL, Quick)
+    quick = parts.Options(quick=True)
+    tasks = running.tasks_of(None, ALL, quick)
     assert ('speed', 'torch') in tasks and not {'compile'} & {part for part, _ in tasks}
-    assert running.tasks_of(['compile'], ALL, Quick) == [('compile', 'torch')]
-    of_mxnet = running.tasks_of(['plan', 'memory'], {'mxnet': ALL['mxnet']}, Args)
+    assert running.tasks_of(['compile'], ALL, quick) == [('compile', 'torch')]
+    of_mxnet = running.tasks_of(['plan', 'memory'], {'mxnet': ALL['mxnet']}, OPTIONS)
     assert of_mxnet == [('plan', 'mxnet'), ('memory', 'mxnet')]
 
 
@@ -562,8 +560,7 @@ def test_a_case_that_fails_does_not_stop_the_others(monkeypatch, run_tool):
     monkeypatch.setattr(parts, 'where', lambda engine: None)
     monkeypatch.setattr(parts, 'cases_of', lambda *_: {'a': fails, 'b': lambda: iter([Figure('t', 'r', 'd', 2)])})
     told = []
-    args = type('Some', (Args,), {'case': None})
-    assert not parts.measure('speed', 'torch', args, told.append)
+    assert not parts.measure('speed', 'torch', OPTIONS, told.append)
     assert [each['figure'].value for each in told if 'figure' in each] == [1, 2]
     assert [each['problem'] for each in told if 'seconds' in each] == [
         'CUDA error: an illegal memory access was encountered',
@@ -595,4 +592,4 @@ def test_a_part_is_in_one_table_and_has_a_module_for_it():
         for engine, found in engines.items():
             assert found.module.startswith({'onnxruntime': 'onnx'}.get(engine, engine) + '_'), part
     with pytest.raises(UserError, match='onnxruntime has no part speed'):
-        parts.cases_of('speed', 'onnxruntime', Args)
+        parts.cases_of('speed', 'onnxruntime', OPTIONS)

@@ -315,8 +315,7 @@ def test_the_gpu_install_is_tried_with_a_driver_that_stands_in(run_tool, tmp_pat
     python = tmp_path / 'python'
     python.write_text(PYTHON.format(status=status, **files))
     python.chmod(0o755)
-    code, out, err = run_tool(check_gpu_install, '--python', str(python))
-    assert 'MXNet has code for cards of compute capability none' in out
+    code, _, err = run_tool(check_gpu_install, '--python', str(python))
     assert code == (2 if status else 0) and ('this failed: ' in err) == bool(status)
     driver, count = ctypes.CDLL(files['driver']), ctypes.c_int(7)
     assert driver.cuDeviceGetCount(ctypes.byref(count)) == 100 and count.value == 0 and driver.cuFooBar() == 100

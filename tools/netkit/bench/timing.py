@@ -58,17 +58,29 @@ def check_device(device):
         raise UserError('MXNet sees no GPU here; leave out --device gpu')
 
 
-def check(choice, args):
+class How(NamedTuple):
+    """How choices are timed."""
+
+    per_batch_size: int
+    repetitions: int
+    device: str = 'cpu'
+    engine: str = 'mxnet'  # or 'torch', in addition
+    peer: Optional[str] = None  # an independent implementation, in addition
+    compiled: bool = False  # in PyTorch, in addition
+    only: Optional[str] = None  # 'training' or 'inference'; None: both
+
+
+def check(choice, how):
     """Raise UserError for a choice that cannot be built, or plainly does not fit in this machine's memory."""
-    symbol, image_shape = choice.build(args.device)
-    if args.device == 'cpu':
+    symbol, image_shape = choice.build(how.device)
+    if how.device == 'cpu':
         check_room(
-            args.per_batch_size * planned_memory(symbol, 1, image_shape, args.only != 'inference') * 2**20,
-            f'take a smaller --per-batch-size: {choice.label} with {args.per_batch_size} images wants',
+            how.per_batch_size * planned_memory(symbol, 1, image_shape, how.only != 'inference') * 2**20,
+            f'take a smaller --per-batch-size: {choice.label} with {how.per_batch_size} images wants',
         )
-    if args.engine == 'torch':
-        torch_steps.check(choice, args)
-    elif args.peer:
+    if how.engine == 'torch':
+        torch_steps.check(choice, how)
+    elif how.peer:
         peer_name(choice.network)
 
 
@@ -89,12 +101,12 @@ def measure(steps, repetitions):
     return seconds
 
 
-def time_choices(choices, args, training):
+def time_choices(choices, how, training):
     """Measure the training steps, or the inferences, of all choices, their floors and peers; return the Rows."""
-    context, steps, facts, floors = mx.Context(args.device), {}, {}, {}
+    context, steps, facts, floors = mx.Context(how.device), {}, {}, {}
     for choice in choices:
-        symbol, image_shape = choice.build(args.device, training)
-        shape, macs = (args.per_batch_size, 3, *image_shape[:2]), count_macs(symbol, image_shape)
+        symbol, image_shape = choice.build(how.device, training)
+        shape, macs = (how.per_batch_size, 3, *image_shape[:2]), count_macs(symbol, image_shape)
         steps[choice.label] = Step(symbol, shape, context, training)
         of_same = choice.network, macs  # choices that differ only in their forms have one floor and one peer
         if of_same not in floors:
@@ -102,26 +114,26 @@ def time_choices(choices, args, training):
             floors[of_same] = named if named not in steps else f'{choice.label}, convolutions and FCs alone'
             steps[floors[of_same]] = Floor(symbol, shape, context, training)
             facts[floors[of_same]] = None, floors[of_same], macs, None
-            if args.peer and args.engine == 'mxnet':
-                label = f'{args.peer} {peer_name(choice.network)}'
+            if how.peer and how.engine == 'mxnet':
+                label = f'{how.peer} {peer_name(choice.network)}'
                 steps[label] = Peer(choice.network, shape, context, training)
                 facts[label] = None, floors[of_same], macs, None
-        plan = planned_memory(symbol, args.per_batch_size, image_shape, training) / args.per_batch_size
+        plan = planned_memory(symbol, how.per_batch_size, image_shape, training) / how.per_batch_size
         facts[choice.label] = choice, floors[of_same], macs, plan
-        if args.engine == 'torch':
-            others = torch_steps.steps_of(choice, args, shape, training)
+        if how.engine == 'torch':
+            others = torch_steps.steps_of(choice, how, shape, training)
             steps.update(others)
             facts.update(dict.fromkeys(others, (None, floors[of_same], macs, None)))
     seconds = {
-        label: [second / args.per_batch_size for second in times]
-        for label, times in measure(steps, args.repetitions).items()
+        label: [second / how.per_batch_size for second in times]
+        for label, times in measure(steps, how.repetitions).items()
     }
     del steps
     median = {label: statistics.median(times) for label, times in seconds.items()}
     rows = []
     with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
         for label, (choice, floor, macs, plan) in sorted(facts.items(), key=lambda item: item[1][0] is None):
-            rss = pool.apply(peak_memory, (choice, args.per_batch_size, args.device, training)) if choice else None
+            rss = pool.apply(peak_memory, (choice, how.per_batch_size, how.device, training)) if choice else None
             rows.append(
                 Row(
                     label,

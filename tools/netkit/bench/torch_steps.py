@@ -39,13 +39,13 @@ class TorchStep:
         self.module(self.images).sum().backward()
 
 
-def check(choice, args):
+def check(choice, how):
     """Raise UserError where a choice cannot be timed in PyTorch."""
     try:
         import torch  # noqa: F401
     except ImportError:
         raise UserError('PyTorch is not installed here; make .venv-torch/installed, and run .venv-torch/bin/python')
-    if args.peer == 'by_hand' and choice.network != BY_HAND:
+    if how.peer == 'by_hand' and choice.network != BY_HAND:
         raise UserError(f'--peer by_hand: only {BY_HAND} is written by hand, not {choice.network}')
     if is_original(choice.network):
         raise UserError(f'--engine torch is for face networks, and {choice.label} is none')
@@ -60,8 +60,8 @@ def module_of(choice, **options):
     return symbol_torch.choice(os.path.join(ROOT, 'symbols'), host.network[choice.network], **options, **settings)
 
 
-def steps_of(choice, args, shape, training):
-    """Return {label: step} of a choice in PyTorch: every one of the WAYS, and what `args` ask for besides."""
+def steps_of(choice, how, shape, training):
+    """Return {label: step} of a choice in PyTorch: every one of the WAYS, and what a `timing.How` asks for besides."""
     import symbol_torch
     import torch
 
@@ -70,10 +70,10 @@ def steps_of(choice, args, shape, training):
         module = module_of(choice, fp16=half, channels_last=last)
         if not last or not symbol_torch.is_narrow(module):
             found[f'{choice.label}, {label}'] = TorchStep(module, shape, training, last)
-    if args.compile:
+    if how.compiled:
         module = torch.compile(module_of(choice), fullgraph=True)
         found[f'{choice.label}, {COMPILED}'] = TorchStep(module, shape, training)
-    if args.peer == 'by_hand':
+    if how.peer == 'by_hand':
         from netkit.bench.by_hand import Cru116
 
         settings = choice.settings()

@@ -111,15 +111,15 @@ def ways_of(provider, quick):
     return found if quick else {**found, 'float16': ('float16', {})}
 
 
-def cases(quick, python=None):
-    """Return {case: function that yields Figures}; `python` is an interpreter with MXNet, which writes the files.
+def cases(quick, mxnet_python=None):
+    """Return {case: function that yields Figures}; `mxnet_python` is an interpreter with MXNet, which writes the files.
 
     The cases of a provider stand together: what is measured of one stays if the next brings down the process. Raises
-    UserError without a `python`.
+    UserError without one.
     """
-    if python is None:
+    if mxnet_python is None:
         raise UserError('the ONNX files are written by a Python that has MXNet; name it, --mxnet-python PYTHON')
-    files = Files(python)
+    files = Files(mxnet_python)
     return {
         f'{name}, {short_of(provider)}': functools.partial(measure, name, provider, ways_of(provider, quick), files)
         for provider in there()

@@ -38,19 +38,17 @@ class Outcome(NamedTuple):
     problems: List[str]
 
 
-def command(part, engine, args, seconds):
+def command(part, engine, options, seconds):
     """Return the command that measures a part in so many seconds, relative to the project's folder."""
-    python = args.mxnet_python if engine == 'mxnet' else sys.executable
+    python = options.mxnet_python if engine == 'mxnet' else sys.executable
     found = [python, ENVIRONMENT, '--', python] if engine == 'mxnet' else [python]
     variables = PARTS[part][engine].variables
     found = ['env', *variables, *found] if variables else found
-    found += [PROGRAM, '--part', part, '--engine', engine] + ['--quick'] * args.quick
-    if args.insightface and (part, engine) == ('speed', 'torch'):
-        found += ['--insightface', args.insightface]
-    if (part, engine) == ('faces', 'torch'):
-        found += ['--seconds', str(min(max(int(seconds) - BESIDES, 10), FACES))]
-    if args.mxnet_python and (part, engine) == ('inference', 'onnxruntime'):
-        found += ['--mxnet-python', args.mxnet_python]
+    found += [PROGRAM, '--part', part, '--engine', engine] + ['--quick'] * options.quick
+    options = options._replace(seconds=min(max(int(seconds) - BESIDES, 10), FACES))
+    for name in PARTS[part][engine].options:
+        if getattr(options, name):
+            found += ['--' + name.replace('_', '-'), str(getattr(options, name))]
     return found
 
 
@@ -72,12 +70,12 @@ def end(process):
             process.kill()
 
 
-def run(part, engine, args, seconds, keep=lambda outcome: None):
+def run(part, engine, options, seconds, keep=lambda outcome: None):
     """Measure a part in a process of its own, for at most so many seconds; return its Outcome.
 
     `keep` is given what there is of it by an interruption.
     """
-    words, start, late, told_of = command(part, engine, args, seconds), time.time(), threading.Event(), Told()
+    words, start, late, told_of = command(part, engine, options, seconds), time.time(), threading.Event(), Told()
 
     def outcome(problems):
         figures = list(told_of.figures.values())
@@ -176,7 +174,7 @@ class Schedule:
         return part, engine, max((self.until - time.time()) * shares[0] / sum(shares), LEAST)
 
 
-def tasks_of(parts, cards, args):
+def tasks_of(parts, cards, options):
     """Return the tasks, (part, engine), besides the cards: of `parts`, or with None of all that --quick leaves.
 
     `cards` are {engine: Outcome of its card}. What only has to be started needs no engine that computes.
@@ -188,11 +186,11 @@ def tasks_of(parts, cards, args):
         for engine, found in PARTS[part].items()
         if part != CARD
         and engine in (computing if found.is_computed else started)
-        and (part in parts if parts else found.is_quick or not args.quick)
+        and (part in parts if parts else found.is_quick or not options.quick)
     ]
 
 
-def run_all(parts, engines, args, tell, keep):
+def run_all(parts, engines, options, tell, keep):
     """Measure `parts`, all with None, in `engines`; yield the Outcomes.
 
     `tell` is given a sentence on each, `keep` what there is of one that is interrupted. The part `card` comes first: an
@@ -201,7 +199,7 @@ def run_all(parts, engines, args, tell, keep):
     """
 
     def measured(part, engine, seconds):
-        outcome = run(part, engine, args, seconds, keep)
+        outcome = run(part, engine, options, seconds, keep)
         count = len(outcome.figures)
         tell(f'{part}, {ENGINES[engine]}: {count} figure{"s" * (count != 1)} in {outcome.seconds:.0f} s')
         for problem in outcome.problems:
@@ -210,7 +208,7 @@ def run_all(parts, engines, args, tell, keep):
 
     cards = {engine: measured(CARD, engine, START) for engine in engines}
     yield from cards.values()
-    schedule = Schedule(60 * args.minutes, tasks_of(parts, cards, args))
+    schedule = Schedule(60 * options.minutes, tasks_of(parts, cards, options))
     while schedule.tasks:
         yield measured(*schedule.next())
 

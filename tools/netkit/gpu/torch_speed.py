@@ -173,17 +173,17 @@ def time_compiled(name):
     yield from time_steps(steps, label(name), batch)
 
 
-def cases(quick, checkout=None):
-    """Return {case: function that yields Figures}; with r100 of insightface if `checkout` is a folder of it."""
+def cases(quick, insightface=None):
+    """Return {case: function that yields Figures}; with r100 of insightface from the checkout `insightface`."""
     found = {
         name: functools.partial(time_ways, functools.partial(made, name), label(name), default_batch(name), ways(quick))
         for name in measured(quick)
     }
-    if checkout:
+    if insightface:
         of_host = {name: way for name, way in ways(quick).items() if name in OF_HOST}
         found['r100'] = functools.partial(
             time_ways,
-            functools.partial(host_module, checkout),
+            functools.partial(host_module, insightface),
             'r100 of insightface' + ', whole, 112×112' * (not IS_GPU),
             default_batch('ires50'),
             of_host,
