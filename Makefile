@@ -12,7 +12,7 @@
 # make test-host INSIGHTFACE=/path/to/checkout   trains in a copy of that checkout, with its own train.py (three minutes)
 # make check-gpu   measures PyTorch, onnxruntime and MXNet on this machine's GPUs into out/gpu (quarter of an hour; 11 GB)
 # make check-gpu ARGS=--quick   less of it in three minutes; python tools/check_gpu.py --help has all options
-# make check-gpu-install   installs requirements-gpu.txt in a scratch environment and tries it (2.5 GB)
+# make check-gpu-install   installs MXNet for CUDA in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in the ways of benchmarks/mutants.toml; the tests must notice (a quarter of an hour)
 # make clean   removes the environments and out/
 
@@ -23,13 +23,16 @@ PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
-# What requirements-gpu-torch.txt pins is there for these.
+# The versions of the extra gpu exist for these.
 GPU_PYTHON ?= $(shell for v in 3.12 3.11 3.10; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
 # MXNet for CUDA cannot even be imported without the driver's library.
 HAS_DRIVER = { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q libcuda.so.1
 RUN = .venv/bin/python
+# $(call install,ENVIRONMENT,EXTRAS of pyproject.toml): PyTorch only where an extra asks for it.
+install = $(1)/bin/python tools/extras.py $(2) | \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r /dev/stdin
 
 .PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants host-env test-host check-gpu check-gpu-install clean
 
@@ -56,19 +59,17 @@ test: .venv/installed
 test-torch: .venv-torch/installed
 	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/gpu/test_in_torch.py
 
-.venv-torch/installed: requirements.txt requirements-common.txt requirements-torch.txt
+.venv-torch/installed: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	$(call install,.venv-torch,mxnet tools test arcface-torch)
 	@touch $@
 
-test-openvino: .venv/installed .venv-openvino/installed
-	OPENVINO_PYTHON=.venv-openvino/bin/python $(RUN) -m pytest tests/deploy/test_openvino.py -k provider
-
-.venv-openvino/installed: requirements-openvino.txt
-	"$(PYTHON)" -m venv .venv-openvino
-	.venv-openvino/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-openvino.txt
-	.venv-openvino/bin/python -m pip install --quiet --disable-pip-version-check --no-deps insightface==2.1
-	@touch $@
+# In an environment for this test alone, since the packages of onnxruntime exclude each other.
+test-openvino: .venv/installed
+	@made=$$(mktemp -d) && trap "rm -rf $$made" EXIT && "$(PYTHON)" -m venv $$made && \
+	$(call install,$$made,openvino) && \
+	$$made/bin/python -m pip install --quiet --disable-pip-version-check --no-deps insightface==2.1 && \
+	OPENVINO_PYTHON=$$made/bin/python $(RUN) -m pytest tests/deploy/test_openvino.py -k provider
 
 test-all: .venv/installed
 	ALL_DEPTHS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
@@ -94,10 +95,10 @@ pictures: .venv/installed
 mutants: .venv/installed
 	$(RUN) benchmarks/mutants.py
 
-.venv/installed: requirements.txt requirements-common.txt requirements-dev.txt
+.venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(call install,.venv,mxnet tools test dev)
 	@touch $@
 
 host-env: .venv-host/installed
@@ -106,10 +107,10 @@ test-host: .venv-host/installed
 	@test -d "$(INSIGHTFACE)/recognition" || { echo "name a checkout: make test-host INSIGHTFACE=/path/to/insightface" >&2; exit 2; }
 	INSIGHTFACE="$(abspath $(INSIGHTFACE))" .venv-host/bin/python -m pytest tests/patcher/test_in_host.py -k INSIGHTFACE
 
-.venv-host/installed: requirements-host.txt
+.venv-host/installed: pyproject.toml constraints.txt
 	@test -n "$(HOST_PYTHON)" || { echo "insightface's trainers need Python 3.8, 3.9 or 3.10 with its venv module: install one or name it, make HOST_PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
 	"$(HOST_PYTHON)" -m venv .venv-host
-	.venv-host/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-host.txt
+	$(call install,.venv-host,host test)
 	@touch $@
 
 # What cannot be installed or run of MXNet for CUDA is told, and PyTorch goes on without it.
@@ -117,16 +118,16 @@ check-gpu: .venv-gpu/installed
 	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: going on without it" >&2
 	.venv-gpu/bin/python tools/check_gpu.py $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
 
-.venv-gpu/installed: requirements-gpu-torch.txt
+.venv-gpu/installed: pyproject.toml constraints.txt
 	@test -n "$(GPU_PYTHON)" || { echo "this wants Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
 	"$(GPU_PYTHON)" -m venv .venv-gpu
-	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-gpu-torch.txt
+	$(call install,.venv-gpu,gpu)
 	@touch $@
 
-.venv-gpu-mxnet/installed: requirements-gpu.txt requirements.txt requirements-common.txt
+.venv-gpu-mxnet/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one or name it, make check-gpu PYTHON=/path/to/python" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv-gpu-mxnet
-	.venv-gpu-mxnet/bin/python -m pip install --quiet --disable-pip-version-check -r $$($(HAS_DRIVER) && echo requirements-gpu.txt || echo requirements.txt)
+	$(call install,.venv-gpu-mxnet,$$($(HAS_DRIVER) && echo mxnet-gpu || echo mxnet) tools)
 	@touch $@
 
 # Not part of the tests: it fetches about 2.5 GB.
@@ -134,4 +135,4 @@ check-gpu-install: .venv/installed
 	$(RUN) tools/check_gpu_install.py
 
 clean:
-	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-openvino .venv-torch out
+	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-torch out

@@ -724,8 +724,8 @@ def _beside(*names):
 
 
 def networks():
-    """Return the table of network choices, {name: row}: `networks.py` beside this file, or in `config/`."""
-    path = _beside(('networks.py',), (os.pardir, 'config', 'networks.py'))
+    """Return the table of networks, {name: row}: `networks.py` in this folder, or in a folder `config`."""
+    path = _beside(('networks.py',), ('config', 'networks.py'), (os.pardir, 'config', 'networks.py'))
     spec = importlib.util.spec_from_file_location('crunet_networks', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -795,7 +795,7 @@ def get_model(name, num_features=512, fp16=False, **_):
         table = {key: row for key, row in networks().items() if not key.endswith('_imagenet')}
         if network not in table:
             raise ValueError(f'there is no network {network!r}; choose from {", ".join(table)}')
-        folder = _beside(('face_blocks.py',), (os.pardir, 'symbols', 'face_blocks.py'))
+        folder = _beside(('face_blocks.py',), ('symbols', 'face_blocks.py'), (os.pardir, 'symbols', 'face_blocks.py'))
         module = choice(os.path.dirname(folder), table[network], **options, **{'emb_size': num_features, **settings})
     if module.size != num_features:
         warnings.warn(f'{name} has embeddings of {module.size} numbers, not {num_features}', stacklevel=2)

@@ -1,4 +1,4 @@
-"""Prove requirements-gpu.txt on a machine without a GPU: install it, and let MXNet for CUDA compute on the CPU.
+"""Prove the extra mxnet-gpu on a machine without a GPU: install it, and let MXNet for CUDA compute on the CPU.
 
 In a scratch environment, with a stand-in for the driver's library that has no device. Downloads about 2.5 GB.
 """
@@ -59,16 +59,11 @@ def main():
 
         call(args.python, '-m', 'venv', os.path.join(folder, 'venv'))
         python = os.path.join(folder, 'venv', 'bin', 'python')
-        call(
-            python,
-            '-m',
-            'pip',
-            'install',
-            '--quiet',
-            '--disable-pip-version-check',
-            '-r',
-            os.path.join(ROOT, 'requirements-gpu.txt'),
-        )
+        listed = os.path.join(folder, 'requirements.txt')
+        with open(listed, 'w', encoding='utf-8') as file:
+            call(python, os.path.join(ROOT, 'tools', 'extras.py'), 'mxnet-gpu', 'tools', stdout=file)
+        pip = [python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
+        call(*pip, '-c', os.path.join(ROOT, 'constraints.txt'), '-r', listed)
         (library,) = glob.glob(os.path.join(folder, 'venv', 'lib', '*', '*', 'mxnet', 'libmxnet.so'))
         source = os.path.join(folder, 'cuda.c')
         with open(source, 'w') as file:

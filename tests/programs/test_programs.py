@@ -35,7 +35,7 @@ PROGRAMS = (
     'summarize',
     'train',
     'visualize',
-)  # worker passes all options on
+)  # worker passes all options on, extras has none
 
 
 def test_these_are_all_programs():
@@ -44,7 +44,7 @@ def test_these_are_all_programs():
         with open(path, encoding='utf-8') as file:
             if "__name__ == '__main__'" in file.read():
                 found.append(os.path.basename(path)[:-3])
-    assert sorted(found) == sorted(PROGRAMS + ('worker',))
+    assert sorted(found) == sorted(PROGRAMS + ('worker', 'extras'))
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
@@ -321,9 +321,10 @@ def test_the_gpu_install_is_tried_with_a_driver_that_stands_in(run_tool, tmp_pat
     assert driver.cuDeviceGetCount(ctypes.byref(count)) == 100 and count.value == 0 and driver.cuFooBar() == 100
     assert not hasattr(driver, 'other')
     calls = (tmp_path / 'log').read_text().split('\n')
-    assert '-m venv' in calls[0] and 'requirements-gpu.txt' in calls[1] and 'gpu_env.py' in calls[2]
+    assert '-m venv' in calls[0] and 'extras.py mxnet-gpu tools' in calls[1] and '-m pip install' in calls[2]
+    assert 'gpu_env.py' in calls[3]
     if not status:
-        assert 'gpu_env.py -- ' in calls[3] and "build('cru56', " in '\n'.join(calls[3:])
+        assert 'gpu_env.py -- ' in calls[4] and "build('cru56', " in '\n'.join(calls[4:])
 
 
 def test_the_gpu_install_without_an_interpreter(run_tool):

@@ -45,9 +45,9 @@ class Card(NamedTuple):
 
 
 def pinned():
-    """Return {package: version} of requirements-gpu.txt."""
-    with open(os.path.join(ROOT, 'requirements-gpu.txt')) as file:
-        return dict(re.findall(r'^(nvidia-[\w-]+)==(\S+)', file.read(), re.MULTILINE))
+    """Return {package: version} of NVIDIA's packages in the extra mxnet-gpu."""
+    with open(os.path.join(ROOT, 'pyproject.toml'), encoding='utf-8') as file:
+        return dict(re.findall(r'^ *"(nvidia-[\w-]+)==([\d.]+)"', file.read(), re.MULTILINE))
 
 
 def wheel_version(package):

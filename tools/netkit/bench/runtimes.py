@@ -68,7 +68,7 @@ def openvino_core():
         import openvino
     except ImportError:
         raise UserError(
-            'OpenVINO is not installed; install requirements-dev.txt, on Python 3.10 or later, to compare with it'
+            'OpenVINO is not installed; install the extra dev on Python 3.10 or later (tools/extras.py)'
         ) from None
     return openvino.Core()
 

@@ -90,7 +90,7 @@ class Peer:
         try:
             from gluoncv2.model_provider import get_model
         except ImportError:
-            raise UserError('gluoncv2 is not installed; install requirements-dev.txt to compare with it') from None
+            raise UserError('gluoncv2 is not installed; install the extra dev (tools/extras.py)') from None
         self.net = get_model(peer_name(network))
         self.net.initialize(ctx=context)
         self.net.hybridize(static_alloc=True, static_shape=True)

@@ -43,7 +43,7 @@ class Trainer:
         """
         if mx.__version__ != WRITTEN_FOR:
             raise UserError(
-                f'training here is written for MXNet {WRITTEN_FOR}, this is {mx.__version__}; install requirements.txt'
+                f'training here is written for MXNet {WRITTEN_FOR}, this is {mx.__version__}; install the extra mxnet'
             )
         self.symbol, self.contexts, self.kvstore, self.seed = symbol, contexts, kvstore, seed
         self.steps, self.may_overflow = 0, loss_scale != 1
