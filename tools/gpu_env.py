@@ -4,8 +4,8 @@
     eval "$(python tools/gpu_env.py)"            sets LD_LIBRARY_PATH in this shell
     python tools/gpu_env.py -- python train.py   runs a command with it
 
-No CUDA has to be installed: all but the driver comes from PyPI (the extra mxnet-gpu of pyproject.toml). The exit code is 1
-where a library is missing.
+No CUDA has to be installed: all but the driver comes from PyPI (the extra mxnet-gpu). The exit code is 1 where a
+library is missing.
 """
 
 import argparse
