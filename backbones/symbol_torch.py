@@ -783,7 +783,8 @@ def get_model(name, num_features=512, fp16=False, **_):
     weights = settings.pop('pretrained', None)
     for key in ('fp16', 'using_checkpoint', 'folder', 'row', 'self'):
         if key in settings:
-            raise ValueError(f'{key} is no setting of a name' + '; config.fp16 says it' * (key == 'fp16'))
+            advice = '; config.fp16 says it' if key == 'fp16' else ''
+            raise ValueError(f'{key} is no setting of a name{advice}')
     if network.endswith('.json'):
         if settings:
             raise ValueError(f'{", ".join(settings)}: what {network} says cannot be changed')

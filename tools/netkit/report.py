@@ -1,34 +1,24 @@
 """Tables, on the terminal and as Markdown."""
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-# Left-justified columns; all others are numbers.
-TEXT_COLUMNS = (
-    'set',
-    'model',
-    'network',
-    'choice',
-    'file',
-    'form',
-    'training',
-    'where',
-    'the first of them',
-    'library',
-    'version',
-    'unit',
-    'shares',
-    'card',
-    'does mxnet-cu112 run on it',
-)
+NUMBER = re.compile(r'–|[-+≤≥]?\d[\d.,…]*(e[-+]?\d+)?( ?(×|%|[GMK]B?|±.*))?')
+
+
+def is_numeric(rows, place):
+    """Return whether the cells of a column are numbers, with a unit perhaps; they are right-justified."""
+    return bool(rows) and all(NUMBER.fullmatch(row[place]) for row in rows)
 
 
 def show(title, columns, rows, file=None):
     """Print a table of texts, to standard output or `file`."""
     table = Table(title=title, title_justify='left')
-    for column in columns:
-        table.add_column(column, justify='left' if column in TEXT_COLUMNS else 'right', overflow='fold')
+    for place, column in enumerate(columns):
+        table.add_column(column, justify='right' if is_numeric(rows, place) else 'left', overflow='fold')
     for row in rows:
         table.add_row(*row)
     console = Console(file=file, markup=False, emoji=False)  # a path may hold [brackets]
@@ -44,7 +34,7 @@ def printer(is_markdown):
 
 def show_as_markdown(title, columns, rows):
     """Print a table of texts as Markdown, without its title."""
-    rule = [':--' if column in TEXT_COLUMNS else '--:' for column in columns]
+    rule = ['--:' if is_numeric(rows, place) else ':--' for place in range(len(columns))]
     for row in [columns, rule, *rows]:
         print(f'| {" | ".join(row)} |')
 

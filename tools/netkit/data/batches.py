@@ -7,7 +7,7 @@ import queue
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
-from typing import NamedTuple
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -34,6 +34,16 @@ class Share(NamedTuple):
 ALONE = Share()
 
 
+class Sample(NamedTuple):
+    """An image of a step."""
+
+    number: int  # since the start
+    position: int  # in the data set
+    read: Optional[Tuple[int, bytes]]  # label, and the bytes of the image; None for a bad record
+    is_mirrored: bool
+    numbers: Tuple[float, ...]  # the random ones of its augmentation
+
+
 class FaceBatches:
     """An endless stream of training batches, shuffled in every pass and mirrored at random.
 
@@ -55,49 +65,49 @@ class FaceBatches:
         """Return an mx.io.DataBatch: data (batch, 3, h, w) 0…255, label (batch,)."""
         data = np.empty((self.batch_size, 3) + self.records.image_shape[:2], np.float32)
         label = np.empty(self.batch_size, np.float32)
-        tasks, images = self._next()
-        for row, ((number, task), image) in enumerate(zip(tasks, images)):
-            label[row], image = self._good(number, task, image)
+        samples, images = self._next()
+        for row, (sample, image) in enumerate(zip(samples, images)):
+            label[row], image = self._good(sample, image)
             data[row] = image.transpose(2, 0, 1)
         return mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
 
     def _next(self):
-        """Return the tasks of the next step, and their images, unchecked."""
+        """Return the samples of the next step, and their images, unchecked."""
         if not self._readers:
-            tasks = self._tasks()
-            return tasks, all_prepared(task and task[2] for _, task in tasks)
+            samples = self._samples()
+            return samples, all_prepared(map(self._task, samples))
         while len(self._ahead) < AHEAD:
-            tasks = self._tasks()
-            self._ahead.append((tasks, self._readers.begin([task and task[2] for _, task in tasks])))
-        tasks, begun = self._ahead.popleft()
-        return tasks, self._readers.finish(begun)
+            samples = self._samples()
+            self._ahead.append((samples, self._readers.begin(list(map(self._task, samples)))))
+        samples, begun = self._ahead.popleft()
+        return samples, self._readers.finish(begun)
 
-    def _tasks(self):
-        """Return [(number of an image since the start, its task), …] of the next step, and count it."""
+    def _samples(self):
+        """Return the samples of the next step, and count it."""
         whole = self.num_parts * self.batch_size
         mine = range(self.part_index * self.batch_size, (self.part_index + 1) * self.batch_size)
         numbers = np.random.RandomState([self.seed, AUGMENTATION, self.step]).uniform(size=(whole, NUMBERS))
         first = self.step * whole
         self.step += 1
-        return [(first + place, self._task(first + place, tuple(numbers[place]))) for place in mine]
+        return [self._sample(first + place, tuple(numbers[place])) for place in mine]
 
-    def _task(self, number, numbers):
-        """Return (position, label, arguments of `prepared`) of the `number`-th image since the start.
-
-        None if its record is bad.
-        """
+    def _sample(self, number, numbers):
+        """Return the `number`-th sample since the start."""
         position, is_mirrored = self._order(number)
-        read = self.records.read(position)
-        return read and (position, read[0], (read[1], is_mirrored, self.augmentation, numbers))
+        return Sample(number, position, self.records.read(position), is_mirrored, numbers)
 
-    def _good(self, number, task, image):
-        """Return (label, image) of a task, or, if it is bad, of the next good image."""
-        for following in range(number + 1, number + 1 + len(self.records)):
-            checked = self.records.checked(task[0], image) if task else None
+    def _task(self, sample):
+        """Return the arguments of `prepared` for a sample; None for a bad record."""
+        return sample.read and (sample.read[1], sample.is_mirrored, self.augmentation, sample.numbers)
+
+    def _good(self, sample, image):
+        """Return (label, image) of a sample, or, if it is bad, of the next good one."""
+        for following in range(sample.number + 1, sample.number + 1 + len(self.records)):
+            checked = self.records.checked(sample.position, image) if sample.read else None
             if checked is not None:
-                return task[1], checked
-            task = self._task(following, task[2][-1] if task else (0.5,) * NUMBERS)
-            image = task and prepared(*task[2])
+                return sample.read[0], checked
+            sample = self._sample(following, sample.numbers if sample.read else (0.5,) * NUMBERS)
+            image = prepared(*self._task(sample)) if sample.read else None
         raise UserError(
             f'{self.records.path}: not one of its {len(self.records)} images is usable; the first: '
             f'{self.records.first_bad()}'

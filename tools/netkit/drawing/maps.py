@@ -157,7 +157,7 @@ def draw_receptive(title, image, fields, pulls=None):
         for values, (label, _) in zip(pulls[module] if pulls else (), BRANCHES):
             panel, largest = next(panels), values.max()
             heat(figure, panel, np.sqrt(values / (largest or 1)), image.shape[:2], limits=(0, 1))
-            panel.set_title(f'{module}\n{label}, gradient' + (' 0: it is saturated' * (not largest)), fontsize=8)
+            panel.set_title(f'{module}\n{label}, gradient' + ('' if largest else ' 0: it is saturated'), fontsize=8)
     return figure
 
 

@@ -50,7 +50,8 @@ def cell(figure):
     """Return what stands in a table for a Figure, None where there is none."""
     if figure is None:
         return '–'
-    return text_of(figure.value).replace('|', '/') + f' ({figure.note})' * bool(figure.note)
+    note = f' ({figure.note})' if figure.note else ''
+    return text_of(figure.value).replace('|', '/') + note
 
 
 def table_lines(title, rows):

@@ -51,6 +51,7 @@ def figures_of(memory, name, ways, wanted):
             two = {batch: peaks[way, batch] for batch in (known // 2, known)}
             batch = largest_batch(two, memory.free(), fits)
             if batch:
-                note = f'{peaks[way, batch]:,.0f} MB' + '; more was not tried' * (batch >= LARGEST)
+                more = '; more was not tried' if batch >= LARGEST else ''
+                note = f'{peaks[way, batch]:,.0f} MB{more}'
                 yield Figure(memory.largest, way, name, batch, note)
     problems.check()

@@ -121,7 +121,7 @@ def run(part, engine, options, seconds, keep=lambda outcome: None):
             )
         if process.returncode and (left or not told_of.problems):
             return outcome(
-                [*told_of.problems, why(process.returncode, errors) + f', before the end of {left}' * bool(left)]
+                [*told_of.problems, why(process.returncode, errors) + (f', before the end of {left}' if left else '')]
             )
     return outcome(told_of.problems)
 
@@ -201,7 +201,7 @@ def run_all(parts, engines, options, tell, keep):
     def measured(part, engine, seconds):
         outcome = run(part, engine, options, seconds, keep)
         count = len(outcome.figures)
-        tell(f'{part}, {ENGINES[engine]}: {count} figure{"s" * (count != 1)} in {outcome.seconds:.0f} s')
+        tell(f'{part}, {ENGINES[engine]}: {count} {"figure" if count == 1 else "figures"} in {outcome.seconds:.0f} s')
         for problem in outcome.problems:
             tell(f'  not finished: {problem}')
         return outcome

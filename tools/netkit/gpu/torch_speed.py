@@ -184,7 +184,7 @@ def cases(quick, insightface=None):
         found['r100'] = functools.partial(
             time_ways,
             functools.partial(host_module, insightface),
-            'r100 of insightface' + ', whole, 112×112' * (not IS_GPU),
+            'r100 of insightface' if IS_GPU else 'r100 of insightface, whole, 112×112',
             default_batch('ires50'),
             of_host,
             112,
