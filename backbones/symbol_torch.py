@@ -7,14 +7,12 @@ file hold the same keys, unless a name from elsewhere is no Python identifier (`
 newer, and nothing else.
 """
 
-import ast
 import contextlib
 import importlib
 import importlib.util
 import json
 import math
 import os
-import re
 import sys
 import types
 import warnings
@@ -723,27 +721,27 @@ def _beside(*names):
     return next(path for path in (os.path.join(here, *name) for name in names) if os.path.exists(path))
 
 
-def networks():
-    """Return the table of networks, {name: row}: `networks.py` in this folder, or in a folder `config`."""
-    path = _beside(('networks.py',), ('config', 'networks.py'), (os.pardir, 'config', 'networks.py'))
-    spec = importlib.util.spec_from_file_location('crunet_networks', path)
+def _loaded(name, folder):
+    """Return the module `name`, which stands in this folder, or in `folder` within it or next to it."""
+    path = _beside((name + '.py',), (folder, name + '.py'), (os.pardir, folder, name + '.py'))
+    spec = importlib.util.spec_from_file_location('crunet_' + name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.NETWORKS
+    return module
+
+
+def networks():
+    """Return the table of networks, {name: row}."""
+    return _loaded('networks', 'config').NETWORKS
 
 
 def parsed(text):
     """Return (name, {setting: value}) of `NAME` or `NAME:SETTING=VALUE,…`; raises ValueError."""
     name, settings = split(text)
-    found = {}
-    for part in filter(None, re.split(r',(?![^(]*\))', settings)):  # not at the commas of (64,64,3)
-        key, equals, value = part.partition('=')
-        if not equals:
-            raise ValueError(f'{part!r} is not SETTING=VALUE, in {text!r}')
-        try:
-            found[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            found[key.strip()] = value.strip()  # a word
+    found = _loaded('face_settings', 'symbols').parse_settings(settings)
+    for key, value in found.items():
+        if value is None:
+            raise ValueError(f'{key!r} is not SETTING=VALUE, in {text!r}')
     return name, found
 
 

@@ -4,10 +4,12 @@
 insightface is read in one place, `read_config`.
 """
 
+import ast
 import functools
 import inspect
 import json
 import os
+import re
 import sys
 from typing import NamedTuple, Optional, Tuple
 
@@ -89,6 +91,18 @@ class Settings(NamedTuple):
     net_multiplier: float = 1.0  # scales every width but the embedding's
     fp16: bool = False  # trunk in float16
     memonger: bool = False  # recompute feature maps in the backward pass: a quarter of the memory, more time
+
+
+def parse_settings(text):
+    """Return {name: value} of `NAME=VALUE,…`: a value is a Python literal or a word, that of a name alone None."""
+    found = {}
+    for part in filter(None, re.split(r',(?![^(]*\))', text)):  # not at the commas of (64,64,3)
+        name, equals, value = part.partition('=')
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value.strip() if equals else None
+    return found
 
 
 def setting_names(build):

@@ -13,7 +13,7 @@ start()
 
 from netkit import report
 from netkit.bench import plans, plot, reading, timing
-from netkit.bench.choices import parse_choice
+from netkit.bench.timed_networks import parse_choice
 from netkit.cli import Parser, run, whole_number
 from netkit.drawing.canvas import picture_path
 from netkit.errors import UserError

@@ -16,7 +16,7 @@ start()
 
 from netkit import report
 from netkit.bench import deployed, plot, runtimes as engines
-from netkit.bench.choices import parse_choice
+from netkit.bench.timed_networks import parse_choice
 from netkit.cli import Parser, run, whole_number
 from netkit.data.samples import samples
 from netkit.deploy.compare import Different

@@ -6,7 +6,7 @@ torch = pytest.importorskip('torch')
 
 import benchmark  # noqa: E402
 from helpers import SMALL, markdown  # noqa: E402
-from netkit.bench import choices, torch_steps  # noqa: E402
+from netkit.bench import timed_networks as choices, torch_steps  # noqa: E402
 
 QUICK = ['--engine', 'torch', '--per-batch-size', '2', '--repetitions', '1', '--markdown']
 

@@ -12,7 +12,7 @@ import benchmark
 import config as host
 from helpers import NETWORKS, TOOLS, markdown, run_here, shape_of
 from netkit._mxnet import mx
-from netkit.bench import choices, plans, steps
+from netkit.bench import mxnet_steps as steps, plans, timed_networks as choices
 from netkit.graph.counts import count_macs, count_parameters
 from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.memory import planned_memory

@@ -14,7 +14,7 @@ import benchmark_deployment
 from helpers import NARROW, SMALL, TOOLS, markdown, settled, unmasked
 from netkit import checkpoints
 from netkit.bench import deployed, runtimes as engines
-from netkit.bench.choices import parse_choice
+from netkit.bench.timed_networks import parse_choice
 from netkit.deploy.compare import Different
 from netkit.deploy.exporting import save_onnx
 from netkit.deploy.plain import plain

@@ -1,11 +1,9 @@
 """From a network choice to its symbol: choice → settings → builder → symbol."""
 
-import ast
 import importlib
-import re
 
 import config as host
-from face_settings import SettingError, Settings, setting_names
+from face_settings import SettingError, Settings, parse_settings, setting_names
 from netkit._mxnet import mx
 from netkit.errors import UserError
 from netkit.graph.naming import is_original
@@ -35,15 +33,11 @@ def parse(text, words=None):
     """
     network, _, settings = text.partition(':')
     known, found = setting_names(builder(network).build), {}
-    for setting in filter(None, re.split(r',(?![^(]*\))', settings)):  # not at the commas of (64,64,3)
-        key, _, value = setting.partition('=')
-        if setting in (words or {}):
-            found.update(words[setting])
+    for key, value in parse_settings(settings).items():
+        if key in (words or {}):
+            found.update(words[key])
         elif key in known:
-            try:
-                found[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                found[key] = value  # a word: net_prelu=op
+            found[key] = '' if value is None else value
         elif key not in OF_THE_TRAINER:
             ways = ' or '.join(f'NETWORK:{way}' for way in [*(words or {}), 'SETTING=VALUE'])
             raise UserError(f'{key!r} is not a setting; write {ways} with a setting of {", ".join(known)}')

@@ -8,8 +8,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from netkit._mxnet import mx
+from netkit.bench.mxnet_steps import Floor, Step
 from netkit.bench.runtimes import OnnxRuntime, OpenVINO
-from netkit.bench.steps import Floor, Step
 from netkit.bench.timing import measure, texts_of_times
 from netkit.deploy.compare import cosines, in_batches
 from netkit.deploy.exporting import save_onnx

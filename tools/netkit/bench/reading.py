@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from netkit._mxnet import mx
-from netkit.bench.steps import Step
+from netkit.bench.mxnet_steps import Step
 from netkit.data import packing
 from netkit.data.augment import Augmentation
 from netkit.data.batches import FaceBatches

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from netkit._mxnet import mx
 from netkit.bench import torch_steps
-from netkit.bench.choices import Choice
-from netkit.bench.steps import Floor, Peer, Step
+from netkit.bench.mxnet_steps import Floor, Peer, Step
+from netkit.bench.timed_networks import Choice
 from netkit.errors import UserError
 from netkit.gluoncv2 import peer_name
 from netkit.graph.counts import count_macs

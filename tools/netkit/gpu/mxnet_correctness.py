@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.bench.steps import Step
+from netkit.bench.mxnet_steps import Step
 from netkit.gpu.harness import FLOAT32, HALF, NONE, Problems, cosine, distance, judged, moved
 from netkit.gpu.mxnet_device import DEVICE, IS_GPU, changed, label, shape, symbol, training, wait
 from netkit.gpu.sizes import COMPARED, COMPARED_BATCH

@@ -6,7 +6,7 @@ import numpy as np
 
 from netkit import cuda
 from netkit._mxnet import mx
-from netkit.bench.steps import Step, initial_value
+from netkit.bench.mxnet_steps import Step, initial_value
 from netkit.errors import UserError
 from netkit.gpu import sizes
 from netkit.gpu.sizes import SMALL
