@@ -20,7 +20,7 @@ except ImportError:  # not on Windows
 
 JOURNAL = '.crunet-journal'  # in the checkout's root
 BACKUP, NEW = '.before-crunet', '.crunet-new'
-OLD = '.crunet-old'  # old contents next to their files, which versions before 1.0 wrote
+OLD = '.crunet-old'  # what a file was, while it is undone; versions before the journal wrote it for every file
 
 Change = collections.namedtuple('Change', 'path old new')  # bytes; None where there is no file
 Journal = collections.namedtuple('Journal', 'changes folders status')  # new folders; {path: (mode, owner, group)}
@@ -91,6 +91,7 @@ def undo(root):
         try:
             is_untouched = os.path.lexists(change.path + NEW)  # it becomes the file
             remove(change.path + NEW)
+            remove(change.path + OLD)
             if is_untouched or is_there(change.path, change.old):
                 continue
             if not is_there(change.path, change.new):
@@ -98,8 +99,9 @@ def undo(root):
             elif change.old is None:
                 os.remove(change.path)
             else:
-                write(change.path + NEW, change.old, journal.status[change.path])
-                os.replace(change.path + NEW, change.path)
+                # Under another name than NEW: if that file exists, this one was never changed.
+                write(change.path + OLD, change.old, journal.status[change.path])
+                os.replace(change.path + OLD, change.path)
         except OSError as error:
             is_done = False
             left.append('%s; run the patch again when it can be written' % why(error))
@@ -155,21 +157,25 @@ def read_journal(root):
     def content(text):
         return None if text is None else base64.b64decode(text.encode(), validate=True)
 
-    def absolute(name):
-        inside = os.path.normpath(os.path.join(root, name))
-        if os.path.realpath(os.path.dirname(inside)) != os.path.dirname(inside) or not inside.startswith(root + os.sep):
-            raise ValueError('%s is outside the checkout' % name)
-        return inside
+    def absolute(name, ending=''):
+        """Return the path of what this program changes: Python files below recognition, their backups, folders."""
+        path = os.path.normpath(os.path.join(root, name))
+        is_inside = path.startswith(os.path.join(root, 'recognition') + os.sep)
+        is_link = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
+        if not is_inside or is_link or not backed_up(path).endswith(ending):
+            raise ValueError('%s is nothing that this program changes' % name)
+        return path
 
     try:
         found = json.loads(read(path).decode())
-        changes = [Change(absolute(name), content(old), content(new)) for name, old, new in found['changes']]
+        changes = [Change(absolute(name, '.py'), content(old), content(new)) for name, old, new in found['changes']]
         folders = list(map(absolute, found['folders']))
         status = {absolute(name): tuple(map(int, numbers)) for name, numbers in found['status'].items()}
-        if not all(change.old is None or len(status[change.path]) == 3 for change in changes):
-            raise ValueError('a mode is missing')
+        for mode, *owners in [status[change.path] for change in changes if change.old is not None]:
+            if not 0 <= mode < 0o1000 or len(owners) != 2 or not all(-1 <= number < 2**31 for number in owners):
+                raise ValueError('a mode or an owner is none')
         return Journal(changes, folders, status)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise Refusal('%s is not a journal of this program (%s); remove it, and compare with git diff' % (path, error))
 
 
@@ -218,7 +224,7 @@ def free_backup(path):
 def status_of(path):
     """Return (mode, owner, group) of a file."""
     status = os.stat(path)
-    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+    return stat.S_IMODE(status.st_mode) & 0o777, status.st_uid, status.st_gid
 
 
 def status_for(path):
@@ -233,7 +239,8 @@ def write(path, content, status):
     """Write a file, synced, with a (mode, owner, group); only root gives files away."""
     mode, owner, group = status
     try:
-        with open(path, 'wb') as file:
+        remove(path)  # and with it a link, which would lead elsewhere
+        with open(path, 'xb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

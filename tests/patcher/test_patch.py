@@ -1277,10 +1277,18 @@ def test_what_cannot_be_undone_is_undone_by_the_next_run(checkout, monkeypatch):
         '{"changes": [["recognition/x", "*", null]], "folders": [], "status": {}}',
         '{"changes": [["recognition/x", "", null]], "folders": [], "status": {}}',
         '{"changes": [], "folders": ["/tmp"], "status": {}}',
+        '{"changes": [["recognition/outside/x.py", null, null]], "folders": [], "status": {}}',
+        '{"changes": [["recognition/x.py", "", null]], "folders": [], "status": {"recognition/x.py": [1e999, 0, 0]}}',
+        '{"changes": [["recognition/x.py", "", null]], "folders": [], "status": {"recognition/x.py": [2541, 0, 0]}}',
+        '{"changes": [[".git/x.py", "", null]], "folders": [], "status": {".git/x.py": [493, 0, 0]}}',
+        '{"changes": [["recognition/x.sh", "", null]], "folders": [], "status": {"recognition/x.sh": [493, 0, 0]}}',
         '[' * 5000,
     ],
+    ids=range(13),
 )
 def test_a_journal_that_is_not_ours_is_named(checkout, content):
+    """Also one in a checkout of somebody who means harm: it may only change Python files below recognition."""
+    os.symlink('/tmp', file_in(checkout, 'outside'))
     with open(os.path.join(checkout, apply.JOURNAL), 'w') as file:
         file.write(content)
     refused(checkout, r'/\.crunet-journal is not a journal of this program .*; remove it')
@@ -1522,6 +1530,31 @@ def test_killed_at_any_point_a_later_run_ends_well(checkout, options):
             break
         after += 7
     assert killed >= 6
+
+
+def test_killed_while_it_undoes(checkout, tmp_path):
+    """What the user had edited is there after the third run."""
+    assert command.main([checkout]) == 0
+    edit(file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py'), lambda text: text + b'# mine\n')
+    before = {os.path.relpath(path, checkout): content for path, content in snapshot(checkout).items()}
+
+    def killed(root, after, *options):
+        code = KILLED.format(root=ROOT, after=after, arguments=[root, *options])
+        output = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+        return subprocess.run([sys.executable, '-c', code], **output).returncode == -signal.SIGKILL
+
+    assert killed(checkout, 18, '--revert', '--force')
+    after = 0
+    while True:
+        root = str(tmp_path / f'copy {after}')
+        shutil.copytree(checkout, root, symlinks=True)
+        is_killed = killed(root, after, '--only', 'nothing')
+        run(root, '--only', 'nothing')
+        assert {os.path.relpath(path, root): content for path, content in snapshot(root).items()} == before, after
+        if not is_killed:
+            break
+        after += 1
+    assert after > 3
 
 
 @pytest.mark.parametrize('after', [0, 1, 3, 8, 9, 10])
