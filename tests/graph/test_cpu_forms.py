@@ -105,9 +105,20 @@ def test_mxnets_prelu_stays_in_training():
     assert ['LeakyReLU' in ops for ops in kinds] == [True, False]
 
 
-def test_a_slope_for_all_channels_stays():
-    slope = mx.sym.Variable('slope', shape=(1,))
-    symbol = mx.sym.LeakyReLU(mx.sym.Variable('data'), gamma=slope, act_type='prelu', name='act')
+DATA = mx.sym.Variable('data')
+
+
+@pytest.mark.parametrize(
+    'symbol',
+    [
+        mx.sym.LeakyReLU(DATA, gamma=mx.sym.Variable('slope', shape=(1,)), act_type='prelu', name='act'),
+        mx.sym.LeakyReLU(mx.sym.FullyConnected(DATA, num_hidden=3, name='fc'), act_type='prelu', name='act'),
+        mx.sym.contrib.BilinearResize2D(DATA, scale_height=2, scale_width=2, name='resize'),
+        mx.sym.contrib.BilinearResize2D(DATA, mx.sym.Variable('like', shape=(1, 3, 8, 8)), mode='like', name='resize'),
+    ],
+    ids=['one slope', 'after a fully connected layer', 'by a factor', 'as another'],
+)
+def test_what_the_networks_have_not_stays(symbol):
     assert for_cpu(symbol, (4, 4)).tojson() == symbol.tojson()
 
 
@@ -142,6 +153,7 @@ def test_undone_it_is_the_network_before(network):
         symbol = build(network, **dict(NARROW, memonger=memonger, fp16=memonger))
         quick = for_cpu(symbol, SHAPE, training=True)
         assert is_same(quick, symbol)
+        assert quick.infer_type(data='float32') == symbol.infer_type(data='float32')
         marks = [
             {node['name'] for node in nodes(form) if '__force_mirroring__' in node['attrs']} for form in (quick, symbol)
         ]

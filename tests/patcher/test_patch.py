@@ -1224,8 +1224,9 @@ def test_an_edit_in_the_meantime_is_not_overwritten(checkout, monkeypatch, optio
 
 
 def test_an_edit_before_it_is_undone_is_not_overwritten(checkout, monkeypatch):
-    script, before = file_in(checkout, *TRAIN), snapshot(checkout)
-    last, real = targets(checkout, [])[-1], os.replace
+    script = file_in(checkout, *TRAIN)
+    os.chmod(script, 0o600)
+    before, last, real = snapshot(checkout), targets(checkout, [])[-1], os.replace
 
     def refuse(scratch, target):
         if target == last:

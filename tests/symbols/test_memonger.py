@@ -65,13 +65,15 @@ import sys
 sys.path.insert(0, {tools!r})
 from netkit.project import find_builders; find_builders()
 from netkit._mxnet import mx
+from netkit.graph.cpu_forms import for_cpu
 from netkit.networks import build
 for network in ('att56', 'ires101', 'cru56_imagenet', 'att56_imagenet'):
     symbol = build(network, net_multiplier=0.1, emb_size=16, image_shape=(64, 64, 3), memonger=True, net_se=1)
-    executor = symbol.simple_bind(mx.cpu(), data=(2, 3, 64, 64))
-    executor.forward(is_train=True)
-    executor.backward(mx.nd.ones((2, 16)))
-    mx.nd.waitall()
+    for form in (symbol, for_cpu(symbol, (64, 64), training=True)):
+        executor = form.simple_bind(mx.cpu(), data=(2, 3, 64, 64))
+        executor.forward(is_train=True)
+        executor.backward(mx.nd.ones((2, 16)))
+        mx.nd.waitall()
 print('done')
 """
 
