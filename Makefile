@@ -31,8 +31,8 @@ GPU_PYTHON ?= $(shell for v in 3.12 3.11 3.10; do \
 HAS_DRIVER = { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q libcuda.so.1
 RUN = .venv/bin/python
 # $(call install,ENVIRONMENT,EXTRAS of pyproject.toml): PyTorch only where an extra asks for it.
-install = $(1)/bin/python tools/extras.py $(2) | \
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r /dev/stdin
+install = $(1)/bin/python tools/extras.py $(2) > $(1)/wanted.txt && \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(1)/wanted.txt
 
 .PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants host-env test-host check-gpu check-gpu-install clean
 

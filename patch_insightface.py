@@ -107,9 +107,8 @@ def work(args, root):
     if changes:
         print_changes('Plan, in %s:' % checkout.root, changes, checkout.root)
         sys.stdout.flush()  # a reader who has gone ends it here, before the first write
-    remove_scratch(
-        sorted({os.path.dirname(path) for path in list(checkout.copies()) + list(checkout.sources)}) + [root]
-    )
+    folders = {os.path.dirname(path) for path in list(checkout.copies()) + list(checkout.sources)}
+    remove_scratch(sorted(folders) + [os.path.join(root, 'recognition')])
     apply(changes, root)
     if args.revert:
         remove_empty_symbol_folders(checkout)

@@ -18,7 +18,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-JOURNAL = '.crunet-journal'  # in the checkout's root
+JOURNAL = os.path.join('recognition', '.crunet-journal')  # in the checkout
 BACKUP, NEW = '.before-crunet', '.crunet-new'
 OLD = '.crunet-old'  # what a file was, while it is undone; versions before the journal wrote it for every file
 
@@ -143,9 +143,9 @@ def write_journal(root, journal):
         'status': {relative(path): status for path, status in journal.status.items()},
     }
     path = os.path.join(root, JOURNAL)
-    write(path + NEW, json.dumps(content).encode(), (0o600, -1, -1))
+    write(path + NEW, json.dumps(content).encode(), status_for(path))
     os.replace(path + NEW, path)
-    sync_folder(root)
+    sync_folder(os.path.dirname(path))
 
 
 def read_journal(root):

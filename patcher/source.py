@@ -148,6 +148,12 @@ class Source:
 
     def require_tree(self, by_hand):
         """Refuse a file that this Python cannot parse; `by_hand` says what the user may write into it instead."""
+        for line, text in enumerate(self.lines, 1):
+            if re.search('\r(?!\n)', text):
+                raise Refusal(
+                    '%s:%d has a carriage return, which Python takes for the end of a line; remove it first'
+                    % (self.path, line)
+                )
         if self.tree is None:
             line = getattr(compile_error(self.content, self.path), 'lineno', None) or 1
             raise Refusal(

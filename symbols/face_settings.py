@@ -130,6 +130,11 @@ def read_config(build):
     return {key: config[key] for key in setting_names(build) if key in config}
 
 
+def plain_value(value):
+    """Return a number or an array of numpy as JSON has it, anything else as a text."""
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
+
+
 def noted(build):
     """Decorate a builder: its symbol says which network it is, in the attribute NOTE of `fc1`.
 
@@ -144,9 +149,10 @@ def noted(build):
     def build_and_note(*args, **kwargs):
         symbol, given = build(*args, **kwargs), dict(signature.bind(*args, **kwargs).arguments)
         given.update(given.pop('settings', {}))
-        note = {key: value for key, value in given.items() if value != defaults[key]}
+        # By their texts, since a value may be an array.
+        note = {key: value for key, value in given.items() if repr(value) != repr(defaults[key])}
         note['builder'] = build.__module__.rpartition('.')[2]
-        symbol._set_attr(**{NOTE: json.dumps(note, sort_keys=True, default=str)})
+        symbol._set_attr(**{NOTE: json.dumps(note, sort_keys=True, default=plain_value)})
         return symbol
 
     build_and_note.defaults = defaults  # type: ignore[attr-defined]

@@ -195,6 +195,11 @@ def test_settings_that_are_noted(text):
     assert noted(build(text)) == text
 
 
+def test_values_of_numpy_are_noted():
+    symbol = build('cru56', emb_size=np.int64(128), net_mean=np.array([1.0, 2.0, 3.0]))
+    assert noted(symbol) == 'cru56:emb_size=128,net_mean=(1.0,2.0,3.0)'
+
+
 def test_a_note_that_is_not_true_is_not_believed():
     symbol, of_another = build('cru56'), build('cru116')
     text = symbol.attr('__crunet__')
@@ -209,7 +214,13 @@ def test_a_note_that_is_not_true_is_not_believed():
     ):
         symbol._set_attr(__crunet__=note)
         assert noted(symbol) is None, note
-    for old, new in (('56', '57'), ('56', '"56"'), ('}', ', "net_mean": 1}'), ('}', ', "no_such": 1}')):
+    for old, new in (
+        ('56', '57'),
+        ('56', '"56"'),
+        ('}', ', "net_mean": 1}'),
+        ('}', ', "no_such": 1}'),
+        ('256', 'Infinity'),
+    ):
         symbol._set_attr(__crunet__=text.replace(old, new))
         assert noted(symbol) is None, symbol.attr('__crunet__')
 

@@ -424,6 +424,7 @@ def test_choices_that_have_no_names_are_refused(checkout, value):
 UNSUPPORTED = [
     (TRAIN, lambda text: text + b'print "Python 2"\n', r'train\.py:\d+ cannot be parsed by Python 3\.\d+; run'),
     (CONFIG, lambda text: text + b'x = 1\n print 2\n', r'config\.py:\d+ cannot be parsed by Python'),
+    (TRAIN, lambda text: b'x = 1\r\ny = 1\rz = 2\r\n' + text, r'train\.py:2 has a carriage return'),
     (
         CONFIG,
         lambda _: b'from sample_config import *\n',
@@ -433,7 +434,9 @@ UNSUPPORTED = [
 ]
 
 
-@pytest.mark.parametrize('name, change, words', UNSUPPORTED, ids=['script', 'config', 'star import', 'package'])
+@pytest.mark.parametrize(
+    'name, change, words', UNSUPPORTED, ids=['script', 'config', 'carriage return', 'star import', 'package']
+)
 def test_what_is_not_supported_is_named(checkout, name, change, words):
     path = file_in(checkout, *name)
     if not os.path.exists(path):

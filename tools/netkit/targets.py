@@ -160,7 +160,8 @@ def noted(symbol, apart=()):
     A note is believed if building from it gives the same plain graph. The settings `apart` are left out.
     """
     text = symbol.attr_dict().get(EMBEDDING, {}).get(NOTE, '{}')
-    with contextlib.suppress(UserError, ValueError, TypeError, AttributeError, RecursionError, mx.MXNetError):
+    unbelievable = UserError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError, mx.MXNetError
+    with contextlib.suppress(*unbelievable):
         note = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
         alike = [name for name, row in host.network.items() if row.net_name == note.get('builder')]
         if alike and is_same(builder(alike[0]).build(**{key: note[key] for key in note if key != 'builder'}), symbol):

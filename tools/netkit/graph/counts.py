@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from netkit.errors import refusals
+from netkit.errors import UserError, refusals
 from netkit.graph.naming import is_weight
 from netkit.graph.nodes import Graph
 
@@ -16,6 +16,8 @@ def shapes(symbol, image_shape, batch=1):
     internals, (height, width) = symbol.get_internals(), image_shape[:2]
     with refusals(f'the network does not take images of {height}×{width}'):
         _, outputs, _ = internals.infer_shape(data=(batch, 3, height, width))
+    if outputs is None:
+        raise UserError('the shapes in the network do not follow from the size of its images')
     return dict(zip(internals.list_outputs(), outputs))
 
 
