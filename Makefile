@@ -77,7 +77,7 @@ test-all: .venv/installed
 bench: .venv/installed
 	$(RUN) tools/benchmark.py cru116:plain cru116 --plot out/bench/cru116.png
 	$(RUN) tools/benchmark.py att92:plain att92 --plot out/bench/att92.png
-	$(RUN) tools/benchmark.py cru116 cru116:insightface cru116:insightface,net_prelu=op
+	$(RUN) tools/benchmark.py cru116 cru116:insightface,memonger=False cru116:insightface,memonger=False,net_prelu=op
 	$(RUN) tools/benchmark.py cru116_imagenet att92_imagenet --peer gluoncv2
 	$(RUN) tools/benchmark.py cru116:plain cru116:plain,memonger=True --only training
 	$(RUN) tools/benchmark.py cru116 cru116:memonger=True --only training

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import json
 import os
+import re
 import stat
 
 from patcher.source import Refusal, read
@@ -202,7 +203,7 @@ def why(error):
     """Return what stopped the changes."""
     if isinstance(error, OSError):
         path = getattr(error, 'filename2', None) or error.filename or 'a file'  # of a rename, what it was to become
-        return '%s: %s' % (str(path).replace(NEW, ''), error.strerror)
+        return '%s: %s' % (re.sub('(%s|%s)$' % (re.escape(NEW), re.escape(OLD)), '', str(path)), error.strerror)
     return 'interrupted' if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
 
 
@@ -269,7 +270,7 @@ def sync_folder(path):
 
 
 def remove_scratch(folders):
-    """Remove the scratch files that a killed process of an earlier version left in folders."""
+    """Remove the scratch files in folders that a killed process left, mostly one of an earlier version."""
     for folder in folders:
         for name in os.listdir(folder) if os.path.isdir(folder) else ():
             if name.endswith((NEW, OLD)):

@@ -11,6 +11,7 @@ import sys
 import warnings
 
 VERSION = '1.0.0'  # CHANGELOG.md
+LONE_RETURN = '\r(?!\n)'
 BEGIN, END = '# >>> CRU-Net plug-in >>>', '# <<< CRU-Net plug-in <<<'
 
 # lines[start:end] of the file, without markers; the version that wrote it, '' for one of before there were any
@@ -148,23 +149,24 @@ class Source:
 
     def require_tree(self, by_hand):
         """Refuse a file that this Python cannot parse; `by_hand` says what the user may write into it instead."""
+        if self.tree is not None:
+            return
         for line, text in enumerate(self.lines, 1):
-            if re.search('\r(?!\n)', text):
+            if re.search(LONE_RETURN, text):
                 raise Refusal(
                     '%s:%d has a carriage return, which Python takes for the end of a line; remove it first'
                     % (self.path, line)
                 )
-        if self.tree is None:
-            line = getattr(compile_error(self.content, self.path), 'lineno', None) or 1
-            raise Refusal(
-                '%s:%d cannot be parsed by Python %d.%d; run the patch with the Python that runs this file, or %s by '
-                'hand (docs/insightface.md)' % ((self.path, line) + sys.version_info[:2] + (by_hand,))
-            )
+        line = getattr(compile_error(self.content, self.path), 'lineno', None) or 1
+        raise Refusal(
+            '%s:%d cannot be parsed by Python %d.%d; run the patch with the Python that runs this file, or %s by '
+            'hand (docs/insightface.md)' % ((self.path, line) + sys.version_info[:2] + (by_hand,))
+        )
 
 
 def parse(text):
     """Return the syntax tree, or None for what this Python cannot parse (Python 2 has its own print)."""
-    if re.search('\r(?!\n)', text):
+    if re.search(LONE_RETURN, text):
         return None  # Python takes a lone carriage return for a line end, which would shift all line numbers
     try:
         with warnings.catch_warnings():
@@ -323,8 +325,9 @@ def edict_name(source):
         return made.group(1) if made else 'edict'
     name = 'edict'
     for node in [part for statement, _, _ in source.statements() for part in walk_outside_functions(statement)]:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
-        if not any(isinstance(target, ast.Name) and target.id == 'network' for target in targets):
+        targets = getattr(node, 'targets', [getattr(node, 'target', None)])
+        is_assignment = isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None
+        if not is_assignment or not any(isinstance(target, ast.Name) and target.id == 'network' for target in targets):
             continue
         name = dotted_name(node.value.func) if isinstance(node.value, ast.Call) else None
         if name in (None, 'dict', 'OrderedDict', 'collections.OrderedDict'):

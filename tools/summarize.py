@@ -10,7 +10,7 @@ from netkit import report
 from netkit.cli import Parser, add_sizes, run
 from netkit.networks import NETWORKS
 from netkit.summaries import BATCH, summarise
-from netkit.targets import HELP, open_target
+from netkit.targets import HELP, open_target, with_noted_network
 
 UNIT_COLUMNS = ('unit', 'output', 'channels', 'K', 'groups', 'shares', 'parameters', 'MACs/image', 'plan MB/image')
 # Columns of several networks, by their keys in a summary: heading, and how a value is written.
@@ -101,7 +101,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    targets = [open_target(text, args.image_size, args.multiplier) for text in args.networks or NETWORKS]
+    targets = [
+        with_noted_network(open_target(text, args.image_size, args.multiplier)) for text in args.networks or NETWORKS
+    ]
     one = len(targets) == 1
     summaries = [
         summarise(target, with_units=one or args.json) for target in report.progress(targets, 'network', hidden=one)

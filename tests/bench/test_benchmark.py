@@ -10,7 +10,7 @@ from PIL import Image
 
 import benchmark
 import config as host
-from helpers import NETWORKS, TOOLS, markdown, run_here, shape_of
+from helpers import NETWORKS, TOOLS, markdown, nodes, run_here, shape_of
 from netkit._mxnet import mx
 from netkit.bench import mxnet_steps as steps, plans, timed_networks as choices
 from netkit.graph.counts import count_macs, count_parameters
@@ -98,6 +98,18 @@ def test_memory_table(network):
     ):
         planned = planned_memory(build(network, memonger=memonger), batch, shape_of(network))
         assert row[4 + place] == f'{planned:,.0f}'
+
+
+@pytest.mark.parametrize(
+    'word, memonger, prelu',
+    [('', False, 'Convolution'), (':insightface', True, 'broadcast_mul'), (':plain', False, 'LeakyReLU')],
+)
+def test_what_the_words_of_a_choice_build(word, memonger, prelu):
+    """On a CPU: what our programs bind, what insightface does, and MXNet's own operators."""
+    symbol, _ = choices.parse_choice('cru56' + word).build('cpu')
+    assert ('__force_mirroring__' in symbol.tojson()) == memonger
+    kinds = {node['name']: node['op'] for node in nodes(symbol)}
+    assert kinds.get('relu0_bend', kinds['relu0']) == prelu
 
 
 def test_building_table():

@@ -15,7 +15,7 @@ from netkit.graph.cpu_forms import VECTOR, for_cpu
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol
 from netkit.networks import build
-from netkit.targets import is_same, noted
+from netkit.targets import Target, is_same, read_note, with_noted_network
 
 SAMPLES = ['cru56', 'att56', 'attnext56']  # between them: groups of one channel and more, resizing, PReLU
 SHAPE = NARROW['image_shape']
@@ -168,7 +168,7 @@ def test_the_symbol_of_an_earlier_version(tmp_path):
     path.write_bytes(gzip.open(saved).read())
     symbol, ours = load_symbol(str(path)), build('attnext56', **dict(NARROW, memonger=True))
     assert not is_same(symbol, build('attnext56', **dict(NARROW, net_mask_up='paper')))
-    assert is_same(symbol, ours) and noted(symbol) is None
+    assert is_same(symbol, ours) and read_note(symbol) is None
     kinds = {node['op'] for node in nodes(plain(Graph.of(symbol)).symbol())}
     assert {'LeakyReLU', '_contrib_BilinearResize2D'} <= kinds and not {'transpose', 'diag', '_full'} & kinds
     executor = bind(symbol, grad_req='null')
@@ -182,9 +182,9 @@ def test_the_symbol_of_an_earlier_version(tmp_path):
 @pytest.mark.parametrize('network', NETWORKS)
 def test_a_symbol_says_which_network_it_is(network, tmp_path):
     symbol = build(network)
-    assert noted(symbol) == network
+    assert read_note(symbol) == network
     plain(Graph.of(symbol)).symbol().save(str(tmp_path / 'net-symbol.json'))
-    assert noted(load_symbol(str(tmp_path / 'net-symbol.json'))) == network
+    assert read_note(load_symbol(str(tmp_path / 'net-symbol.json'))) == network
 
 
 @pytest.mark.parametrize(
@@ -192,18 +192,26 @@ def test_a_symbol_says_which_network_it_is(network, tmp_path):
     ['cru56:net_multiplier=0.25', 'att92:image_shape=(64,64,3),net_mean=(1,2,3),net_se=1', 'cru116:net_origin=release'],
 )
 def test_settings_that_are_noted(text):
-    assert noted(build(text)) == text
+    assert read_note(build(text)) == text
+
+
+@pytest.mark.parametrize('text, network', [('cru56', 'cru56'), ('cru56:net_act=relu', None)])
+def test_a_checkpoint_is_of_the_network_that_it_notes(text, network):
+    target = Target('x,1', build(text), (112, 112, 3), parameters={})
+    assert with_noted_network(target).network == network
+    assert with_noted_network(target._replace(parameters=None)).network is None
+    assert with_noted_network(target._replace(network='att56')).network == 'att56'
 
 
 def test_values_of_numpy_are_noted():
     symbol = build('cru56', emb_size=np.int64(128), net_mean=np.array([1.0, 2.0, 3.0]))
-    assert noted(symbol) == 'cru56:emb_size=128,net_mean=(1.0,2.0,3.0)'
+    assert read_note(symbol) == 'cru56:emb_size=128,net_mean=(1.0,2.0,3.0)'
 
 
 def test_a_note_that_is_not_true_is_not_believed():
     symbol, of_another = build('cru56'), build('cru116')
     text = symbol.attr('__crunet__')
-    assert noted(symbol) == 'cru56'
+    assert read_note(symbol) == 'cru56'
     for note in (
         of_another.attr('__crunet__'),
         '',
@@ -213,7 +221,7 @@ def test_a_note_that_is_not_true_is_not_believed():
         '{"builder": []}',
     ):
         symbol._set_attr(__crunet__=note)
-        assert noted(symbol) is None, note
+        assert read_note(symbol) is None, note
     for old, new in (
         ('56', '57'),
         ('56', '"56"'),
@@ -222,7 +230,7 @@ def test_a_note_that_is_not_true_is_not_believed():
         ('256', 'Infinity'),
     ):
         symbol._set_attr(__crunet__=text.replace(old, new))
-        assert noted(symbol) is None, symbol.attr('__crunet__')
+        assert read_note(symbol) is None, symbol.attr('__crunet__')
 
 
 @pytest.mark.parametrize('network', FACE_NETWORKS[:3])
@@ -233,4 +241,4 @@ def test_a_module_keeps_the_note(network, tmp_path):
     module.init_params(mx.init.Xavier())
     module.save_checkpoint(str(tmp_path / 'net'), 1)
     loaded, _, _ = mx.model.load_checkpoint(str(tmp_path / 'net'), 1)
-    assert noted(loaded.get_internals()['fc1_output']).startswith(network + ':')
+    assert read_note(loaded.get_internals()['fc1_output']).startswith(network + ':')

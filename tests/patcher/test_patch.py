@@ -415,6 +415,16 @@ def test_the_choices_are_made_as_the_config_makes_its_own(checkout, line, name):
     assert block(config)[0][0] == f'network.cru56 = {name}()'
 
 
+@pytest.mark.parametrize(
+    'line', ['names = [network for network in (1, 2)]', 'for network in ():\n    pass', 'network: object']
+)
+def test_another_use_of_the_name_is_no_assignment(checkout, line):
+    config = file_in(checkout, *CONFIG)
+    edit(config, lambda text: text.replace(b'network = edict()', line.encode() + b'\nnetwork = edict()'))
+    assert command.main([checkout]) == 0
+    assert block(config)[0][0] == 'network.cru56 = edict()'
+
+
 @pytest.mark.parametrize('value', ['{}', 'dict()', 'OrderedDict()', '[]'])
 def test_choices_that_have_no_names_are_refused(checkout, value):
     edit(file_in(checkout, *CONFIG), lambda text: text.replace(b'network = edict()', b'network = ' + value.encode()))

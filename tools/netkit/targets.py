@@ -108,11 +108,10 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwi
         check_width(parameters, wanted, network, multiplier, image_shape, parameters_path)
     else:
         symbol = at_embedding(load_symbol(symbol_path))
-        network = noted(symbol)
         parameters = checkpoints.load_parameters(parameters_path)
         image_shape = image_shape or found_shape(symbol, parameters, symbol_path, otherwise)
     parameters = checkpoints.fitting(parameters, symbol, image_shape, parameters_path)
-    return Target(model, symbol, image_shape, network if network in host.network else None, parameters)
+    return Target(model, symbol, image_shape, network, parameters)
 
 
 def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
@@ -154,7 +153,7 @@ def recognised(parameters, path, image_shape):
     )
 
 
-def noted(symbol, apart=()):
+def read_note(symbol, apart=()):
     """Return NETWORK or NETWORK:SETTING=VALUE,… of the note in a symbol (`face_settings.noted`); None if it has none.
 
     A note is believed if building from it gives the same plain graph. The settings `apart` are left out.
@@ -167,6 +166,14 @@ def noted(symbol, apart=()):
         if alike and is_same(builder(alike[0]).build(**{key: note[key] for key in note if key != 'builder'}), symbol):
             return min((spelt(name, note, apart) for name in alike), key=lambda text: (text.count('='), len(text)))
     return None
+
+
+def with_noted_network(target):
+    """Return a checkpoint's Target with the network that its symbol notes, if it is one at its own width."""
+    if target.parameters is None or target.network:
+        return target
+    network = read_note(target.symbol)
+    return target._replace(network=network if network in host.network else None)
 
 
 def spelt(network, note, apart):
@@ -185,7 +192,7 @@ def name_of(target):
     The symbol's note says so, or the parameters do. Its symbol is compared, since other settings have the same
     parameters.
     """
-    network = noted(target.symbol, apart=['emb_size'])
+    network = read_note(target.symbol, apart=['emb_size'])
     if network:
         return network
     with contextlib.suppress(UserError):

@@ -19,8 +19,9 @@ class Choice(NamedTuple):
     rewritten: bool = True
 
     def settings(self, device='gpu'):
-        """Return the settings for `device`; those for a 'gpu' are what insightface's trainers build."""
-        return settings_of(self.network, **{**settings_for(device), **self.overrides})
+        """Return the settings for `device`; those for a 'gpu', and of what is not rewritten, are insightface's."""
+        suited = settings_for(device) if self.rewritten else {}
+        return settings_of(self.network, **{**suited, **self.overrides})
 
     def build(self, device='gpu', training=True, **changes):
         """Return (symbol, image_shape) as it is bound on `device`, with `changes` to the settings."""

@@ -90,13 +90,13 @@ def undo_prelu(node):
     """Return a PReLU for x + (1 - gamma) max(-x, 0), by products or by convolutions; None for other nodes."""
     if node.op != 'elemwise_add' or len(node.inputs) != 2:
         return None
-    bend = 'broadcast_mul' if node.source((1, 'broadcast_mul')) else 'Convolution'
-    product = node.source((1, bend))
+    kind = 'broadcast_mul' if node.source((1, 'broadcast_mul')) else 'Convolution'
+    product = node.source((1, kind))
     factor, negative = product and product.source((1, 'Reshape')), product and product.source((0, 'Activation'))
     difference = factor and factor.source((0, '_rminus_scalar'))
-    if not difference or not negative or bend == 'Convolution' and not is_depthwise(product):
+    if not difference or not negative or kind == 'Convolution' and not is_depthwise(product):
         return None
-    if factor.attr('shape') != FACTORS[bend] or difference.attr('scalar') != 1 or negative.attrs['act_type'] != 'relu':
+    if factor.attr('shape') != FACTORS[kind] or difference.attr('scalar') != 1 or negative.attrs['act_type'] != 'relu':
         return None
     gamma, minus = difference.source((0, 'null')), negative.source((0, 'negative')) or by_minus_one(negative)
     if not gamma or not minus or minus.inputs[0] != node.inputs[0]:
