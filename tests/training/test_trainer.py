@@ -559,6 +559,13 @@ def test_the_state_is_written_after_every_so_many_steps_and_the_last(data, tmp_p
         (['--multiplier', '0.2'], r'multiplier 0\.1, not 0\.2'),
         (['--loss-scale', '2'], r'loss_scale 1\.0, not 2\.0'),
         (['--seed', '1'], 'seed 0, not 1'),
+        (['--cutoff', '8'], 'cutoff 0, not 8'),
+        (['--crop', '0.9'], r'crop 1\.0, not 0\.9'),
+        (['--data-color', '0.1'], r'data_color 0\.0, not 0\.1'),
+        (['--lr-steps', '2'], 'lr_steps None, not 2'),
+        (['--warmup', '1'], 'warmup 0, not 1'),
+        (['--mom', '0.8'], r'mom None, not 0\.8'),
+        (['--wd', '0.1'], r'wd None, not 0\.1'),
         (['--on-bad-record', 'skip'], 'on_bad_record stop, not skip'),
     ],
 )
