@@ -11,7 +11,7 @@
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
 # make test-host INSIGHTFACE=/path/to/checkout   trains in a copy of that checkout, with its own train.py (three minutes)
 # make check-gpu   measures PyTorch, onnxruntime and MXNet on this machine's GPUs into out/gpu (quarter of an hour; 11 GB)
-# make check-gpu ARGS=--quick   less of it in three minutes; python tools/check_gpu.py --help has all options
+# make check-gpu ARGS=--quick   less of it in three minutes; python tools/measure.py gpu --help has all options
 # make check-gpu-install   installs MXNet for CUDA in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in the ways of benchmarks/mutants.toml; the tests must notice (a quarter of an hour)
 # make clean   removes the environments and out/
@@ -57,7 +57,7 @@ test: .venv/installed
 
 # PyTorch comes with CUDA's libraries, 4.5 GB, so it has an environment of its own.
 test-torch: .venv-torch/installed
-	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/gpu/test_in_torch.py
+	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/measure/test_torch_engine.py
 
 .venv-torch/installed: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv .venv-torch
@@ -75,16 +75,16 @@ test-all: .venv/installed
 	ALL_DEPTHS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 bench: .venv/installed
-	$(RUN) tools/benchmark.py cru116:plain cru116 --plot out/bench/cru116.png
-	$(RUN) tools/benchmark.py att92:plain att92 --plot out/bench/att92.png
-	$(RUN) tools/benchmark.py cru116 cru116:insightface,memonger=False cru116:insightface,memonger=False,net_prelu=op
-	$(RUN) tools/benchmark.py cru116_imagenet att92_imagenet --peer gluoncv2
-	$(RUN) tools/benchmark.py cru116:plain cru116:plain,memonger=True --only training
-	$(RUN) tools/benchmark.py cru116 cru116:memonger=True --only training
-	$(RUN) tools/benchmark_deployment.py --plot out/bench/deployment.png
-	$(RUN) tools/benchmark.py --reading cru116 cru56:net_multiplier=0.25
-	$(RUN) tools/benchmark.py --memory
-	$(RUN) tools/benchmark.py --building
+	$(RUN) tools/measure.py networks cru116:plain cru116 --plot out/bench/cru116.png
+	$(RUN) tools/measure.py networks att92:plain att92 --plot out/bench/att92.png
+	$(RUN) tools/measure.py networks cru116 cru116:insightface,memonger=False cru116:insightface,memonger=False,net_prelu=op
+	$(RUN) tools/measure.py networks cru116_imagenet att92_imagenet --peer gluoncv2
+	$(RUN) tools/measure.py networks cru116:plain cru116:plain,memonger=True --only training
+	$(RUN) tools/measure.py networks cru116 cru116:memonger=True --only training
+	$(RUN) tools/measure.py deployment --plot out/bench/deployment.png
+	$(RUN) tools/measure.py networks --reading cru116 cru56:net_multiplier=0.25
+	$(RUN) tools/measure.py networks --memory
+	$(RUN) tools/measure.py networks --building
 
 pictures: .venv/installed
 	$(RUN) tools/visualize.py network cru116 -o docs/cru116.svg
@@ -116,7 +116,7 @@ test-host: .venv-host/installed
 # What cannot be installed or run of MXNet for CUDA is told, and PyTorch goes on without it.
 check-gpu: .venv-gpu/installed
 	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: going on without it" >&2
-	.venv-gpu/bin/python tools/check_gpu.py $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
+	.venv-gpu/bin/python tools/measure.py gpu $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
 
 .venv-gpu/installed: pyproject.toml constraints.txt
 	@test -n "$(GPU_PYTHON)" || { echo "this wants Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
@@ -132,7 +132,7 @@ check-gpu: .venv-gpu/installed
 
 # Not part of the tests: it fetches about 2.5 GB.
 check-gpu-install: .venv/installed
-	$(RUN) tools/check_gpu_install.py
+	$(RUN) tools/measure.py install
 
 clean:
 	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-torch out

@@ -18,7 +18,7 @@ def pytest_terminal_summary(terminalreporter):
     left_out = [report for report in terminalreporter.stats.get('skipped', ()) if 'torch' in str(report.longrepr)]
     if left_out and importlib.util.find_spec('torch') is None:
         terminalreporter.write_line(
-            f'{len(left_out)} files of tests/backbones and tests/gpu were skipped, as PyTorch is not installed here; '
+            f'{len(left_out)} files of tests were skipped, as PyTorch is not installed here; '
             'make test-torch runs them (it installs 4.5 GB)'
         )
 

@@ -14,11 +14,11 @@ import pytest
 
 from netkit import cli
 from netkit._mxnet import mx
-from netkit.bench import runtimes as engines
 from netkit.deploy.plain import plain
 from netkit.graph import units
 from netkit.graph.naming import is_original
 from netkit.graph.nodes import Graph
+from netkit.measure import runtimes as engines
 from netkit.networks import NETWORKS, entry, settings_of
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -128,7 +128,7 @@ def has_vnni():
 
 @functools.lru_cache(maxsize=None)
 def openvino_core():
-    """Return OpenVINO's Core, one for the process (netkit/bench/engines.py says why); without it, skip the test."""
+    """Return OpenVINO's Core, one for the process (netkit/measure/runtimes.py says why); without it, skip the test."""
     return pytest.importorskip('openvino').Core()  # it wants Python 3.10
 
 

@@ -662,7 +662,7 @@ def test_copied_by_hand_into_the_hosts_folder(tmp_path):
 
 
 def mxnet_name(name):
-    """Return MXNet's name of a parameter of netkit.bench.by_hand.Cru116."""
+    """Return MXNet's name of a parameter of netkit.measure.cru116_by_hand.Cru116."""
     layer, kind = name.rpartition('.')[::2]
     kinds = {'running_mean': 'moving_mean', 'running_var': 'moving_var', 'bias': 'beta', 'weight': 'gamma'}
     kind = 'weight' if 'conv' in layer or layer == 'fc' else kinds[kind]
@@ -689,7 +689,7 @@ def mxnet_name(name):
 
 def test_cru116_written_by_hand():
     """An implementation that shares nothing with ours: same parameters, embeddings and gradients."""
-    from netkit.bench.by_hand import Cru116
+    from netkit.measure.cru116_by_hand import Cru116
 
     by_hand = Cru116(24, 0.25, dropout=0.0)
     module = symbol_torch.get_model('cru116:net_multiplier=0.25,dropout=0.0', num_features=24)

@@ -105,7 +105,8 @@ def test_training_and_what_comes_of_it(run_there, tmp_path):
 
 def test_benchmark_without_the_peak_of_the_memory(run_there):
     output = run_there(
-        'tools/benchmark.py',
+        'tools/measure.py',
+        'networks',
         'cru56:net_multiplier=0.25',
         '--per-batch-size',
         '1',

@@ -13,29 +13,32 @@ import time
 
 import pytest
 
-import check_gpu_install
 import demo
+import measure
 from helpers import FEW_FACES, TINY, TOOLS
 from netkit import cli
 from netkit.errors import UserError
 
 PROGRAMS = (
-    'benchmark',
-    'benchmark_deployment',
-    'check_gpu',
-    'check_gpu_install',
     'convert',
     'demo',
     'evaluate',
     'export',
-    'gpu_env',
     'import_weights',
     'launch_local',
+    'measure',
     'pack',
     'summarize',
     'train',
     'visualize',
 )  # worker passes all options on, extras has none
+FORMER = {  # {former name: command of measure.py}
+    'benchmark': 'networks',
+    'benchmark_deployment': 'deployment',
+    'check_gpu': 'gpu',
+    'check_gpu_install': 'install',
+    'gpu_env': 'libraries',
+}
 
 
 def test_these_are_all_programs():
@@ -44,13 +47,23 @@ def test_these_are_all_programs():
         with open(path, encoding='utf-8') as file:
             if "__name__ == '__main__'" in file.read():
                 found.append(os.path.basename(path)[:-3])
-    assert sorted(found) == sorted(PROGRAMS + ('worker', 'extras'))
+    assert sorted(found) == sorted([*PROGRAMS, *FORMER, 'worker', 'extras'])
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_help(run_tool, program):
     code, out, err = run_tool(importlib.import_module(program), '--help')
     assert code == 0 and err == '' and out.startswith(f'usage: {program}.py') and 'None' not in out
+
+
+@pytest.mark.parametrize('former', FORMER)
+def test_former_names(run_tool, former):
+    code, out, err = run_tool(measure, FORMER[former], '--help')
+    assert code == 0 and err == '' and out.startswith(f'usage: measure.py {FORMER[former]} ') and 'None' not in out
+    done = subprocess.run(
+        [sys.executable, os.path.join(TOOLS, former + '.py'), '--help'], capture_output=True, text=True
+    )
+    assert ' '.join(done.stdout.split()) == ' '.join(out.split()) and done.returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------- run
@@ -297,7 +310,7 @@ echo "$LD_LIBRARY_PATH|$@" >> '{log}'
 case "$1 $2" in
   '-m venv') mkdir -p "$3/bin" "$3/lib/python3/site-packages/mxnet"
              cp '{mxnet}' "$3/lib/python3/site-packages/mxnet/libmxnet.so"; cp "$0" "$3/bin/python";;
-  *gpu_env.py*) cp "$LD_LIBRARY_PATH/libcuda.so.1" '{driver}'; exit {status};;
+  *measure.py*) cp "$LD_LIBRARY_PATH/libcuda.so.1" '{driver}'; exit {status};;
 esac
 """
 
@@ -315,18 +328,18 @@ def test_the_gpu_install_is_tried_with_a_driver_that_stands_in(run_tool, tmp_pat
     python = tmp_path / 'python'
     python.write_text(PYTHON.format(status=status, **files))
     python.chmod(0o755)
-    code, _, err = run_tool(check_gpu_install, '--python', str(python))
+    code, _, err = run_tool(measure, 'install', '--python', str(python))
     assert code == (2 if status else 0) and ('this failed: ' in err) == bool(status)
     driver, count = ctypes.CDLL(files['driver']), ctypes.c_int(7)
     assert driver.cuDeviceGetCount(ctypes.byref(count)) == 100 and count.value == 0 and driver.cuFooBar() == 100
     assert not hasattr(driver, 'other')
     calls = (tmp_path / 'log').read_text().split('\n')
     assert '-m venv' in calls[0] and 'extras.py mxnet-gpu tools' in calls[1] and '-m pip install' in calls[2]
-    assert 'gpu_env.py' in calls[3]
+    assert 'measure.py libraries' in calls[3]
     if not status:
-        assert 'gpu_env.py -- ' in calls[4] and "build('cru56', " in '\n'.join(calls[4:])
+        assert 'measure.py libraries -- ' in calls[4] and "build('cru56', " in '\n'.join(calls[4:])
 
 
 def test_the_gpu_install_without_an_interpreter(run_tool):
-    code, _, err = run_tool(check_gpu_install, '--python', 'no-such-python')
+    code, _, err = run_tool(measure, 'install', '--python', 'no-such-python')
     assert code == 2 and 'cannot run no-such-python: No such file or directory' in err

@@ -13,9 +13,9 @@ import pytest
 import launch_local
 import train as tool
 from helpers import TOOLS, assert_trained_alike
-from netkit import cuda
 from netkit._mxnet import mx
 from netkit.data import synthetic
+from netkit.measure import cuda
 from netkit.networks import build, initializer
 from netkit.training import log as training_log, state as resume
 
@@ -354,7 +354,7 @@ def wheels(tmp_path, monkeypatch):
 
 
 def test_the_gpu_table_tells_what_is_where_and_what_brings_the_rest(wheels):
-    done = run(os.path.join(TOOLS, 'gpu_env.py'))
+    done = run(os.path.join(TOOLS, 'measure.py'), 'libraries')
     assert done.returncode == 1  # MXNet for CUDA is not installed here
     lines = {line.split()[1]: line for line in done.stderr.splitlines() if 'lib' in line and '.so' in line}
     assert set(lines) == set(cuda.LIBRARIES) | set(cuda.NEEDED_BY_OTHERS)

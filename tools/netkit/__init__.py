@@ -10,8 +10,8 @@
     data/                           faces, drawn and read; pictures; records
     evaluation/                     verification of faces, error on ImageNet, embeddings
     training/                       tasks, trainer, loop, losses, state, log, checkpoints that are kept
-    drawing/, bench/                pictures; times and plans
-    gpu/                            what is true on a GPU, in PyTorch, onnxruntime and MXNet
+    drawing/                        pictures
+    measure/                        time and memory, in MXNet, PyTorch, onnxruntime and OpenVINO; the report on a GPU
 
 Imports go one way, `tests/test_house.py` says which, and have no effect: a program calls `project.start` first. Only
 `_mxnet` sets the environment variables that MXNet reads, and imports it.

@@ -1,7 +1,7 @@
 """MXNet, imported in one place: `from netkit._mxnet import mx`.
 
 MXNet reads environment variables when it is imported. This process's are set here and nowhere else. Programs that start
-other programs (gpu_env.py, launch_local.py) do not import this module, so they pass their environment on unchanged.
+other programs (measure.py, launch_local.py) do not import this module first, so they pass on their own environment.
 """
 
 import contextlib

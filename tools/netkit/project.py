@@ -26,7 +26,12 @@ def start(needed=('mxnet', 'numpy', 'tqdm')):
         return  # the program is imported by another, as by a test
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a shell has background jobs ignore it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    need(*needed)
+
+
+def need(*packages):
+    """End the process with a sentence where this Python has not all of some packages."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(
             f'{os.path.basename(sys.argv[0])}: this Python has no {missing[0]}; run "make demo" once, then '

@@ -1,1 +1,0 @@
-"""Times of networks, in turns, and their plans."""

@@ -1,0 +1,92 @@
+"""Inference engines other than MXNet, as steps to time on a CPU, and what the processor has for them."""
+
+import functools
+import os
+import platform
+import re
+
+from netkit.errors import UserError
+from netkit.graph.naming import EMBEDDING
+from netkit.onnx_session import open_session
+
+CPU_INFO = '/proc/cpuinfo'
+# Instructions that int8 and bfloat16 live from, by their names there: on x86, and on ARM.
+INT8 = {'avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp', 'i8mm'}
+BFLOAT16 = {'avx512_bf16', 'amx_bf16', 'bf16'}
+
+
+def threads():
+    """Return the number of threads that all engines take: MXNet's, OMP_NUM_THREADS."""
+    return int(os.environ.get('OMP_NUM_THREADS', 0)) or os.cpu_count() or 1
+
+
+class OnnxRuntime:
+    """An inference of an ONNX file in onnxruntime; a call runs it on `data`."""
+
+    def __init__(self, path, data):
+        self.session = open_session(path, threads=threads())
+        self.data = data
+
+    def run(self, images):
+        """Return the embeddings of images."""
+        return self.session.run([EMBEDDING], {'data': images})[0]
+
+    def __call__(self):
+        self.run(self.data)
+
+
+class OpenVINO:
+    """An inference of an ONNX file in OpenVINO, in `precision`, 'f32' or 'bf16'; a call runs it on `data`."""
+
+    def __init__(self, path, data, precision):
+        core = openvino_core()
+        model = core.read_model(path)
+        model.reshape({'data': list(data.shape)})
+        hints = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
+        self.request = core.compile_model(
+            model, 'CPU', {'INFERENCE_NUM_THREADS': threads(), **hints}
+        ).create_infer_request()
+        self.data = data
+
+    def run(self, images):
+        """Return the embeddings of images."""
+        return self.request.infer({'data': images})[EMBEDDING].copy()
+
+    def __call__(self):
+        self.request.infer({'data': self.data})
+
+
+@functools.lru_cache(maxsize=None)
+def openvino_core():
+    """Return OpenVINO's Core; raises UserError where it is not installed.
+
+    One for the process, until its end: each brings a stack for signal handlers, and where several are freed in another
+    order than they were made, the one that stays is of freed memory, on which the next Ctrl-C ends in a segmentation
+    fault (OpenVINO 2026.4).
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise UserError(
+            'OpenVINO is not installed; install the extra dev on Python 3.10 or later (tools/extras.py)'
+        ) from None
+    return openvino.Core()
+
+
+def note():
+    """Return a sentence on what this processor has, or has not, for int8 and bfloat16."""
+    try:
+        with open(CPU_INFO, encoding='utf-8') as file:
+            text = file.read()
+    except OSError:
+        return f'What instructions this processor ({platform.processor() or platform.machine()}) has is not known here.'
+    match = re.search(r'^(?:flags|Features)\s*:(.*)$', text, re.MULTILINE)
+    flags = set(match.group(1).split()) if match else set()
+    missing = [
+        f'{name} ({", ".join(sorted(known))})'
+        for name, known in (('int8', INT8), ('bfloat16', BFLOAT16))
+        if not flags & known
+    ]
+    if missing:
+        return f'This processor has no instructions for {" and ".join(missing)}: one that has them gains more.'
+    return f'This processor has {", ".join(sorted(flags & (INT8 | BFLOAT16)))}.'
