@@ -45,12 +45,9 @@ def some_depths_of_each():
 # Face networks of other origins than the description.
 OF_2018 = [f'{name}:net_origin=release' for name in ('cru56', 'cru116', 'att56', 'att92')]
 FACEXZOO = [f'{name}:net_origin=facexzoo' for name in ('att56', 'att92')]
-# The networks that are computed; all depths of them by `make test-all`.
-COMPUTED = (list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_each()) + [
-    'cru56:net_origin=release',
-    'att56:net_origin=release,net_se=1',
-    'att56:net_origin=facexzoo',
-]
+# Two depths of each kind, all of them by `make test-all`; and with others' forms, the networks that are computed.
+DEPTHS = list(NETWORKS) if os.environ.get('ALL_DEPTHS') else some_depths_of_each()
+COMPUTED = DEPTHS + ['cru56:net_origin=release', 'att56:net_origin=release,net_se=1', 'att56:net_origin=facexzoo']
 # Of others, released code differs from the paper in what has no parameters: one of each kind.
 IN_PLACE = ['ires18', 'ires50', 'iresgroup50', 'ires50_imagenet']
 UNPADDED = ['att56_imagenet', 'attnext56_imagenet']

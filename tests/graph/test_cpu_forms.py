@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import face_blocks
-from helpers import COMPUTED, FACE_NETWORKS, NARROW, NETWORKS, PLAIN, assert_close, bind, nodes, shape_of
+from helpers import COMPUTED, DEPTHS, FACE_NETWORKS, NARROW, PLAIN, assert_close, bind, nodes, shape_of
 from netkit._mxnet import mx
 from netkit.deploy.plain import plain
 from netkit.graph.counts import shapes
@@ -137,7 +137,7 @@ def test_merged_groups_in_float64(network):
     assert np.abs(outputs[0] - outputs[1]).max() <= 1e-12 * np.ptp(outputs[0])
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', DEPTHS)
 def test_no_convolution_has_groups_of_a_few_channels(network):
     """On a CPU the BatchNorms around such a convolution would crawl."""
     for node in nodes(for_cpu(build(network), shape_of(network))):
@@ -179,7 +179,7 @@ def test_the_symbol_of_an_earlier_version(tmp_path):
 # ------------------------------------------------------------------------------------------ what a symbol notes
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', DEPTHS)
 def test_a_symbol_says_which_network_it_is(network, tmp_path):
     symbol = build(network)
     assert read_note(symbol) == network

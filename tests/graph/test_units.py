@@ -10,7 +10,7 @@ import paper
 import summarize
 from face_blocks import FeatureMap, Layers
 from fcrunet import STAGES, resnext_unit
-from helpers import FACEXZOO, NETWORKS, OF_2018, analysed, shape_of, size_of
+from helpers import DEPTHS, FACEXZOO, OF_2018, analysed, shape_of, size_of
 from netkit import checkpoints
 from netkit._mxnet import mx
 from netkit.graph import memory, naming
@@ -32,7 +32,7 @@ def tool(capsys):
     return run
 
 
-@pytest.mark.parametrize('network', [*NETWORKS, *OF_2018, *FACEXZOO])
+@pytest.mark.parametrize('network', [*DEPTHS, *OF_2018, *FACEXZOO])
 def test_units_are_the_papers(network):
     symbol = build(network)
     shape = shape_of(network)
