@@ -364,9 +364,9 @@ def bad_set(folder, name, images, same):
         pickle.dump((images, same), file, protocol=4)
 
 
-def jpeg(side=112):
+def jpeg(height=112, width=112):
     buffer = io.BytesIO()
-    Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(buffer, 'JPEG')
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(buffer, 'JPEG')
     return buffer.getvalue()
 
 
@@ -374,7 +374,7 @@ def jpeg(side=112):
     'images, same, words',
     [
         ([jpeg()] * 39 + [b'no image'], [True, False] * 10, r'an image cannot be decoded \(number 39\)'),
-        ([jpeg()] * 39 + [jpeg(64)], [True, False] * 10, r'has an image of \(64, 64, 3\), the network takes'),
+        ([jpeg()] * 39 + [jpeg(64, 96)], [True, False] * 10, 'has an image of 64×96 pixels, which is no 112×112 one'),
         ([jpeg()] * 10, [True, False] * 2 + [True], '5 pairs are not enough for 10 folds'),
         ([jpeg()] * 40, [True] * 20, 'all pairs are of the same person'),
         ([jpeg()] * 40, [True] * 19, 'has 40 images for 19 pairs'),

@@ -454,7 +454,7 @@ def five_pairs(path):
 
 def small_pairs(path, monkeypatch=pytest.MonkeyPatch()):
     with monkeypatch.context() as smaller:
-        smaller.setattr(faces, 'draw_face', lambda *_: np.zeros((96, 96, 3), np.uint8))
+        smaller.setattr(faces, 'draw_face', lambda *_: np.zeros((96, 112, 3), np.uint8))
         synthetic._write_pairs(path, 12, 0, bar=type('Bar', (), {'update': lambda *_: None}))
 
 
@@ -463,7 +463,7 @@ def small_pairs(path, monkeypatch=pytest.MonkeyPatch()):
     [
         (no_pairs, r'there is no verification set \(.bin\) in'),
         (five_pairs, '5 pairs are not enough for 10 folds'),
-        (small_pairs, r'has an image of \(96, 96, 3\), the network takes \(112, 112, 3\)'),
+        (small_pairs, 'has an image of 96×112 pixels, which is no 112×112 one in another size'),
     ],
 )
 @pytest.mark.parametrize('when', ['before', 'while it trains'])

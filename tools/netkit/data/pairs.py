@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from netkit._mxnet import mx
 from netkit.data.images import Unusable, open_picture
 from netkit.errors import UserError, reason
 
@@ -35,20 +36,30 @@ class PairSet:
         return len(self.same)
 
     def image(self, number):
-        """Return an image, (height, width, 3) uint8 RGB; raises UserError if it is none, or of another size."""
+        """Return an image, (height, width, 3) uint8 RGB; raises UserError if it is none.
+
+        One of another size is resized as insightface's `load_bin` does, shorter side first; it has to be of the same
+        proportions.
+        """
         try:
             image = _decode(self._encoded[number])
         except (ValueError, TypeError) as error:
             raise UserError(f'{self.path} is {NO_SET}: {reason(error)} (number {number})')
+        height, width = self.image_shape[:2]
+        if image.shape[0] * width != image.shape[1] * height:
+            raise UserError(
+                f'{self.path} has an image of {image.shape[0]}×{image.shape[1]} pixels, which is no {height}×{width} '
+                'one in another size; align the faces first (tools/pack.py faces)'
+            )
         if image.shape != self.image_shape:
-            raise UserError(f'{self.path} has an image of {image.shape}, the network takes {self.image_shape}')
+            image = mx.image.resize_short(mx.nd.array(image, dtype=np.uint8), min(height, width)).asnumpy()
         return image
 
 
 def read_pairs(path, image_shape):
     """Return (images, same) of a verification set: 2n images of `image_shape`, uint8 RGB, and (n,) bool.
 
-    Raises UserError for another file, and for images of another size.
+    Raises UserError for another file, and for images of other proportions.
     """
     pairs = PairSet(path, image_shape)
     return [pairs.image(number) for number in range(2 * len(pairs))], pairs.same
@@ -86,16 +97,26 @@ class _TypeRead:
     """Takes the place of a NumPy dtype in a pickle."""
 
     def __init__(self, code, *_):
-        self.code, self.order = code, '|'
+        self.code, self.order = _text(code), '|'
 
     def __setstate__(self, state):
-        self.order = state[1]
+        self.order = _text(state[1])
 
     def value(self):
         """Return the dtype."""
-        if not re.match(r'(b1|[uif][1248]|S\d{1,9})$', str(self.code)):
+        if not re.fullmatch(r'b1|[uif][1248]|S\d{1,9}', self.code) or self.order not in ('|', '<', '>', '='):
             raise pickle.UnpicklingError(f'it holds an array of {self.code}')
         return np.dtype(self.order + self.code)
+
+
+def _text(value):
+    """Return a text of a pickle: those of Python 2 are bytes."""
+    return value.decode('ascii') if isinstance(value, bytes) else str(value)
+
+
+def _buffer_read(content, of_type, shape, order):
+    """Take the place of the function that makes an array in pickles of protocol 5."""
+    return np.frombuffer(bytes(content), of_type.value()).reshape(shape, order=order)
 
 
 def _scalar_read(of_type, content):
@@ -114,6 +135,7 @@ def _bytes_read(text, encoding):
 # pickle names is called. NumPy writes the first of the two package names since version 2, the second before.
 READERS = {('_codecs', 'encode'): _bytes_read, ('numpy', 'ndarray'): _ArrayRead, ('numpy', 'dtype'): _TypeRead}
 for _package in ('numpy._core', 'numpy.core'):
+    READERS[_package + '.numeric', '_frombuffer'] = _buffer_read
     READERS[_package + '.multiarray', '_reconstruct'] = _ArrayRead
     READERS[_package + '.multiarray', 'scalar'] = _scalar_read
 
@@ -130,7 +152,7 @@ class _PairUnpickler(pickle.Unpickler):
 
 def _as_list(read):
     """Return a list or array that was read from a pickle as a list; raises ValueError for other objects."""
-    if not isinstance(read, (list, tuple, _ArrayRead)):
+    if not isinstance(read, (list, tuple, np.ndarray, _ArrayRead)):
         raise ValueError(f'it holds a {type(read).__name__} in the place of a list')
     values = list(read.value() if isinstance(read, _ArrayRead) else read)
     return [value.value() if isinstance(value, _ArrayRead) else value for value in values]
@@ -138,6 +160,7 @@ def _as_list(read):
 
 def _truth(value):
     """Return a truth value that was read from a pickle; raises ValueError for other objects."""
-    if not isinstance(value, (bool, int, np.bool_, np.integer)):
+    is_number = isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating))
+    if not is_number or value not in (0, 1):
         raise ValueError(f'{value!r} is neither true nor false')
     return bool(value)

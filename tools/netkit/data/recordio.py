@@ -9,6 +9,7 @@ import os
 import struct
 
 import numpy as np
+from tqdm import tqdm
 
 from netkit.errors import UserError
 
@@ -56,6 +57,15 @@ def unpack(content):
     return np.frombuffer(content, '<f4', flag, HEADER.size) if flag else np.array([label], '<f4'), content[end:]
 
 
+def label_at(file, place):
+    """Return the (first) label of the record at an offset, without reading its image; raises ValueError without one."""
+    start = os.pread(file, 8 + HEADER.size + 4, place)[8:]
+    if len(start) < HEADER.size:
+        raise ValueError('has no label')
+    flag, label, _, _ = HEADER.unpack_from(start)
+    return struct.unpack_from('<f', start, HEADER.size)[0] if flag and len(start) == HEADER.size + 4 else label
+
+
 class RecordFile:
     """The records of a file, as a sequence of (label, bytes of an image)."""
 
@@ -77,13 +87,15 @@ class RecordFile:
     def _find(self, size):
         """Note the offsets of all records of a file of `size` bytes."""
         place = 0
-        while place < size:
-            part, length = self._head(place)
-            if place + 8 + length > size:
-                raise UserError(f'{self.path} is truncated: it ends within the record at {place}; copy it again')
-            if part in (WHOLE, FIRST):
-                self.offsets.append(place)
-            place += 8 + (length + 3) // 4 * 4
+        with tqdm(total=size, unit='B', unit_scale=True, desc='finding records', leave=False, disable=None) as bar:
+            while place < size:
+                part, length = self._head(place)
+                if place + 8 + length > size:
+                    raise UserError(f'{self.path} is truncated: it ends within the record at {place}; copy it again')
+                if part in (WHOLE, FIRST):
+                    self.offsets.append(place)
+                place += 8 + (length + 3) // 4 * 4
+                bar.update(8 + (length + 3) // 4 * 4)
 
     def _head(self, place):
         """Return (part, length) of the record, or part of one, at an offset."""
@@ -97,11 +109,10 @@ class RecordFile:
 
     def label(self, number):
         """Return the (first) label of a record, without reading its image."""
-        start = os.pread(self._file, 8 + HEADER.size + 4, self.offsets[number])[8:]
-        if len(start) < HEADER.size:
-            raise UserError(f'{self.path}: record {number} has no label')
-        flag, label, _, _ = HEADER.unpack_from(start)
-        return struct.unpack_from('<f', start, HEADER.size)[0] if flag and len(start) > HEADER.size else label
+        try:
+            return label_at(self._file, self.offsets[number])
+        except ValueError as error:
+            raise UserError(f'{self.path}: record {number} {error}')
 
     def __getitem__(self, number):
         """Return (label, bytes of an image); raises UserError for a record without a label."""

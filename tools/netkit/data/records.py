@@ -1,20 +1,49 @@
-"""Images and labels of a data set in insightface's format: `train.rec`, `train.idx` and `property`."""
+"""Images and labels of a data set in insightface's formats: `train.rec`, with or without `train.idx` and `property`.
+
+insightface's own sets begin with a record of the range of the identities, of which each has a record of the range of
+its images. What its RecBuilder, MXNet's im2rec and rec2shufrec.py write has images only, and labels in their records.
+"""
 
 import itertools
 import os
 import zlib
 
+import numpy as np
+from tqdm import tqdm
+
 from netkit.data.augment import prepared
-from netkit.data.recordio import parse_head, record_at, unpack
+from netkit.data.recordio import RecordFile, label_at, parse_head, record_at, unpack
 from netkit.errors import UserError
+
+MOST_CLASSES = 2**24  # the labels are float32, which has no whole numbers beyond
+RECORDS, INDEX, PROPERTY = 'train.rec', 'train.idx', 'property'
+
+
+def is_data_set(folder):
+    """Tell whether a folder has a data set, or part of one."""
+    return any(os.path.exists(os.path.join(folder, name)) for name in (RECORDS, PROPERTY))
+
+
+def image_shape_of(folder):
+    """Return (height, width, 3) of the images of a data set: what `property` says, or that of the first image.
+
+    Raises UserError.
+    """
+    if os.path.exists(os.path.join(folder, PROPERTY)):
+        return (*read_property(folder)[1:], 3)
+    records = FaceRecords(folder)
+    image = prepared(records.read(0)[1])
+    if image is None:
+        raise UserError(f'{records.path}: the image of record {records.images[0]} cannot be decoded')
+    return image.shape
 
 
 def read_property(folder):
-    """Return (classes, height, width) of a data set; raises UserError."""
-    path = os.path.join(folder, 'property')
+    """Return (classes, height, width), the first line of a data set's `property`; raises UserError."""
+    path = os.path.join(folder, PROPERTY)
     try:
-        with open(path) as file:
-            classes, height, width = [int(part) for part in file.read(1000).strip().split(',')]
+        with open(path, encoding='utf-8-sig') as file:
+            classes, height, width = [int(part) for part in file.readline(1000).strip().split(',')]
     except (OSError, ValueError) as error:
         raise UserError(f'{path} is not readable as "classes,height,width": {error}')
     if min(classes, height, width) < 1:
@@ -40,31 +69,74 @@ def read_index(path):
 class FaceRecords:
     """The images of a data set, of shape `image_shape`, and their labels, as a sequence.
 
+    `classes` is the number of people, `note` a sentence where the labels have other ones than `property`, or None.
+
     With `on_bad` 'stop', anything truncated, foreign or missing raises UserError, naming file and record. With 'skip',
     bad images are left out, and `bad` is {record: what is wrong}. Label and image are in one record, so skipping one
     does not shift the labels of others.
     """
 
-    def __init__(self, folder, image_shape, on_bad='stop'):
-        self.path = os.path.join(folder, 'train.rec')
-        self.classes = read_property(folder)[0]
-        self.image_shape, self.on_bad, self.bad, self._unlisted = tuple(image_shape), on_bad, {}, 0
-        self.index_path = os.path.join(folder, 'train.idx')
-        for path in (self.path, self.index_path):
-            if not os.path.isfile(path):
-                raise UserError(f'{path} is missing')
-        self.offsets = read_index(self.index_path)
+    def __init__(self, folder, image_shape=None, on_bad='stop'):
+        self.path, self.index_path = os.path.join(folder, RECORDS), os.path.join(folder, INDEX)
+        self.image_shape, self.on_bad, self.bad, self._unlisted = tuple(image_shape or ()), on_bad, {}, 0
+        has_property = os.path.exists(os.path.join(folder, PROPERTY))
+        self.classes = read_property(folder)[0] if has_property else None
+        if not os.path.isfile(self.path):
+            raise UserError(f'{self.path} is missing')
+        self.offsets = self._offsets()
         try:
             self._file = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise UserError(f'cannot read {self.path}: {error.strerror}')
         self._try(max(self.offsets, default=0), self._check_end)
-        first, end = self._range(0)
-        self.images = self._listed(1, first)
+        found = self._identities() if self._has_ranges() else self._labels()
         if not self.images:
             raise UserError(f'{self.path} holds no images')
+        self.note = None
+        if has_property and found != self.classes:
+            self.note = f'{self.path} has {found} people, and "property" says {self.classes}'
+        self.classes = self.classes or found
+
+    def _offsets(self):
+        """Return {record: offset}, of the index, or where there is none by reading all records."""
+        if os.path.isfile(self.index_path):
+            return read_index(self.index_path)
+        return dict(enumerate(RecordFile(self.path).offsets))
+
+    def _has_ranges(self):
+        """Tell whether record 0 has no image: then it is the range of the identities."""
+        return 0 in self.offsets and not self._read(0)[1]
+
+    def _identities(self):
+        """Find the images by the ranges of the identities; return how many of these there are."""
+        first, end = self._range(0)
+        self.images = self._listed(1, first)
         for identity in self._listed(first, end):
             self._try(identity, self._check_identity, identity)
+        return end - first
+
+    def _labels(self):
+        """Take all records for images; return how many people their labels tell apart, counted from 0."""
+        self.images, largest = sorted(self.offsets), -1
+        for number in tqdm(self.images, unit='labels', desc='reading labels', leave=False, disable=None):
+            label = self._try(number, self._label, number)
+            largest = largest if label is None else max(label, largest)
+        return largest + 1
+
+    def _label(self, number):
+        """Return the label of a record; raises UserError where it is none."""
+        try:
+            label = label_at(self._file, self.offsets[number])
+        except (ValueError, OSError, OverflowError):
+            raise UserError(f'{self.path}: record {number} is not readable')
+        return self._as_class(number, label)
+
+    def _as_class(self, number, label):
+        """Return a label as a whole number; raises UserError where `property` does not allow it."""
+        most, whose = (self.classes, '"property" allows') if self.classes else (MOST_CLASSES, 'a label is')
+        if not (0 <= label < most and label == int(label)):
+            raise UserError(f'{self.path}: record {number} has label {label}; {whose} 0 to {most - 1}')
+        return int(label)
 
     def __del__(self):
         if hasattr(self, '_file'):
@@ -72,8 +144,11 @@ class FaceRecords:
 
     def checksum(self):
         """Return a checksum of the data set: of the index, which has the length of every record."""
+        size = os.path.getsize(self.path) & 0xFFFFFFFF
+        if not os.path.isfile(self.index_path):
+            return zlib.crc32(np.array(sorted(self.offsets.values()), np.int64), size)
         with open(self.index_path, 'rb') as file:
-            return zlib.crc32(file.read(), os.path.getsize(self.path) & 0xFFFFFFFF)
+            return zlib.crc32(file.read(), size)
 
     def __len__(self):
         return len(self.images)
@@ -124,12 +199,7 @@ class FaceRecords:
 
     def _encoded(self, number):
         labels, content = self._read(number)
-        label = float(labels[0])
-        if not (0 <= label < self.classes and label == int(label)):
-            raise UserError(
-                f'{self.path}: record {number} has label {label}; "property" allows 0 to {self.classes - 1}'
-            )
-        return int(label), content
+        return self._as_class(number, float(labels[0])), content
 
     def _check_image(self, number, image):
         if image is None:

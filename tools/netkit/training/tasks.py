@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional
 from netkit.data.batches import FaceBatches, Share
 from netkit.data.classes import ClassBatches, ClassRecords
 from netkit.data.pairs import PairSet
-from netkit.data.records import FaceRecords, read_property
+from netkit.data.records import FaceRecords, image_shape_of, is_data_set
 from netkit.data.synthetic import write_synthetic
 from netkit.errors import UserError
 from netkit.evaluation import engines, imagenet, protocol, verification as faces
@@ -39,8 +39,7 @@ class FaceTask:
         """Find the size of the images; nothing is read or drawn yet."""
         self.run, self.data, self.is_verified = run, run.data, run.checkpoints.is_verified
         self.folder = self.data.folder or os.path.join(run.checkpoints.output, 'data')
-        is_there = os.path.exists(os.path.join(self.folder, 'property'))
-        self.settings = {'image_shape': (*read_property(self.folder)[1:], 3) if is_there else DRAWN_SHAPE}
+        self.settings = {'image_shape': image_shape_of(self.folder) if is_data_set(self.folder) else DRAWN_SHAPE}
         name = run.network.name
         entry('loss', run.loss)  # raises UserError if there is none
         entry('network', name)
@@ -54,6 +53,8 @@ class FaceTask:
         wait_for_workers(kvstore)
         self.records = FaceRecords(self.folder, self.settings['image_shape'], self.data.on_bad_record)
         self.classes = self.records.classes
+        if kvstore.rank == 0 and self.records.note:
+            print(self.records.note)
         if kvstore.rank == 0 and self.is_verified:
             self._warn_of_pairs()
 
@@ -62,13 +63,11 @@ class FaceTask:
             raise UserError(
                 f'another run is writing into {self.folder}; wait until it has ended, or name another --data'
             )
-        if os.path.exists(os.path.join(self.folder, 'property')):
+        if is_data_set(self.folder):
             print(f'using the data set that is in {self.folder}')
             return
         if os.path.isdir(self.folder) and os.listdir(self.folder):
-            raise UserError(
-                f'{self.folder} is neither empty nor a data set (it has no "property"); name another --data'
-            )
+            raise UserError(f'{self.folder} is neither empty nor a data set (it has no train.rec); name another --data')
         if self.data.folder and not self.data.draw:
             raise UserError(
                 f'there is no data set in {self.folder}; name another --data, or add --draw to have one drawn there'
