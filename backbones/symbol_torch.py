@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import os
+import pickle
 import sys
 import types
 import warnings
@@ -817,12 +818,22 @@ def rate(value):
     return value
 
 
+# Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
+WRAPPERS = (
+    'state_dict_backbone',
+    'state_dict_ema',
+    'model_ema',
+    'ema_state_dict',
+    'state_dict',
+    'model_state_dict',
+    'model',
+)
+
+
 def load_weights(module, path):
-    """Give a module the weights of a state dict, or of arcface_torch's checkpoint_gpu_0.pt; raises ValueError."""
+    """Give a module the weights of a state dict, or of the one that a trainer's checkpoint has; raises ValueError."""
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-        state = state.get('state_dict_backbone', state)
-        state = {name[len('module.') * name.startswith('module.') :]: value for name, value in state.items()}
+        state = unwrapped(read_state(path))
         shapes = {name: tuple(value.shape) for name, value in state.items()}
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror}')
@@ -836,6 +847,52 @@ def load_weights(module, path):
                 f'{wanted.get(name)} here'
             )
     module.load_state_dict(state, strict=True)
+
+
+class Foreign:
+    """What stands for anything in a file that is no part of a state dict: whatever is done with it does nothing."""
+
+    def __new__(cls, *_, **__):
+        return object.__new__(cls)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def ignore(self, *_):
+        """Do nothing."""
+
+    __setstate__ = __setitem__ = append = extend = ignore
+
+
+class Reader(pickle.Unpickler):
+    """Reads a state dict and looks nothing else up: of what a pickle names, these functions alone are called."""
+
+    KNOWN = {('collections', 'OrderedDict')} | {
+        ('torch._utils', name) for name in ('_rebuild_tensor_v2', '_rebuild_parameter', '_rebuild_parameter_with_state')
+    }
+
+    def find_class(self, module, name):
+        return super().find_class(module, name) if (module, name) in self.KNOWN else Foreign
+
+
+def read_state(path):
+    """Return what a file of weights holds, without executing anything in it."""
+    if path.endswith('.safetensors'):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    readers = types.SimpleNamespace(Unpickler=Reader, load=pickle.load, __name__='reader')
+    return torch.load(path, map_location='cpu', weights_only=False, pickle_module=readers)
+
+
+def unwrapped(state):
+    """Return the state dict in what a trainer saved, without what is in front of all names."""
+    for key in (*WRAPPERS, *WRAPPERS):  # one may hold another
+        state = state[key] if isinstance(state.get(key), dict) else state
+    owners = [name[: -len('conv0_weight')] for name in state if name.endswith('conv0_weight')]
+    if len(owners) != 1:
+        return state
+    return {name[len(owners[0]) :]: value for name, value in state.items() if name.startswith(owners[0])}
 
 
 def functions():

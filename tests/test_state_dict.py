@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -119,7 +120,7 @@ class Call:
 @pytest.mark.parametrize('function', [eval, print, open, __import__])
 def test_nothing_in_a_file_is_executed(tmp_path, function, capsys):
     path = save(tmp_path / 'x.pt', pickle.dumps({'a': Call(function, str(tmp_path / 'made'))}))
-    with pytest.raises(state_dict.Malformed, match='which no state dict needs'):
+    with pytest.raises(state_dict.Malformed, match='which is no tensor'):
         state_dict.read(path)
     assert not (tmp_path / 'made').exists() and capsys.readouterr().out == ''
 
@@ -212,7 +213,7 @@ def test_a_file_of_the_old_format_that_is_none(tmp_path):
         state_dict.read(save_old(path, tensor, ['0'], (6, values), magic=state_dict.OLD_MAGIC - 1))
     with pytest.raises(state_dict.Malformed, match='it does not begin as one'):
         state_dict.read(save_old(path, tensor, ['0'], (6, values), protocol=1002))
-    with pytest.raises(state_dict.Malformed, match='which no state dict needs'):
+    with pytest.raises(state_dict.Malformed, match='which is no tensor'):
         state_dict.read(
             save_old(path, pickle.dumps({'a': Call(open, str(tmp_path / 'made'), 'w')}, 2), [], (6, values))
         )
@@ -272,6 +273,73 @@ def test_the_backbone_of_a_checkpoint_of_all_states(tmp_path):
         wrapped = b'\x80\x02}(' + state_dict._text('epoch') + b'K\x01' + state_dict._text('state_dict_backbone')
         path = save(tmp_path / 'x.pt', wrapped + content + b'u.', _0=np.ones(6, np.float32))
         assert list(state_dict.read(path)) == names
+
+
+class Run:
+    """Something that a trainer saves beside its weights; its pickle calls functions and sets its state."""
+
+    def __init__(self, path):
+        self.epoch, self.calls, self.numbers = 3, Call(open, path, 'w'), [np.float64(0.5), np.zeros(3)]
+
+    def __getstate__(self):
+        return self.__dict__, {'set by name': self.calls}
+
+
+@pytest.mark.parametrize('protocol', [2, 4])
+@pytest.mark.parametrize('way', ['state_dict', 'model', 'state_dict_ema', 'model in state_dict'])
+def test_what_trainers_save_beside_the_weights_is_passed_over(way, protocol, tmp_path):
+    """And not called; of averaged weights and others, the averaged are taken."""
+    made, tensor = str(tmp_path / 'made'), one_tensor(0, (6,), (1,))[2:-1]
+    run = pickle.dumps([Run(made), {'a': Run(made)}, {1: 2}], protocol)
+    run = run[2 + 9 * (protocol == 4) : -1]  # without its head and its end
+    text = state_dict._text
+    named = text('state_dict_ema' if way == 'state_dict_ema' else way.split()[0]) + tensor
+    if way == 'model in state_dict':
+        named = text('state_dict') + b'}(' + text('model') + tensor + b'u'
+    if way == 'state_dict_ema':
+        named += text('state_dict') + tensor.replace(text('a'), text('b'))
+    pickled = b'\x80\x04}(' + text('run') + run + named + text('epoch') + b'K\x01u.'
+    found = state_dict.read(save(tmp_path / 'x.pt', pickled, _0=np.ones(6, np.float32)))
+    assert list(found) == ['a'] and not os.path.exists(made)
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', '_orig_mod.module.', 'module._orig_mod.'])
+def test_prefixes_of_all_names(prefix, tmp_path):
+    text = state_dict._text
+    pickled = one_tensor(0, (6,), (1,)).replace(text('a') + b'c', text(prefix + 'a') + b'c')
+    assert list(state_dict.read(save(tmp_path / 'x.pt', pickled, _0=np.ones(6, np.float32)))) == ['a']
+
+
+def test_a_whole_module_is_told(tmp_path):
+    with pytest.raises(state_dict.Malformed, match=r'it holds a \S*Run, and no state dict; save model.state_dict\(\)'):
+        state_dict.read(save(tmp_path / 'x.pt', pickle.dumps(Run('x'))))
+
+
+def test_safetensors(tmp_path):
+    """As its own library writes and reads them, with bfloat16; and damaged."""
+    numpy, path = pytest.importorskip('safetensors.numpy'), str(tmp_path / 'x.safetensors')
+    arrays = {'module.a': np.arange(6, dtype=np.float32).reshape(2, 3), 'module.b': np.ones(4, np.float16)}
+    numpy.save_file(arrays, path)
+    found = state_dict.read(path)
+    assert sorted(found) == ['a', 'b'] and all(np.array_equal(found[key[7:]], arrays[key]) for key in arrays)
+    state_dict.write(path, found)
+    assert all(np.array_equal(values, found[name]) for name, values in numpy.load_file(path).items())
+    content = (tmp_path / 'x.safetensors').read_bytes()
+    (tmp_path / 'x.safetensors').write_bytes(content.replace(b'"F32"', b'"I32"', 1))
+    assert state_dict.read(path)['a'].dtype == np.int32 or state_dict.read(path)['b'].dtype == np.int32
+    header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    (tmp_path / 'x.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + b'\x80\x3f\x00\xc0')
+    np.testing.assert_array_equal(state_dict.read(path)['a'], [1, -2])
+    for damaged in (
+        content[:20],
+        content[:-4],
+        b'',
+        content[:8] + b'x' + content[9:],
+        content.replace(b'"F32"', b'"F8"', 1),
+    ):
+        (tmp_path / 'x.safetensors').write_bytes(damaged)
+        with pytest.raises(state_dict.Malformed):
+            state_dict.read(path)
 
 
 @pytest.mark.parametrize(

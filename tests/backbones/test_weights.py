@@ -1,6 +1,9 @@
 """Weights and graphs that leave PyTorch, and weights that come: MXNet, ONNX, state dicts. Skipped without PyTorch."""
 
+import argparse
+import collections
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import pytest
 torch = pytest.importorskip('torch')
 
 import onnx  # noqa: E402
+import safetensors.torch as safetensors_torch  # noqa: E402
 import symbol_torch  # noqa: E402
 
 import convert  # noqa: E402
@@ -117,3 +121,68 @@ def test_dtypes_of_tensors(dtype, tmp_path):
     found = state_dict.read(str(tmp_path / 'x.pt'))
     np.testing.assert_array_equal(found['a'], (tensor.float() if dtype == 'bfloat16' else tensor).t().numpy())
     assert list(found) == ['a', 'b']
+
+
+class Whole(torch.nn.Module):
+    """A module of a trainer that has the network beside its loss, as in Lightning."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.model, self.head = network, torch.nn.Linear(24, 3)
+
+
+def saved(kind, module, path):
+    """Save a module's weights as a trainer does."""
+    other = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    settings = argparse.Namespace(lr=0.1, path=pathlib.Path('x'), numbers={1, 2}, array=np.zeros(2))
+    if kind == 'safetensors':
+        return safetensors_torch.save_file(module.state_dict(), path)
+    content = {
+        'DataParallel': lambda: torch.nn.DataParallel(module).state_dict(),
+        'compiled': lambda: torch.compile(module).state_dict(),
+        'Lightning': lambda: {
+            'state_dict': Whole(module).state_dict(),
+            'hyper_parameters': settings,
+            'optimizer_states': [torch.optim.Adam(module.parameters()).state_dict()],
+        },
+        'timm': lambda: {'state_dict': other, 'state_dict_ema': module.state_dict(), 'args': settings, 'metric': 0.5},
+        'averaged': lambda: torch.optim.swa_utils.AveragedModel(module).state_dict(),
+        'model': lambda: {'model': module.state_dict(), 'epoch': 3, 'scheduler': collections.defaultdict(dict)},
+    }[kind]()
+    return torch.save(content, path)
+
+
+@pytest.mark.parametrize('kind', ['DataParallel', 'compiled', 'Lightning', 'timm', 'averaged', 'model', 'safetensors'])
+def test_weights_as_trainers_save_them(kind, run_tool, tmp_path):
+    """By convert, and by pretrained=; the embeddings are those of the module that was saved."""
+    module, path = (
+        trained(TINY, num_features=24),
+        str(tmp_path / ('x.safetensors' if kind == 'safetensors' else 'x.pt')),
+    )
+    saved(kind, module, path)
+    code, _, err = run_tool(convert, path, '--output', str(tmp_path / 'net'))
+    assert code == 0, err
+    images = np.random.RandomState(0).randint(0, 256, (2, 3, 112, 112)).astype(np.float32)
+    expected = TorchEngine(module)(images)
+    close = dict(rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(open_engine(f'{tmp_path}/net,0', 2)(images), expected, **close)
+    again = symbol_torch.get_model(f'{TINY},pretrained={path}', num_features=24)
+    np.testing.assert_array_equal(TorchEngine(again)(images), expected)
+
+
+@pytest.mark.parametrize('read', [state_dict.read, symbol_torch.read_state])
+def test_nothing_in_a_file_is_called(read, tmp_path):
+    class Call:
+        def __reduce__(self):
+            return open, (str(tmp_path / 'made'), 'w')
+
+    torch.save({'state_dict': {'a': torch.zeros(2)}, 'args': Call()}, str(tmp_path / 'x.pt'))
+    read(str(tmp_path / 'x.pt'))
+    assert not (tmp_path / 'made').exists()
+
+
+def test_two_networks_in_a_file_are_told(run_tool, tmp_path):
+    whole = torch.nn.ModuleDict({name: trained(TINY, num_features=24) for name in ('student', 'teacher')})
+    torch.save(whole.state_dict(), str(tmp_path / 'x.pt'))
+    code, _, err = run_tool(convert, str(tmp_path / 'x.pt'), '--output', str(tmp_path / 'net'))
+    assert code == 2 and 'has several networks, student., teacher.; save the state dict of one of them' in err

@@ -13,10 +13,12 @@ from fcrunet import STAGES, resnext_unit
 from helpers import DEPTHS, FACEXZOO, OF_2018, analysed, shape_of, size_of
 from netkit import checkpoints
 from netkit._mxnet import mx
+from netkit.errors import UserError
 from netkit.graph import memory, naming
 from netkit.graph.counts import count_copies
 from netkit.graph.memory import plan
 from netkit.networks import build
+from netkit.targets import open_target
 
 SMALL = {'net_multiplier': 0.1, 'emb_size': 16}
 
@@ -206,3 +208,24 @@ def test_a_network_that_somebody_added_has_no_published_row(run_tool, monkeypatc
     code, out, _ = run_tool(summarize, 'cru56', '--multiplier', '0.1', '--json')
     (summary,) = json.loads(out)
     assert code == 0 and summary['network'] == 'cru56, 0.1 of its width' and 'published' not in summary
+
+
+def flat(features, **reshape):
+    """Return a small network that flattens its feature maps in a way of its own."""
+    features = mx.sym.Convolution(features, num_filter=8, kernel=(3, 3), name='conv0')
+    return mx.sym.BatchNorm(mx.sym.FullyConnected(mx.sym.Reshape(features, **reshape), num_hidden=4), name='fc1')
+
+
+@pytest.mark.parametrize(
+    'network, words',
+    [
+        (lambda data: flat(data, shape=(8, -1)), 'the network is for a fixed number of images: with two'),
+        (lambda data: flat(data, shape=(1, -1)), 'the network is for a fixed number of images: with two'),
+        (lambda data: flat(mx.sym.broadcast_like(data, mx.sym.Variable('other')), shape=(0, -1)), 'the shape of other'),
+    ],
+)
+def test_a_foreign_network_without_a_shape_of_its_own(network, words, tmp_path):
+    """Its weights are not to blame."""
+    network(mx.sym.Variable('data')).save(str(tmp_path / 'net-symbol.json'))
+    with pytest.raises(UserError, match=words):
+        open_target(str(tmp_path / 'net-symbol.json'))

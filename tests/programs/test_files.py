@@ -11,9 +11,12 @@ import sys
 import numpy as np
 import pytest
 
+import convert
 import demo
+import evaluate
 import export
 import import_weights
+import summarize
 import train as tool
 import visualize
 from helpers import TINY, TOOLS
@@ -466,3 +469,30 @@ def test_any_name_of_a_log(tmp_path, run_tool, names):
     assert code == 0, err
     text = ''.join(xml.etree.ElementTree.parse(str(output)).getroot().itertext())
     assert ('_u.log' in text) == ('_u.log' in names)
+
+
+# ------------------------------------------------------------------------------------- what is named otherwise
+
+
+@pytest.mark.parametrize('ending', ['', '-0007.params', '-symbol.json'])
+@pytest.mark.parametrize(
+    'program, options',
+    [
+        (summarize, []),
+        (visualize, ['network', '-o', '{folder}/x.svg']),
+        (evaluate, ['faces', '--data', '{folder}']),
+        (export, ['--output', 'x', '--model']),
+        (convert, ['--output', 'x.pt']),
+        (tool, [*QUICK, '--output', '{folder}/out', '--pretrained']),
+    ],
+    ids=lambda value: getattr(value, '__name__', ''),
+)
+def test_a_checkpoint_by_another_name_is_told_its_own(run_tool, tmp_path, program, options, ending):
+    """As most people name it at first: the prefix alone, or one of its files."""
+    if ending.endswith('.json') and program in (summarize, visualize):
+        pytest.skip('they take a symbol')
+    for name in ('net-0002.params', 'net-0007.params', 'net-symbol.json', 'lfw.bin'):
+        (tmp_path / name).write_bytes(b'')
+    code, _, err = run_tool(program, *(word.format(folder=tmp_path) for word in options), f'{tmp_path}/net{ending}')
+    assert code == 2 and err.count('\n') == 1 and f'did you mean {tmp_path}/net,7?' in err, err
+    assert program is not tool or 'train.py: --pretrained: ' in err

@@ -3,14 +3,16 @@
 Names of parameters are the same in both. Here they are read, written, and checked.
 """
 
+import glob
 import os
+import re
 
 import numpy as np
 
 from identifiers import identifiers
 from netkit import params_file, state_dict
 from netkit.errors import UserError, refusals
-from netkit.graph.naming import is_label, stage_of
+from netkit.graph.naming import STEM_WEIGHT, is_label, stage_of
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol, save_symbol
 
@@ -19,8 +21,18 @@ def parse_model(text):
     """Return (prefix, epoch) of `PREFIX,EPOCH`, insightface's notation; raises UserError."""
     prefix, _, epoch = text.rpartition(',')
     if not prefix or not epoch.strip().isdecimal() or len(epoch) > 9:
-        raise UserError(f'--model {text} is neither PREFIX,EPOCH, like models/r100-arcface-emore/model,36, nor FILE.pt')
+        example = meant(text) or ', like models/r100-arcface-emore/model,36'
+        raise UserError(f'{text} is neither PREFIX,EPOCH nor FILE.pt{example}')
     return prefix, int(epoch)
+
+
+def meant(text):
+    """Return '; did you mean PREFIX,EPOCH?' for a file of a checkpoint, or the prefix of one that is there; or ''."""
+    match = re.fullmatch(r'(.+?)(?:-(\d{4,9})\.params|-symbol\.json)?', text)
+    prefix, epoch = match.groups() if match else (text, None)
+    found = [path[len(prefix) + 1 : -len('.params')] for path in glob.glob(glob.escape(prefix) + '-*.params')]
+    epochs = [int(epoch)] if epoch else [int(part) for part in found if re.fullmatch(r'\d{4,9}', part)]
+    return f'; did you mean {prefix},{max(epochs)}?' if epochs else ''
 
 
 def is_state_dict(model):
@@ -124,8 +136,16 @@ def load_parameters(path):
 
 
 def load_state_dict(path):
-    """Return the tensors of a state dict as {name: float32 array}; raises UserError."""
+    """Return the tensors of a state dict as {name: float32 array}; raises UserError.
+
+    Where a larger module was saved, as by Lightning, those of the network in it, under whatever name.
+    """
     arrays = read_with(state_dict.read, path, 'a state dict of PyTorch')
+    owners = [name[: -len(STEM_WEIGHT)] for name in arrays if name.endswith('.' + STEM_WEIGHT)]
+    if len(owners) > 1:
+        raise UserError(f'{path} has several networks, {", ".join(owners)}; save the state dict of one of them')
+    for owner in owners:
+        arrays = {name[len(owner) :]: values for name, values in arrays.items() if name.startswith(owner)}
     return {name: values.astype(np.float32, copy=False) for name, values in arrays.items()}
 
 
@@ -160,12 +180,26 @@ def fitting(parameters, symbol, image_shape, path):
 
 def wanted_shapes(symbol, image_shape):
     """Return {name: shape} of the parameters and moving statistics of a symbol; raises UserError."""
-    height, width = image_shape[:2]
     names = symbol.list_arguments() + symbol.list_auxiliary_states()
     if 'data' not in names:
         raise UserError('the network has no input called data')
-    with refusals(f'the network does not take images of {height}×{width}'):
-        arguments, _, statistics = symbol.infer_shape(data=(1, 3, height, width))
-    if arguments is None:
-        raise UserError(f'MXNet cannot tell the shapes of the parameters for images of {height}×{width}')
-    return {name: shape for name, shape in zip(names, arguments + statistics) if name != 'data' and not is_label(name)}
+
+    def of_batch(batch):
+        with refusals('the network does not take images of {}×{}'.format(*image_shape[:2])):
+            arguments, _, statistics = symbol.infer_shape_partial(data=(batch, 3, *image_shape[:2]))
+        shapes = dict(zip(names, arguments + statistics))
+        return {name: shape for name, shape in shapes.items() if name != 'data' and not is_label(name)}
+
+    shapes = of_batch(1)
+    for name, shape in shapes.items():
+        if not shape or min(shape) < 1:
+            raise UserError(
+                f'nothing in the network tells the shape of {name}; is it a second input, or an operator without shape?'
+            )
+    for name, shape in of_batch(2).items():
+        if shape != shapes[name]:
+            raise UserError(
+                f'the network is for a fixed number of images: with two, {name} is of {shape}, not {shapes[name]}; '
+                'write 0 or -1 in place of that number in its Reshape'
+            )
+    return shapes

@@ -14,8 +14,8 @@ from netkit.networks import NETWORKS, build, settings_of
 from netkit.published import IMAGENET_MEAN, IMAGENET_STD
 
 COUNTERS = '.num_batches_tracked'  # of PyTorch's BatchNorm, which we have no use for
-# In front of the names in MXNet's checkpoints, and of FaceX-Zoo's, next to `head.weight`.
-IN_FRONT = re.compile(r'(arg:|aux:|backbone\.)')
+# In front of the names in MXNet's checkpoints; in FaceX-Zoo's, next to `head.weight`; in a module with the network.
+IN_FRONT = re.compile(r'(arg:|aux:|backbone\.|model\.|net\.|network\.)')
 
 
 class Source(NamedTuple):
@@ -180,7 +180,7 @@ def read(file):
         raise UserError(f'cannot read {path}: {error.strerror}')
     if params_file.begins(start):
         arrays = checkpoints.load_arrays(path)
-    elif state_dict.begins(start):
+    elif state_dict.begins(start) or path.endswith(state_dict.SAFE):
         arrays = checkpoints.load_state_dict(path)
     else:
         raise UserError(f'{path} is neither a .params file of MXNet nor a state dict of PyTorch; is it whole?')
@@ -196,7 +196,7 @@ def read(file):
 
 
 def bare(name):
-    """Return the name of a parameter without `arg:`, `aux:` or `backbone.` in front."""
+    """Return the name of a parameter without what is IN_FRONT of it."""
     match = IN_FRONT.match(name)
     return name[match.end() :] if match else name
 

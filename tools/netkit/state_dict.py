@@ -1,4 +1,4 @@
-"""PyTorch's state dicts, as arcface_torch's model.pt, read and written without PyTorch.
+"""PyTorch's state dicts, as arcface_torch's model.pt or as safetensors, read and written without PyTorch.
 
 Nothing in a file is executed. The format, that of `torch.save` since PyTorch 1.6: a zip archive, not compressed, of
 `NAME/data.pkl` and `NAME/data/KEY` for each storage. The pickle holds a dict of calls of
@@ -9,6 +9,8 @@ Before, since 2017: five pickles behind each other, a magic number, the number o
 machine, the same dict of tensors, and the list of the storages' keys; then, in the order of the keys, each storage as
 its count (int64) and its values. A storage may be a part of another, and its persistent id then has (KEY, offset,
 count) of that part in the end.
+
+Trainers put more into a file, such as their settings; what of it is no tensor is passed over.
 """
 
 import functools
@@ -20,7 +22,8 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
-SUFFIXES = '.pt', '.pth'
+SAFE = '.safetensors'
+SUFFIXES = '.pt', '.pth', '.ckpt', SAFE
 # {class of a storage: dtype}; bfloat16 is the upper half of a float32.
 STORAGES = {
     'FloatStorage': '<f4',
@@ -34,10 +37,32 @@ STORAGES = {
     'ByteStorage': '<u1',
     'BoolStorage': '<b1',
 }
-WRAPPERS = 'state_dict_backbone', 'state_dict'  # keys under which checkpoints hold a state dict
+# Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
+WRAPPERS = (
+    'state_dict_backbone',
+    'state_dict_ema',
+    'model_ema',
+    'ema_state_dict',
+    'state_dict',
+    'model_state_dict',
+    'model',
+)
+# {type in safetensors: dtype}
+SAFE_TYPES = {
+    'F32': '<f4',
+    'F64': '<f8',
+    'F16': '<f2',
+    'BF16': '<u2',
+    'I64': '<i8',
+    'I32': '<i4',
+    'I16': '<i2',
+    'I8': '<i1',
+    'U8': '<u1',
+    'BOOL': '<b1',
+}
 OLD_START = b'\x80\x02\x8a\x0a'  # protocol 2, a long number of ten bytes
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before zip archives
-PARALLEL = 'module.'  # in front of every name, where the module that holds the network was saved
+AROUND = 'module.', '_orig_mod.'  # in front of every name: of DataParallel, of a compiled module
 
 
 class Malformed(ValueError):
@@ -66,8 +91,26 @@ class _Named(dict):
         super().__setitem__(key, value)
 
 
+class _Foreign:
+    """What stands for anything that is no part of a state dict: whatever a pickle does with it, nothing happens."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, *_):
+        return self
+
+    def __setitem__(self, _key, _value):
+        pass
+
+    def append(self, _):
+        """Do nothing."""
+
+    extend = append
+
+
 class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts of its own
-    """Reads a pickle: of all the names that it can call, it knows three, and none of them does anything.
+    """Reads a pickle: of all the names that it can call, it knows four, and none of them does anything.
 
     `storage` makes a storage of a persistent id.
     """
@@ -80,26 +123,37 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts
             self.persistent_load = storage
 
     def find_class(self, module, name):
-        """Return what a name stands for; raises Malformed for any other than those of a state dict."""
+        """Return what a name stands for; nothing in Python is looked up by it."""
         known = {
             ('collections', 'OrderedDict'): _Named,
             ('torch._utils', '_rebuild_tensor_v2'): _Tensor.rebuilt,
             ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
+            ('torch._utils', '_rebuild_parameter_with_state'): lambda tensor, *_: tensor,
         }
         if module == 'torch' and name in STORAGES:
             return _Storage(name)
-        if (module, name) not in known:
-            raise Malformed(f'it wants {module}.{name}, which no state dict needs; save the state dict alone')
-        return known[module, name]
+        return known.get((module, name)) or _Foreign(f'{module}.{name}')
 
     def load_empty_dictionary(self):
         """Put an empty dict on the stack."""
         self.stack.append(_Named())  # type: ignore[attr-defined]
 
+    def load_foreign(self):
+        """Put what a pickle makes of a class and arguments on the stack: the class, which is foreign."""
+        self.stack.pop()  # type: ignore[attr-defined]
+        if not isinstance(self.stack[-1], _Foreign):  # type: ignore[attr-defined]
+            raise Malformed('it makes an object of what is no class')
+
+    def load_nothing(self):
+        """Take the state of an object off the stack: none has one here."""
+        self.stack.pop()  # type: ignore[attr-defined]
+
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+    dispatch[pickle.NEWOBJ[0]] = load_foreign
+    dispatch[pickle.BUILD[0]] = load_nothing
     for _other in (pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):  # made by hashing what is on it
         del dispatch[_other[0]]
-    for _other in (pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ):
+    for _other in (pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ):
         del dispatch[_other[0]]
 
 
@@ -211,10 +265,12 @@ def begins(start):
 
 
 def read(path):
-    """Return {name: array} of a state dict, or of the backbone in arcface_torch's checkpoint_gpu_0.pt.
+    """Return {name: array} of a state dict, or of the one that a trainer's checkpoint has.
 
     bfloat16 becomes float32. Raises Malformed and OSError.
     """
+    if path.endswith(SAFE):
+        return _read_safe(path)
     try:
         with open(path, 'rb') as file:
             is_old = file.read(len(OLD_START)) == OLD_START
@@ -232,18 +288,49 @@ def read(path):
 
 def _tensors(found):
     """Return {name: _Tensor} of the state dict in what a file holds."""
-    for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
+    for _ in WRAPPERS:  # one may hold another
+        inside = [found[key] for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)]
+        found = inside[0] if inside else found
+    if isinstance(found, _Foreign):
+        raise Malformed(f'it holds a {found.name[:60]}, and no state dict; save model.state_dict()')
     if not isinstance(found, dict) or not found:
         raise Malformed('it holds no state dict')
     for name, tensor in found.items():
         if not isinstance(name, str):
             raise Malformed('it holds something that has no name')
         if not isinstance(tensor, _Tensor):
-            raise Malformed(f'it holds {name[:60]!r}, which is no tensor, and no {" or ".join(WRAPPERS)}')
-    is_parallel = all(name.startswith(PARALLEL) for name in found)
-    return {name[len(PARALLEL) * is_parallel :]: tensor for name, tensor in found.items()}
+            raise Malformed(f'it holds {name[:60]!r}, which is no tensor, and none of {", ".join(WRAPPERS)}')
+    return _without_prefixes(found)
+
+
+def _without_prefixes(named):
+    """Return {name: …} without what is AROUND every name."""
+    while True:
+        around = [prefix for prefix in AROUND if all(name.startswith(prefix) for name in named)]
+        if not around or not named:
+            return named
+        named = {name[len(around[0]) :]: value for name, value in named.items()}
+
+
+def _read_safe(path):
+    """Return {name: array} of a file of safetensors; raises Malformed and OSError."""
+    import safetensors
+
+    with open(path, 'rb') as file:
+        content = file.read()
+    try:
+        arrays = {}
+        for name, tensor in safetensors.deserialize(content):
+            values = np.frombuffer(bytes(tensor['data']), SAFE_TYPES[tensor['dtype']])
+            values = (values.astype('<u4') << 16).view('<f4') if tensor['dtype'] == 'BF16' else values
+            arrays[name] = values.reshape(tensor['shape'])
+    except KeyError as error:
+        raise Malformed(f'it holds numbers of type {error}')
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise Malformed(str(error))
+    if not arrays:
+        raise Malformed('it holds no tensors')
+    return _without_prefixes(arrays)
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -273,8 +360,13 @@ def _pickled(key, array):
 
 
 def write(path, arrays):
-    """Write {name: array} as a state dict of float32 tensors, which `torch.load` reads."""
+    """Write {name: array} as a state dict of float32 tensors, which `torch.load` reads, or as safetensors."""
     arrays = {name: np.ascontiguousarray(array, '<f4').reshape(np.shape(array)) for name, array in arrays.items()}
+    if path.endswith(SAFE):
+        import safetensors.numpy
+
+        safetensors.numpy.save_file(arrays, path)
+        return
     items = b''.join(_text(name) + _pickled(str(key), array) for key, (name, array) in enumerate(arrays.items()))
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
 

@@ -61,8 +61,8 @@ def open_target(text, image_shape=None, multiplier=1.0):
     if ',' in text or checkpoints.is_state_dict(text):
         return of_checkpoint(text, image_shape)
     alike = difflib.get_close_matches(text, host.network, n=3)
-    advice = f'did you mean {", ".join(alike)}?' if alike else f'the choices are {", ".join(host.network)}'
-    raise UserError(f'{text} is not {HELP}; {advice}')
+    advice = f'; did you mean {", ".join(alike)}?' if alike else f'; the choices are {", ".join(host.network)}'
+    raise UserError(f'{text} is not {HELP}{checkpoints.meant(text) or advice}')
 
 
 def of_network(text, image_shape=None, multiplier=1.0, **changes):

@@ -6,7 +6,7 @@ An engine takes (n, 3, height, width) raw 0…255 RGB of any n, in batches of a 
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.checkpoints import is_state_dict
+from netkit.checkpoints import is_state_dict, meant
 from netkit.errors import UserError, reason, refusals
 from netkit.graph.cpu_forms import for_cpu
 from netkit.graph.naming import is_label
@@ -113,7 +113,8 @@ def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0, ot
     if model.endswith('.onnx'):
         return OnnxEngine(model, batch, image_shape)
     if ',' not in model and not is_state_dict(model):
-        raise UserError(f'{model} is no model: name a checkpoint, PREFIX,EPOCH, or a .pt or .onnx file')
+        advice = meant(model) or ': name a checkpoint, PREFIX,EPOCH, or a .pt or .onnx file'
+        raise UserError(f'{model} is no model{advice}')
     target = of_checkpoint(model, image_shape, network, multiplier, otherwise)
     context = mx.gpu(0) if mx.context.num_gpus() else mx.cpu(0)
     return MXNetEngine(target, batch, context)

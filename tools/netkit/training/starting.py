@@ -96,8 +96,11 @@ def start_from(trainer, model, is_told):
     With `is_told`, print which did not fit. Raises UserError for a checkpoint that is none, holds NaN or infinity, or
     has nothing that fits.
     """
-    path = checkpoints.parameters_path(model)
-    found, wanted = checkpoints.load_parameters(path), trainer.shapes()
+    try:
+        path = checkpoints.parameters_path(model)
+        found, wanted = checkpoints.load_parameters(path), trainer.shapes()
+    except UserError as error:
+        raise UserError(f'--pretrained: {error}')
     fitting = {name: values for name, values in found.items() if wanted.get(name) == values.shape}
     for name, values in fitting.items():
         if not np.isfinite(values).all():
