@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 
-from netkit.project import need, start
+from netkit.project import NEEDED, need, start
 
 start(needed=())
 
@@ -96,7 +96,7 @@ def networks(args):
     NETWORK:insightface is the symbol that insightface binds, NETWORK:plain that with MXNet's own PReLU and without
     memonger. All run in one process, interleaved (A B A B …), so that the ratios hold on a busy machine.
     """
-    need('mxnet', 'numpy', 'tqdm')
+    need(*NEEDED)
     from netkit import report
     from netkit.measure import plans, reading, side_by_side
     from netkit.measure.choices import parse_choice
@@ -203,7 +203,7 @@ def deployment(args):
     each CPU. Weights are random, with which int8 is as fast as with others, but keeps nothing; with --model they are a
     checkpoint's, and each form's embeddings are compared with MXNet's.
     """
-    need('mxnet', 'numpy', 'tqdm')
+    need(*NEEDED)
     from netkit import report
     from netkit.deploy.compare import Different
     from netkit.measure import deployed, runtimes

@@ -1,8 +1,8 @@
 """Draw networks, attention masks, receptive fields, feature maps, what sharing saves, and training curves."""
 
-from netkit.project import start
+from netkit.project import NEEDED, start
 
-start()
+start(needed=(*NEEDED, 'matplotlib'))
 
 from netkit.cli import Parser, add_sizes, run
 from netkit.data import drawn_faces as faces

@@ -1,5 +1,6 @@
 """Every program answers --help; those that no other file of tests runs are run here."""
 
+import contextlib
 import ctypes
 import glob
 import importlib
@@ -16,7 +17,7 @@ import pytest
 import demo
 import measure
 from helpers import FEW_FACES, TINY, TOOLS
-from netkit import cli
+from netkit import cli, project
 from netkit.errors import UserError
 
 PROGRAMS = (
@@ -159,6 +160,56 @@ def test_a_python_without_mxnet_is_told():
         )
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith(f'{program}.py: this Python has no mxnet; run "make demo" once, then')
+
+
+HIDING = """
+import importlib.abc, sys
+class Hiding(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            raise ModuleNotFoundError('No module named ' + name, name=name)
+sys.meta_path.insert(0, Hiding())
+import importlib.util
+found, importlib.util.find_spec = importlib.util.find_spec, lambda name: None if name == {name!r} else found(name)
+"""
+
+
+@pytest.mark.parametrize(
+    'name, package, arguments',
+    [
+        ('rich', 'rich', ['train.py', '--help']),
+        ('PIL', 'pillow', ['evaluate.py', '--help']),
+        ('matplotlib', 'matplotlib', ['visualize.py', 'network', 'cru56', '-o', 'x.svg']),
+        ('onnx', 'onnx', ['evaluate.py', 'faces', 'x.onnx', '--data', '.']),
+    ],
+)
+def test_a_package_that_is_missing_is_told(tmp_path, name, package, arguments):
+    """At once, or where only a part of a program needs it, there."""
+    (tmp_path / 'sitecustomize.py').write_text(HIDING.format(name=name))
+    (tmp_path / 'lfw.bin').write_bytes(b'')
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    command = [sys.executable, os.path.join(TOOLS, arguments[0]), *arguments[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=str(tmp_path))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f'{arguments[0]}: this Python has no {package}; run "make demo" once')
+
+
+@pytest.mark.parametrize('is_mended', [False, True])
+def test_a_numpy_that_mxnet_does_not_start_with(monkeypatch, capsys, is_mended):
+    """MXNet uses names that numpy 1.24 took away; some have mended theirs."""
+
+    def imported(name):
+        if not is_mended:
+            raise AttributeError("module 'numpy' has no attribute 'bool'")
+
+    monkeypatch.setattr(project.importlib.metadata, 'version', lambda package: '1.26.4')
+    monkeypatch.setattr(project.importlib, 'import_module', imported)
+    with contextlib.nullcontext() if is_mended else pytest.raises(SystemExit, match='2'):
+        project.need(*project.NEEDED)
+    assert (
+        is_mended
+        or f'MXNet 1.9.1 does not start with numpy 1.26.4; run {sys.executable} -m pip' in capsys.readouterr().err
+    )
 
 
 def test_ctrl_c_during_the_imports_is_no_traceback():

@@ -161,6 +161,10 @@ def run(main):
         sys.exit(141)
     except UserError as error:
         refuse(error)
+    except ModuleNotFoundError as error:
+        if (error.name or 'netkit').partition('.')[0] == 'netkit':  # an error of the program
+            raise
+        refuse(f'this Python has no {error.name}; run "make demo" once, then .venv/bin/python instead of python')
     except MemoryError:
         refuse('there is not memory enough; take smaller numbers')
     except OSError as error:

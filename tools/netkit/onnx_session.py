@@ -1,5 +1,7 @@
 """onnxruntime's sessions are opened here and nowhere else; onnxruntime is imported with the first."""
 
+import os
+
 CPU = 'CPUExecutionProvider'
 
 
@@ -7,14 +9,16 @@ def open_session(path, providers=(CPU,), threads=None, optimised=True):
     """Return a session of an ONNX file on the first of `providers` (names, or pairs of name and options) that starts.
 
     Not `optimised`, onnxruntime computes in float what the file says, also where it has kernels for int8. With a number
-    of `threads` they sleep between two runs. Raises onnxruntime's own errors for a file that it cannot run.
+    of `threads` they sleep between two runs; by default there are as many as MXNet's, OMP_NUM_THREADS. Raises
+    onnxruntime's own errors for a file that it cannot run.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    asked = os.environ.get('OMP_NUM_THREADS', '')
+    options.intra_op_num_threads = threads or int(asked if asked.isdecimal() else 0)  # 0: one for each core
     if threads:
-        options.intra_op_num_threads = threads
         options.add_session_config_entry('session.force_spinning_stop', '1')
     return onnxruntime.InferenceSession(path, options, providers=list(providers))

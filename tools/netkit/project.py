@@ -1,7 +1,9 @@
 """Where the project's folders are, and how a program starts."""
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import signal
 import sys
 
@@ -15,7 +17,13 @@ def find_builders():
             sys.path.insert(0, folder)
 
 
-def start(needed=('mxnet', 'numpy', 'tqdm')):
+# What every program that computes imports, {module: package}; `tests/test_house.py` compares.
+NEEDED = {name: name for name in ('mxnet', 'numpy', 'easydict', 'tqdm', 'rich')}
+NEEDED['PIL'] = 'pillow'
+BREAKS_MXNET, WORKS = (1, 24), '1.23.5'  # versions of numpy: the first without the names that MXNet 1.9.1 uses
+
+
+def start(needed=tuple(NEEDED)):
     """Prepare a program, before it imports anything large: find the builders, and name a package that is missing.
 
     Until `cli.run`, Ctrl-C ends the process at once: all it does is import, which takes seconds.
@@ -33,8 +41,28 @@ def need(*packages):
     """End the process with a sentence where this Python has not all of some packages."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        sys.stderr.write(
-            f'{os.path.basename(sys.argv[0])}: this Python has no {missing[0]}; run "make demo" once, then '
-            '". .venv/bin/activate", or run .venv/bin/python instead of python\n'
+        end(
+            f'this Python has no {NEEDED.get(missing[0], missing[0])}; run "make demo" once, then '
+            '". .venv/bin/activate", or run .venv/bin/python instead of python'
         )
-        sys.exit(2)
+    if 'mxnet' in packages:
+        check_numpy()
+
+
+def check_numpy():
+    """End the process with a sentence where MXNet does not start with this Python's numpy, MXNet's best known error."""
+    version = importlib.metadata.version('numpy')
+    if tuple(map(int, re.findall(r'\d+', version)[:2])) >= BREAKS_MXNET:
+        try:
+            importlib.import_module('netkit._mxnet')  # some have mended their MXNet
+        except AttributeError:
+            end(
+                f'MXNet 1.9.1 does not start with numpy {version}; run {sys.executable} -m pip install numpy=={WORKS} '
+                '(Python 3.8 to 3.11)'
+            )
+
+
+def end(sentence):
+    """End the process with a sentence and exit code 2."""
+    sys.stderr.write(f'{os.path.basename(sys.argv[0])}: {sentence}\n')
+    sys.exit(2)

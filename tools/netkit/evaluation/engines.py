@@ -74,6 +74,8 @@ class OnnxEngine(Engine):
             session = open_session(path)
         except OSError as error:
             raise UserError(f'cannot read {path}: {error.strerror or error}')
+        except ModuleNotFoundError:
+            raise
         except Exception as error:  # onnx and onnxruntime have many for files that are none
             raise UserError(f'{path} is not an ONNX file that onnxruntime can run: {reason(error)}')
         first, outputs = session.get_inputs()[0], session.get_outputs()
