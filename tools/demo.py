@@ -16,7 +16,7 @@ from netkit.training import log
 
 OUTPUT = os.path.join('out', 'demo')
 OWN = ('data', 'cru56-quarter', 'cru116')  # the folders in it that the demo makes
-DRAWN = ('property', 'train.rec', 'train.idx', 'lfw.bin')  # the files of the first, which are drawn anew
+DRAWN = ('property', 'train.rec', 'train.idx', 'drawn.bin')  # the files of the first, which are drawn anew
 LEARNS = [
     '--network',
     'cru56',
@@ -65,7 +65,7 @@ def train(options):
 
 def accuracy(folder):
     """Return the last verification of a training."""
-    curve = log.read(os.path.join(ROOT, folder, log.FILE)).verification['lfw']
+    curve = log.read(os.path.join(ROOT, folder, log.FILE)).verification['drawn']
     return curve[max(curve)][0]
 
 

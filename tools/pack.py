@@ -1,7 +1,7 @@
 """Pack your own pictures into the formats that insightface and this project train from.
 
 `faces`: a folder with a folder per person becomes train.rec, train.idx, property and train.lst, and with --pairs a
-verification set, lfw.bin, of people who are kept out of the training. `classes`: a folder with a folder per class
+verification set, pairs.bin, of people who are kept out of the training. `classes`: a folder with a folder per class
 becomes a RecordIO file of images like ImageNet's; the labels are the places of the sorted names.
 """
 
@@ -38,14 +38,14 @@ def faces(args):
         find = packing.listed(packing.read_landmarks(args.landmarks, args.folder))
     elif args.detect:
         find = Detector(args.detect)
-    options = packing.Options(args.size, args.min_images, args.pairs, args.share, args.seed)
+    options = packing.Options(args.size, args.min_images, args.pairs, args.set, args.share, args.seed)
     packed = packing.pack_faces(args.folder, args.output, options, find)
     tell_skipped(packed.skipped)
     print(f'{packed.images} images of {packed.people} people written into {args.output}')
     if packed.pairs:
         print(
             f'{packed.pairs} pairs of {packed.kept_out} people who are kept out of the training: '
-            f'{os.path.join(args.output, "lfw.bin")}'
+            f'{os.path.join(args.output, args.set)}.bin'
         )
 
 
@@ -63,6 +63,14 @@ def pairs_number(text):
     if 0 < number_ < protocol.FOLDS:
         raise argparse.ArgumentTypeError(f'{text} pairs are too few for {protocol.FOLDS} folds')
     return number_
+
+
+def set_name(text):
+    """Argparse type: the name of a verification set, which is that of a file without .bin."""
+    if not text or os.path.basename(text) != text or text.endswith('.bin'):
+        raise argparse.ArgumentTypeError(f'{text!r} is no name of a set; write it without folder and without .bin')
+    check_name(text, '.bin')
+    return text
 
 
 def record_path(text):
@@ -97,6 +105,13 @@ def parse_args(argv=None):
     parser_.add_argument('--min-images', type=whole_number(1), default=2, help='leave out people with fewer pictures')
     parser_.add_argument(
         '--pairs', type=pairs_number, default=0, help='verification pairs, ten at least, for the ten folds; 0: none'
+    )
+    parser_.add_argument(
+        '--set',
+        type=set_name,
+        default='pairs',
+        metavar='NAME',
+        help="name of the verification set (insightface's config knows lfw, cfp_fp, agedb_30)",
     )
     parser_.add_argument(
         '--share',

@@ -80,7 +80,7 @@ def test_people_of_the_pairs_are_kept_out_of_training(run_tool, people, tmp_path
     output = str(tmp_path / 'set')
     code, out, err = run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '10', '--share', '0.4')
     assert code == 0 and '10 pairs of 2 people who are kept out' in out, err
-    with open(os.path.join(output, 'lfw.bin'), 'rb') as file:
+    with open(os.path.join(output, 'pairs.bin'), 'rb') as file:
         images, same = pickle.load(file)
     assert len(images) == 20 and same == [True, False] * 5
     owner = {
@@ -214,7 +214,7 @@ def test_pictures_are_turned_the_right_way_up(run_tool, people, tmp_path):
             ['faces', '{people}', '--output', '{out}', '--pairs', '10', '--share', '0.9'],
             '5 people are too few for a training',
         ),
-        (['faces', '{people}', '--output', '{out}', '--pairs', '5000'], 'fewer than the 2500 of --pairs'),
+        (['faces', '{people}', '--output', '{out}', '--pairs', '5000'], 'take --pairs 18 at most'),
         (['faces', '{people}/nothing', '--output', '{out}'], 'cannot read'),
         (['faces', '{people}', '--output', '{out}', '--landmarks', '{people}/x.csv'], 'cannot read'),
         (['faces', '{people}', '--output', '{people}/d/0.jpg'], 'cannot write to'),
@@ -417,8 +417,8 @@ def test_a_set_of_pairs_is_not_left_beside_a_training_that_may_hold_its_people(r
     output = str(tmp_path / 'set')
     assert run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '10', '--share', '0.4')[0] == 0
     code, _, err = run_tool(pack, 'faces', str(people), '--output', output)
-    assert code == 2 and 'lfw.bin is of an earlier packing' in err
-    os.remove(os.path.join(output, 'lfw.bin'))
+    assert code == 2 and 'pairs.bin is of an earlier packing' in err
+    os.remove(os.path.join(output, 'pairs.bin'))
     assert run_tool(pack, 'faces', str(people), '--output', output)[0] == 0
 
 

@@ -39,7 +39,7 @@ def faces(tmp_path_factory):
     records = FaceRecords(str(drawn), (112, 112, 3))
     for number in range(len(records)):
         Image.fromarray(records[number][1]).resize((SIDE, SIDE)).save(str(folder / f'{number:02}.png'))
-    pairs, encoded = PairSet(str(drawn / 'lfw.bin'), (112, 112, 3)), []
+    pairs, encoded = PairSet(str(drawn / 'drawn.bin'), (112, 112, 3)), []
     for number in range(2 * len(pairs)):
         encoded.append(as_jpeg(Image.fromarray(pairs.image(number)).resize((SIDE, SIDE))))
     with open(str(folder / 'pairs.bin'), 'wb') as file:
@@ -327,7 +327,7 @@ def test_a_trained_network_verifies_as_well(tmp_path):
     assert done.returncode == 0, done.stderr
     done = run_here(export, *words, prefix + '8', '--precision', 'int8', '--calibration', data)
     assert done.returncode == 0, done.stderr
-    pairs = PairSet(os.path.join(data, 'lfw.bin'), (112, 112, 3))
+    pairs = PairSet(os.path.join(data, 'drawn.bin'), (112, 112, 3))
     images = np.stack([pairs.image(number).transpose(2, 0, 1) for number in range(2 * len(pairs))]).astype(np.float32)
     model = core.compile_model(prefix + '8-folded.onnx', 'CPU')
     found = {

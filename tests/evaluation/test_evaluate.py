@@ -50,10 +50,10 @@ def folder(tmp_path_factory):
     parameters = {name: array.asnumpy() for arrays in module.get_params() for name, array in arrays.items()}
     save_onnx(str(path / 'net.onnx'), plain(Graph.of(symbol)), parameters, (112, 112, 3), None, 'float32')
     synthetic.write_synthetic(str(path / 'sets'), identities=2, images=2, pairs=25, seed=1)
-    os.rename(str(path / 'sets' / 'lfw.bin'), str(path / 'sets' / 'cfp_fp.bin'))
+    os.rename(str(path / 'sets' / 'drawn.bin'), str(path / 'sets' / 'cfp_fp.bin'))
     (path / 'sets' / 'train.rec').unlink()
     synthetic.write_synthetic(str(path / 'more'), identities=2, images=2, pairs=20, seed=2)
-    os.rename(str(path / 'more' / 'lfw.bin'), str(path / 'sets' / 'lfw.bin'))
+    os.rename(str(path / 'more' / 'drawn.bin'), str(path / 'sets' / 'lfw.bin'))
     return path
 
 

@@ -224,7 +224,7 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(monkeypatch):
 def test_faces_are_what_train_py_says(monkeypatch):
     """And its refusal is the refusal of the case."""
     found = engine.faces(parts.Options())
-    assert found['steps'] == 4 and found['loss, last ten steps'] > 1 and '±' in found['verification on lfw']
+    assert found['steps'] == 4 and found['loss, last ten steps'] > 1 and '±' in found['verification on drawn']
     monkeypatch.setattr(engine, 'FACES_ON_CPU', ['--steps', '0'])
     with pytest.raises(UserError, match="tools/train.py: .*--steps.*'0' is not a whole number"):
         engine.faces(parts.Options())

@@ -75,7 +75,7 @@ def test_from_a_folder_of_pictures_to_a_measured_onnx_file(run_tool, tmp_path):
     assert code == 0 and '20 images of 5 people' in out, err
     code, out, err = run_tool(tool, *NARROW, '--data', data, '--output', output, '--steps', '6')
     assert code == 0, err
-    trained = log.read(os.path.join(output, log.FILE)).verification['lfw'][6]
+    trained = log.read(os.path.join(output, log.FILE)).verification['pairs'][6]
     code, out, err = run_tool(
         export, '--model', f'{output}/cru56,1', '--fold-bn', '--onnx', '--output', f'{output}/light'
     )
@@ -150,7 +150,7 @@ def test_classes_go_on_within_an_epoch(classes, tmp_path, monkeypatch):
 )
 def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monkeypatch, ckpt, accuracies, kept):
     found = iter(accuracies)
-    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: ([tasks.Measured('lfw', next(found), 0.1)], None))
+    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: ([tasks.Measured('drawn', next(found), 0.1)], None))
     at = {}
     keep = Trainer.parameters
 
@@ -164,7 +164,7 @@ def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monke
     names = sorted(name for name in os.listdir(str(tmp_path)) if name.endswith('.params'))
     assert names == [f'cru56-{number:04d}.params' for number in kept]
     assert result.measured[0].accuracy == accuracies[-1]
-    assert list(log.read(str(tmp_path / log.FILE)).verification['lfw'].values()) == [(x, 0.1) for x in accuracies]
+    assert list(log.read(str(tmp_path / log.FILE)).verification['drawn'].values()) == [(x, 0.1) for x in accuracies]
     for number in kept:  # each holds what was trained then
         step = 5 if ckpt == '3' else min(2 * number, 5)
         np.testing.assert_array_equal(arrays(str(tmp_path / 'cru56'), number)['arg:fc1_beta'], at[step]['fc1_beta'])
@@ -173,7 +173,7 @@ def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monke
 def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatch):
     """0001 was better than 0002 will be."""
     found = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: ([tasks.Measured('lfw', next(found), 0.1)], None))
+    monkeypatch.setattr(tasks.FaceTask, 'measure', lambda *_: ([tasks.Measured('drawn', next(found), 0.1)], None))
     options = ['--data', data, '--output', str(tmp_path), '--verbose', '2', '--ckpt', '1', '--state-every', '1']
     step = Trainer.step
 
@@ -194,16 +194,16 @@ def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatc
 def test_several_sets_are_measured_or_those_that_are_named(data, tmp_path, capsys):
     for name in os.listdir(data):
         (tmp_path / name).write_bytes(open(os.path.join(data, name), 'rb').read())
-    (tmp_path / 'agedb_30.bin').write_bytes((tmp_path / 'lfw.bin').read_bytes())
+    (tmp_path / 'agedb_30.bin').write_bytes((tmp_path / 'drawn.bin').read_bytes())
     options = ['--data', str(tmp_path), '--output', str(tmp_path / 'out'), '--steps', '1']
     result = run(*options)
-    assert [found.name for found in result.measured] == ['agedb_30', 'lfw']
+    assert [found.name for found in result.measured] == ['agedb_30', 'drawn']
     assert result.measured[0][1:] == result.measured[1][1:]
-    assert [found.name for found in run(*options, '--sets', 'lfw').measured] == ['lfw']
+    assert [found.name for found in run(*options, '--sets', 'drawn').measured] == ['drawn']
     (tmp_path / 'cfp_ff.bin').write_bytes(b'no set')
-    result = run(*options, '--sets', 'cfp_ff,lfw')  # what can be measured is
-    assert [found.name for found in result.measured] == ['lfw'] and 'cfp_ff.bin is not a verif' in result.problem
-    result = run(*options, '--sets', 'lfw,cfp_fp')
+    result = run(*options, '--sets', 'cfp_ff,drawn')  # what can be measured is
+    assert [found.name for found in result.measured] == ['drawn'] and 'cfp_ff.bin is not a verif' in result.problem
+    result = run(*options, '--sets', 'drawn,cfp_fp')
     assert not result.measured and 'there is no cfp_fp.bin' in result.problem
     assert 'there is no cfp_fp.bin' in capsys.readouterr().err  # before the training, too
 

@@ -44,7 +44,7 @@ def run(*options, cwd=None):
 
 
 def test_data_is_in_the_hosts_format(data):
-    assert sorted(os.listdir(data)) == ['lfw.bin', 'property', 'train.idx', 'train.rec']
+    assert sorted(os.listdir(data)) == ['drawn.bin', 'property', 'train.idx', 'train.rec']
     with open(os.path.join(data, 'property')) as file:
         assert file.read() == '4,112,112\n'
     record = mx.recordio.MXIndexedRecordIO(os.path.join(data, 'train.idx'), os.path.join(data, 'train.rec'), 'r')
@@ -60,7 +60,7 @@ def test_data_is_in_the_hosts_format(data):
 def test_records_and_pairs_are_read_back(data):
     records = FaceRecords(data, IMAGE_SHAPE)
     assert [records[i][0] for i in range(len(records))] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
-    images, same = pairs.read_pairs(os.path.join(data, 'lfw.bin'), IMAGE_SHAPE)
+    images, same = pairs.read_pairs(os.path.join(data, 'drawn.bin'), IMAGE_SHAPE)
     assert len(images) == 20 and list(same) == [True, False] * 5
     assert all(image.shape == (112, 112, 3) and image.std() > 5 for image in images)
 
@@ -300,10 +300,10 @@ def test_a_mistyped_folder_stays_as_it_is(tmp_path, run_tool):
 
 
 def test_pairs_as_numpy_arrays_are_read(data, tmp_path):
-    with open(os.path.join(data, 'lfw.bin'), 'rb') as file:
+    with open(os.path.join(data, 'drawn.bin'), 'rb') as file:
         encoded, same = pickle.load(file, encoding='bytes')
     path = str(tmp_path / 'arrays.bin')
-    expected = pairs.read_pairs(os.path.join(data, 'lfw.bin'), IMAGE_SHAPE)
+    expected = pairs.read_pairs(os.path.join(data, 'drawn.bin'), IMAGE_SHAPE)
     for images in ([np.frombuffer(content, np.uint8) for content in encoded], np.array([*encoded, None], object)[:-1]):
         for protocol in (2, 4):
             with open(path, 'wb') as file:
@@ -340,14 +340,14 @@ def damaged(data, folder, name, change):
         ('property', lambda content: b'4,112', 'is not readable as "classes,height,width"'),
         ('property', lambda content: b'4,0,112', 'has a number below 1'),
         ('property', lambda content: b'2,112,112', 'has label 2.0; "property" allows 0 to 1'),
-        ('lfw.bin', lambda content: content[:100], 'is not a verification set'),
+        ('drawn.bin', lambda content: content[:100], 'is not a verification set'),
         (
-            'lfw.bin',
+            'drawn.bin',
             lambda content: pickle.dumps(([b'no image'] * 20, [True] * 10)),
             'list): an image cannot be decoded',
         ),
-        ('lfw.bin', lambda content: pickle.dumps(([b''] * 20, [True] * 10), 4), 'list): an image is empty'),
-        ('lfw.bin', lambda content: b'cos\nsystem\n(S"true"\ntR.', 'it names os.system'),
+        ('drawn.bin', lambda content: pickle.dumps(([b''] * 20, [True] * 10), 4), 'list): an image is empty'),
+        ('drawn.bin', lambda content: b'cos\nsystem\n(S"true"\ntR.', 'it names os.system'),
     ],
 )
 def test_damaged_data(data, tmp_path, name, change, words):
@@ -356,7 +356,7 @@ def test_damaged_data(data, tmp_path, name, change, words):
         records = FaceRecords(folder, IMAGE_SHAPE)
         for position in range(len(records)):
             records[position]
-        pairs.read_pairs(os.path.join(folder, 'lfw.bin'), IMAGE_SHAPE)
+        pairs.read_pairs(os.path.join(folder, 'drawn.bin'), IMAGE_SHAPE)
     assert words in str(caught.value) and '\n' not in str(caught.value)
 
 
@@ -558,7 +558,7 @@ def test_what_a_killed_run_was_drawing_is_drawn_anew(tmp_path, run_tool):
         tool, *QUICK, '--lr', '0.01', *FEW_FACES, '--no-verification', '--output', str(tmp_path / 'out')
     )
     assert code == 0, err
-    assert sorted(os.listdir(str(unfinished.parent))) == ['lfw.bin', 'property', 'train.idx', 'train.rec']
+    assert sorted(os.listdir(str(unfinished.parent))) == ['drawn.bin', 'property', 'train.idx', 'train.rec']
 
 
 def test_sigterm_while_it_draws_leaves_nothing(tmp_path):

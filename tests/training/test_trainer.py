@@ -435,13 +435,13 @@ def accuracy_by_hand(embeddings, same):
 
 def test_the_printed_verification_is_the_files(data, tmp_path):
     row = train('--steps', '4', '--data', data, '--output', str(tmp_path))
-    images, same = pairs.read_pairs(os.path.join(data, 'lfw.bin'), (112, 112, 3))
+    images, same = pairs.read_pairs(os.path.join(data, 'drawn.bin'), (112, 112, 3))
     pixels = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
     views = [embeddings_by_plain_mxnet(tmp_path, view) for view in (pixels, pixels[..., ::-1])]
     assert np.abs(views[0] - views[1]).max() > 1e-3 * np.abs(views[0]).max()
     np.testing.assert_allclose(row.measured[0][1:], accuracy_by_hand(views[0] + views[1], same), rtol=1e-9)
     curves = training_log.read(str(tmp_path / training_log.FILE))
-    assert curves.verification == {'lfw': {4: tuple(round(part, 5) for part in row.measured[0][1:])}}
+    assert curves.verification == {'drawn': {4: tuple(round(part, 5) for part in row.measured[0][1:])}}
 
 
 def no_pairs(path):
@@ -470,7 +470,7 @@ def small_pairs(path, monkeypatch=pytest.MonkeyPatch()):
 def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkeypatch, change, words, when):
     folder, output = str(tmp_path / 'data'), str(tmp_path / 'out')
     synthetic.write_synthetic(folder, identities=2, images=2, pairs=10, seed=1)
-    pairs = os.path.join(folder, 'lfw.bin')
+    pairs = os.path.join(folder, 'drawn.bin')
     save = Keeper._save
     with monkeypatch.context() as patch:
         if when == 'before':

@@ -30,6 +30,7 @@ class Options(NamedTuple):
     size: int = 112  # pixels a side
     min_images: int = 2  # of a person; those with fewer are left out
     pairs: int = 0  # of the verification set
+    set: str = 'pairs'  # its name
     share: float = 0.1  # of the people who are kept out of training for the pairs
     seed: int = 0
 
@@ -165,17 +166,15 @@ def draw_pairs(people, options):
     rng = np.random.RandomState([options.seed, 1])
     owners = [owner for owner, person in enumerate(people) for _ in person.images]
     images = [image for person in people for image in person.images]
-    found = {}
-    for same in (True, False):
-        possible = count_pairs(people, same)
-        wanted = (options.pairs + same) // 2
-        if possible < wanted:
-            kind = 'the same person' if same else 'different people'
-            raise UserError(
-                f'{len(people)} people with {len(images)} pictures have {possible} pairs of {kind}, fewer than the '
-                f'{wanted} of --pairs'
-            )
-        found[same] = sample_pairs(owners, same, wanted, rng)
+    of_same, of_different = (count_pairs(people, same) for same in (True, False))
+    most = min(2 * of_same, 2 * of_different + 1)
+    if options.pairs > most:
+        raise UserError(
+            f'--pairs {options.pairs}: the {len(people)} people who are kept out have {len(images)} pictures, with '
+            f'{of_same} pairs of the same person and {of_different} of different people; take --pairs {most} at most, '
+            'or more people by --share'
+        )
+    found = {same: sample_pairs(owners, same, (options.pairs + same) // 2, rng) for same in (True, False)}
     order = [pair for both in zip(found[True], found[False]) for pair in both] + found[True][len(found[False]) :]
     return [images[i] for pair in order for i in pair], [owners[i] == owners[j] for i, j in order]
 
@@ -223,7 +222,7 @@ def pack_faces(folder, output, options, find=None):
     `find(path, image)` returns the landmarks of a picture; without it they are aligned. Raises UserError for too few
     people or pairs, and where the files cannot be written whole.
     """
-    others_pairs = os.path.join(output, 'lfw.bin')
+    others_pairs = os.path.join(output, options.set + '.bin')
     if not options.pairs and os.path.exists(others_pairs):
         raise UserError(
             f'{others_pairs} is of an earlier packing, and its people may be in this training; name another --output, '
@@ -246,7 +245,7 @@ def pack_faces(folder, output, options, find=None):
         except (mx.MXNetError, UserError) as error:
             raise UserError(f'the data set could not be written whole to {output}: {error}')
         if pairs:
-            path = os.path.join(scratch, 'lfw.bin')
+            path = os.path.join(scratch, options.set + '.bin')
             write_pairs(path, *pairs)
             PairSet(path, shape)
     return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)

@@ -1,7 +1,7 @@
 """A data set of drawn faces, written in insightface's formats.
 
 The folder of a data set contains `train.rec` and `train.idx`, `property` ("classes,height,width") and the verification
-pairs `lfw.bin`.
+pairs `drawn.bin`.
 """
 
 import os
@@ -32,7 +32,7 @@ def write_synthetic(folder, identities, images, pairs, seed):
             FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))
         except (mx.MXNetError, UserError):
             raise UserError(f'the data set could not be written whole to {folder}; is the disk full?')
-        _write_pairs(os.path.join(scratch, 'lfw.bin'), pairs, seed, bar)
+        _write_pairs(os.path.join(scratch, 'drawn.bin'), pairs, seed, bar)
 
 
 def _drawn(identities, images, seed, bar):
