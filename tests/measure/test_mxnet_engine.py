@@ -148,6 +148,12 @@ def test_memory_is_what_the_card_has_less(monkeypatch):
     network = Network(CHOICE)
     assert [network.peak(Way(), batch) for batch in (40, 90, 91)] == [500, 1000, None]
     assert used == [0] and network.room() == 1000
+    made = []
+    monkeypatch.setattr(engine, 'Weights', lambda *_: made.append(1) or 'weights')
+    network = Network(CHOICE)
+    for way in (Way(), Way(), Way(memonger=True), Way(fp16=True)):
+        network.peak(way, 4)
+    assert len(made) == 2 and list(network.weights) == [(True, True)]  # those of the other type are gone
 
 
 def test_another_error_than_that_of_memory_is_one():
@@ -190,6 +196,7 @@ def test_an_inference_is_one():
     """It moves no statistics, and has the embeddings of a Step of its own."""
     network = Network(CHOICE)
     sharing = network.infer(Way(), 2)
+    assert not sharing.weights.gradients  # which an inference does not need
     before = engine.as_float64(sharing.weights.statistics)
     sharing()
     alone = Step(network.symbol(Way(rewritten=False)), network.shape(2), engine.DEVICE, training=False)
@@ -213,6 +220,11 @@ def test_a_step_without_sums_leaves_the_trainer_as_it_was(monkeypatch):
     monkeypatch.setattr(engine, 'trainer', trainer)
     summed, alone = engine.scaled('cru56', 2, 4, 'device')
     assert summed > 0 < alone and seen.count(True) == seen.count(False) == timing.ROUNDS + 1
+
+    monkeypatch.setattr(timing, 'in_turns', lambda makers, wait: [{'alone': [2.0], 'summed': [3.0]}])
+    released = []
+    monkeypatch.setattr(engine, 'release', lambda: released.append(1))
+    assert engine.scaled('cru56', 2, 4, 'device') == (3, 2) and released  # summed, and alone
 
     def too_large(*_):
         raise mx.MXNetError(MEMORY_ERROR)

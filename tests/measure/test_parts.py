@@ -3,6 +3,7 @@
 import functools
 import time
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -70,10 +71,11 @@ def test_what_is_beyond_its_bound_is_a_problem(measured, marks, problems):
 # -------------------------------------------------------------------------------------------------- what is timed
 
 
+@pytest.mark.parametrize('lasting', [None, 0])
 @pytest.mark.parametrize('anew', [False, True])
-def test_turns(anew, monkeypatch):
+def test_turns(anew, lasting, monkeypatch):
     """A B A B, and a step's time, on a clock that the steps move; what a maker and a first run take is not counted."""
-    now, order, made = [0.0], [], []
+    now, order, made, queued = [0.0], [], [], []
     monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
 
     def maker(label, seconds):
@@ -83,12 +85,17 @@ def test_turns(anew, monkeypatch):
 
         def run():
             order.append(label)
-            now[0] += seconds + 50 * is_first.pop() if is_first else seconds
+            queued[:] = [sum(queued) + seconds + (50 * is_first.pop() if is_first else 0)]
 
         return run
 
     makers = {'slow': functools.partial(maker, 'slow', 0.25), 'quick': functools.partial(maker, 'quick', 0.1)}
-    *_, found = timing.in_turns(makers, lambda: None, anew=anew)
+
+    def wait():
+        """A run is queued, and computed by the time that one waits."""
+        now[0] += queued.pop() if queued else 0
+
+    *_, found = timing.in_turns(makers, wait, None, None, lasting, anew)
     assert found == {'slow': [pytest.approx(0.25)] * timing.ROUNDS, 'quick': [pytest.approx(0.1)] * timing.ROUNDS}
     changes = [label for place, label in enumerate(order) if place == 0 or order[place - 1] != label]
     assert changes == ['slow', 'quick'] * (timing.ROUNDS + 1)
@@ -200,7 +207,8 @@ def engine(**options):
         return True
 
     known = dict(IS_GPU=True, MAKES_ANEW=False, SPEED='', INFERENCE='', SCALING='', PEAK='weights', DEVICE_NAME='GPU')
-    return types.SimpleNamespace(**{**known, 'fits': fits, 'wait': lambda: None, **options})
+    known.update(LARGEST='', fits=fits, wait=lambda: None, release=lambda: None)
+    return types.SimpleNamespace(**{**known, **options})
 
 
 @pytest.fixture
@@ -240,6 +248,46 @@ def test_speeds_are_of_the_batches_that_fit(network):
     }
 
 
+def test_compiling_is_for_one_batch(network):
+    """The one that fits uncompiled, since each size is compiled anew, which takes minutes."""
+    sizes = []
+    network.step = lambda way, batch: (sizes.append((way, batch)), Network.step(network, way, batch))[1]
+    found, _ = shown(parts.compiled(engine(), network, {'wide': 'wide', 'compiled': 'narrow'}))
+    assert {batch for way, batch in sizes if way == 'narrow'} == {20}
+    assert list(found) == [('training,', 'wide', 'cru116'), ('training,', 'compiled', 'cru116')]
+
+
+def test_a_network_is_gone_before_the_next_is_made():
+    """Whatever circles it is in; else it would take the memory that is measured."""
+    alive = []
+
+    class Circle:
+        def __init__(self):
+            assert not any(ref() for ref in alive)
+            self.itself, self.choice = self, Network.choice
+            alive.append(weakref.ref(self))
+
+        def ways(self, *_):
+            return {}
+
+    of = engine(networks=lambda part, names, options: dict.fromkeys(names, Circle))
+    for case in parts.PARTS['speed'].cases(of, parts.Options()).values():
+        assert list(case()) == []
+    assert len(alive) == 3
+
+
+@pytest.mark.parametrize('where', ['networks', 'where'])
+def test_an_engine_that_does_not_start(monkeypatch, where):
+    def fails(*_):
+        raise OSError('libnvinfer.so.10: cannot open shared object file')
+
+    of = engine(networks=lambda *_: {}, where=lambda: None)
+    setattr(of, where, fails)
+    monkeypatch.setattr(parts, 'engine_of', lambda name: of)
+    with pytest.raises(UserError, match='^onnxruntime does not start here: libnvinfer.so.10: cannot open'):
+        parts.measure('inference', 'onnxruntime', parts.Options(), None)
+
+
 def test_inferences_are_milliseconds(network):
     found, problem = shown(parts.inference(engine(), network, WAYS))
     assert found['inference,', 'narrow', '64'] == (640.0, '') and found['inference,', 'wide', '8'] == (80.0, '')
@@ -255,6 +303,21 @@ def test_memory_is_of_what_fits_and_then_of_the_largest(network):
         '960 MB',
     )
     assert len(found) == 4 and problem.startswith('fails: ')
+    network.planned = lambda way, batch: batch if way == 'narrow' else None
+    network.seen = set()
+
+    def cold(way, batch):
+        """At first cuDNN takes more; and what fitted does not always fit again."""
+        is_first = (way, batch) not in network.seen
+        network.seen.add((way, batch))
+        return Network.peak(network, way, batch) and (1 + is_first) * 10 * batch if is_first or batch < 80 else None
+
+    found, problem = shown(parts.memory(engine(), network, {'wide': 'wide'}))
+    assert not problem
+    network.peak = cold
+    found, problem = shown(parts.memory(engine(), network, {'wide': 'wide', 'narrow': 'narrow'}))
+    assert found['MB', 'wide', '80'] == (200, 'batch 20') and found['MB', 'narrow', '80'] == (figures.NO_ROOM, '')
+    assert found['MB', 'narrow', 'planned'] == (80, '') and not problem
     network.peak = lambda way, batch: None
     assert shown(parts.memory(engine(), network, {'a': 'a'}))[0] == {('MB', 'a', '80'): (figures.NO_ROOM, '')}
     assert 'GPUs only' in str(shown(parts.memory(engine(IS_GPU=False), network, WAYS)))

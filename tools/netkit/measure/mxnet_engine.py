@@ -18,6 +18,7 @@ from netkit._mxnet import mx
 from netkit.errors import UserError, last_line, refusals
 from netkit.graph.counts import learnt_weight, shapes
 from netkit.graph.cpu_forms import for_cpu
+from netkit.graph.memory import planned_memory
 from netkit.graph.naming import is_offset, is_scale, is_slope, is_variance
 from netkit.graph.nodes import Graph
 from netkit.measure import agreement, choices, cuda, mxnet_kernels, timing
@@ -36,7 +37,7 @@ SHORT = ('out of memory', 'out_of_memory', '_alloc_failed', 'reducing batch/mode
 TF32 = ', float32 with TF32 where the card has it' if IS_GPU else ''
 # What the titles of tables say besides.
 SPEED, INFERENCE, SCALING = f' (forward and backward pass{TF32})', TF32, f', with the copies to the devices{TF32}'
-PEAK = 'weights and gradients, as the card has less'
+PEAK, LARGEST = 'weights and gradients, as the card has less', ', without momentum'
 MAKES_ANEW = True  # the executors of all ways have no room beside each other
 FACES_ON_GPU = ['--per-batch-size', '64']
 FACES_ON_CPU = ['--multiplier', '0.1', '--per-batch-size', '4', '--identities', '4', '--images', '4', '--pairs', '10']
@@ -159,9 +160,9 @@ def changed(symbol, cudnn=None, dropout=None):
 
 
 class Weights:
-    """Typical parameters of a symbol, their gradients and its moving statistics, for executors to share."""
+    """Typical parameters of a symbol, their gradients if any, and its moving statistics, for executors to share."""
 
-    def __init__(self, symbol, shape, context):
+    def __init__(self, symbol, shape, context, training=True):
         sizes, _, statistics = symbol.infer_shape(data=shape)
         types, _, _ = symbol.infer_type(data=np.float32)
         if context.device_type == 'cpu' and np.float16 in types:
@@ -171,7 +172,8 @@ class Weights:
             if name != 'data':
                 self.arguments[name] = mx.nd.empty(size, context, kind)
                 self.arguments[name][:] = initial_value(name, size, random)
-        self.gradients = {name: mx.nd.zeros_like(array) for name, array in self.arguments.items()}
+        learnt = self.arguments if training else {}
+        self.gradients = {name: mx.nd.zeros_like(array) for name, array in learnt.items()}
         self.statistics = {
             name: mx.nd.full(size, float(is_variance(name)), context)
             for name, size in zip(symbol.list_auxiliary_states(), statistics)
@@ -184,7 +186,7 @@ class Step:
     def __init__(self, symbol, shape, context, training, weights=None, data_gradient=False):
         self.training = training
         with refusals(f'MXNet does not compute this on a {context.device_type}'):
-            self.weights = weights or Weights(symbol, shape, context)
+            self.weights = weights or Weights(symbol, shape, context, training)
             self.data = mx.nd.array(np.random.RandomState(1).uniform(0, 255, shape), context)
             gradients = dict(self.weights.gradients, **({'data': self.data.copy()} if data_gradient else {}))
             self.executor = symbol.bind(
@@ -216,8 +218,6 @@ class Step:
         self.executor.forward(is_train=self.training)
         if self.training:
             self.executor.backward(self.head_gradient)
-        else:
-            self.executor.outputs[0].wait_to_read()
 
 
 class Network:
@@ -247,10 +247,10 @@ class Network:
     def step(self, way, batch, training=True):
         """Return the training step, or the inference, of so many images in a Way."""
         release()  # of the way before
-        symbol = self.symbol(way, training)
-        if way.fp16 not in self.weights:
-            self.weights[way.fp16] = Weights(symbol, self.shape(1), DEVICE)
-        return Step(symbol, self.shape(batch), DEVICE, training, self.weights[way.fp16])
+        symbol, key = self.symbol(way, training), (way.fp16, training)
+        if key not in self.weights:
+            self.weights[key] = Weights(symbol, self.shape(1), DEVICE, training)
+        return Step(symbol, self.shape(batch), DEVICE, training, self.weights[key])
 
     def infer(self, way, batch):
         """Return the inference of so many images in a Way."""
@@ -258,10 +258,12 @@ class Network:
 
     def peak(self, way, batch):
         """Return the MB that binding and a training step take, None where they do not fit."""
-        self.weights.setdefault(way.fp16, Weights(self.symbol(way), self.shape(1), DEVICE))
-        taken = []
+        key, taken = (way.fp16, True), []
+        self.weights = {key: self.weights[key]} if key in self.weights else {}  # of this way alone
 
         def measure():
+            if not self.weights:
+                self.weights[key] = Weights(self.symbol(way), self.shape(1), DEVICE)
             before = free()
             step = self.step(way, batch)
             step()
@@ -269,6 +271,10 @@ class Network:
             taken.append(before - mx.context.gpu_memory_info(DEVICE.device_id)[0] / 2**20)
 
         return taken[0] if fits(measure) else None
+
+    def planned(self, way, batch):
+        """Return the MB that MXNet plans for a training step; None in float16, of which it plans four bytes each."""
+        return None if way.fp16 else planned_memory(self.symbol(way), batch, self.choice.image_shape)
 
     def room(self):
         """Return the MB that there are for a training step."""
@@ -359,7 +365,8 @@ def scaled(name, devices, batch, kvstore):
 
     *_, seconds = timing.in_turns({'summed': lambda: lambda: taught.step(images), 'alone': lambda: alone}, wait)
     release()
-    return tuple(timing.medians(seconds).values())
+    found = timing.medians(seconds)
+    return found['summed'], found['alone']
 
 
 def trainer(name, devices, batch, kvstore):

@@ -46,6 +46,10 @@ def wait():
     """Return when everything is computed: a run ends with the embeddings in memory."""
 
 
+def release():
+    """Do nothing: the memory of a session goes with it."""
+
+
 def facts():
     """Return {what: value} of the library."""
     return {'onnxruntime': onnxruntime.__version__, 'built with': ', '.join(onnxruntime.get_available_providers())}

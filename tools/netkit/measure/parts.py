@@ -1,12 +1,13 @@
 """The parts of the report, each written once over the engines; and how a process measures one.
 
-An engine is a module with `where()`, `facts()`, `computing()`, `networks(part, names, options)`, `wait()` and
-`fits(function)`. A network of it has `choice` and `ways(part, quick)`, {row: how to compute}, and for a way
+An engine is a module with `where()`, `facts()`, `computing()`, `networks(part, names, options)`, `wait()`, `release()`
+and `fits(function)`. A network of it has `choice` and `ways(part, quick)`, {row: how to compute}, and for a way
 `step(way, batch)` and `infer(way, batch)`, which return the function to time, `peak(way, batch)` and `room()` in MB,
 and `computed(way, reference)`.
 """
 
 import functools
+import gc
 import importlib
 import json
 import time
@@ -24,7 +25,6 @@ FLOAT32 = ('NVIDIA_TF32_OVERRIDE=0',)  # has NVIDIA's libraries compute float32 
 # Titles of tables.
 MACHINE = 'the machine'
 PLAN = 'MB that MXNet plans for the feature maps of a training step and their gradients'
-LARGEST_BATCH = 'largest batch that was found to fit, and its MB, likewise'
 DEVICES = 'training on several devices, images per second in all'
 SHARE = 'training on several devices, share of a step for summing gradients, %'
 FACES = 'a training on drawn faces, verified on drawn pairs of other people'
@@ -87,6 +87,8 @@ def over_networks(part, measure):
             names = measured(options.quick or part == 'compile')
 
         def case(make):
+            gc.collect()  # the network of the case before, of which nothing is to be on the card
+            engine.release()
             network = make()
             yield from measure(engine, network, network.ways(part, options.quick))
 
@@ -101,9 +103,10 @@ def batch_and_label(engine, network):
     return choices.batch_of(network.choice.network, engine.IS_GPU), network.choice.label
 
 
-def speed(engine, network, ways):
-    """Images per second of training steps."""
+def speed(engine, network, ways, batch=None):
+    """Images per second of training steps with so many images, by default the network's, or what fits."""
     (wanted, column), batches, problems = batch_and_label(engine, network), {}, Problems()
+    wanted = wanted if batch is None else batch
     table = f'training{engine.SPEED}, images per second, batch {wanted}'
     for row, way in ways.items():
         with problems.caught(row):
@@ -125,8 +128,11 @@ def compiled(engine, network, ways):
         why = 'not measured on a CPU: measure.py networks --engine torch --compile does'
         yield Figure('compiled', 'all', network.choice.label, why)
         return
-    yield from speed(engine, network, dict(list(ways.items())[:1]))
-    yield from speed(engine, network, ways)
+    (wanted, _), (row, way) = batch_and_label(engine, network), next(iter(ways.items()))
+    # With what fits uncompiled, so that nothing is compiled twice.
+    batch = largest_that_fits(wanted, lambda batch: engine.fits(lambda: network.step(way, batch)()))
+    yield from speed(engine, network, {row: way}, batch)
+    yield from speed(engine, network, ways, batch)
 
 
 def inference(engine, network, ways):
@@ -166,12 +172,17 @@ def memory(engine, network, ways):
         return
 
     def fits(way, batch):
-        peaks[way, batch] = network.peak(way, batch)
-        return peaks[way, batch] is not None
+        peak = network.peak(way, batch)
+        if peak is not None:
+            peaks[way, batch] = peak
+        return peak is not None
 
     known = {}
     for row, way in ways.items():
         with problems.caught(row):
+            planned = network.planned(way, wanted) if hasattr(network, 'planned') else None
+            if planned is not None:
+                yield Figure(table, row, f'{label}, batch {wanted}, as planned', round(planned))
             batch = known[row] = largest_that_fits(wanted, functools.partial(fits, way))
             if batch and fits(way, batch):  # again, since the first time cuDNN has chosen and loaded
                 taken = round(peaks[way, batch])
@@ -187,7 +198,8 @@ def memory(engine, network, ways):
             batch = largest_batch(two, network.room(), functools.partial(fits, way))
             if batch:
                 more = '; more was not tried' if batch >= LARGEST else ''
-                yield Figure(LARGEST_BATCH, row, label, batch, f'{peaks[way, batch]:,.0f} MB{more}')
+                title = f'largest batch that was found to fit{engine.LARGEST}, and its MB, likewise'
+                yield Figure(title, row, label, batch, f'{peaks[way, batch]:,.0f} MB{more}')
     problems.check()
 
 
@@ -205,21 +217,25 @@ def scaling(engine, _options):
     """Training steps on one device, on all, then on 2, 4, …, each with the default batch or what fits on one."""
 
     def measure(name, kind):
-        wanted = batch = choices.batch_of(name, engine.IS_GPU)
-        table = DEVICES + engine.SCALING
+        wanted, problems = choices.batch_of(name, engine.IS_GPU), Problems()
+        batch, table = wanted, DEVICES + engine.SCALING
         column = f'{choices.choice_of(name, engine.IS_GPU).label}, batch {wanted} each, {kind}'
         for devices in choices.counts(engine.DEVICES):
             found, row = None, f'{devices} × {engine.DEVICE_NAME}'
-            while batch and found is None:
-                found = engine.scaled(name, devices, batch, kind)
-                batch = batch if found else batch // 2
+            with problems.caught(row):
+                while batch and found is None:
+                    found = engine.scaled(name, devices, batch, kind)
+                    batch = batch if found else batch // 2
+                if found is None:
+                    yield Figure(table, row, column, NO_ROOM)
+                    break
             if found is None:
-                yield Figure(table, row, column, NO_ROOM)
-                return
+                continue
             summed, alone = found
             yield Figure(table, row, column, round(devices * batch / summed, 1), note_of(batch, wanted))
             if devices > 1:
                 yield Figure(SHARE, row, column, round(100 * (1 - alone / summed), 1), note_of(batch, wanted))
+        problems.check()
 
     if engine.DEVICES == 1:
         return {'one': lambda: iter([Figure(DEVICES, 'all', 'all', 'not measured: there is one GPU')])}
@@ -272,11 +288,8 @@ PARTS = {
 
 
 def engine_of(name):
-    """Return the module of an engine; raises UserError where it does not start."""
-    try:
-        return importlib.import_module(f'netkit.measure.{MODULES[name]}')
-    except (ImportError, OSError, RuntimeError) as error:  # of its libraries, and an MXNetError
-        raise UserError(f'{ENGINES[name]} does not start here: {reason(error)}')
+    """Return the module of an engine."""
+    return importlib.import_module(f'netkit.measure.{MODULES[name]}')
 
 
 def cases_of(part, engine, options):
@@ -292,12 +305,15 @@ def measure(part, engine, options, tell):
 
     `tell` is called with a dict for what becomes known: the device and the cases; each Figure; each case's end.
     """
-    cases = cases_of(part, engine, options)
+    try:
+        where, cases = engine_of(engine).where(), cases_of(part, engine, options)
+    except (ImportError, OSError, RuntimeError) as error:  # of its libraries, and an MXNetError
+        raise UserError(f'{ENGINES[engine]} does not start here: {reason(error)}')
     if options.case:
         if options.case not in cases:
             raise UserError(f'{part} has no case {options.case!r} here; choose from {", ".join(cases)}')
         cases = {options.case: cases[options.case]}
-    tell({'where': engine_of(engine).where(), 'cases': list(cases)})
+    tell({'where': where, 'cases': list(cases)})
     is_whole = True
     for case, function in cases.items():
         start, problem = time.perf_counter(), None

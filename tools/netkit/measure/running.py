@@ -82,8 +82,8 @@ def run(part, engine, options, seconds, keep=lambda outcome: None):
 
         def outcome(*problems):
             where, cases, figures, found, left = read(lines)
-            if problems and left:
-                problems = [f'{problems[0]}, before the end of {", ".join(left)}']
+            if problems and (left or not cases):
+                problems = [f'{problems[0]}, before the end of {", ".join(left) or "its first case"}']
             commands = {case: shown([*words, '--case', case]) for case in cases}
             return Outcome(part, engine, where, commands, figures, time.time() - start, [*found, *problems])
 
@@ -98,7 +98,7 @@ def run(part, engine, options, seconds, keep=lambda outcome: None):
                     start_new_session=True,
                 )
             except OSError as error:
-                return outcome(f'cannot run {words[0]}: {error.strerror}')
+                return Outcome(part, engine, None, {}, [], 0.0, [f'cannot run {words[0]}: {error.strerror}'])
             try:
                 status = process.wait(seconds)
             except subprocess.TimeoutExpired:

@@ -129,7 +129,7 @@ def torch_steps(choice, how, training):
 
     from netkit.measure import torch_engine
 
-    network, again = torch_engine.Network(choice), bool(choice.overrides.get('memonger'))
+    network, again = torch_engine.Network(choice, dropout=None), bool(choice.overrides.get('memonger'))
     batch = how.per_batch_size
 
     def step(of, way):

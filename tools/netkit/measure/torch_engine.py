@@ -29,7 +29,7 @@ DEVICES, DEVICE_NAME = (torch.cuda.device_count(), 'GPU') if IS_GPU else (2, 'pr
 SHORT = ('out of memory', '_alloc_failed', 'unable to find an engine')  # in messages on memory
 # What the titles of tables say besides.
 SPEED, INFERENCE, SCALING = '', '', f', {"float16" if IS_GPU else "float32"}'
-PEAK = 'weights, gradients and momentum, as PyTorch counts'
+PEAK, LARGEST = 'weights, gradients and momentum, as PyTorch counts', ''
 MAKES_ANEW = False
 SCALED_STEPS, SCALED_ROUNDS = (10, 3) if IS_GPU else (2, 2)
 
@@ -127,6 +127,12 @@ def wait():
         torch.cuda.synchronize()
 
 
+def release():
+    """Give back the memory that PyTorch keeps for further use."""
+    if IS_GPU:
+        torch.cuda.empty_cache()
+
+
 def is_ampere():
     """Tell whether there is a GPU that has TF32 and bfloat16: Ampere or later."""
     return IS_GPU and torch.cuda.get_device_capability()[0] >= 8
@@ -147,8 +153,7 @@ def fits(function):
         if not is_of_memory(error):
             raise
         is_enough = False
-    if IS_GPU:  # once nothing holds the maps any more
-        torch.cuda.empty_cache()
+    release()  # once nothing holds the maps any more
     return is_enough
 
 
@@ -184,8 +189,8 @@ def images_of(count, shape, device=DEVICE):
 class Network:
     """A network choice on the device: a module for each layout, with SGD and its momentum, and steps of it."""
 
-    def __init__(self, choice):
-        self.choice, once = choice, functools.lru_cache(maxsize=None)
+    def __init__(self, choice, dropout=0.0):
+        self.choice, self.dropout, once = choice, dropout, functools.lru_cache(maxsize=None)
         self.module = once(self.make)
         # One graph for one size or an error: else PyTorch goes on uncompiled, or for any size, without a word.
         self.compiled = once(lambda last: torch.compile(self.module(last), fullgraph=True, dynamic=False))
@@ -194,7 +199,7 @@ class Network:
 
     def make(self, last):
         """Return the module in a layout."""
-        return module_of(self.choice, dropout=0.0, using_checkpoint=True, channels_last=last)
+        return module_of(self.choice, dropout=self.dropout, using_checkpoint=True, channels_last=last)
 
     def ways(self, part, quick):
         """Return {row: Way} of a part."""
@@ -219,7 +224,7 @@ class Network:
         def measure():
             for parameter in module.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-            torch.cuda.empty_cache()
+            release()
             wait()
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
@@ -327,7 +332,7 @@ class Training(Backward):
         self.sgd = network.sgd(way.last)
 
     def __call__(self):
-        super().__call__()
+        self.backward()
         self.sgd.step()
         self.sgd.zero_grad()
 
