@@ -45,6 +45,7 @@ def faces(args):
         found = [verification.evaluate(engine, name, path) for name, path in sets.items()]
         results[engine.label] = found
         if not args.json:
+            name_table(engine.label, args)
             show(engine.label, verification.COLUMNS, [verification.texts_of(result) for result in found])
     if args.json:
         print(json.dumps(verification.as_json(results), indent=1, ensure_ascii=False))
@@ -53,6 +54,7 @@ def faces(args):
             (name, *(f'{found[place].accuracy.mean:.5f}' for found in results.values()))
             for place, name in enumerate(sets)
         ]
+        name_table('accuracy', args)
         show('accuracy', ('set', *results), rows)
     is_short = any(None in result.tars.values() for found in results.values() for result in found)
     if is_short and not args.json and not args.markdown:
@@ -67,6 +69,12 @@ def faces(args):
         figures.save(charts.draw_roc(curves), args.plot)
         if not args.json:
             print(f'drawn into {args.plot}')
+
+
+def name_table(title, args):
+    """Print the title of a table where there are several in Markdown, which has none."""
+    if args.markdown and len(args.models) > 1:
+        print(f'\n{title}:\n')
 
 
 def imagenet(args):

@@ -335,6 +335,19 @@ def test_the_log_of_a_run_that_was_interrupted(tmp_path):
         assert losses == ({10: 5.0, 20: 3.0} if goes_on else {10: loss, 20: loss})
 
 
+@pytest.mark.parametrize('length', [7, 12.5, 0.4])
+def test_the_log_counts_epochs(length, tmp_path):
+    """As insightface does, and its steps can still be told."""
+    path = str(tmp_path / 'train.log')
+    with training_log.Writer(path, last_step=45, epoch=length) as log:
+        for step in range(1, 46):
+            log.add(step, 32, float(step), 0.5)
+    lines = (tmp_path / 'train.log').read_text().splitlines()[1:]
+    epochs = [int(re.match(r'Epoch\[(\d+)\] Batch \[\d+-\d+\]\tSpeed', line)[1]) for line in lines]
+    assert epochs == [int((step - 1) / length) for step in (10, 20, 30, 40, 45)]
+    assert list(training_log.read(path).loss) == [10, 20, 30, 40, 45]
+
+
 def test_training_curves_of_several_runs(draw, tmp_path):
     for folder, accuracy in (('one', 0.5), ('b $^$', 0.75)):
         (tmp_path / folder).mkdir()

@@ -120,6 +120,16 @@ def test_models_stand_side_by_side_and_are_drawn(run_tool, folder, tmp_path):
     assert f'{checkpoint}, lfw' in drawn and f'{model}, lfw' in drawn and 'false accept rate' in drawn
 
 
+def test_each_of_several_models_is_named_in_markdown(run_tool, folder):
+    models = [str(folder / 'net') + ',1', str(folder / 'net.onnx')]
+    options = ['--data', str(folder / 'sets'), '--sets', 'lfw', '--markdown']
+    code, out, err = run_tool(evaluate, 'faces', *models, *options)
+    assert code == 0, err
+    assert out.count('| lfw ') == 3
+    assert all(f'\n{title}:\n\n| set ' in out for title in [*models, 'accuracy'])
+    assert ':\n' not in run_tool(evaluate, 'faces', models[0], *options)[1]
+
+
 def test_published_accuracies_are_shown_when_asked_for(run_tool, folder):
     """With the network and the origin that they belong to, whatever was measured."""
     checkpoint, sets = str(folder / 'net') + ',1', ['--sets', 'lfw', '--markdown']

@@ -22,7 +22,7 @@ from netkit._mxnet import mx
 from netkit.data import drawn_faces as faces
 from netkit.data.classes import ClassRecords
 from netkit.errors import UserError
-from netkit.training import log, loop, schedule, tasks
+from netkit.training import log, loop, schedule, state, tasks
 from netkit.training.run import run_training
 from netkit.training.trainer import Trainer
 
@@ -168,6 +168,39 @@ def test_checkpoints_are_counted_and_kept_as_the_host_does(data, tmp_path, monke
     for number in kept:  # each holds what was trained then
         step = 5 if ckpt == '3' else min(2 * number, 5)
         np.testing.assert_array_equal(arrays(str(tmp_path / 'cru56'), number)['arg:fc1_beta'], at[step]['fc1_beta'])
+
+
+@pytest.mark.parametrize('version', ['now', 'before the state told how many'])
+def test_checkpoints_go_on_being_counted_with_another_verbose(data, tmp_path, monkeypatch, version):
+    """Else 0001 and 0002, of steps 1 and 2, would be those of steps 2 and 4."""
+    options = ['--data', data, '--output', str(tmp_path), '--ckpt', '2', '--no-verification', '--state-every', '1']
+    step = Trainer.step
+
+    def interrupted(self, batch):
+        if self.steps == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, 'step', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*options, '--steps', '6', '--verbose', '1')
+    before = {number: arrays(str(tmp_path / 'cru56'), number)['arg:fc1_beta'] for number in (1, 2, 3)}
+    verbose = '2'
+    if version != 'now':
+        verbose, load = '1', state.load
+
+        def loaded(*arguments):
+            arrays, progress = load(*arguments)
+            return arrays, progress._replace(saved=None)
+
+        monkeypatch.setattr(state, 'load', loaded)
+    monkeypatch.setattr(Trainer, 'step', step)
+    run(*options, '--steps', '6', '--verbose', verbose, '--resume')
+    names = sorted(name for name in os.listdir(str(tmp_path)) if name.endswith('.params'))
+    last = 5 if version == 'now' else 6  # step 4 and the last; or 4, 5 and the last
+    assert names == [f'cru56-{number:04d}.params' for number in range(1, last + 1)]
+    for number, values in before.items():
+        np.testing.assert_array_equal(arrays(str(tmp_path / 'cru56'), number)['arg:fc1_beta'], values)
 
 
 def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatch):

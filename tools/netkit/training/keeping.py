@@ -23,15 +23,17 @@ class Kept(NamedTuple):
 
 
 class Keeper:
-    """Keeps checkpoints of `embedding`, the symbol without its loss; `best` is the largest accuracy so far, None
-    before the first.
+    """Keeps checkpoints of `embedding`, the symbol without its loss.
 
-    The accuracy of a checkpoint is the mean over the verification sets, or top-1.
+    `best` is the largest accuracy so far, None before the first. `saved` is how many checkpoints there were, by which
+    insightface numbers them; None if the state of an earlier version does not tell. The accuracy of a checkpoint is the
+    mean over the verification sets, or top-1.
     """
 
-    def __init__(self, run, task, embedding, context, log, best=None):
+    def __init__(self, run, task, embedding, context, log, progress=None):
         self.steps, self.checkpoints, self.name = run.steps, run.checkpoints, run.network.name
-        self.task, self.embedding, self.context, self.log, self.best = task, embedding, context, log, best
+        self.task, self.embedding, self.context, self.log = task, embedding, context, log
+        self.best, self.saved = (progress.best, progress.saved) if progress else (None, 0)
 
     def is_due(self, step):
         """Tell whether a checkpoint is written behind a step that is not the last."""
@@ -67,8 +69,10 @@ class Keeper:
         for parameter, values in parameters.items():
             if not np.isfinite(values).all():
                 raise UserError(f'{parameter} is not finite after step {step}; try a smaller --lr')
-        every, output = self.checkpoints.every, self.checkpoints.output
-        number = 1 if self.checkpoints.keep == ONE or not every else -(-step // every)
+        output, every = self.checkpoints.output, self.checkpoints.every
+        if self.saved is None:
+            self.saved = (step - 1) // every if every else 0
+        number = 1 if self.checkpoints.keep == ONE else self.saved + 1
         names = self.embedding.list_arguments() + self.embedding.list_auxiliary_states()
         with new_files(output) as scratch:
             checkpoints.save(
@@ -77,6 +81,7 @@ class Keeper:
                 self.embedding,
                 {name: parameters[name] for name in names if name != 'data'},
             )
+        self.saved += step < self.steps  # the last one is written again by a run that goes on from there
         return checkpoints.files(os.path.join(output, self.name), number), number
 
     def _measured(self, files, number):

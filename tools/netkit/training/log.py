@@ -1,5 +1,6 @@
 """The log of a training, in the format of insightface's trainer: ours is written, both are read."""
 
+import math
 import os
 import re
 import time
@@ -11,6 +12,7 @@ FILE = 'train.log'
 EVERY = 10  # steps per line
 # A line of MXNet's Speedometer, of all versions, after any prefix of the logging module.
 SPEEDOMETER = re.compile(r'(?:Epoch|Iter)\[(\d{1,9})\] Batch \[(?:\d+-)?(\d{1,9})\]\s+Speed: ([\d.]+) samples/sec(.*)')
+LENGTH = re.compile(r'^An epoch has ([\d.e+-]{1,25}) batches$')  # which insightface's do not tell
 METRIC = re.compile(r'([\w-]+)=([-+]?\d[\d.]*(?:e[-+]?\d{1,2})?|-?nan|-?inf)\b')
 VERIFICATION = re.compile(r'\[([^\]\s]+)\]\[(\d{1,9})\]Accuracy-Flip: ([\d.]+)\+-([\d.]+)')
 CLASSIFICATION = re.compile(r'\[(top-\d)\]\[(\d{1,9})\]Accuracy: ([\d.]+)')
@@ -21,14 +23,19 @@ PARALLEL_ACCURACY = re.compile(r'\{fc7_acc\} (\d{1,9}) ([\d.]+)')  # of train_pa
 class Writer:
     """Writes a line every few steps, with means over the steps since the last line; a context manager."""
 
-    def __init__(self, path, last_step, goes_on=False):
-        """Open the log of a run of `last_step` steps; the log of a run that `goes_on` after an interruption is kept."""
+    def __init__(self, path, last_step, epoch=math.inf, goes_on=False):
+        """Open the log of a run of `last_step` steps, of which an epoch has `epoch`, with the fraction of the last.
+
+        The log of a run that `goes_on` after an interruption is kept.
+        """
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             self.file = open(path, 'a' if goes_on else 'w', encoding='utf-8', buffering=1)
         except OSError as error:
             raise UserError(f'cannot write to {path}: {error.strerror}')
-        self.last_step = last_step
+        self.last_step, self.epoch = last_step, epoch
+        if epoch < math.inf and not goes_on:
+            self.file.write(f'An epoch has {epoch!r} batches\n')
         self._start_line()
 
     def _start_line(self):
@@ -43,9 +50,11 @@ class Writer:
         if step % EVERY == 0 or step == self.last_step:
             count, seconds = len(self.losses), time.time() - self.start
             accuracy, loss = sum(self.accuracies) / count, sum(self.losses) / count
+            epoch = int((step - 1) / self.epoch)
+            batch = step - first_of(epoch, self.epoch)
             self.file.write(
-                f'Epoch[0] Batch [{step - count}-{step}]\tSpeed: {self.images / seconds:.2f} samples/sec\t'
-                f'acc={accuracy:f}\tlossvalue={loss:f}\n'
+                f'Epoch[{epoch}] Batch [{max(batch - count, 0)}-{batch}]\t'
+                f'Speed: {self.images / seconds:.2f} samples/sec\tacc={accuracy:f}\tlossvalue={loss:f}\n'
             )
             self._start_line()
 
@@ -63,6 +72,11 @@ class Writer:
         self.file.close()
 
 
+def first_of(epoch, length):
+    """Return the number of steps before an epoch, of which each has `length` steps, with the fraction of the last."""
+    return int(epoch * length) if epoch else 0
+
+
 class Curves(NamedTuple):
     """The curves in a log, each {step: value}."""
 
@@ -75,14 +89,16 @@ class Curves(NamedTuple):
 def read(path):
     """Return the Curves of a log; raises UserError for a file without any.
 
-    In the log of an interrupted and resumed run, the later of two lines about a step counts. The log does not say how
-    many batches an epoch has; it is assumed to end where the next line would have come, which shifts later epochs to
-    the right by at most the distance of two lines. The steps of verifications are exact.
+    In the log of an interrupted and resumed run, the later of two lines about a step counts. insightface's logs do not
+    say how many batches an epoch has; it is assumed to end where the next line would have come, which shifts later
+    epochs to the right by at most the distance of two lines. The steps of verifications are exact.
     """
-    rows, curves = [], Curves({}, {}, {}, {})
+    rows, curves, length = [], Curves({}, {}, {}, {}), None
     try:
         with open(path, encoding='utf-8', errors='replace') as file:
             for line in file:
+                told = LENGTH.match(line)
+                length = float(told[1]) if told else length
                 speedometer, verification = SPEEDOMETER.search(line), VERIFICATION.search(line)
                 classification = CLASSIFICATION.search(line)
                 partial_fc, parallel = PARTIAL_FC.search(line), PARALLEL_ACCURACY.search(line)
@@ -110,9 +126,9 @@ def read(path):
             f'{path} has no line of a training log ("Epoch[0] Batch [20] Speed: … samples/sec"); is it the '
             'output of a trainer?'
         )
-    length = epoch_length(rows)
+    length = length or epoch_length(rows)
     for epoch, batch, speed, metrics in rows:
-        step = epoch * length + batch
+        step = first_of(epoch, length) + batch
         curves.speed[step] = speed
         for name, value in metrics.items():
             curve = curves.loss if 'loss' in name else curves.accuracy if 'acc' in name else None

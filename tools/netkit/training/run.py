@@ -59,8 +59,8 @@ def run_training(run):
         keeper = None
         if is_first:
             path = os.path.join(output, log.FILE)
-            writer = stack.enter_context(log.Writer(path, run.steps, goes_on=trainer.steps > 0))
-            keeper = Keeper(run, task, embedding, contexts[0], writer, progress.best if progress else None)
+            writer = stack.enter_context(log.Writer(path, run.steps, steps_per_epoch, trainer.steps > 0))
+            keeper = Keeper(run, task, embedding, contexts[0], writer, progress)
         smoothed, speed = loop.train(trainer, batches, run, same, keeper, progress)
         task.tell_bad(kvstore.rank)
         if not is_first:

@@ -24,6 +24,7 @@ class Progress(NamedTuple):
 
     loss: List[float]  # smoothed loss and accuracy
     best: Optional[float]  # largest accuracy of its checkpoints so far
+    saved: Optional[int] = None  # how many they were; None in states of earlier versions
 
 
 def save(folder, state, settings, progress):
@@ -57,10 +58,14 @@ def load(folder, settings):
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            state = {name: archive[name] for name in archive.files}
+            state = {name: np.asarray(archive[name]) for name in archive.files}
+        if any(array.dtype.kind not in 'fiubU' for array in state.values()):
+            raise ValueError('it holds something that is no array of numbers')
         run = json.loads(str(state.pop('run')))
         made_with, best = dict(run['settings']), run['best']
-        progress = Progress([float(value) for value in run['loss']], None if best is None else float(best))
+        best, saved = None if best is None else float(best), run.get('saved')
+        saved = None if saved is None else int(saved)
+        progress = Progress([float(value) for value in run['loss']], best, saved)
     except Exception as error:  # a damaged archive may cause any exception in zipfile and NumPy
         raise UserError(f'{path} is not the state of a training run: {error}; remove it to start anew')
     for option, value in settings.items():
