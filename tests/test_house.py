@@ -26,7 +26,7 @@ LAYERS = {
     'state_dict': (),
     'graph': ('_mxnet', 'errors'),
     'networks': ('_mxnet', 'errors', 'graph'),
-    'checkpoints': ('errors', 'graph', 'params_file', 'state_dict'),
+    'checkpoints': ('errors', 'files', 'graph', 'params_file', 'state_dict'),
     'deploy': ('onnx_session', '_mxnet', 'errors', 'graph', 'checkpoints'),
     'data': ('_mxnet', 'errors', 'files'),
     'gluoncv2': ('errors', 'networks', 'published'),

@@ -1,6 +1,7 @@
 """What is written is whole or not there, takes nobody's place by mistake, and leaves nothing behind."""
 
 import errno
+import json
 import os
 import pickle
 import re
@@ -46,7 +47,7 @@ def contents_of(folder):
 # --------------------------------------------------------------------------------------------- all or none
 
 
-@pytest.mark.parametrize('number', range(4))
+@pytest.mark.parametrize('number', range(5))  # the journal's name, three files, and none of them
 @pytest.mark.parametrize('error', [PermissionError(1, 'Operation not permitted'), KeyboardInterrupt()])
 def test_where_one_file_cannot_take_its_place_all_stay(tmp_path, monkeypatch, number, error):
     write_into(tmp_path, b='old b', c='old c')
@@ -60,7 +61,7 @@ def test_where_one_file_cannot_take_its_place_all_stay(tmp_path, monkeypatch, nu
 
     with monkeypatch.context() as patched:
         patched.setattr(os, 'replace', refuse)
-        if number < 3:
+        if number < 4:
             with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
                 write_into(tmp_path, a='a', b='b', c='c')
             assert contents_of(tmp_path) == {'b': 'old b', 'c': 'old c'}
@@ -95,7 +96,15 @@ def test_what_is_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monke
         os, 'replace', lambda *paths: (events.append(('name', os.path.basename(paths[1]))), real_replace(*paths))
     )
     write_into(tmp_path, a='a', b='b')
-    assert events == [('sync', 'a'), ('sync', 'b'), ('name', 'a'), ('name', 'b'), ('sync', tmp_path.name)]
+    scratch = events.pop(3)[1]  # and the journal, which is synced as it is written
+    assert scratch.startswith(files_module.UNFINISHED) and events == [
+        ('sync', 'a'),
+        ('sync', 'b'),
+        ('name', files_module.MOVING),
+        ('name', 'a'),
+        ('name', 'b'),
+        ('sync', tmp_path.name),
+    ]
 
 
 # ---------------------------------------------------------------------------------------- what was left
@@ -117,11 +126,148 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
     write_into(tmp_path, a='a')
     scratch = [path for path in tmp_path.iterdir() if path.name != 'a']
     assert len(scratch) == 1 and os.listdir(str(scratch[0])) == ['half']
-    assert files_module.remove_unfinished(str(tmp_path)) is True
+    assert files_module.settle(str(tmp_path)) is True
     process.kill()
     process.wait()
     write_into(tmp_path, a='b')
     assert contents_of(tmp_path) == {'a': 'b'}
+
+
+KILLED = f"""
+import itertools, os, signal, sys
+sys.path.insert(0, {TOOLS!r})
+at, number = int(sys.argv[2]), itertools.count()
+def killing(function):
+    def run(*arguments, **options):
+        if next(number) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return run
+for name in ('replace', 'link', 'remove', 'unlink', 'rmdir', 'mkdir'):
+    setattr(os, name, killing(getattr(os, name)))
+from netkit import files
+if sys.argv[3] == 'write':
+    refused = sys.argv[4:]
+    move = files.move_rest
+    def move_rest(scratch, folder, names):
+        move(scratch, folder, names[:2] if refused else names)
+        if refused:
+            raise PermissionError(1, 'Operation not permitted', 'c')
+    files.move_rest = move_rest
+    with files.new_files(sys.argv[1]) as scratch:
+        for name in 'abc':
+            with open(os.path.join(scratch, name), 'w') as file:
+                file.write('new')
+else:
+    files.settle(sys.argv[1])
+"""
+HALF = {'a': 'old', 'b': 'old', 'kept': 'old'}  # c is new
+WHOLE = {'a': 'new', 'b': 'new', 'c': 'new', 'kept': 'old'}
+
+
+def killed(folder, at, *what):
+    """Run new_files, or settle, in a process that is killed at the `at`-th change of names; tell whether it was."""
+    done = subprocess.run([sys.executable, '-c', KILLED, str(folder), str(at), *what], stderr=subprocess.PIPE)
+    return done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize('refused', [[], ['refused']], ids=['moving', 'undoing'])
+def test_killed_at_any_change_of_a_name_files_are_all_old_or_all_new(tmp_path, refused):
+    """And so after a second kill of the process that settles it; nothing else is touched, nothing left."""
+    seen, at = [], 0
+    while True:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        for name, content in HALF.items():
+            (folder / name).write_text(content)
+        if not killed(folder, at, 'write', *refused):
+            break
+        again = 0
+        while killed(folder, again, 'settle'):
+            again += 1
+        found = contents_of(folder)
+        assert found in (HALF, WHOLE), (at, again)
+        seen.append(found)
+        at += 1
+    assert at > 8 and HALF in seen and WHOLE in seen
+    assert contents_of(folder) == (HALF if refused else WHOLE)
+
+
+def test_a_journal_of_elsewhere_moves_nothing(tmp_path):
+    """As one in an archive from the net would be, which names the user's files."""
+    (tmp_path / 'mine').write_text('mine')
+    for name, journal in (
+        ('moving', {'names': ['mine'], 'replaced': []}),
+        ('undoing', {'names': ['mine'], 'replaced': []}),
+    ):
+        scratch = tmp_path / f'{files_module.UNFINISHED}{name}'
+        scratch.mkdir()
+        (scratch / 'mine').write_text('theirs')
+        for folder in ([1, 2], None, [os.stat(str(scratch)).st_dev, os.stat(str(scratch)).st_ino]):
+            names = ['mine'] if folder in ([1, 2], None) else ['../mine', '..', '']
+            (scratch / f'.{name}').write_text(json.dumps({**journal, 'names': names, 'folder': folder}))
+            assert files_module.read_journal(str(scratch), f'.{name}') is None
+    assert files_module.settle(str(tmp_path)) is False and contents_of(tmp_path) == {'mine': 'mine'}
+
+
+def test_a_data_set_that_was_written_in_part_is_whole_for_its_reader(tmp_path, run_tool):
+    """Else the pairs would be of people in the old training."""
+    for seed in (1, 2):
+        synthetic.write_synthetic(str(tmp_path / str(seed)), identities=2, images=2, pairs=10, seed=seed)
+    new = {name: (tmp_path / '2' / name).read_bytes() for name in os.listdir(str(tmp_path / '2'))}
+    scratch = tmp_path / '1' / f'{files_module.UNFINISHED}x'
+    os.renames(str(tmp_path / '2'), str(scratch))
+    (scratch / files_module.OLD).mkdir()
+    files_module.write_journal(str(scratch), sorted(new), sorted(new))
+    os.replace(str(scratch / 'drawn.bin'), str(tmp_path / '1' / 'drawn.bin'))  # and then it was killed
+    code, _, err = run_tool(evaluate, 'faces', 'x,1', '--data', str(tmp_path / '1'))
+    assert code == 2 and 'x-symbol.json' in err
+    assert {name: (tmp_path / '1' / name).read_bytes() for name in os.listdir(str(tmp_path / '1'))} == new
+
+
+def test_many_processes_write_into_one_folder(tmp_path):
+    """Different files; none of them takes the scratch folder of another for one of a killed process."""
+    code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'
+    code += 'for number in range(50):\n'
+    code += (
+        '    with new_files(sys.argv[1]) as scratch: open(os.path.join(scratch, sys.argv[2]), "w").write(str(number))'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path / 'out')]
+    processes = [subprocess.Popen([*command, name], stderr=subprocess.PIPE) for name in 'abc']
+    assert [process.communicate()[1] for process in processes] == [b''] * 3
+    assert contents_of(tmp_path / 'out') == dict.fromkeys('abc', '49')
+
+
+@pytest.mark.parametrize('other', ['removed it', 'is about to'])
+def test_a_folder_that_another_takes_before_it_is_locked(tmp_path, monkeypatch, other):
+    """As one of a killed process; then there is another."""
+    taken, real = [], files_module.tempfile.mkdtemp
+
+    def mkdtemp(**options):
+        path = real(**options)
+        if len(taken) < 3:
+            taken.append(files_module.lock_of(path))
+            if other == 'removed it':
+                os.rmdir(path)
+                os.close(taken[-1])
+        return path
+
+    monkeypatch.setattr(files_module.tempfile, 'mkdtemp', mkdtemp)
+    write_into(tmp_path, a='a')
+    assert (tmp_path / 'a').read_text() == 'a' and len(taken) == 3
+    monkeypatch.undo()
+    if other != 'removed it':
+        assert files_module.settle(str(tmp_path)) is True
+        for lock in taken:
+            os.close(lock)
+    assert files_module.settle(str(tmp_path)) is False and contents_of(tmp_path) == {'a': 'a'}
+
+
+def test_two_trainings_into_one_output_are_one_sentence(tmp_path, run_tool):
+    with files_module.claimed(str(tmp_path / 'out'), 'training'):
+        code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path / 'out'))
+    assert code == 2 and f'another training is writing into {tmp_path}/out; wait until it has ended' in err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_another_run_that_draws_is_not_disturbed(tmp_path, run_tool):

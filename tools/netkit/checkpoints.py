@@ -12,6 +12,7 @@ import numpy as np
 from identifiers import identifiers
 from netkit import params_file, state_dict
 from netkit.errors import UserError, refusals
+from netkit.files import settle
 from netkit.graph.naming import STEM_WEIGHT, is_label, stage_of
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol, save_symbol
@@ -124,6 +125,7 @@ def load_parameters(path):
     """
     if is_state_dict(path):
         return load_state_dict(path)
+    settle(os.path.dirname(path) or os.curdir)
     parameters = {}
     for key, values in load_arrays(path).items():
         kind, _, name = key.partition(':')
@@ -152,6 +154,7 @@ def load_state_dict(path):
 def load(prefix, epoch):
     """Return (symbol, parameters) of a checkpoint; raises UserError."""
     symbol_path, parameters_path = files(prefix, epoch)
+    settle(os.path.dirname(symbol_path) or os.curdir)
     return load_symbol(symbol_path), load_parameters(parameters_path)
 
 

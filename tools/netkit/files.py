@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import json
 import os
 import shutil
 import tempfile
@@ -17,76 +18,198 @@ except ImportError:  # not on Windows
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
 UNFINISHED = '.unfinished-'  # prefix of the scratch folders
+OLD, MOVING, UNDOING = '.old', '.moving', '.undoing'  # in these: what is replaced; the journal
+NO_LOCK = -1  # of a system without locks
+TRIES = 100  # to make a scratch folder while others clean up
 
 
 @contextlib.contextmanager
 def new_files(folder):
     """Yield a scratch folder for files; on success move them into `folder`, on an exception discard them.
 
-    The scratch folder is inside `folder`, so moving is renaming. Raises UserError if `folder` cannot be written (before
-    the block is entered), if the disk is full, or if a file cannot be moved; then the files that it would have replaced
-    are restored.
+    The scratch folder is inside `folder`, so moving is renaming. A process that is killed meanwhile leaves a journal,
+    by which the next one that reads or writes there moves the rest (`settle`). Raises UserError if `folder` cannot be
+    written (before the block is entered), if the disk is full, or if a file cannot be moved; then the files that it
+    would have replaced are restored.
     """
-    made = []  # folders that do not exist yet, the innermost first
+    with made(folder):
+        yield from moved_from_scratch(folder)
+
+
+@contextlib.contextmanager
+def made(folder):
+    """Make a folder, and in the end remove it and those above it again where nothing is in them."""
+    missing = []  # folders that do not exist yet, the innermost first
     above = os.path.abspath(folder)
     while not os.path.exists(above):
-        made.append(above)
+        missing.append(above)
         above = os.path.dirname(above)
     try:
         os.makedirs(folder, exist_ok=True)
-        remove_unfinished(folder)
-        scratch = tempfile.mkdtemp(prefix=UNFINISHED, dir=folder)
     except OSError as error:
         raise UserError(f'cannot write to {folder}: {error.strerror}')
     try:
-        with held(scratch):
-            try:
-                yield scratch
-                names = sorted(os.listdir(scratch))
-                for parent, _, files in os.walk(scratch):
-                    for name in sorted(files):
-                        sync(os.path.join(parent, name))
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-                raise UserError(f'cannot write to {folder}: {error.strerror}')
-            move_all(names, scratch, folder)
-            with contextlib.suppress(OSError):  # not supported everywhere
-                sync(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # ends at the first folder that is not empty
+            for path in missing:
+                os.rmdir(path)
+
+
+def moved_from_scratch(folder):
+    """Yield a scratch folder, and move its files into `folder`: what `new_files` does with a folder that is there."""
+    try:
+        scratch, lock = new_scratch(folder)
+    except OSError as error:
+        raise UserError(f'cannot write to {folder}: {error.strerror}')
+    try:
+        try:
+            yield scratch
+            names = sorted(os.listdir(scratch))
+            for parent, _, files in os.walk(scratch):
+                for name in sorted(files):
+                    sync(os.path.join(parent, name))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise UserError(f'cannot write to {folder}: {error.strerror}')
+        move_all(names, scratch, folder)
+        with contextlib.suppress(OSError):  # not supported everywhere
+            sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):  # ends at the first folder that is not empty
-            for path in made:
-                os.rmdir(path)
+        unlock(lock)
+
+
+def new_scratch(folder):
+    """Return (path, lock) of a new scratch folder in `folder`, which is made; both are one step for other processes.
+
+    Between the folder and its lock another process may take it for one of a killed process, and lock and remove it:
+    then there is another try. So there is where `folder` is removed, being empty, by the one that made it.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            settle(folder)
+            scratch = tempfile.mkdtemp(prefix=UNFINISHED, dir=folder)
+            lock = lock_of(scratch)
+        except FileNotFoundError:
+            if not left:
+                raise
+            continue
+        if lock is not None and os.path.exists(scratch):
+            return scratch, lock
+        unlock(lock)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def move_all(names, scratch, folder):
     """Move the files `names` from `scratch` into `folder`, all or none; raises UserError."""
-    old = os.path.join(scratch, 'old')
+    old = os.path.join(scratch, OLD)
     os.mkdir(old)
-    moved = []
     try:
-        for name in names:
+        replaced = [name for name in names if os.path.lexists(os.path.join(folder, name))]
+        for name in replaced:
             target = os.path.join(folder, name)
-            if os.path.lexists(target):
-                try:
-                    os.link(target, os.path.join(old, name), follow_symlinks=False)
-                except (OSError, NotImplementedError):  # not supported by every file system
-                    shutil.copy2(target, os.path.join(old, name), follow_symlinks=False)
-        for name in names:
-            moved.append(name)
+            try:
+                os.link(target, os.path.join(old, name), follow_symlinks=False)
+            except (OSError, NotImplementedError):  # not supported by every file system
+                shutil.copy2(target, os.path.join(old, name), follow_symlinks=False)
+        write_journal(scratch, names, replaced)
+        try:
+            move_rest(scratch, folder, names)
+        except BaseException:
+            os.replace(os.path.join(scratch, MOVING), os.path.join(scratch, UNDOING))
+            undo(scratch, folder, names, replaced)
+            raise
+    except OSError as error:
+        path = error.filename2 or error.filename or folder
+        raise UserError(f'cannot write {path}: {error.strerror}; nothing was changed')
+    os.remove(os.path.join(scratch, MOVING))
+
+
+def write_journal(scratch, names, replaced):
+    """Write down what is about to be moved: from now on it will be, by this process or the next."""
+    about = os.stat(scratch)
+    journal = {'names': names, 'replaced': replaced, 'folder': [about.st_dev, about.st_ino]}
+    path = os.path.join(scratch, OLD, MOVING)
+    with open(path, 'w', encoding='utf-8', errors='surrogateescape') as file:
+        json.dump(journal, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path, os.path.join(scratch, MOVING))
+    with contextlib.suppress(OSError):  # not supported everywhere
+        sync(scratch)
+
+
+def read_journal(scratch, name):
+    """Return (names, replaced) of a journal; None if there is none, or it was not written in this very folder."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with open(os.path.join(scratch, name), encoding='utf-8', errors='surrogateescape') as file:
+            journal = json.load(file)
+        names, about = journal['names'], os.stat(scratch)
+        is_here = journal['folder'] == [about.st_dev, about.st_ino]  # not so in a copy, or what came from elsewhere
+        if is_here and all(name == os.path.basename(name) not in ('', os.curdir, os.pardir) for name in names):
+            return names, [name for name in journal['replaced'] if name in names]
+    return None
+
+
+def move_rest(scratch, folder, names):
+    """Move those of the files that are not yet moved."""
+    for name in names:
+        if os.path.lexists(os.path.join(scratch, name)):
             os.replace(os.path.join(scratch, name), os.path.join(folder, name))
-    except BaseException as error:
-        for name in reversed(moved):
-            with contextlib.suppress(OSError):
-                if os.path.lexists(os.path.join(old, name)):
-                    os.replace(os.path.join(old, name), os.path.join(folder, name))
-                elif not os.path.lexists(os.path.join(scratch, name)):  # it was moved
-                    os.remove(os.path.join(folder, name))
-        if isinstance(error, OSError):
-            path = error.filename2 or error.filename or folder
-            raise UserError(f'cannot write {path}: {error.strerror}; nothing was changed')
-        raise
+
+
+def undo(scratch, folder, names, replaced):
+    """Restore what was replaced, and remove what was new."""
+    for name in names:
+        kept, target = os.path.join(scratch, OLD, name), os.path.join(folder, name)
+        with contextlib.suppress(OSError):
+            if name in replaced:
+                os.replace(kept, target)
+            elif not os.path.lexists(os.path.join(scratch, name)):  # it was moved
+                os.remove(target)
+    with contextlib.suppress(OSError):
+        os.remove(os.path.join(scratch, UNDOING))
+
+
+def settle(folder):
+    """Finish or undo what killed processes had begun to move into `folder`, and remove their scratch folders.
+
+    Returns whether a running process is writing into it. Raises UserError where files that belong together are in part
+    moved, and this process cannot move the rest.
+    """
+    is_written = False
+    for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # gone by now, or another user's
+            is_young = time.time() - os.stat(scratch).st_mtime < 24 * 3600
+            lock = lock_of(scratch) if fcntl or not is_young else None
+            if lock is None:
+                is_written = True
+                continue
+            try:
+                moving, undoing = (read_journal(scratch, name) for name in (MOVING, UNDOING))
+                if moving:
+                    move_moved(scratch, folder, moving[0])
+                elif undoing:
+                    undo(scratch, folder, *undoing)
+                shutil.rmtree(scratch, ignore_errors=True)
+            finally:
+                unlock(lock)
+    return is_written
+
+
+def move_moved(scratch, folder, names):
+    """Move the rest of what a killed process had begun to move; raises UserError."""
+    try:
+        move_rest(scratch, folder, names)
+        os.remove(os.path.join(scratch, MOVING))
+    except OSError as error:
+        raise UserError(
+            f'{folder} has files that were written in part by a program that was killed ({", ".join(names)}), and the '
+            f'rest cannot be moved there: {error.strerror}; let one who may write there run a program on it'
+        )
 
 
 def sync(path):
@@ -98,45 +221,45 @@ def sync(path):
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def held(folder):
-    """Lock a folder, so that other processes know that it is in use; without effect on systems without such locks."""
-    handle = None
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
+def lock_of(folder):
+    """Lock a folder for this process; return what `unlock` takes, None if another process has locked it.
 
-
-def is_held(folder):
-    """Tell whether a running process has locked a folder; without locks, whether the folder is younger than a day."""
+    Where a system or a file system has no such locks, that is as if nobody had. Raises FileNotFoundError.
+    """
     if fcntl is None:
-        return time.time() - os.path.getmtime(folder) < 24 * 3600
+        return NO_LOCK
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    finally:
         os.close(handle)
-    return False
+        return None
+    except OSError:
+        os.close(handle)
+        return NO_LOCK
+    return handle
 
 
-def remove_unfinished(folder):
-    """Remove the scratch folders of killed processes; return whether a running process is writing into `folder`."""
-    is_written = False
-    for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
-        with contextlib.suppress(OSError):  # gone by now, or another user's
-            if is_held(scratch):
-                is_written = True
-            else:
-                shutil.rmtree(scratch, ignore_errors=True)
-    return is_written
+def unlock(lock):
+    """Unlock what `lock_of` returned."""
+    if lock not in (None, NO_LOCK):
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def claimed(folder, what):
+    """Have a folder for oneself as long as the block lasts; raises UserError where another process has it.
+
+    `what` is what that process does there.
+    """
+    with made(folder):
+        lock = lock_of(folder)
+        if lock is None:
+            raise UserError(f'another {what} is writing into {folder}; wait until it has ended, or name another')
+        try:
+            yield
+        finally:
+            unlock(lock)
 
 
 def keep_inputs(outputs, inputs):

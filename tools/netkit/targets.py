@@ -107,8 +107,8 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwi
         wanted = checkpoints.wanted_shapes(symbol, image_shape)
         check_width(parameters, wanted, network, multiplier, image_shape, parameters_path)
     else:
-        symbol = at_embedding(load_symbol(symbol_path))
-        parameters = checkpoints.load_parameters(parameters_path)
+        symbol, parameters = checkpoints.load(*checkpoints.parse_model(model))
+        symbol = at_embedding(symbol)
         image_shape = image_shape or found_shape(symbol, parameters, symbol_path, otherwise)
     parameters = checkpoints.fitting(parameters, symbol, image_shape, parameters_path)
     return Target(model, symbol, image_shape, network, parameters)

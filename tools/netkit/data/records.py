@@ -14,6 +14,7 @@ from tqdm import tqdm
 from netkit.data.augment import prepared
 from netkit.data.recordio import RecordFile, label_at, parse_head, record_at, unpack
 from netkit.errors import UserError
+from netkit.files import settle
 
 MOST_CLASSES = 2**24  # the labels are float32, which has no whole numbers beyond
 RECORDS, INDEX, PROPERTY = 'train.rec', 'train.idx', 'property'
@@ -77,6 +78,7 @@ class FaceRecords:
     """
 
     def __init__(self, folder, image_shape=None, on_bad='stop'):
+        settle(folder)
         self.path, self.index_path = os.path.join(folder, RECORDS), os.path.join(folder, INDEX)
         self.image_shape, self.on_bad, self.bad, self._unlisted = tuple(image_shape or ()), on_bad, {}, 0
         has_property = os.path.exists(os.path.join(folder, PROPERTY))

@@ -9,6 +9,7 @@ import numpy as np
 from netkit.data.pairs import PairSet
 from netkit.errors import UserError
 from netkit.evaluation import protocol, streams
+from netkit.files import settle
 
 FARS = (1e-2, 1e-3, 1e-4)
 COLUMNS = ('set', 'pairs', 'accuracy', 'threshold', *(f'TAR at FAR {far:g}' for far in FARS), 'AUC', 'mean length')
@@ -28,6 +29,7 @@ class Result(NamedTuple):
 
 def sets_in(folder, names=None):
     """Return {name: path} of the verification sets `names` in a folder, by default all; raises UserError."""
+    settle(folder)
     found = {
         os.path.basename(path)[:-4]: path for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.bin')))
     }

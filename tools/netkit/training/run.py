@@ -4,7 +4,7 @@ import contextlib
 import os
 from typing import List, NamedTuple, Optional, Tuple
 
-from netkit.files import check_writable
+from netkit.files import check_writable, claimed
 from netkit.graph.counts import count_macs, count_parameters
 from netkit.graph.cpu_forms import for_cpu
 from netkit.networks import build
@@ -36,12 +36,19 @@ def run_training(run):
     contexts = devices(run.devices)
     task = open_task(run)
     settings = settings_with(run.network, contexts, task.settings)
-    embedding, image_shape = build(run.network.name, **settings), settings['image_shape']
+    embedding = build(run.network.name, **settings)
     kvstore = create_kvstore(run.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))
-    is_first, output = kvstore.rank == 0, run.checkpoints.output
-    if is_first:
-        check_writable(output)
-    task.prepare(kvstore)
+    with contextlib.ExitStack() as stack:
+        if kvstore.rank == 0:
+            check_writable(run.checkpoints.output)
+            stack.enter_context(claimed(run.checkpoints.output, 'training'))
+        task.prepare(kvstore)
+        return train(run, task, embedding, settings, contexts, kvstore)
+
+
+def train(run, task, embedding, settings, contexts, kvstore):
+    """Train the symbol `embedding`, of `settings`, on a task that is prepared; return what `run_training` does."""
+    image_shape, is_first, output = settings['image_shape'], kvstore.rank == 0, run.checkpoints.output
     batch_size = run.per_batch_size * run.devices
     same = dict(run.same(), workers=kvstore.num_workers, data=task.checksum())
     steps_per_epoch = task.steps_per_epoch(batch_size * kvstore.num_workers)

@@ -14,7 +14,7 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 
 from netkit.errors import UserError
-from netkit.files import new_files, remove_unfinished
+from netkit.files import new_files, settle
 
 FILE = 'resume.npz'
 
@@ -50,9 +50,9 @@ def forget(folder):
 def load(folder, settings):
     """Return (state, Progress) of the file in `folder`, None if there is none.
 
-    Removes what killed runs left unfinished. Raises UserError for a damaged file, and for a run with other settings.
+    Finishes or removes what killed runs left. Raises UserError for a damaged file, and for a run with other settings.
     """
-    remove_unfinished(folder)
+    settle(folder)
     path = os.path.join(folder, FILE)
     if not os.path.exists(path):
         return None

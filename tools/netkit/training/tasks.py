@@ -11,7 +11,7 @@ from netkit.data.records import FaceRecords, image_shape_of, is_data_set
 from netkit.data.synthetic import write_synthetic
 from netkit.errors import UserError
 from netkit.evaluation import engines, imagenet, protocol, verification as faces
-from netkit.files import remove_unfinished
+from netkit.files import settle
 from netkit.graph.naming import face_form, is_original
 from netkit.networks import entry, settings_of
 from netkit.training import losses
@@ -59,7 +59,7 @@ class FaceTask:
             self._warn_of_pairs()
 
     def _draw_if_missing(self):
-        if remove_unfinished(self.folder):
+        if settle(self.folder):
             raise UserError(
                 f'another run is writing into {self.folder}; wait until it has ended, or name another --data'
             )
