@@ -75,9 +75,14 @@ def takes_a_value(option):
     return bool(re.match(r'-[a-zA-Z]*?[WX]$|--check-hash-based-pycs$', option))
 
 
-def free_port():
+def free_port(wanted):
+    """Return a port that nothing listens on, the `wanted` one if it is not None; raises UserError."""
     with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been left is free
+        try:
+            listener.bind(('127.0.0.1', wanted or 0))
+        except OSError as error:
+            raise UserError(f'--port {wanted}: {error.strerror}; leave it out for a free one')
         return listener.getsockname()[1]
 
 
@@ -85,7 +90,7 @@ def start_processes(args):
     """Start all processes, each with a process group of its own; return {name: Popen}."""
     job = {
         'DMLC_PS_ROOT_URI': '127.0.0.1',
-        'DMLC_PS_ROOT_PORT': str(args.port or free_port()),
+        'DMLC_PS_ROOT_PORT': str(free_port(args.port)),
         'DMLC_NUM_WORKER': str(args.workers),
         'DMLC_NUM_SERVER': str(args.servers),
     }

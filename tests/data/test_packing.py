@@ -490,3 +490,13 @@ def test_a_picture_too_long_to_be_scaled_is_left_out(run_tool, people, tmp_path)
 def test_too_few_pairs_are_refused(run_tool, people, tmp_path):
     code, _, err = run_tool(pack, 'faces', str(people), '--output', str(tmp_path / 'set'), '--pairs', '6')
     assert code == 2 and '6 pairs are too few for 10 folds' in err
+
+
+def test_classes_for_which_the_disk_has_no_room(run_tool, people, tmp_path, monkeypatch):
+    def write(*_):
+        raise mx.MXNetError('Check failed: std: :fwrite(ptr, 1, size, fp_) == size: FileStream.Write incomplete')
+
+    monkeypatch.setattr(mx.recordio.MXRecordIO, 'write', write)
+    code, _, err = run_tool(pack, 'classes', str(people), '--output', str(tmp_path / 'out' / 'x.rec'))
+    assert code == 2 and 'x.rec could not be written whole, perhaps because the disk is full: ' in err
+    assert err.count('\n') == 1 and not (tmp_path / 'out').exists()

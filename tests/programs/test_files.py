@@ -263,6 +263,22 @@ def test_a_folder_that_another_takes_before_it_is_locked(tmp_path, monkeypatch, 
     assert files_module.settle(str(tmp_path)) is False and contents_of(tmp_path) == {'a': 'a'}
 
 
+def test_a_folder_that_is_removed_while_it_is_locked(tmp_path, monkeypatch):
+    """Opened before, locked after another process has removed it: then there is another."""
+    real, removed = files_module.lock_of, []
+
+    def lock_of(path):
+        lock = real(path)
+        if not removed:
+            os.rmdir(path)
+            removed.append(path)
+        return lock
+
+    monkeypatch.setattr(files_module, 'lock_of', lock_of)
+    write_into(tmp_path, a='a')
+    assert contents_of(tmp_path) == {'a': 'a'} and removed
+
+
 def test_two_trainings_into_one_output_are_one_sentence(tmp_path, run_tool):
     with files_module.claimed(str(tmp_path / 'out'), 'training'):
         code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path / 'out'))
@@ -618,6 +634,12 @@ def test_any_name_of_a_log(tmp_path, run_tool, names):
 
 
 # ------------------------------------------------------------------------------------- what is named otherwise
+
+
+@pytest.mark.parametrize('program, options', [(summarize, []), (export, ['--output', 'x', '--model'])])
+def test_an_onnx_file_where_a_checkpoint_is_wanted(run_tool, program, options):
+    code, _, err = run_tool(program, *options, 'net.onnx')
+    assert code == 2 and 'it is an ONNX file, which tools/evaluate.py takes' in err and err.count('\n') == 1
 
 
 @pytest.mark.parametrize('ending', ['', '-0007.params', '-symbol.json'])

@@ -3,6 +3,7 @@
 import filecmp
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -302,6 +303,15 @@ def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
 def test_wrong_options(run_tool, tool, options, words):
     code, _, err = run_tool(tool, *options)
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
+
+
+def test_a_port_in_use(run_tool):
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        code, _, err = run_tool(launch_local, '--port', str(port), '--', 'true')
+    assert (code, err) == (2, f'launch_local.py: --port {port}: Address already in use; leave it out for a free one\n')
 
 
 # -------------------------------------------------------------------------------------- interruptions

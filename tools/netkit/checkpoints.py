@@ -28,7 +28,12 @@ def parse_model(text):
 
 
 def meant(text):
-    """Return '; did you mean PREFIX,EPOCH?' for a file of a checkpoint, or the prefix of one that is there; or ''."""
+    """Return '; did you mean PREFIX,EPOCH?' for a file of a checkpoint, or the prefix of one that is there; or ''.
+
+    Of an ONNX file, which has no parameters by name, what takes it.
+    """
+    if text.endswith('.onnx'):
+        return '; it is an ONNX file, which tools/evaluate.py takes'
     match = re.fullmatch(r'(.+?)(?:-(\d{4,9})\.params|-symbol\.json)?', text)
     prefix, epoch = match.groups() if match else (text, None)
     found = [path[len(prefix) + 1 : -len('.params')] for path in glob.glob(glob.escape(prefix) + '-*.params')]

@@ -9,6 +9,8 @@ import shutil
 import tempfile
 import time
 
+import numpy as np
+
 from netkit.errors import UserError
 
 try:
@@ -260,6 +262,16 @@ def claimed(folder, what):
             yield
         finally:
             unlock(lock)
+
+
+def save_arrays(path, **arrays):
+    """Write a NumPy archive; raises OSError where there is no room for it.
+
+    Checked beforehand, because NumPy's archive, once broken off, prints another error when it is freed.
+    """
+    if shutil.disk_usage(os.path.dirname(path)).free < sum(array.nbytes for array in arrays.values()):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    np.savez(path, **arrays)
 
 
 def keep_inputs(outputs, inputs):

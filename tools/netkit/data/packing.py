@@ -20,7 +20,7 @@ from netkit.data.pairs import PairSet
 from netkit.data.recordio import RecordFile
 from netkit.data.records import FaceRecords
 from netkit.data.writing import write_pairs, write_records
-from netkit.errors import UserError
+from netkit.errors import UserError, refusals
 from netkit.files import new_files
 
 
@@ -276,7 +276,9 @@ def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
             except Unusable as error:
                 skipped[path] = str(error)
                 continue
-            record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), sum(counts.values()), 0), content))
+            header = mx.recordio.IRHeader(0, float(label), sum(counts.values()), 0)
+            with refusals(f'{name} could not be written whole, perhaps because the disk is full'):
+                record.write(mx.recordio.pack(header, content))
             counts[label] += 1
         record.close()
         for class_name, count in zip(classes, counts.values()):

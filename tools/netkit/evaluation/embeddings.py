@@ -9,7 +9,7 @@ from netkit.data.images import Unusable, open_picture
 from netkit.errors import UserError
 from netkit.evaluation import streams
 from netkit.evaluation.protocol import unit_length
-from netkit.files import new_files
+from netkit.files import new_files, save_arrays
 
 
 def embed(engine, paths):
@@ -45,7 +45,7 @@ def save(path, paths, embeddings):
     folder, name = os.path.split(os.path.abspath(path))
     with new_files(folder) as scratch:
         if name.endswith('.npz'):
-            np.savez(os.path.join(scratch, name), paths=np.array(paths), embeddings=embeddings)
+            save_arrays(os.path.join(scratch, name), paths=np.array(paths), embeddings=embeddings)
             return
         with open(os.path.join(scratch, name), 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
             writer = csv.writer(file)

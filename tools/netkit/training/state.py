@@ -5,16 +5,14 @@ the data, the learning rate and Dropout's masks follow from the seed and the num
 """
 
 import contextlib
-import errno
 import json
 import os
-import shutil
 from typing import List, NamedTuple, Optional
 
 import numpy as np
 
 from netkit.errors import UserError
-from netkit.files import new_files, settle
+from netkit.files import new_files, save_arrays, settle
 
 FILE = 'resume.npz'
 
@@ -33,12 +31,8 @@ def save(folder, state, settings, progress):
     `settings` are the options of the run, {option: value}.
     """
     with new_files(folder) as scratch:
-        # Checked beforehand, because NumPy's archive, once broken off, prints another error when it is freed.
-        if shutil.disk_usage(scratch).free < sum(array.nbytes for array in state.values()):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(folder, FILE))
-        np.savez(
-            os.path.join(scratch, FILE), run=np.array(json.dumps({'settings': settings, **progress._asdict()})), **state
-        )
+        run = np.array(json.dumps({'settings': settings, **progress._asdict()}))
+        save_arrays(os.path.join(scratch, FILE), run=run, **state)
 
 
 def forget(folder):
