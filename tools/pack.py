@@ -15,19 +15,18 @@ start()
 from netkit import report
 from netkit.cli import Parser, check_name, folder_name, number, run, whole_number
 from netkit.data import packing
-from netkit.data.detect import Detector
+from netkit.data.align import read_landmarks
+from netkit.data.detect import Detector, Remembering
 from netkit.evaluation import protocol
 from netkit.files import check_writable
 
-SHOWN = 20  # skipped files that are named
 
-
-def tell_skipped(skipped):
-    """Print the number of skipped files, and the first of them with the reasons."""
+def tell_skipped(skipped, listed=None):
+    """Print the number of skipped files by reason; `listed` is the file in which all of them are."""
     if skipped:
-        shown = list(skipped.items())[:SHOWN]
-        title = f'skipped: {len(skipped)}' + (f', of which the first {SHOWN}' if len(skipped) > SHOWN else '')
-        report.show(title, ('file', 'why'), shown)
+        rows = [(why, f'{count:,}', first) for why, count, first in packing.counted(skipped)]
+        where = f', listed in {listed}' if listed else ''
+        report.show(f'skipped: {len(skipped)}{where}', ('why', 'files', 'the first'), rows)
 
 
 def faces(args):
@@ -35,12 +34,14 @@ def faces(args):
     check_writable(args.output)
     find = None
     if args.landmarks:
-        find = packing.listed(packing.read_landmarks(args.landmarks, args.folder))
+        find = packing.listed(read_landmarks(args.landmarks, args.folder))
     elif args.detect:
-        find = Detector(args.detect)
+        found = os.path.abspath(args.output) + '.landmarks.csv'
+        find = Remembering(Detector(args.detect), found, args.folder)
+        print(f'landmarks are kept in {found}: a packing that begins again goes on from there')
     options = packing.Options(args.size, args.min_images, args.pairs, args.set, args.share, args.seed)
     packed = packing.pack_faces(args.folder, args.output, options, find)
-    tell_skipped(packed.skipped)
+    tell_skipped(packed.skipped, os.path.join(args.output, packing.SKIPPED))
     print(f'{packed.images} images of {packed.people} people written into {args.output}')
     if packed.pairs:
         print(

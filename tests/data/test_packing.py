@@ -1,5 +1,7 @@
 """tools/pack.py: what it writes is read by plain MXNet, Pillow and pickle; what it cannot take is named."""
 
+import contextlib
+import csv
 import io
 import os
 import pickle
@@ -11,7 +13,8 @@ from PIL import Image
 
 import pack
 from netkit._mxnet import mx
-from netkit.data import align, drawn_faces as faces, images, packing
+from netkit.data import align, detect, drawn_faces as faces, images, packing
+from netkit.data.images import Unusable
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
 
@@ -500,3 +503,98 @@ def test_classes_for_which_the_disk_has_no_room(run_tool, people, tmp_path, monk
     code, _, err = run_tool(pack, 'classes', str(people), '--output', str(tmp_path / 'out' / 'x.rec'))
     assert code == 2 and 'x.rec could not be written whole, perhaps because the disk is full: ' in err
     assert err.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+class Model:
+    """A detection model that finds a face in the middle, at points that are known, where there is room around it."""
+
+    def __init__(self, room=0, turned=0, finds=True):
+        self.room, self.turned, self.finds, self.seen = room, turned, finds, 0
+
+    def detect(self, image, max_num):
+        self.seen += 1
+        height, width = image.shape[:2]
+        border = 0 if image[:, 0].any() else width // 6  # a quarter of a side on both ends is a sixth of the whole
+        if not self.finds or border < self.room:
+            return np.zeros((0, 5)), np.zeros((0, 5, 2))
+        points = (np.array(align.TEMPLATE) - 56) * (width - 2 * border) / 224
+        angle = np.radians(self.turned)
+        points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        return np.ones((1, 5)), points[None] + (width / 2, height / 2)
+
+
+def detector_of(**options):
+    """Return a Detector with a Model."""
+    found = detect.Detector.__new__(detect.Detector)
+    found.model, found.without = Model(**options), 0
+    return found
+
+
+def test_a_face_without_room_around_it_is_found_with_a_border():
+    """Its landmarks are those of the picture without one."""
+    image = Image.new('RGB', (96, 96), 'white')
+    expected = detector_of()('x', image)
+    np.testing.assert_allclose(detector_of(room=10)('x', image), expected)
+    with pytest.raises(Unusable, match='has no face that the detector finds'):
+        detector_of(room=40)('x', image)
+
+
+@pytest.mark.parametrize('turned, is_used', [(0, True), (-50, True), (70, False), (180, False)])
+def test_a_face_that_is_turned(turned, is_used):
+    """Upside down a detector takes one thing for the other."""
+    with contextlib.nullcontext() if is_used else pytest.raises(Unusable, match='is turned by (70|180) degrees'):
+        detector_of(turned=turned)('x', Image.new('RGB', (96, 96), 'white'))
+
+
+def test_a_hundred_pictures_without_a_face_are_enough():
+    blind, image = detector_of(finds=False), Image.new('RGB', (96, 96), 'white')
+    for number in range(199):
+        if number == 99:
+            blind.model.finds = True
+            blind('x', image)  # one face, and the count begins anew
+            blind.model.finds = False
+            continue
+        with pytest.raises(Unusable):
+            blind('x', image)
+    with pytest.raises(UserError, match='^100 pictures in a row have no face .*, the last is last.png'):
+        blind('last.png', image)
+
+
+def test_what_was_detected_is_not_lost(people, tmp_path, run_tool, monkeypatch):
+    """By an interruption, or pairs that do not fit; not even where the file ends within a line."""
+    model = Model()
+    monkeypatch.setattr(pack, 'Detector', lambda path: detector_of())
+    monkeypatch.setattr(detect.Detector, 'found', lambda self, image: model.detect(np.asarray(image), 1)[1][0])
+    options = ['faces', str(people), '--detect', 'x.onnx', '--output', str(tmp_path / 'out')]
+    code, out, err = run_tool(pack, *options, '--pairs', '5000')
+    assert code == 2 and '--pairs 5000' in err and not (tmp_path / 'out').exists()
+    kept, pictures = tmp_path / 'out.landmarks.csv', model.seen
+    assert pictures > 10 and len(kept.read_text().splitlines()) == pictures and str(kept) in out
+    kept.write_text(kept.read_text()[:-20])
+    assert run_tool(pack, *options)[0] == 0 and model.seen == pictures + 1
+    found = (tmp_path / 'out' / 'train.rec').read_bytes()
+    again = ['faces', str(people), '--landmarks', str(kept), '--output', str(tmp_path / 'told')]
+    assert run_tool(pack, *again)[0] == 0 and (tmp_path / 'told' / 'train.rec').read_bytes() == found
+
+
+def test_other_kinds_of_pictures_and_hidden_files(tmp_path, run_tool):
+    rng = np.random.RandomState(0)
+    for name in 'ab':
+        (tmp_path / 'people' / name).mkdir(parents=True)
+        for ending, kind in (('jfif', 'JPEG'), ('gif', 'GIF'), ('pgm', 'PPM')):
+            image = Image.fromarray(rng.randint(0, 256, (112, 112, 3), np.uint8))
+            image = image.convert('L') if ending == 'pgm' else image
+            image.save(str(tmp_path / 'people' / name / f'x.{ending}'), kind)
+        (tmp_path / 'people' / name / '._x.jpg').write_bytes(b'of macOS')
+        (tmp_path / 'people' / name / 'y.heic').write_bytes(b'none')
+    code, out, err = run_tool(pack, 'faces', str(tmp_path / 'people'), '--output', str(tmp_path / 'out'))
+    assert code == 0 and '6 images of 2 people' in out and '._x' not in out, err
+    assert 'skipped: 2, listed in' in ' '.join(out.split())
+    with open(str(tmp_path / 'out' / 'skipped.csv'), newline='') as file:
+        rows = list(csv.reader(file))
+    assert [os.path.basename(row[0]) for row in rows] == ['path', 'y.heic', 'y.heic']
+
+
+def test_skipped_files_are_counted_by_reason():
+    skipped = {'a': 'is of 96×96 pixels', 'b': 'is of 80×96 pixels', 'c': 'is hidden', 'd': 'is of 1×1 pixels'}
+    assert packing.counted(skipped) == [('is of 96×96 pixels', 3, 'a'), ('is hidden', 1, 'c')]

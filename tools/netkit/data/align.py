@@ -1,7 +1,13 @@
 """Faces aligned to ArcFace's template by five points: eyes, nose and corners of the mouth."""
 
+import csv
+import os
+import re
+
 import numpy as np
 from PIL import Image
+
+from netkit.errors import UserError
 
 # Where the points are in an aligned image of 112×112 pixels, (x, y): left eye, right eye, nose, left and right corner
 # of the mouth, left and right as seen in the image (ArcFace, insightface's `face_align`).
@@ -38,3 +44,33 @@ def aligned(image, points, size=TEMPLATE_SIZE):
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     inverse = shift @ inverse @ np.linalg.inv(shift)
     return image.transform((size, size), Image.AFFINE, tuple(inverse[:2].ravel()), resample=Image.BILINEAR)
+
+
+def read_landmarks(path, folder):
+    """Return {picture: (5, 2) points} of a CSV file: a path, then x and y of five points; raises UserError.
+
+    Paths are absolute, or relative to `folder`. A first line without numbers is a heading.
+    """
+    found = {}
+    try:
+        with open(path, newline='', encoding='utf-8-sig', errors='surrogateescape') as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                try:
+                    points = np.array([float(cell) for cell in row[1:]]).reshape(5, 2)
+                    is_good = np.isfinite(points).all()
+                except ValueError:
+                    is_good = False
+                if is_good:
+                    found[os.path.abspath(os.path.join(folder, row[0]))] = points
+                elif row and not (number == 1 and is_heading(row)):
+                    raise UserError(f'{path}:{number} is not a path and ten numbers')
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'cannot read {path}: {getattr(error, "strerror", None) or error}')
+    if not found:
+        raise UserError(f'{path} has no line of a path and ten numbers')
+    return found
+
+
+def is_heading(row):
+    """Tell whether a row of a CSV file has names of columns: no numbers behind the first cell."""
+    return not any(re.match(r'\s*[-+]?[.\d]', cell) for cell in row[1:])

@@ -1,14 +1,20 @@
 """Landmarks of the faces in photographs, by a detection model of the user's in the package insightface."""
 
+import csv
 import os
 
 import numpy as np
+from PIL import ImageOps
 
+from netkit.data.align import read_landmarks
 from netkit.data.images import Unusable
 from netkit.errors import UserError, reason
 
 SIDE = 640  # pixels of the square in which the detector looks
 LEAST = 0.5  # of its score
+BORDER = 4  # a border of a side's fourth part, where nothing is found without: a detector wants room around a face
+BLIND = 100  # pictures in a row without a face, after which nobody needs to wait for the others
+STEEPEST = 60  # degrees of a face's roll; upside down a detector takes the eyes for the mouth
 
 
 class Detector:
@@ -30,13 +36,70 @@ class Detector:
         if kind != 'detection' or not getattr(self.model, 'use_kps', False):
             raise UserError(f'{path} is no detection model with five landmarks, like det_10g.onnx of buffalo_l')
         self.model.prepare(ctx_id=-1, input_size=(SIDE, SIDE), det_thresh=LEAST)
+        self.without = 0
 
     def __call__(self, path, image):
-        """Return the (5, 2) points, x and y, of a face in a PIL image; raises Unusable if there is none."""
+        """Return the (5, 2) points, x and y, of a face in a PIL image; raises Unusable if there is none, or it lies.
+
+        Raises UserError where BLIND pictures in a row have none.
+        """
+        points = self.found(image)
+        if points is None:
+            border = max(image.size) // BORDER
+            points = self.found(ImageOps.expand(image, border))
+            points = None if points is None else points - border
+        self.without = self.without + 1 if points is None else 0
+        if self.without == BLIND:
+            raise UserError(
+                f'{BLIND} pictures in a row have no face that the detector finds, the last is {path}; are these '
+                'pictures of faces, the right way up?'
+            )
+        if points is None:
+            raise Unusable('has no face that the detector finds')
+        roll = abs(np.degrees(np.arctan2(*(points[1] - points[0])[::-1])))
+        if roll > STEEPEST:
+            raise Unusable(f'has a face that is turned by {roll:.0f} degrees; turn the picture')
+        return points
+
+    def found(self, image):
+        """Return the (5, 2) points of a face in a PIL image, None if there is none."""
         try:
             _, points = self.model.detect(np.asarray(image)[:, :, ::-1].copy(), max_num=1)  # it takes BGR, as OpenCV
         except Exception as error:  # OpenCV's, of a picture so narrow that nothing is left of it
             raise Unusable(f'cannot be searched for a face: {reason(error)}')
-        if not len(points):
-            raise Unusable('has no face that the detector finds')
-        return np.asarray(points[0], float)
+        return np.asarray(points[0], float) if len(points) else None
+
+
+class Remembering:
+    """Keeps the points that another function finds in a CSV file, as `--landmarks` takes them, from picture to picture.
+
+    What an interrupted packing, or one whose pairs did not fit, has found is not looked for again.
+    """
+
+    def __init__(self, find, path, folder):
+        """Read what is in the file; raises UserError where it is none of landmarks, or cannot be written."""
+        self.find, self.folder, self.known = find, folder, {}
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            if os.path.exists(path):
+                end_at_a_line(path)
+                self.known = read_landmarks(path, folder) if os.path.getsize(path) else {}
+            self.file = open(path, 'a', newline='', encoding='utf-8', errors='surrogateescape', buffering=1)
+        except OSError as error:
+            raise UserError(f'cannot write to {path}: {error.strerror}')
+
+    def __call__(self, path, image):
+        """Return the points of a picture; raises what the other function raises."""
+        points = self.known.get(os.path.abspath(path))
+        if points is None:
+            points = np.round(self.find(path, image), 2)  # as they are read again
+            row = [os.path.relpath(path, self.folder), *(f'{number:.2f}' for number in points.ravel())]
+            csv.writer(self.file, lineterminator='\n').writerow(row)
+        return points
+
+
+def end_at_a_line(path):
+    """Cut off the line within which the writing of a file was broken off."""
+    with open(path, 'r+b') as file:
+        content = file.read()
+        file.truncate(content.rfind(b'\n') + 1)

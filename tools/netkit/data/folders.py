@@ -4,12 +4,12 @@ import os
 
 from netkit.errors import UserError
 
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.heic', '.avif')
 
 
 def is_picture(path):
-    """Tell whether a file is a picture, by its name."""
-    return path.lower().endswith(ENDINGS)
+    """Tell whether a file is a picture, by its name; a hidden one is none, as those that macOS puts beside others."""
+    return path.lower().endswith(ENDINGS) and not os.path.basename(path).startswith('.')
 
 
 def names_in(folder):
@@ -33,7 +33,7 @@ def classes_in(folder):
             full = os.path.join(path, file)
             if os.path.isfile(full) and is_picture(file):
                 classes[name].append(full)
-            else:
+            elif not file.startswith('.'):
                 skipped[full] = 'is a folder within a folder' if os.path.isdir(full) else 'is no picture by its name'
     return classes, skipped
 

@@ -1,5 +1,7 @@
 """Images from files."""
 
+import contextlib
+import functools
 import io
 import struct
 
@@ -18,6 +20,7 @@ class Unusable(ValueError):
 
 def open_picture(source):
     """Return the picture at a path, or in bytes, as a PIL image in RGB, the right way up (EXIF); raises Unusable."""
+    read_new_formats()
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white
@@ -26,7 +29,19 @@ def open_picture(source):
     except Unusable:
         raise
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise Unusable(f'is not readable as an image: {error}')
+        is_new = isinstance(source, str) and source.lower().endswith(('.heic', '.avif'))
+        advice = '; such files want the package pillow-heif' if is_new else ''
+        raise Unusable(f'is not readable as an image: {error}{advice}')
+
+
+@functools.lru_cache(maxsize=None)
+def read_new_formats():
+    """Have PIL read HEIC and AVIF, where the package pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        getattr(pillow_heif, 'register_avif_opener', lambda: None)()
 
 
 def read_image(path, height, width):

@@ -23,6 +23,8 @@ from netkit.data.writing import write_pairs, write_records
 from netkit.errors import UserError, refusals
 from netkit.files import new_files
 
+SKIPPED = 'skipped.csv'  # what was not packed, and why
+
 
 class Options(NamedTuple):
     """How faces are packed."""
@@ -43,36 +45,6 @@ class Packed(NamedTuple):
     kept_out: int  # people of the verification pairs
     pairs: int
     skipped: Dict[str, str]  # {path: why}
-
-
-def read_landmarks(path, folder):
-    """Return {picture: (5, 2) points} of a CSV file: a path, then x and y of five points; raises UserError.
-
-    Paths are absolute, or relative to `folder`. A first line without numbers is a heading.
-    """
-    found = {}
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            for number, row in enumerate(csv.reader(file), 1):
-                try:
-                    points = np.array([float(cell) for cell in row[1:]]).reshape(5, 2)
-                    is_good = np.isfinite(points).all()
-                except ValueError:
-                    is_good = False
-                if is_good:
-                    found[os.path.abspath(os.path.join(folder, row[0]))] = points
-                elif row and not (number == 1 and is_heading(row)):
-                    raise UserError(f'{path}:{number} is not a path and ten numbers')
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'cannot read {path}: {getattr(error, "strerror", None) or error}')
-    if not found:
-        raise UserError(f'{path} has no line of a path and ten numbers')
-    return found
-
-
-def is_heading(row):
-    """Tell whether a row of a CSV file has names of columns: no numbers behind the first cell."""
-    return not any(re.match(r'\s*[-+]?[.\d]', cell) for cell in row[1:])
 
 
 def face(path, size, find=None):
@@ -239,6 +211,8 @@ def pack_faces(folder, output, options, find=None):
     pairs = draw_pairs(others, options) if others else None
     shape = (options.size, options.size, 3)
     with new_files(output) as scratch:
+        if skipped:
+            write_skipped(os.path.join(scratch, SKIPPED), skipped)
         try:
             write_faces(scratch, training, options.size)
             records = FaceRecords(scratch, shape)
@@ -249,6 +223,23 @@ def pack_faces(folder, output, options, find=None):
             write_pairs(path, *pairs)
             PairSet(path, shape)
     return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)
+
+
+def write_skipped(path, skipped):
+    """Write {path: why it was skipped} as a CSV file."""
+    with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+        csv.writer(file).writerows([('path', 'why'), *skipped.items()])
+
+
+def counted(skipped):
+    """Return [(why, how many, the first)] of {path: why it was skipped}, the most frequent first.
+
+    Numbers, as of sizes, are of the first.
+    """
+    groups = {}
+    for path, why in skipped.items():
+        groups.setdefault(re.sub(r'\d+', '…', why), []).append((path, why))
+    return sorted(((found[0][1], len(found), found[0][0]) for found in groups.values()), key=lambda row: -row[1])
 
 
 def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
