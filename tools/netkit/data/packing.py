@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
@@ -87,15 +88,34 @@ def listed(landmarks):
     return find
 
 
+class Spool:
+    """Packed images, on the disk until it is known which of them belong where, so that memory has few of them."""
+
+    def __init__(self, folder):
+        self.file = tempfile.TemporaryFile(dir=folder)
+
+    def add(self, content):
+        """Keep the bytes of an image; return its (place, length), by which `read` finds them."""
+        place = self.file.seek(0, os.SEEK_END)
+        self.file.write(content)
+        return place, len(content)
+
+    def read(self, image):
+        """Return the bytes of an image."""
+        place, length = image
+        self.file.seek(place)
+        return self.file.read(length)
+
+
 class Person(NamedTuple):
-    """The pictures of a person."""
+    """The pictures of a person, in a Spool."""
 
     name: str
-    images: List[bytes]
+    images: List[Tuple[int, int]]
     paths: List[str] = []
 
 
-def load_people(folder, options, find):
+def load_people(folder, options, find, spool):
     """Return ([Person, …], {path: why it was skipped}) of a folder with a folder per person."""
     classes, skipped = classes_in(folder)
     people = []
@@ -107,7 +127,7 @@ def load_people(folder, options, find):
             images, taken = [], []
             for path in paths:
                 try:
-                    images.append(face(path, options.size, find))
+                    images.append(spool.add(face(path, options.size, find)))
                     taken.append(path)
                 except Unusable as error:
                     skipped[path] = str(error)
@@ -179,9 +199,9 @@ def sample_pairs(owners, same, wanted, rng):
     return list(chosen)
 
 
-def write_faces(folder, people, size):
+def write_faces(folder, people, size, spool):
     """Write `train.rec`, `train.idx`, `property` and `train.lst` of [Person, …]."""
-    images = (image for person in people for image in person.images)
+    images = (spool.read(image) for person in people for image in person.images)
     write_records(folder, size, [len(person.images) for person in people], images)
     with open(os.path.join(folder, 'train.lst'), 'w', encoding='utf-8', errors='surrogateescape') as listing:
         for label, person in enumerate(people):
@@ -200,29 +220,35 @@ def pack_faces(folder, output, options, find=None):
             f'{others_pairs} is of an earlier packing, and its people may be in this training; name another --output, '
             'add --pairs, or remove it'
         )
-    people, skipped = load_people(folder, options, find)
-    training, others = kept_out(people, options)
+    shape = (options.size, options.size, 3)
+    with new_files(output) as scratch:
+        spool = Spool(scratch)
+        people, skipped = load_people(folder, options, find, spool)
+        training, others = kept_out(people, options)
+        check_people(folder, training, skipped)
+        pairs = draw_pairs(others, options) if others else None
+        if skipped:
+            write_skipped(os.path.join(scratch, SKIPPED), skipped)
+        try:
+            write_faces(scratch, training, options.size, spool)
+            records = FaceRecords(scratch, shape)
+        except (mx.MXNetError, UserError) as error:
+            raise UserError(f'the data set could not be written whole to {output}: {error}')
+        if pairs:
+            path = os.path.join(scratch, options.set + '.bin')
+            write_pairs(path, list(map(spool.read, pairs[0])), pairs[1])
+            PairSet(path, shape)
+    return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)
+
+
+def check_people(folder, training, skipped):
+    """Raise UserError where too few people are left for a training."""
     if len(training) < 2:
         first = f'; the first: {" ".join(next(iter(skipped.items())))}' if skipped else ''
         raise UserError(
             f'{folder} has {len(training)} people with pictures that can be packed, and a training needs two; '
             f'{len(skipped)} files and folders were skipped{first}'
         )
-    pairs = draw_pairs(others, options) if others else None
-    shape = (options.size, options.size, 3)
-    with new_files(output) as scratch:
-        if skipped:
-            write_skipped(os.path.join(scratch, SKIPPED), skipped)
-        try:
-            write_faces(scratch, training, options.size)
-            records = FaceRecords(scratch, shape)
-        except (mx.MXNetError, UserError) as error:
-            raise UserError(f'the data set could not be written whole to {output}: {error}')
-        if pairs:
-            path = os.path.join(scratch, options.set + '.bin')
-            write_pairs(path, *pairs)
-            PairSet(path, shape)
-    return Packed(len(training), len(records), len(others), len(pairs[1]) if pairs else 0, skipped)
 
 
 def write_skipped(path, skipped):
