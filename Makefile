@@ -14,6 +14,7 @@
 # make check-gpu ARGS=--quick   less of it in three minutes; python tools/measure.py gpu --help has all options
 # make check-gpu-install   installs MXNet for CUDA in a scratch environment and tries it (2.5 GB)
 # make mutants breaks the code in the ways of benchmarks/mutants.toml; the tests must notice (a quarter of an hour)
+# make fuzz    reads files that are damaged in random ways (ten minutes; ARGS='--minutes 60')
 # make clean   removes the environments and out/
 
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
@@ -34,7 +35,7 @@ RUN = .venv/bin/python
 install = $(1)/bin/python tools/extras.py $(2) > $(1)/wanted.txt && \
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(1)/wanted.txt
 
-.PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants host-env test-host check-gpu check-gpu-install clean
+.PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants fuzz host-env test-host check-gpu check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -91,6 +92,9 @@ pictures: .venv/installed
 	$(RUN) tools/visualize.py network cru116 --detail stage2_unit1 -o docs/cru116-unit.svg
 	$(RUN) tools/train.py --network att56 --multiplier 0.25 --steps 150 --output out/att56
 	$(RUN) tools/visualize.py attention --model out/att56/att56,1 -o docs/att56-masks.png
+
+fuzz: .venv/installed
+	$(RUN) benchmarks/fuzz.py --minutes 10 $(ARGS)
 
 mutants: .venv/installed
 	$(RUN) benchmarks/mutants.py

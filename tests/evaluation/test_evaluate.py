@@ -120,6 +120,29 @@ def test_models_stand_side_by_side_and_are_drawn(run_tool, folder, tmp_path):
     assert f'{checkpoint}, lfw' in drawn and f'{model}, lfw' in drawn and 'false accept rate' in drawn
 
 
+def test_an_onnx_file_that_loads_and_cannot_be_computed(run_tool, folder, tmp_path):
+    make, floats = onnx.helper, onnx.TensorProto.FLOAT
+    shape = onnx.numpy_helper.from_array(np.array([-1, 7919], np.int64), 'shape')
+    ends = [
+        make.make_tensor_value_info(name, floats, size) for name, size in (('data', ['n', 3, 112, 112]), ('out', None))
+    ]
+    graph = make.make_graph(
+        [make.make_node('Reshape', ['data', 'shape'], ['out'])], 'flat', ends[:1], ends[1:], [shape]
+    )
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid('', 11)], ir_version=8), str(tmp_path / 'x.onnx'))
+    code, _, err = run_tool(evaluate, 'faces', str(tmp_path / 'x.onnx'), '--data', str(folder / 'sets'))
+    assert code == 2 and f'onnxruntime cannot compute {tmp_path}/x.onnx: ' in err and err.count('\n') == 1
+
+
+def test_an_onnx_file_with_names_that_are_no_text(run_tool, folder, tmp_path):
+    content = (folder / 'net.onnx').read_bytes()
+    for name in (b'data', b'fc1', b'bn_data'):
+        assert name in content
+        (tmp_path / 'x.onnx').write_bytes(content.replace(name, b'\xff' + name[1:]))
+        code, out, err = run_tool(evaluate, 'faces', str(tmp_path / 'x.onnx'), '--data', str(folder / 'sets'))
+        assert (code, err.count('\n')) in ((2, 1), (0, 0)) and 'EP Error' not in out, err
+
+
 def test_each_of_several_models_is_named_in_markdown(run_tool, folder):
     models = [str(folder / 'net') + ',1', str(folder / 'net.onnx')]
     options = ['--data', str(folder / 'sets'), '--sets', 'lfw', '--markdown']

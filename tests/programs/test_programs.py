@@ -347,6 +347,17 @@ def test_the_demo(run_tool, monkeypatch, tmp_path):
     assert code == 1 and 'tells faces apart with' in err and '1.01 at least' in err.replace('\n', ' ')
 
 
+def test_a_sentence_is_one_line_of_letters(capsys):
+    """Whatever a damaged file says of itself."""
+
+    def main():
+        raise UserError('x.bin is none: ' + 'a\x00\x1b[31m\n' * 500)
+
+    assert stops(main) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and said[:-1].isprintable() and len(said) < 1400 and 'x.bin is none: a??[31m?' in said
+
+
 def test_the_demo_ends_with_the_training_that_failed(run_tool, monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(demo, 'OUTPUT', str(tmp_path))

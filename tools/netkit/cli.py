@@ -10,6 +10,7 @@ import time
 from netkit.errors import UserError
 
 LONGEST_NAME = 255  # bytes
+LONGEST_SENTENCE = 1200  # letters, of which paths take most
 LARGEST_SIDE = 4096  # of an image, in pixels
 IMPATIENT = 5  # seconds
 
@@ -178,9 +179,14 @@ def run(main):
 
 
 def tell(sentence):
-    """Print a sentence to standard error, if that can be written."""
+    """Print a sentence to standard error, if that can be written.
+
+    What a file says of itself may be in it, in any bytes and at any length.
+    """
+    text = ''.join(letter if letter.isprintable() else '?' for letter in str(sentence))
+    text = text if len(text) <= LONGEST_SENTENCE else f'{text[:LONGEST_SENTENCE]} …'
     try:
-        sys.stderr.write(f'{os.path.basename(sys.argv[0])}: {sentence}\n')
+        sys.stderr.write(f'{os.path.basename(sys.argv[0])}: {text}\n')
         sys.stderr.flush()
     except OSError:
         discard(sys.stderr)  # else Python would try again at its end, and exit with a status of its own

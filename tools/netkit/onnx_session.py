@@ -1,5 +1,6 @@
 """onnxruntime's sessions are opened here and nowhere else; onnxruntime is imported with the first."""
 
+import contextlib
 import os
 
 CPU = 'CPUExecutionProvider'
@@ -21,4 +22,5 @@ def open_session(path, providers=(CPU,), threads=None, optimised=True):
     options.intra_op_num_threads = threads or int(asked if asked.isdecimal() else 0)  # 0: one for each core
     if threads:
         options.add_session_config_entry('session.force_spinning_stop', '1')
-    return onnxruntime.InferenceSession(path, options, providers=list(providers))
+    with contextlib.redirect_stdout(None):  # it prints there that it tries another provider
+        return onnxruntime.InferenceSession(path, options, providers=list(providers))

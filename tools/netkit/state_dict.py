@@ -271,19 +271,19 @@ def read(path):
     """
     if path.endswith(SAFE):
         return _read_safe(path)
-    try:
-        with open(path, 'rb') as file:
-            is_old = file.read(len(OLD_START)) == OLD_START
-            file.seek(0)
+    with open(path, 'rb') as file:
+        is_old = file.read(len(OLD_START)) == OLD_START
+        file.seek(0)
+        try:
             found, values_of = (_read_old if is_old else _read_archive)(file)
             values_of = functools.lru_cache(maxsize=None)(values_of)  # tensors may share a storage
             return {name: _array(tensor, values_of(tensor.storage)) for name, tensor in _tensors(found).items()}
-    except (OSError, Malformed):
-        raise
-    except (zipfile.BadZipFile, EOFError):
-        raise Malformed('it is no archive, or ends too early')
-    except Exception as error:  # a pickle of anything else raises anything
-        raise Malformed(f'{type(error).__name__}: {error}')
+        except Malformed:
+            raise
+        except (zipfile.BadZipFile, EOFError, OSError):  # the last of a place in the archive that no file has
+            raise Malformed('it is no archive, or ends too early')
+        except Exception as error:  # a pickle of anything else raises anything
+            raise Malformed(f'{type(error).__name__}: {error}')
 
 
 def _tensors(found):

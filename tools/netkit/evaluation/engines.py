@@ -70,35 +70,38 @@ class OnnxEngine(Engine):
         import onnx
 
         try:
-            model = onnx.load(path)
+            names = [str(node.name) for node in onnx.load(path).graph.node[:FIRST_NODES]]
             session = open_session(path)
+            inputs = [(end.name, end.shape) for end in session.get_inputs()]
+            outputs = [end.name for end in session.get_outputs()]
         except OSError as error:
             raise UserError(f'cannot read {path}: {error.strerror or error}')
         except ModuleNotFoundError:
             raise
         except Exception as error:  # onnx and onnxruntime have many for files that are none
             raise UserError(f'{path} is not an ONNX file that onnxruntime can run: {reason(error)}')
-        first, outputs = session.get_inputs()[0], session.get_outputs()
-        if len(session.get_inputs()) != 1 or len(outputs) != 1 or len(first.shape) != 4:
+        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0][1]) != 4:
             raise UserError(
-                f'{path} is no network from images to embeddings: it has {len(session.get_inputs())} inputs '
-                f'and {len(outputs)} outputs'
+                f'{path} is no network from images to embeddings: it has {len(inputs)} inputs and '
+                f'{len(outputs)} outputs'
             )
-        images, channels, height, width = first.shape
+        ((self.input, (images, channels, height, width)),) = inputs
         if channels != 3:
             raise UserError(f'{path} takes images of {channels} channels in the first place, not 3')
         sizes = height, width
         if not all(isinstance(side, int) for side in sizes):
             sizes = (image_shape or (112, 112, 3))[:2]
         super().__init__(path, (*sizes, 3), images if isinstance(images, int) else batch)
-        names = [node.name for node in model.graph.node[:FIRST_NODES]]
         self.is_raw = all(any(name.startswith(known) for name in names) for known in SELF_NORMALISING)
-        self.session, self.input = session, first.name
+        self.session = session
 
     def run(self, images):
         """Return the outputs for exactly `batch` images."""
         data = images if self.is_raw else (images - np.float32(MEAN)) / np.float32(STD)
-        (output,) = self.session.run(None, {self.input: data})
+        try:
+            (output,) = self.session.run(None, {self.input: data})
+        except Exception as error:  # onnxruntime has many for networks that cannot be computed
+            raise UserError(f'onnxruntime cannot compute {self.label}: {reason(error)}')
         return output.reshape(len(output), -1)
 
 
