@@ -13,7 +13,6 @@ import importlib.util
 import json
 import math
 import os
-import pickle
 import sys
 import types
 import warnings
@@ -838,7 +837,8 @@ def load_weights(module, path):
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror}')
     except Exception as error:  # torch.load has many for files that are none
-        raise ValueError(f'{path} is no state dict: {str(error).splitlines()[0] if str(error) else repr(error)}')
+        why = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f'{path} is no state dict, or has other things beside; tools/convert.py reads more: {why}')
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for name in [*wanted, *shapes]:
         if shapes.get(name) != wanted.get(name):
@@ -849,40 +849,13 @@ def load_weights(module, path):
     module.load_state_dict(state, strict=True)
 
 
-class Foreign:
-    """What stands for anything in a file that is no part of a state dict: whatever is done with it does nothing."""
-
-    def __new__(cls, *_, **__):
-        return object.__new__(cls)
-
-    def __init__(self, *_, **__):
-        pass
-
-    def ignore(self, *_):
-        """Do nothing."""
-
-    __setstate__ = __setitem__ = append = extend = ignore
-
-
-class Reader(pickle.Unpickler):
-    """Reads a state dict and looks nothing else up: of what a pickle names, these functions alone are called."""
-
-    KNOWN = {('collections', 'OrderedDict')} | {
-        ('torch._utils', name) for name in ('_rebuild_tensor_v2', '_rebuild_parameter', '_rebuild_parameter_with_state')
-    }
-
-    def find_class(self, module, name):
-        return super().find_class(module, name) if (module, name) in self.KNOWN else Foreign
-
-
 def read_state(path):
     """Return what a file of weights holds, without executing anything in it."""
     if path.endswith('.safetensors'):
         from safetensors.torch import load_file
 
         return load_file(path)
-    readers = types.SimpleNamespace(Unpickler=Reader, load=pickle.load, __name__='reader')
-    return torch.load(path, map_location='cpu', weights_only=False, pickle_module=readers)
+    return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def unwrapped(state):

@@ -36,7 +36,8 @@ def faces(args):
     if args.landmarks:
         find = packing.listed(read_landmarks(args.landmarks, args.folder))
     elif args.detect:
-        found = os.path.abspath(args.output) + '.landmarks.csv'
+        model = os.path.splitext(os.path.basename(args.detect))[0]
+        found = f'{os.path.abspath(args.output)}.{model}.landmarks.csv'
         find = Remembering(Detector(args.detect), found, args.folder)
         print(f'landmarks are kept in {found}: a packing that begins again goes on from there')
     options = packing.Options(args.size, args.min_images, args.pairs, args.set, args.share, args.seed)

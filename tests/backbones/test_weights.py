@@ -2,8 +2,11 @@
 
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
+import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -166,18 +169,38 @@ def test_weights_as_trainers_save_them(kind, run_tool, tmp_path):
     expected = TorchEngine(module)(images)
     close = dict(rtol=0, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_allclose(open_engine(f'{tmp_path}/net,0', 2)(images), expected, **close)
+    if kind in ('Lightning', 'timm', 'model'):  # of what is beside the weights PyTorch's safe reader takes little
+        with pytest.raises(ValueError, match='tools/convert.py reads more'):
+            symbol_torch.get_model(f'{TINY},pretrained={path}', num_features=24)
+        path = str(tmp_path / 'alone.pt')
+        assert run_tool(convert, f'{tmp_path}/net,0', '--output', path)[0] == 0
     again = symbol_torch.get_model(f'{TINY},pretrained={path}', num_features=24)
     np.testing.assert_array_equal(TorchEngine(again)(images), expected)
 
 
 @pytest.mark.parametrize('read', [state_dict.read, symbol_torch.read_state])
-def test_nothing_in_a_file_is_called(read, tmp_path):
+@pytest.mark.parametrize('kind', ['beside the weights', 'bare pickle', 'old format', 'tar'])
+def test_nothing_in_a_file_is_called(read, kind, tmp_path):
+    """Not by PyTorch's readers of older formats either, which call the pickle module themselves."""
+
     class Call:
         def __reduce__(self):
             return open, (str(tmp_path / 'made'), 'w')
 
-    torch.save({'state_dict': {'a': torch.zeros(2)}, 'args': Call()}, str(tmp_path / 'x.pt'))
-    read(str(tmp_path / 'x.pt'))
+    path = str(tmp_path / 'x.pt')
+    if kind == 'beside the weights':
+        torch.save({'state_dict': {'a': torch.zeros(2)}, 'args': Call()}, path)
+    elif kind == 'tar':
+        (tmp_path / 'storages').write_bytes(pickle.dumps(Call(), 2))
+        with tarfile.open(path, 'w') as archive:
+            archive.add(str(tmp_path / 'storages'), 'storages')
+    else:
+        head = [] if kind == 'bare pickle' else [state_dict.OLD_MAGIC, state_dict.OLD_PROTOCOL]
+        with open(path, 'wb') as file:
+            for content in (*head, Call()):
+                pickle.dump(content, file, 2)
+    with contextlib.suppress(Exception):
+        read(path)
     assert not (tmp_path / 'made').exists()
 
 

@@ -116,6 +116,21 @@ def renamed(content, before, after):
     return content
 
 
+def nested(depth):
+    """Return a tuple of a tuple twice, and so on: its text would not end in a lifetime."""
+    found = ()
+    for _ in range(depth):
+        found = found, found
+    return found
+
+
+def test_an_image_that_is_a_number(tmp_path):
+    """Of which Python would make as many bytes."""
+    (tmp_path / 'lfw.bin').write_bytes(pickle.dumps(([10**30] * 2, [True])))
+    with pytest.raises(UserError, match='an image is a int'):
+        PairSet(str(tmp_path / 'lfw.bin'), SHAPE).image(0)
+
+
 @pytest.mark.parametrize('side', [8, 24, 40])
 def test_pictures_of_another_size_are_resized_as_by_insightface(side, tmp_path):
     path = str(tmp_path / 'lfw.bin')
@@ -131,6 +146,7 @@ def test_pictures_of_another_size_are_resized_as_by_insightface(side, tmp_path):
         (pickle.dumps(([b'x'] * 2, [0.5])), '0.5 is neither true nor false'),
         (pickle.dumps(([b'x'] * 2, [float('nan')])), 'nan is neither true nor false'),
         (pickle.dumps(([np.array([1.5 + 1j])] * 2, [True]), 5), 'it holds an array of c16'),
+        (pickle.dumps(([b'x'] * 2, [nested(60)]), 4), 'a tuple is neither true nor false'),
         (
             b'\x80\x05(cnumpy.core.numeric\n_frombuffer\n(C\x01xcnumpy\ndtype\nC\x02u1\x85RK\x09\x85C\x01CtR]t.',
             'reshape',

@@ -420,7 +420,7 @@ def test_a_set_of_pairs_is_not_left_beside_a_training_that_may_hold_its_people(r
     output = str(tmp_path / 'set')
     assert run_tool(pack, 'faces', str(people), '--output', output, '--pairs', '10', '--share', '0.4')[0] == 0
     code, _, err = run_tool(pack, 'faces', str(people), '--output', output)
-    assert code == 2 and 'pairs.bin is of an earlier packing' in err
+    assert code == 2 and 'pairs.bin may be of an earlier packing' in err
     os.remove(os.path.join(output, 'pairs.bin'))
     assert run_tool(pack, 'faces', str(people), '--output', output)[0] == 0
 
@@ -568,13 +568,30 @@ def test_what_was_detected_is_not_lost(people, tmp_path, run_tool, monkeypatch):
     options = ['faces', str(people), '--detect', 'x.onnx', '--output', str(tmp_path / 'out')]
     code, out, err = run_tool(pack, *options, '--pairs', '5000')
     assert code == 2 and '--pairs 5000' in err and not (tmp_path / 'out').exists()
-    kept, pictures = tmp_path / 'out.landmarks.csv', model.seen
+    kept, pictures = tmp_path / 'out.x.landmarks.csv', model.seen
     assert pictures > 10 and len(kept.read_text().splitlines()) == pictures and str(kept) in out
     kept.write_text(kept.read_text()[:-20])
     assert run_tool(pack, *options)[0] == 0 and model.seen == pictures + 1
     found = (tmp_path / 'out' / 'train.rec').read_bytes()
     again = ['faces', str(people), '--landmarks', str(kept), '--output', str(tmp_path / 'told')]
     assert run_tool(pack, *again)[0] == 0 and (tmp_path / 'told' / 'train.rec').read_bytes() == found
+
+
+def test_a_file_that_is_no_list_of_landmarks_stays(tmp_path):
+    """Nor is a picture that is newer than the list taken for the one in it."""
+    notes, kept = tmp_path / 'notes.csv', tmp_path / 'kept.csv'
+    for text in ('my notes', 'my notes\nand more\n'):
+        notes.write_text(text)
+        with pytest.raises(UserError, match='is no list of landmarks; move it away'):
+            detect.Remembering(None, str(notes), str(tmp_path))
+        assert notes.read_text() == text
+    picture = tmp_path / 'x.png'
+    picture.write_bytes(b'')
+    kept.write_text('x.png,' + ','.join('1' * 10) + '\n')
+    for later, expected in ((-100, 1), (100, 2)):
+        os.utime(str(picture), (kept.stat().st_mtime + later,) * 2)
+        find = detect.Remembering(lambda *_: np.full((5, 2), 2.0), str(kept), str(tmp_path))
+        assert (find(str(picture), None) == expected).all()
 
 
 def test_other_kinds_of_pictures_and_hidden_files(tmp_path, run_tool):

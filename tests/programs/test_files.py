@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import pickle
 import re
 import signal
@@ -208,6 +209,74 @@ def test_a_journal_of_elsewhere_moves_nothing(tmp_path):
             (scratch / f'.{name}').write_text(json.dumps({**journal, 'names': names, 'folder': folder}))
             assert files_module.read_journal(str(scratch), f'.{name}') is None
     assert files_module.settle(str(tmp_path)) is False and contents_of(tmp_path) == {'mine': 'mine'}
+
+
+def test_a_set_that_is_moved_while_another_was_broken_off_is_whole(tmp_path):
+    """The one that comes later finishes the other before it moves its own."""
+    with files_module.new_files(str(tmp_path)) as later:
+        for name in 'xyz':
+            (pathlib.Path(later) / name).write_text('later')
+        scratch, lock = files_module.new_scratch(str(tmp_path))
+        for name in 'xyz':
+            (pathlib.Path(scratch) / name).write_text('first')
+        (pathlib.Path(scratch) / files_module.OLD).mkdir()
+        files_module.write_journal(scratch, list('xyz'), [])
+        os.replace(os.path.join(scratch, 'x'), str(tmp_path / 'x'))
+        files_module.unlock(lock)  # as by a kill
+    assert contents_of(tmp_path) == dict.fromkeys('xyz', 'later')
+    assert files_module.settle(str(tmp_path)) is False
+    assert contents_of(tmp_path) == dict.fromkeys('xyz', 'later')
+
+
+def test_two_sets_are_not_moved_at_once(tmp_path):
+    with files_module.alone(str(tmp_path)):
+        code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'
+        code += 'with new_files(sys.argv[1]) as scratch:\n    open(os.path.join(scratch, "a"), "w").close()\n'
+        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)])
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert not (tmp_path / 'a').exists()
+    assert process.wait() == 0 and (tmp_path / 'a').exists()
+
+
+def test_what_cannot_be_restored_is_not_lost(tmp_path, monkeypatch):
+    """It waits for the next program."""
+    write_into(tmp_path, a='old', b='old')
+    real = os.replace
+
+    def refuse(source, target):
+        if target in (str(tmp_path / 'b'), str(tmp_path / 'a')) and (target.endswith('b') or '.old' in source):
+            raise OSError(5, 'Input/output error', target)
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'replace', refuse)
+        with pytest.raises(UserError, match='a, b could not be restored in .* the old files are in'):
+            write_into(tmp_path, a='new', b='new')
+    assert (tmp_path / 'a').read_text() == 'new'
+    assert files_module.settle(str(tmp_path)) is False
+    assert contents_of(tmp_path) == {'a': 'old', 'b': 'old'}
+
+
+def test_without_locks_what_another_writes_stays(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(37, 'No locks available')
+
+    monkeypatch.setattr(files_module.fcntl, 'flock', flock)
+    with files_module.new_files(str(tmp_path)) as scratch:
+        assert files_module.settle(str(tmp_path)) is True
+        (pathlib.Path(scratch) / 'a').write_text('a')
+    assert contents_of(tmp_path) == {'a': 'a'}
+
+
+def test_what_is_no_folder_does_not_stop_a_reader(tmp_path):
+    """As an archive may bring it: a pipe, for whose writer one would wait, and a link to itself."""
+    os.mkfifo(str(tmp_path / f'{files_module.UNFINISHED}pipe'))
+    os.symlink('.unfinished-link', str(tmp_path / '.unfinished-link'))
+    os.symlink(str(tmp_path), str(tmp_path / '.unfinished-home'))
+    (tmp_path / 'a').write_text('a')
+    files_module.settle(str(tmp_path))
+    assert (tmp_path / 'a').read_text() == 'a'
 
 
 def test_a_data_set_that_was_written_in_part_is_whole_for_its_reader(tmp_path, run_tool):

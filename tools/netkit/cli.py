@@ -184,7 +184,8 @@ def tell(sentence):
     What a file says of itself may be in it, in any bytes and at any length.
     """
     text = ''.join(letter if letter.isprintable() else '?' for letter in str(sentence))
-    text = text if len(text) <= LONGEST_SENTENCE else f'{text[:LONGEST_SENTENCE]} …'
+    if len(text) > LONGEST_SENTENCE:
+        text = f'{text[: LONGEST_SENTENCE // 2]} … {text[-LONGEST_SENTENCE // 2 :]}'
     try:
         sys.stderr.write(f'{os.path.basename(sys.argv[0])}: {text}\n')
         sys.stderr.flush()

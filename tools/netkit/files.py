@@ -21,6 +21,8 @@ except ImportError:  # not on Windows
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
 UNFINISHED = '.unfinished-'  # prefix of the scratch folders
 OLD, MOVING, UNDOING = '.old', '.moving', '.undoing'  # in these: what is replaced; the journal
+# How a folder is opened: nothing else is, neither a pipe, which would be waited for, nor what a link points to.
+DIRECTORY = os.O_RDONLY | getattr(os, 'O_DIRECTORY', 0) | getattr(os, 'O_NOFOLLOW', 0)
 NO_LOCK = -1  # of a system without locks
 TRIES = 100  # to make a scratch folder while others clean up
 
@@ -75,11 +77,14 @@ def moved_from_scratch(folder):
             if error.errno not in FULL:
                 raise
             raise UserError(f'cannot write to {folder}: {error.strerror}')
-        move_all(names, scratch, folder)
+        with alone(folder):
+            settle_alone(folder)
+            move_all(names, scratch, folder)
         with contextlib.suppress(OSError):  # not supported everywhere
             sync(folder)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not os.path.exists(os.path.join(scratch, UNDOING)):  # or it has what could not be restored
+            shutil.rmtree(scratch, ignore_errors=True)
         unlock(lock)
 
 
@@ -122,7 +127,12 @@ def move_all(names, scratch, folder):
             move_rest(scratch, folder, names)
         except BaseException:
             os.replace(os.path.join(scratch, MOVING), os.path.join(scratch, UNDOING))
-            undo(scratch, folder, names, replaced)
+            lost = undo(scratch, folder, names, replaced)
+            if lost:
+                raise UserError(
+                    f'{", ".join(lost)} could not be restored in {folder}; the next program that works there tries '
+                    f'again, and until then the old files are in {old}'
+                )
             raise
     except OSError as error:
         path = error.filename2 or error.filename or folder
@@ -164,16 +174,26 @@ def move_rest(scratch, folder, names):
 
 
 def undo(scratch, folder, names, replaced):
-    """Restore what was replaced, and remove what was new."""
+    """Restore what was replaced, and remove what was new; return the names of which that failed.
+
+    Only without any the journal goes.
+    """
+    lost = []
     for name in names:
         kept, target = os.path.join(scratch, OLD, name), os.path.join(folder, name)
-        with contextlib.suppress(OSError):
-            if name in replaced:
+        try:
+            if name in replaced and os.path.lexists(kept):
                 os.replace(kept, target)
-            elif not os.path.lexists(os.path.join(scratch, name)):  # it was moved
+            elif name not in replaced and not os.path.lexists(os.path.join(scratch, name)):  # it was moved
                 os.remove(target)
-    with contextlib.suppress(OSError):
-        os.remove(os.path.join(scratch, UNDOING))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            lost.append(name)
+    if not lost:
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(scratch, UNDOING))
+    return lost
 
 
 def settle(folder):
@@ -182,24 +202,52 @@ def settle(folder):
     Returns whether a running process is writing into it. Raises UserError where files that belong together are in part
     moved, and this process cannot move the rest.
     """
+    if not scratches(folder):
+        return False
+    with alone(folder):
+        return settle_alone(folder)
+
+
+def scratches(folder):
+    """Return the paths of the scratch folders in a folder."""
+    return glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*'))
+
+
+def settle_alone(folder):
+    """Do what `settle` does, where this process is `alone` in moving files there."""
     is_written = False
-    for scratch in glob.glob(os.path.join(glob.escape(folder), UNFINISHED + '*')):
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # gone by now, or another user's
+    for scratch in scratches(folder):
+        with contextlib.suppress(OSError):  # gone by now, another user's, or no folder at all
             is_young = time.time() - os.stat(scratch).st_mtime < 24 * 3600
-            lock = lock_of(scratch) if fcntl or not is_young else None
-            if lock is None:
+            lock = lock_of(scratch)
+            if lock is None or lock == NO_LOCK and is_young:
                 is_written = True
                 continue
             try:
                 moving, undoing = (read_journal(scratch, name) for name in (MOVING, UNDOING))
                 if moving:
                     move_moved(scratch, folder, moving[0])
-                elif undoing:
-                    undo(scratch, folder, *undoing)
+                elif undoing and undo(scratch, folder, *undoing):
+                    continue  # the next one tries again
                 shutil.rmtree(scratch, ignore_errors=True)
             finally:
                 unlock(lock)
     return is_written
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Be the only process that moves files into a folder; wait for another, which takes but moments."""
+    handle = None
+    with contextlib.suppress(OSError):
+        if fcntl:
+            handle = os.open(folder, DIRECTORY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def move_moved(scratch, folder, names):
@@ -230,7 +278,7 @@ def lock_of(folder):
     """
     if fcntl is None:
         return NO_LOCK
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -252,15 +300,22 @@ def unlock(lock):
 def claimed(folder, what):
     """Have a folder for oneself as long as the block lasts; raises UserError where another process has it.
 
-    `what` is what that process does there.
+    `what` is what that process does there. A locked folder in it says so, which goes when the process ends.
     """
+    claim = os.path.join(folder, UNFINISHED + what)
     with made(folder):
-        lock = lock_of(folder)
+        try:
+            os.makedirs(claim, exist_ok=True)
+            lock = lock_of(claim)
+        except OSError as error:
+            raise UserError(f'cannot write to {folder}: {error.strerror}')
         if lock is None:
             raise UserError(f'another {what} is writing into {folder}; wait until it has ended, or name another')
         try:
             yield
         finally:
+            with contextlib.suppress(OSError):
+                os.rmdir(claim)
             unlock(lock)
 
 

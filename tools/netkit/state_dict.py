@@ -60,6 +60,7 @@ SAFE_TYPES = {
     'U8': '<u1',
     'BOOL': '<b1',
 }
+MOST_KEYS, MOST_AXES = 2**40, 32  # numbers whose hashes collide, and products without end, would take for ever
 OLD_START = b'\x80\x02\x8a\x0a'  # protocol 2, a long number of ten bytes
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before zip archives
 AROUND = 'module.', '_orig_mod.'  # in front of every name: of DataParallel, of a compiled module
@@ -86,7 +87,7 @@ class _Named(dict):
         super().__init__()
 
     def __setitem__(self, key, value):
-        if not isinstance(key, (str, int)):
+        if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MOST_KEYS):
             raise Malformed('it holds something that has no name')
         super().__setitem__(key, value)
 
@@ -187,7 +188,8 @@ def _array(tensor, storage):
     """Return the array of a tensor: a part of its storage, an array of one axis."""
     _, offset, size, stride = tensor
     last = offset + sum((count - 1) * step for count, step in zip(size, stride))
-    is_inside = min((offset, *size, *stride), default=0) >= 0
+    is_inside = len(size) <= MOST_AXES and min((offset, *size, *stride), default=0) >= 0
+    is_inside = is_inside and max((offset, *size, *stride), default=0) < 2**62
     count = int(np.prod(size, dtype=object)) if is_inside else -1
     if count == 0:
         return np.zeros(size, storage.dtype)

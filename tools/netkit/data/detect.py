@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tempfile
 
 import numpy as np
 from PIL import ImageOps
@@ -78,12 +79,11 @@ class Remembering:
 
     def __init__(self, find, path, folder):
         """Read what is in the file; raises UserError where it is none of landmarks, or cannot be written."""
-        self.find, self.folder, self.known = find, folder, {}
+        self.find, self.folder, self.known, self.as_of = find, folder, {}, 0.0
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             if os.path.exists(path):
-                end_at_a_line(path)
-                self.known = read_landmarks(path, folder) if os.path.getsize(path) else {}
+                self.known, self.as_of = read_whole_lines(path, folder), os.path.getmtime(path)
             self.file = open(path, 'a', newline='', encoding='utf-8', errors='surrogateescape', buffering=1)
         except OSError as error:
             raise UserError(f'cannot write to {path}: {error.strerror}')
@@ -91,15 +91,31 @@ class Remembering:
     def __call__(self, path, image):
         """Return the points of a picture; raises what the other function raises."""
         points = self.known.get(os.path.abspath(path))
-        if points is None:
+        if points is None or os.path.getmtime(path) > self.as_of:  # it may be another picture
             points = np.round(self.find(path, image), 2)  # as they are read again
             row = [os.path.relpath(path, self.folder), *(f'{number:.2f}' for number in points.ravel())]
             csv.writer(self.file, lineterminator='\n').writerow(row)
         return points
 
 
-def end_at_a_line(path):
-    """Cut off the line within which the writing of a file was broken off."""
-    with open(path, 'r+b') as file:
+def read_whole_lines(path, folder):
+    """Return the landmarks in a file, without the line within which its writing was broken off, which is cut off.
+
+    Raises UserError for a file of anything else, which stays as it is.
+    """
+    with open(path, 'rb') as file:
         content = file.read()
-        file.truncate(content.rfind(b'\n') + 1)
+    whole = content[: content.rfind(b'\n') + 1]
+    if not content:
+        return {}
+    with tempfile.NamedTemporaryFile(suffix='.csv') as copy:
+        copy.write(whole)
+        copy.flush()
+        try:
+            known = read_landmarks(copy.name, folder)
+        except UserError:
+            raise UserError(f'{path} is no list of landmarks; move it away, or name another --output')
+    if len(whole) < len(content):
+        with open(path, 'r+b') as file:
+            file.truncate(len(whole))
+    return known

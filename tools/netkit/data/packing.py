@@ -15,7 +15,7 @@ from tqdm import tqdm
 from netkit._mxnet import mx
 from netkit.data.align import aligned
 from netkit.data.classes import names_path
-from netkit.data.folders import classes_in
+from netkit.data.folders import classes_in, names_in
 from netkit.data.images import QUALITY, Unusable, as_jpeg, open_picture, scaled
 from netkit.data.pairs import PairSet
 from netkit.data.recordio import RecordFile
@@ -214,11 +214,14 @@ def pack_faces(folder, output, options, find=None):
     `find(path, image)` returns the landmarks of a picture; without it they are aligned. Raises UserError for too few
     people or pairs, and where the files cannot be written whole.
     """
-    others_pairs = os.path.join(output, options.set + '.bin')
-    if not options.pairs and os.path.exists(others_pairs):
+    own = options.set + '.bin' if options.pairs else None
+    others = (
+        [name for name in names_in(output) if name.endswith('.bin') and name != own] if os.path.isdir(output) else []
+    )
+    if others:
         raise UserError(
-            f'{others_pairs} is of an earlier packing, and its people may be in this training; name another --output, '
-            'add --pairs, or remove it'
+            f'{os.path.join(output, others[0])} may be of an earlier packing, and its people in this training; name '
+            'another --output, write that set anew (--pairs, --set), or remove it'
         )
     shape = (options.size, options.size, 3)
     with new_files(output) as scratch:

@@ -67,7 +67,9 @@ def read_pairs(path, image_shape):
 
 def _decode(content):
     """Return the image of some bytes, (height, width, 3) uint8 RGB; raises ValueError or TypeError."""
-    encoded = content.tobytes() if isinstance(content, np.ndarray) else bytes(content)
+    if not isinstance(content, (bytes, bytearray, np.ndarray)):
+        raise ValueError(f'an image is a {type(content).__name__}')
+    encoded = bytes(content)
     if not encoded:
         raise ValueError('an image is empty')
     try:
@@ -162,5 +164,6 @@ def _truth(value):
     """Return a truth value that was read from a pickle; raises ValueError for other objects."""
     is_number = isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating))
     if not is_number or value not in (0, 1):
-        raise ValueError(f'{value!r} is neither true nor false')
+        shown = repr(value) if is_number else f'a {type(value).__name__}'  # whose own text may have no end
+        raise ValueError(f'{shown} is neither true nor false')
     return bool(value)
