@@ -303,6 +303,14 @@ def test_what_trainers_save_beside_the_weights_is_passed_over(way, protocol, tmp
     assert list(found) == ['a'] and not os.path.exists(made)
 
 
+def test_an_empty_wrapping_is_passed_over(tmp_path):
+    """As of averaged weights that were never averaged; and one that keeps them a step further in."""
+    tensor, text = one_tensor(0, (6,), (1,))[2:-1], state_dict._text
+    for averaged in (b'}', b'}(' + text('decay') + b'K\x01' + text('module') + tensor + b'u'):
+        pickled = b'\x80\x02}(' + text('model_ema') + averaged + text('state_dict') + tensor + b'u.'
+        assert list(state_dict.read(save(tmp_path / 'x.pt', pickled, _0=np.ones(6, np.float32)))) == ['a']
+
+
 @pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', '_orig_mod.module.', 'module._orig_mod.'])
 def test_prefixes_of_all_names(prefix, tmp_path):
     text = state_dict._text

@@ -235,6 +235,14 @@ def test_labels_and_property_that_disagree(tmp_path):
     assert records.classes == 4 and sorted(records.bad) == [2, 4, 5]
 
 
+def test_the_size_is_that_of_the_first_good_image(tmp_path):
+    write(tmp_path, [b'no image', *pictures(5)])
+    assert image_shape_of(str(tmp_path)) == SHAPE
+    write(tmp_path, [b'no image'] * 6)
+    with pytest.raises(UserError, match='the image of record 0 cannot be decoded, nor any other'):
+        image_shape_of(str(tmp_path))
+
+
 @pytest.mark.parametrize('source', ['RecBuilder', 'im2rec', 'rec2shufrec'])
 def test_a_training_on_it(source, run_tool, tmp_path):
     lines = SOURCES[source].get('lines', '').replace('16', '32') or None

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import pickle
+import shutil
 
 import numpy as np
 import onnx
@@ -610,6 +611,23 @@ def test_other_kinds_of_pictures_and_hidden_files(tmp_path, run_tool):
     with open(str(tmp_path / 'out' / 'skipped.csv'), newline='') as file:
         rows = list(csv.reader(file))
     assert [os.path.basename(row[0]) for row in rows] == ['path', 'y.heic', 'y.heic']
+
+
+def test_a_name_that_would_break_a_list(people, tmp_path, run_tool):
+    """And what was skipped before is listed no more."""
+    source = tmp_path / 'people'
+    shutil.copytree(str(people), str(source))
+    folder = next(path for path in source.iterdir() if len(list(path.iterdir())) > 2)
+    picture = next(iter(sorted(folder.iterdir())))
+    picture.rename(folder / 'a\tb\n.jpg')
+    options = ['faces', str(source), '--output', str(tmp_path / 'out')]
+    assert run_tool(pack, *options)[0] == 0
+    listed = (tmp_path / 'out' / 'train.lst').read_text().splitlines()
+    assert all(len(line.split('\t')) == 3 for line in listed)
+    assert 'has a tab or a line break in its name' in (tmp_path / 'out' / 'skipped.csv').read_text()
+    (folder / 'a\tb\n.jpg').unlink()
+    assert run_tool(pack, *options)[0] == 0
+    assert 'has a tab' not in (tmp_path / 'out' / 'skipped.csv').read_text()
 
 
 def test_skipped_files_are_counted_by_reason():

@@ -19,7 +19,9 @@ def open_session(path, providers=(CPU,), threads=None, optimised=True):
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     asked = os.environ.get('OMP_NUM_THREADS', '')
-    options.intra_op_num_threads = threads or int(asked if asked.isdecimal() else 0)  # 0: one for each core
+    options.intra_op_num_threads = threads or int(
+        asked if asked.isdecimal() and len(asked) < 6 else 0
+    )  # 0: one for each core
     if threads:
         options.add_session_config_entry('session.force_spinning_stop', '1')
     with contextlib.redirect_stdout(None):  # it prints there that it tries another provider

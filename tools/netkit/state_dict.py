@@ -46,6 +46,7 @@ WRAPPERS = (
     'state_dict',
     'model_state_dict',
     'model',
+    'module',
 )
 # {type in safetensors: dtype}
 SAFE_TYPES = {
@@ -292,6 +293,7 @@ def _tensors(found):
     """Return {name: _Tensor} of the state dict in what a file holds."""
     for _ in WRAPPERS:  # one may hold another
         inside = [found[key] for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)]
+        inside = [of for of in inside if any(isinstance(value, (_Tensor, dict)) for value in of.values())]
         found = inside[0] if inside else found
     if isinstance(found, _Foreign):
         raise Malformed(f'it holds a {found.name[:60]}, and no state dict; save model.state_dict()')

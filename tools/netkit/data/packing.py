@@ -122,6 +122,10 @@ def load_people(folder, options, find, spool):
     for name in [name for name in classes if set(name) & set('\t\r\n')]:
         skipped[os.path.join(folder, name)] = 'has a tab or a line break in its name'
         del classes[name]
+    for paths in classes.values():
+        for path in [path for path in paths if set(os.path.basename(path)) & set('\t\r\n')]:
+            skipped[path] = 'has a tab or a line break in its name'
+            paths.remove(path)
     with tqdm(total=sum(map(len, classes.values())), unit='images', desc='reading', leave=False, disable=None) as bar:
         for name, paths in classes.items():
             images, taken = [], []
@@ -230,7 +234,7 @@ def pack_faces(folder, output, options, find=None):
         training, others = kept_out(people, options)
         check_people(folder, training, skipped)
         pairs = draw_pairs(others, options) if others else None
-        if skipped:
+        if skipped or os.path.exists(os.path.join(output, SKIPPED)):
             write_skipped(os.path.join(scratch, SKIPPED), skipped)
         try:
             write_faces(scratch, training, options.size, spool)

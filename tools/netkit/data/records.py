@@ -26,17 +26,19 @@ def is_data_set(folder):
 
 
 def image_shape_of(folder):
-    """Return (height, width, 3) of the images of a data set: what `property` says, or that of the first image.
+    """Return (height, width, 3) of the images of a data set: what `property` says, or that of the first good image.
 
     Raises UserError.
     """
     if os.path.exists(os.path.join(folder, PROPERTY)):
         return (*read_property(folder)[1:], 3)
-    records = FaceRecords(folder)
-    image = prepared(records.read(0)[1])
-    if image is None:
-        raise UserError(f'{records.path}: the image of record {records.images[0]} cannot be decoded')
-    return image.shape
+    records = FaceRecords(folder, on_bad='skip')
+    for position in range(len(records)):
+        read = records.read(position)
+        image = read and prepared(read[1])
+        if image is not None:
+            return image.shape
+    raise UserError(f'{records.path}: the image of record {records.images[0]} cannot be decoded, nor any other')
 
 
 def read_property(folder):
