@@ -183,6 +183,16 @@ def test_a_name_that_would_take_ages_to_compare(tmp_path):
                 state_dict.read(save(tmp_path / 'x.pt', b'\x80\x04' + pickled))
 
 
+def test_numbers_whose_hashes_collide(tmp_path):
+    """A hundred thousand of them would take minutes, as keys or as what a pickle remembers."""
+    numbers = [number * (2**61 - 1) for number in range(1, 100_000)]
+    keys = b''.join(b'L%dL\nN' % number for number in numbers)
+    memo = b''.join(b'p%d\n' % number for number in numbers)
+    for pickled, words in ((b'\x80\x02}(' + keys + b'u.', 'no name'), (b'\x80\x02}' + memo + b'.', 'more than a file')):
+        with pytest.raises(state_dict.Malformed, match=words):
+            state_dict.read(save(tmp_path / 'x.pt', pickled))
+
+
 def save_old(path, pickled, keys, *storages, magic=state_dict.OLD_MAGIC, protocol=state_dict.OLD_PROTOCOL):
     """Write a file of the format before zip archives; `storages` are (count, values)."""
     parts = [pickle.dumps(part, protocol=2) for part in (magic, protocol, {'little_endian': True})]

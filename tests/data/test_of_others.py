@@ -146,6 +146,8 @@ def test_pictures_of_another_size_are_resized_as_by_insightface(side, tmp_path):
         (pickle.dumps(([b'x'] * 2, [0.5])), '0.5 is neither true nor false'),
         (pickle.dumps(([b'x'] * 2, [float('nan')])), 'nan is neither true nor false'),
         (pickle.dumps(([np.array([1.5 + 1j])] * 2, [True]), 5), 'it holds an array of c16'),
+        (b'\x80\x02})' + b'2\x86' * 60 + b'Ns.', 'it holds a dict or a set'),
+        (b'\x80\x04(' + b')' + b'2\x86' * 60 + b'\x91.', 'it holds a dict or a set'),
         (pickle.dumps(([b'x'] * 2, [nested(60)]), 4), 'a tuple is neither true nor false'),
         (
             b'\x80\x05(cnumpy.core.numeric\n_frombuffer\n(C\x01xcnumpy\ndtype\nC\x02u1\x85RK\x09\x85C\x01CtR]t.',

@@ -150,6 +150,14 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts
         """Take the state of an object off the stack: none has one here."""
         self.stack.pop()  # type: ignore[attr-defined]
 
+    def load_put(self):
+        """Remember what is on the stack by a number, one whose hash collides with no other."""
+        number = int(self.readline()[:-1])  # type: ignore[attr-defined]
+        if not 0 <= number < MOST_KEYS:
+            raise Malformed('it remembers more than a file can hold')
+        self.memo[number] = self.stack[-1]  # type: ignore[attr-defined]
+
+    dispatch[pickle.PUT[0]] = load_put
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
     dispatch[pickle.NEWOBJ[0]] = load_foreign
     dispatch[pickle.BUILD[0]] = load_nothing

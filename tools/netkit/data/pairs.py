@@ -1,6 +1,8 @@
 """Verification pairs in insightface's format, such as `lfw.bin`: pickles, read without executing anything in them."""
 
+import io
 import pickle
+import pickletools
 import re
 
 import numpy as np
@@ -23,7 +25,7 @@ class PairSet:
         self.path, self.image_shape = path, tuple(image_shape)
         try:
             with open(path, 'rb') as file:
-                self._encoded, same = map(_as_list, _PairUnpickler(file, encoding='bytes').load())
+                self._encoded, same = map(_as_list, _read(file.read()))
             self.same = np.array(list(map(_truth, same)), bool)
         except OSError as error:
             raise UserError(f'cannot read {path}: {error.strerror}')
@@ -140,6 +142,18 @@ for _package in ('numpy._core', 'numpy.core'):
     READERS[_package + '.numeric', '_frombuffer'] = _buffer_read
     READERS[_package + '.multiarray', '_reconstruct'] = _ArrayRead
     READERS[_package + '.multiarray', 'scalar'] = _scalar_read
+
+
+# What hashes its members, and so takes for ever where these are tuples of themselves; no set of pairs has it.
+HASHING = {'DICT', 'SETITEM', 'SETITEMS', 'ADDITEMS', 'FROZENSET'}
+
+
+def _read(content):
+    """Return what a pickle holds; raises whatever is wrong with it."""
+    for opcode, _, _ in pickletools.genops(content):
+        if opcode.name in HASHING:
+            raise pickle.UnpicklingError('it holds a dict or a set')
+    return _PairUnpickler(io.BytesIO(content), encoding='bytes').load()
 
 
 class _PairUnpickler(pickle.Unpickler):
