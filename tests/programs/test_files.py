@@ -228,6 +228,15 @@ def test_a_set_that_is_moved_while_another_was_broken_off_is_whole(tmp_path):
     assert contents_of(tmp_path) == dict.fromkeys('xyz', 'later')
 
 
+def test_files_within_a_scratch_folder(tmp_path):
+    """As of a picture in a report; a lock that waits for itself would wait for ever."""
+    code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'
+    code += 'with new_files(sys.argv[1]) as outer:\n    with new_files(outer) as inner:\n'
+    code += '        open(os.path.join(inner, "a"), "w").close()\n'
+    subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True, timeout=60)
+    assert contents_of(tmp_path) == {'a': ''}
+
+
 def test_two_sets_are_not_moved_at_once(tmp_path):
     with files_module.alone(str(tmp_path)):
         code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'

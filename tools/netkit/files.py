@@ -237,10 +237,13 @@ def settle_alone(folder):
 
 @contextlib.contextmanager
 def alone(folder):
-    """Be the only process that moves files into a folder; wait for another, which takes but moments."""
-    handle = None
+    """Be the only process that moves files into a folder; wait for another, which takes but moments.
+
+    A scratch folder is its process's own, and locked already.
+    """
+    handle, is_own = None, os.path.basename(os.path.abspath(folder)).startswith(UNFINISHED)
     with contextlib.suppress(OSError):
-        if fcntl:
+        if fcntl and not is_own:
             handle = os.open(folder, DIRECTORY)
             fcntl.flock(handle, fcntl.LOCK_EX)
     try:
