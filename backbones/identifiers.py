@@ -1,10 +1,37 @@
-"""Names of a symbol's nodes as Python identifiers: what PyTorch calls the parameters of a symbol from elsewhere.
+"""Names in state dicts: those of a symbol's nodes as Python identifiers, and where trainers keep a network's.
 
-`symbol_torch.py` reads a symbol by it, `tools/convert.py` writes a state dict by it. Needs nothing but Python.
+`symbol_torch.py` and the programs in tools/ read and write state dicts by it. Needs nothing but Python.
 """
 
 import keyword
 import re
+
+# Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
+WRAPPERS = (
+    'state_dict_backbone',
+    'state_dict_ema',
+    'model_ema',
+    'ema_state_dict',
+    'state_dict',
+    'model_state_dict',
+    'model',
+    'module',
+)
+STEM_WEIGHT = 'conv0_weight'  # of our networks' first convolution
+
+
+def state_in(found, is_tensor):
+    """Return the state dict in what a trainer saved, wrapped once or more; empty ones are passed over."""
+    for _ in WRAPPERS:
+        inside = [found[key] for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)]
+        inside = [state for state in inside if any(is_tensor(of) or isinstance(of, dict) for of in state.values())]
+        found = inside[0] if inside else found
+    return found
+
+
+def owners_of(names):
+    """Return what stands in front of the names of each of our networks: '' where they are its own."""
+    return [name[: -len(STEM_WEIGHT)] for name in names if name == STEM_WEIGHT or str(name).endswith('.' + STEM_WEIGHT)]
 
 
 def is_identifier(name):

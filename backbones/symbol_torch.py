@@ -23,9 +23,13 @@ from torch import fx, nn
 from torch.nn import functional
 
 try:
-    from .identifiers import identifiers  # in insightface, a module of the package `backbones.crunet`
+    from .identifiers import (  # in insightface, a module of the package `backbones.crunet`
+        identifiers,
+        owners_of,
+        state_in,
+    )
 except ImportError:
-    from identifiers import identifiers  # here, a module of its own
+    from identifiers import identifiers, owners_of, state_in  # here, a module of its own
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
@@ -817,18 +821,6 @@ def rate(value):
     return value
 
 
-# Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
-WRAPPERS = (
-    'state_dict_backbone',
-    'state_dict_ema',
-    'model_ema',
-    'ema_state_dict',
-    'state_dict',
-    'model_state_dict',
-    'model',
-)
-
-
 def load_weights(module, path):
     """Give a module the weights of a state dict, or of the one that a trainer's checkpoint has; raises ValueError."""
     try:
@@ -860,9 +852,8 @@ def read_state(path):
 
 def unwrapped(state):
     """Return the state dict in what a trainer saved, without what is in front of all names."""
-    for key in (*WRAPPERS, *WRAPPERS):  # one may hold another
-        state = state[key] if isinstance(state.get(key), dict) else state
-    owners = [name[: -len('conv0_weight')] for name in state if name.endswith('conv0_weight')]
+    state = state_in(state, torch.is_tensor)
+    owners = owners_of(state)
     if len(owners) != 1:
         return state
     return {name[len(owners[0]) :]: value for name, value in state.items() if name.startswith(owners[0])}

@@ -18,7 +18,7 @@ LAYERS = {
     '_mxnet': ('project',),
     'errors': ('project',),
     'files': ('errors',),
-    'cli': ('errors',),
+    'cli': ('project', 'errors'),
     'report': (),
     'published': (),
     'params_file': (),

@@ -238,7 +238,12 @@ def test_files_within_a_scratch_folder(tmp_path):
 
 
 def test_two_sets_are_not_moved_at_once(tmp_path):
-    with files_module.alone(str(tmp_path)):
+    """Not even where one of them is named by a link."""
+    link = tmp_path / 'link'
+    tmp_path = tmp_path / 'folder'
+    tmp_path.mkdir()
+    link.symlink_to(tmp_path)
+    with files_module.alone(str(link)):
         code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'
         code += 'with new_files(sys.argv[1]) as scratch:\n    open(os.path.join(scratch, "a"), "w").close()\n'
         process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)])

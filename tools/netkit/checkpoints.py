@@ -9,11 +9,11 @@ import re
 
 import numpy as np
 
-from identifiers import identifiers
+from identifiers import identifiers, owners_of
 from netkit import params_file, state_dict
 from netkit.errors import UserError, refusals
 from netkit.files import settle
-from netkit.graph.naming import STEM_WEIGHT, is_label, stage_of
+from netkit.graph.naming import is_label, stage_of
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol, save_symbol
 
@@ -148,7 +148,7 @@ def load_state_dict(path):
     Where a larger module was saved, as by Lightning, those of the network in it, under whatever name.
     """
     arrays = read_with(state_dict.read, path, 'a state dict of PyTorch')
-    owners = [name[: -len(STEM_WEIGHT)] for name in arrays if name.endswith('.' + STEM_WEIGHT)]
+    owners = owners_of(arrays)
     if len(owners) > 1:
         raise UserError(f'{path} has several networks, {", ".join(owners)}; save the state dict of one of them')
     for owner in owners:

@@ -8,6 +8,7 @@ import sys
 import time
 
 from netkit.errors import UserError
+from netkit.project import no_package
 
 LONGEST_NAME = 255  # bytes
 LONGEST_SENTENCE = 1200  # letters, of which paths take most
@@ -165,7 +166,7 @@ def run(main):
     except ModuleNotFoundError as error:
         if (error.name or 'netkit').partition('.')[0] == 'netkit':  # an error of the program
             raise
-        refuse(f'this Python has no {error.name}; run "make demo" once, then .venv/bin/python instead of python')
+        refuse(no_package(error.name))
     except MemoryError:
         refuse('there is not memory enough; take smaller numbers')
     except OSError as error:

@@ -21,7 +21,7 @@ except ImportError:  # not on Windows
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
 UNFINISHED = '.unfinished-'  # prefix of the scratch folders
 OLD, MOVING, UNDOING = '.old', '.moving', '.undoing'  # in these: what is replaced; the journal
-# How a folder is opened: nothing else is, neither a pipe, which would be waited for, nor what a link points to.
+# How a scratch folder is opened: nothing else is, neither a pipe, which would be waited for, nor what a link points to.
 DIRECTORY = os.O_RDONLY | getattr(os, 'O_DIRECTORY', 0) | getattr(os, 'O_NOFOLLOW', 0)
 NO_LOCK = -1  # of a system without locks
 TRIES = 100  # to make a scratch folder while others clean up
@@ -244,7 +244,7 @@ def alone(folder):
     handle, is_own = None, os.path.basename(os.path.abspath(folder)).startswith(UNFINISHED)
     with contextlib.suppress(OSError):
         if fcntl and not is_own:
-            handle = os.open(folder, DIRECTORY)
+            handle = os.open(folder, os.O_RDONLY)  # which may be a link, as to another disk
             fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         yield

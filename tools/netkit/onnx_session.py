@@ -6,6 +6,12 @@ import os
 CPU = 'CPUExecutionProvider'
 
 
+def asked_threads():
+    """Return the number of threads that OMP_NUM_THREADS asks for, 0 for none: one for each core."""
+    asked = os.environ.get('OMP_NUM_THREADS', '')
+    return int(asked) if asked.isdecimal() and len(asked) < 6 else 0
+
+
 def open_session(path, providers=(CPU,), threads=None, optimised=True):
     """Return a session of an ONNX file on the first of `providers` (names, or pairs of name and options) that starts.
 
@@ -18,10 +24,7 @@ def open_session(path, providers=(CPU,), threads=None, optimised=True):
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    asked = os.environ.get('OMP_NUM_THREADS', '')
-    options.intra_op_num_threads = threads or int(
-        asked if asked.isdecimal() and len(asked) < 6 else 0
-    )  # 0: one for each core
+    options.intra_op_num_threads = threads or asked_threads()
     if threads:
         options.add_session_config_entry('session.force_spinning_stop', '1')
     with contextlib.redirect_stdout(None):  # it prints there that it tries another provider

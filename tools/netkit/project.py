@@ -17,7 +17,7 @@ def find_builders():
             sys.path.insert(0, folder)
 
 
-# What every program that computes imports, {module: package}; `tests/test_house.py` compares.
+# What every program that computes imports, {module: package}.
 NEEDED = {name: name for name in ('mxnet', 'numpy', 'easydict', 'tqdm', 'rich')}
 NEEDED['PIL'] = 'pillow'
 BREAKS_MXNET, WORKS = (1, 24), '1.23.5'  # versions of numpy: the first without the names that MXNet 1.9.1 uses
@@ -41,12 +41,17 @@ def need(*packages):
     """End the process with a sentence where this Python has not all of some packages."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        end(
-            f'this Python has no {NEEDED.get(missing[0], missing[0])}; run "make demo" once, then '
-            '". .venv/bin/activate", or run .venv/bin/python instead of python'
-        )
+        end(no_package(missing[0]))
     if 'mxnet' in packages:
         check_numpy()
+
+
+def no_package(module):
+    """Return the sentence on a module that this Python does not have."""
+    return (
+        f'this Python has no {NEEDED.get(module, module)}; run "make demo" once, then ". .venv/bin/activate", or run '
+        '.venv/bin/python instead of python'
+    )
 
 
 def check_numpy():

@@ -22,6 +22,8 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
+from identifiers import WRAPPERS, state_in
+
 SAFE = '.safetensors'
 SUFFIXES = '.pt', '.pth', '.ckpt', SAFE
 # {class of a storage: dtype}; bfloat16 is the upper half of a float32.
@@ -37,17 +39,6 @@ STORAGES = {
     'ByteStorage': '<u1',
     'BoolStorage': '<b1',
 }
-# Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
-WRAPPERS = (
-    'state_dict_backbone',
-    'state_dict_ema',
-    'model_ema',
-    'ema_state_dict',
-    'state_dict',
-    'model_state_dict',
-    'model',
-    'module',
-)
 # {type in safetensors: dtype}
 SAFE_TYPES = {
     'F32': '<f4',
@@ -299,10 +290,7 @@ def read(path):
 
 def _tensors(found):
     """Return {name: _Tensor} of the state dict in what a file holds."""
-    for _ in WRAPPERS:  # one may hold another
-        inside = [found[key] for key in WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)]
-        inside = [of for of in inside if any(isinstance(value, (_Tensor, dict)) for value in of.values())]
-        found = inside[0] if inside else found
+    found = state_in(found, lambda value: isinstance(value, _Tensor))
     if isinstance(found, _Foreign):
         raise Malformed(f'it holds a {found.name[:60]}, and no state dict; save model.state_dict()')
     if not isinstance(found, dict) or not found:

@@ -1,13 +1,13 @@
 """Landmarks of the faces in photographs, by a detection model of the user's in the package insightface."""
 
 import csv
+import io
 import os
-import tempfile
 
 import numpy as np
 from PIL import ImageOps
 
-from netkit.data.align import read_landmarks
+from netkit.data.align import landmarks_in
 from netkit.data.images import Unusable
 from netkit.errors import UserError, reason
 
@@ -108,13 +108,11 @@ def read_whole_lines(path, folder):
     whole = content[: content.rfind(b'\n') + 1]
     if not content:
         return {}
-    with tempfile.NamedTemporaryFile(suffix='.csv') as copy:
-        copy.write(whole)
-        copy.flush()
-        try:
-            known = read_landmarks(copy.name, folder)
-        except UserError:
-            raise UserError(f'{path} is no list of landmarks; move it away, or name another --output')
+    try:
+        lines = io.StringIO(whole.decode('utf-8-sig', 'surrogateescape'), newline='')
+        known = landmarks_in(lines, path, folder)
+    except (UserError, csv.Error):
+        raise UserError(f'{path} is no list of landmarks; move it away, or name another --output')
     if len(whole) < len(content):
         with open(path, 'r+b') as file:
             file.truncate(len(whole))

@@ -7,7 +7,7 @@ import re
 
 from netkit.errors import UserError
 from netkit.graph.naming import EMBEDDING
-from netkit.onnx_session import open_session
+from netkit.onnx_session import asked_threads, open_session
 
 CPU_INFO = '/proc/cpuinfo'
 # Instructions that int8 and bfloat16 live from, by their names there: on x86, and on ARM.
@@ -17,7 +17,7 @@ BFLOAT16 = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 def threads():
     """Return the number of threads that all engines take: MXNet's, OMP_NUM_THREADS."""
-    return int(os.environ.get('OMP_NUM_THREADS', 0)) or os.cpu_count() or 1
+    return asked_threads() or os.cpu_count() or 1
 
 
 class OnnxRuntime:

@@ -237,7 +237,7 @@ class Network:
 
     def room(self):
         """Return the MB that are free on the card, or kept by PyTorch for further use, less the gradients'."""
-        torch.cuda.empty_cache()
+        release()
         gradients = sum(parameter.nbytes for parameter in self.module(True).parameters() if parameter.requires_grad)
         return (torch.cuda.mem_get_info()[0] - gradients) / 2**20
 
@@ -330,6 +330,7 @@ class Training(Backward):
     def __init__(self, network, way, batch):
         super().__init__(network, way, batch)
         self.sgd = network.sgd(way.last)
+        self.sgd.zero_grad()  # of a step that did not fit
 
     def __call__(self):
         self.backward()
