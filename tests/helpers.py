@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from netkit.networks import NETWORKS, entry, settings_of
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOLS = os.path.join(ROOT, 'tools')
+# Seconds after which a process that a test waits for hangs; a busy machine takes minutes for what takes seconds.
+PATIENCE = 900
 FACE_NETWORKS = [name for name in NETWORKS if not is_original(name)]
 
 
@@ -170,6 +173,23 @@ def with_global_statistics(symbol):
         if node['op'] == 'BatchNorm':
             node['attrs']['use_global_stats'] = 'True'
     return mx.sym.load_json(json.dumps(graph))
+
+
+def assert_gone(processes):
+    """Wait until processes, by their ids, have ended; fail if they do not."""
+    end = time.monotonic() + PATIENCE
+    while running := [pid for pid in processes if is_running(pid)]:
+        assert time.monotonic() < end, f'{running} are still running'
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    """Tell whether a process runs, by Linux's list of them; one that nobody has waited for yet does not."""
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
 
 
 def run_here(module, *arguments):

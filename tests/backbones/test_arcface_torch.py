@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip('torch')
 
 import patch_insightface  # noqa: E402
-from helpers import ROOT, snapshot  # noqa: E402
+from helpers import PATIENCE, ROOT, snapshot  # noqa: E402
 from host.layouts import lay_out_torch  # noqa: E402
 from netkit.data import synthetic  # noqa: E402
 
@@ -79,7 +79,7 @@ def run_script(host, *command, processes=1):
         )
         for rank in range(processes)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in running]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in running]
     assert [process.returncode for process in running] == [0] * processes, '\n'.join(out[-3000:] for out in outputs)
     return outputs
 
@@ -143,9 +143,13 @@ def test_a_training_starts_from_other_weights_and_trains_all_of_them(host, faces
 def test_the_hosts_own_networks_are_as_before(host):
     own = 'r18' if os.path.exists(os.path.join(host, 'torch2onnx.py')) else 'mini'
     code = 'import torch, backbones as b; print(b.get_model(%r, num_features=24)(torch.ones(2, 3, 112, 112)).shape)'
-    done = subprocess.run([sys.executable, '-c', code % own], cwd=host, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, '-c', code % own], cwd=host, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.stdout == 'torch.Size([2, 24])\n', done.stderr
-    done = subprocess.run([sys.executable, '-c', code % 'r7'], cwd=host, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, '-c', code % 'r7'], cwd=host, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert 'raise ValueError()' in done.stderr  # the host's
 
 

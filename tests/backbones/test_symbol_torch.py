@@ -12,7 +12,7 @@ torch = pytest.importorskip('torch')
 import symbol_torch  # noqa: E402  it wants PyTorch
 
 import config as host  # noqa: E402
-from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PLAIN, RELEASED, ROOT, bind  # noqa: E402
+from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PATIENCE, PLAIN, RELEASED, ROOT, bind  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.graph.cpu_forms import for_cpu  # noqa: E402
 from netkit.networks import build, builder, parse, settings_of  # noqa: E402
@@ -654,7 +654,9 @@ def test_copied_by_hand_into_the_hosts_folder(tmp_path):
         "import torch; print(tuple(get_model('ires50:net_multiplier=0.125')(torch.zeros(2, 3, 112, 112)).shape))\n"
         "assert sys.modules['mxnet'] is None"
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=str(tmp_path), timeout=200)
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=str(tmp_path), timeout=PATIENCE
+    )
     assert done.stdout == '(2, 512)\n', done.stderr
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import measure
-from helpers import markdown
+from helpers import PATIENCE, assert_gone, markdown
 from netkit.errors import UserError
 from netkit.measure import page, parts, running
 from netkit.measure.figures import Figure
@@ -24,7 +24,7 @@ OPTIONS = parts.Options(minutes=1)
 START = 'import json, os, subprocess, sys, time\ndef tell(**told): print(json.dumps(told), flush=True)\n'
 
 
-def outcome_of(monkeypatch, script, seconds=20):
+def outcome_of(monkeypatch, script, seconds=PATIENCE):
     """Return the Outcome of a part whose process runs `script`; Python, and the functions of `parts`."""
     monkeypatch.setattr(running, 'command', lambda *_: [sys.executable, '-c', START + script])
     return running.run('speed', 'torch', OPTIONS, seconds)
@@ -70,17 +70,40 @@ def test_a_failure_keeps_what_was_measured(monkeypatch, script, problem):
     assert '; '.join(found.problems) == problem and len(found.figures) == 1
 
 
+def meet(monkeypatch, event):
+    """Let `event(process, seconds)` stand for the wait for a part's process, when that has told of a figure."""
+    started, real = [], subprocess.Popen
+
+    def popen(*arguments, **options):
+        process = real(*arguments, **options)
+        started.append(process)
+        wait = process.wait
+
+        def met(seconds=None):
+            while seconds and not running.read(options['stdout'].name).figures:
+                time.sleep(0.01)
+            return event(wait, seconds) if seconds else wait()
+
+        process.wait = met
+        return process
+
+    monkeypatch.setattr(running.subprocess, 'Popen', popen)
+    return started
+
+
 def test_a_part_ends_when_its_time_is_over_with_all_that_it_started(monkeypatch, tmp_path):
     child = tmp_path / 'child'
+    meet(monkeypatch, lambda wait, seconds: wait(0.1))
     found = outcome_of(
         monkeypatch,
-        FIGURE + f'sleeper = subprocess.Popen(["sleep", "60"]); open({str(child)!r}, "w").write(str(sleeper.pid))\n'
-        'tell(case="a", seconds=1, problem=None); time.sleep(60)',
+        f'sleeper = subprocess.Popen(["sleep", "600"]); open({str(child)!r}, "w").write(str(sleeper.pid))\n'
+        'tell(where=None, cases=["a", "b"]); tell(case="a", seconds=1, problem=None)\n'
+        'tell(case="a", figure=["t", "r", "c", 1, ""]); time.sleep(600)',
         seconds=3,
     )
-    assert found.seconds < 20 and len(found.figures) == 1
+    assert found.seconds < 600 and len(found.figures) == 1
     assert found.problems == ['stopped after its 3 s, before the end of b']
-    assert_gone(child.read_text())
+    assert_gone([int(child.read_text())])
 
 
 def test_what_a_part_started_ends_even_if_the_part_has_ended_before(monkeypatch, tmp_path):
@@ -88,29 +111,20 @@ def test_what_a_part_started_ends_even_if_the_part_has_ended_before(monkeypatch,
     child = tmp_path / 'child'
     found = outcome_of(
         monkeypatch,
-        FIGURE + f'sleeper = subprocess.Popen(["sleep", "30"]); open({str(child)!r}, "w").write(str(sleeper.pid))\n'
+        FIGURE + f'sleeper = subprocess.Popen(["sleep", "600"]); open({str(child)!r}, "w").write(str(sleeper.pid))\n'
         'os.kill(os.getpid(), 9)',
-        seconds=2,
     )
-    assert found.seconds < 20 and len(found.figures) == 1
-    assert_gone(child.read_text())
+    assert found.seconds < 600 and len(found.figures) == 1
+    assert_gone([int(child.read_text())])
 
 
 def test_nothing_is_left_of_the_files_of_a_part(monkeypatch, tmp_path):
     """They lie where the parent removes them, however the part ends."""
     told = tmp_path / 'told'
-    script = f'import tempfile; open({str(told)!r}, "w").write(tempfile.mkdtemp()); ' + FIGURE + 'time.sleep(60)'
-    outcome_of(monkeypatch, script, seconds=2)
+    meet(monkeypatch, lambda wait, seconds: wait(0.1))
+    script = f'import tempfile; open({str(told)!r}, "w").write(tempfile.mkdtemp()); ' + FIGURE + 'time.sleep(600)'
+    outcome_of(monkeypatch, script)
     assert told.read_text() and not os.path.exists(told.read_text())
-
-
-def assert_gone(process):
-    """Assert that a process has ended."""
-    status = f'/proc/{process}/stat'
-    time.sleep(0.2)
-    if os.path.exists('/proc/self/stat') and os.path.exists(status):  # or it is gone altogether
-        with open(status) as file:
-            assert file.read().rpartition(')')[2].split()[0] == 'Z'
 
 
 def test_the_commands_of_parts():
@@ -148,25 +162,12 @@ def test_an_interpreter_that_is_not_there(monkeypatch):
 
 def test_what_there_is_of_an_interrupted_part_is_kept(monkeypatch):
     """And the part does not go on."""
-    kept, started, real = [], [], subprocess.Popen
 
-    def popen(*arguments, **options):
-        process = real(*arguments, **options)
-        started.append(process)
-        wait = process.wait
+    def interrupted(wait, seconds):
+        raise KeyboardInterrupt
 
-        def interrupted(seconds=None):
-            if seconds is None:
-                return wait()
-            while not running.read(options['stdout'].name).figures:
-                time.sleep(0.05)
-            raise KeyboardInterrupt
-
-        process.wait = interrupted
-        return process
-
-    monkeypatch.setattr(running.subprocess, 'Popen', popen)
-    words = [sys.executable, '-c', START + FIGURE + 'time.sleep(60)']
+    kept, started = [], meet(monkeypatch, interrupted)
+    words = [sys.executable, '-c', START + FIGURE + 'time.sleep(600)']
     monkeypatch.setattr(running, 'command', lambda *_: words)
     with pytest.raises(KeyboardInterrupt):
         running.run('speed', 'torch', OPTIONS, 50, kept.append)

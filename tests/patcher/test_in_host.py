@@ -14,7 +14,7 @@ import sys
 import pytest
 
 import patch_insightface
-from helpers import ROOT, snapshot
+from helpers import PATIENCE, ROOT, snapshot
 from host.layouts import LAYOUTS, lay_out, symbol_folder
 from netkit._mxnet import mx
 from netkit.data import synthetic
@@ -111,7 +111,7 @@ def train(trainer, network, models):
         command,
         cwd=trainer,
         env=dict(os.environ, CUDA_VISIBLE_DEVICES=''),
-        timeout=600,
+        timeout=PATIENCE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

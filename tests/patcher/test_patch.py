@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import patch_insightface as command
-from helpers import ROOT, snapshot
+from helpers import PATIENCE, ROOT, snapshot
 from host.layouts import LAYOUTS, TEMPLATE, lay_out, lay_out_partial_fc
 from patcher import apply, blocks, hosts, plan, source
 
@@ -53,7 +53,7 @@ def run(*options):
 
 def run_alone(*options):
     """The same in a process of its own."""
-    done = subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stdout, done.stderr
 
 

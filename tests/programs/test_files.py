@@ -21,7 +21,7 @@ import import_weights
 import summarize
 import train as tool
 import visualize
-from helpers import TINY, TOOLS
+from helpers import PATIENCE, TINY, TOOLS
 from netkit import checkpoints, files as files_module, params_file
 from netkit._mxnet import mx
 from netkit.data import pairs, synthetic
@@ -233,7 +233,7 @@ def test_files_within_a_scratch_folder(tmp_path):
     code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'
     code += 'with new_files(sys.argv[1]) as outer:\n    with new_files(outer) as inner:\n'
     code += '        open(os.path.join(inner, "a"), "w").close()\n'
-    subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True, timeout=PATIENCE)
     assert contents_of(tmp_path) == {'a': ''}
 
 
@@ -245,10 +245,12 @@ def test_two_sets_are_not_moved_at_once(tmp_path):
     link.symlink_to(tmp_path)
     with files_module.alone(str(link)):
         code = f'import sys; sys.path.insert(0, {TOOLS!r})\nfrom netkit.files import new_files\nimport os\n'
+        code += 'print("here", flush=True)\n'
         code += 'with new_files(sys.argv[1]) as scratch:\n    open(os.path.join(scratch, "a"), "w").close()\n'
-        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)])
+        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b'here\n'
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2)
+            process.wait(0.5)
         assert not (tmp_path / 'a').exists()
     assert process.wait() == 0 and (tmp_path / 'a').exists()
 
@@ -622,7 +624,7 @@ from netkit import cli
 def main():
     try:
         os.kill(os.getpid(), signal.%s)
-        time.sleep(5)
+        signal.pause()
     finally:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -680,7 +682,7 @@ def test_what_has_no_room_in_memory(tmp_path, arguments):
         cwd=str(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (
         done.returncode == 2

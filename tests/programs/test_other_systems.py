@@ -7,7 +7,7 @@ import sys
 import onnxruntime
 import pytest
 
-from helpers import FEW_FACES, ROOT, snapshot
+from helpers import FEW_FACES, PATIENCE, ROOT, snapshot
 from host.layouts import lay_out
 from netkit._mxnet import mx
 
@@ -59,7 +59,7 @@ def run_there(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             env=dict(os.environ, PYTHONPATH=str(system)),
         )
         assert done.returncode == code and 'Traceback' not in done.stdout, done.stdout

@@ -16,7 +16,7 @@ import pytest
 
 import demo
 import measure
-from helpers import FEW_FACES, TINY, TOOLS
+from helpers import FEW_FACES, PATIENCE, TINY, TOOLS
 from netkit import cli, project
 from netkit.errors import UserError
 
@@ -102,7 +102,7 @@ def run_program(name, *options, **variables):
         [sys.executable, os.path.join(TOOLS, name + '.py')] + list(options),
         capture_output=True,
         env=dict(os.environ, **variables),
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -121,7 +121,7 @@ def test_output_that_nobody_takes_is_a_sentence(tmp_path, program, options):
             + [option.replace('{folder}', str(tmp_path)) for option in options],
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=120,
+            timeout=PATIENCE,
         )
     assert done.returncode == 2
     assert (
@@ -224,7 +224,7 @@ def test_ctrl_c_during_the_imports_is_no_traceback():
             time.sleep(0.01)
             maps.seek(0)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert out == b'' and b'Traceback' not in err and process.returncode in (-signal.SIGINT, 130)
 
 
@@ -246,7 +246,7 @@ def small_disk(*command):
     """Run a command with a disk of its own at `$1`, which it sees as {disk}; skip if that cannot be."""
     if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
         pytest.skip('no mount namespaces here')
-    return subprocess.run(['unshare', '-m', 'sh', '-c', *command], capture_output=True, text=True, timeout=300)
+    return subprocess.run(['unshare', '-m', 'sh', '-c', *command], capture_output=True, text=True, timeout=PATIENCE)
 
 
 FULL_DISK = """

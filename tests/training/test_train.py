@@ -14,7 +14,7 @@ import pytest
 
 import config as host
 import train as tool
-from helpers import FEW_FACES, ROOT, TOOLS, nodes
+from helpers import FEW_FACES, PATIENCE, ROOT, TOOLS, nodes
 from netkit._mxnet import mx
 from netkit.data import drawn_faces as faces, pairs, synthetic
 from netkit.data.batches import FaceBatches, Share
@@ -37,7 +37,9 @@ def data(tmp_path_factory):
 
 
 def run(*options, cwd=None):
-    return subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=300, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=PATIENCE, cwd=cwd
+    )
 
 
 # --------------------------------------------------------------------------------------------- the data
@@ -571,7 +573,7 @@ def test_sigterm_while_it_draws_leaves_nothing(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(30) == 143
+    assert process.wait(PATIENCE) == 143
     assert os.listdir(str(tmp_path)) == []
 
 
