@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import pathlib
 import pickle
 import struct
 import zipfile
@@ -366,6 +367,40 @@ def test_safetensors(tmp_path):
 def test_what_is_no_state_dict(tmp_path, content):
     with pytest.raises(state_dict.Malformed):
         state_dict.read(save(tmp_path / 'x.pt', pickle.dumps(content)))
+
+
+def test_views_that_would_fill_the_memory(tmp_path):
+    """A hundred of one storage, none the same, that are copied because they are not contiguous."""
+    values, torch_pickle = np.arange(20_000, dtype=np.float32), one_tensor(0, (9_000,), (2,), count=20_000)
+    head, tensor = torch_pickle[:3], torch_pickle[3:-2]
+    for count, is_read in ((3, True), (100, False)):
+        named = [
+            tensor.replace(state_dict._text('a'), state_dict._text(f'a{number}')).replace(
+                b'J' + struct.pack('<i', 0), b'J' + struct.pack('<i', number)
+            )
+            for number in range(count)
+        ]
+        path = save(tmp_path / 'x.pt', head + b''.join(part + b's' for part in named) + b'.', _0=values)
+        if is_read:
+            assert [list(array[:2]) for array in state_dict.read(path).values()] == [[0, 2], [1, 3], [2, 4]]
+        else:
+            with pytest.raises(state_dict.Malformed, match='would have 3,600,000 bytes, and the file has'):
+                state_dict.read(path)
+
+
+def test_members_that_lie_within_each_other(tmp_path):
+    """A storage that is listed a thousand times."""
+    values = np.zeros(50_000, np.float32)
+    path = save(tmp_path / 'x.pt', one_tensor(0, (6,), (1,), count=50_000), _0=values)
+    content = pathlib.Path(path).read_bytes()
+    begin = content.index(b'PK\x01\x02')
+    end = content.rindex(b'PK\x05\x06')
+    listed = content[begin:end] * 1000
+    count = len(listed) // (end - begin) * 2
+    tail = content[end : end + 8] + struct.pack('<HHIIH', count, count, len(listed), begin, 0)
+    pathlib.Path(path).write_bytes(content[:begin] + listed + tail)
+    with pytest.raises(state_dict.Malformed, match='compressed'):
+        state_dict.read(path)
 
 
 def test_other_archives(tmp_path):

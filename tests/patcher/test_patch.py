@@ -13,6 +13,7 @@ import tempfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from kills import killed
 
 import patch_insightface as command
 from helpers import PATIENCE, ROOT, snapshot
@@ -1524,51 +1525,58 @@ command.main({arguments!r})
 """
 
 
+def relative(root):
+    """Return the snapshot of a folder, with paths within it."""
+    return {os.path.relpath(path, root): content for path, content in snapshot(root).items()}
+
+
+def copied(source, target):
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
+    return target
+
+
 @pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
-def test_killed_at_any_point_a_later_run_ends_well(checkout, options):
-    before = snapshot(checkout)
-    after = killed = 0
+def test_killed_at_any_change_of_a_name_and_again_in_the_repair(checkout, options, tmp_path):
+    """A repair is tried at every eleventh change, at others each time; every second one is a run that installs."""
+    before = relative(checkout)
+    if options:
+        assert command.main([checkout]) == 0
+    kills = 0
     while True:
-        if options:
-            command.main([checkout])
-        code = KILLED.format(root=ROOT, after=after, arguments=[checkout] + options)
-        status = subprocess.run([sys.executable, '-c', code], stdout=subprocess.DEVNULL).returncode
-        if status == -signal.SIGKILL:
-            killed += 1
-            if killed % 2:
-                assert command.main([checkout]) == 0
-                assert command.main([checkout, '--status']) == 0
-        assert command.main([checkout, '--revert']) == 0
-        assert snapshot(checkout) == before, after
-        if status == 0:
+        begun = copied(checkout, str(tmp_path / 'begun'))
+        was_killed, again = killed(kills, command.program, [begun, *options]), kills % 11
+        while True:
+            root = copied(begun, str(tmp_path / 'again'))
+            was_killed_again = killed(again, command.program, [root, *(['--revert'] if kills % 2 else [])])
+            if again % 2:
+                killed(again // 2, command.program, [root, '--revert'])
+            assert run(root, '--revert')[0] == 0 and relative(root) == before, (kills, again)
+            if not was_killed_again:
+                break
+            again += 11
+        if not was_killed:
             break
-        after += 7
-    assert killed >= 6
+        kills += 1
+    assert kills > 12
 
 
 def test_killed_while_it_undoes(checkout, tmp_path):
     """What the user had edited is there after the third run."""
     assert command.main([checkout]) == 0
     edit(file_in(checkout, 'arcface_mxnet', 'symbol', 'fcrunet.py'), lambda text: text + b'# mine\n')
-    before = {os.path.relpath(path, checkout): content for path, content in snapshot(checkout).items()}
-
-    def killed(root, after, *options):
-        code = KILLED.format(root=ROOT, after=after, arguments=[root, *options])
-        output = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
-        return subprocess.run([sys.executable, '-c', code], **output).returncode == -signal.SIGKILL
-
-    assert killed(checkout, 18, '--revert', '--force')
-    after = 0
+    before, again, found = relative(checkout), 0, []
+    assert killed(6, command.program, [checkout, '--revert', '--force'])
     while True:
-        root = str(tmp_path / f'copy {after}')
-        shutil.copytree(checkout, root, symlinks=True)
-        is_killed = killed(root, after, '--only', 'nothing')
+        root = copied(checkout, str(tmp_path / 'copy'))
+        was_killed = killed(again, command.program, [root, '--only', 'nothing'])
+        found.append(relative(root))
         run(root, '--only', 'nothing')
-        assert {os.path.relpath(path, root): content for path, content in snapshot(root).items()} == before, after
-        if not is_killed:
+        assert relative(root) == before, again
+        if not was_killed:
             break
-        after += 1
-    assert after > 3
+        again += 1
+    assert again > 3 and len({len(files) for files in found}) > 2
 
 
 @pytest.mark.parametrize('after', [0, 1, 3, 8, 9, 10])

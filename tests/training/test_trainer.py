@@ -349,6 +349,7 @@ def test_a_state_of_another_network_is_refused_and_changes_nothing(key, value):
             'was made with lr 0.2, not 0.1',
         ),
         (lambda path: np.savez(path, run=np.array(['an object'], object)), 'is not the state of a training run'),
+        (lambda path: np.savez_compressed(path, x=np.zeros(10**5)), 'it is compressed, or has members within members'),
     ],
 )
 def test_a_state_that_does_not_fit(tmp_path, change, words):

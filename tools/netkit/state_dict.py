@@ -15,6 +15,8 @@ Trainers put more into a file, such as their settings; what of it is no tensor i
 
 import functools
 import io
+import math
+import os
 import pickle
 import struct
 import zipfile
@@ -52,6 +54,7 @@ SAFE_TYPES = {
     'U8': '<u1',
     'BOOL': '<b1',
 }
+MOST_VIEWS = 4  # times the file: how much tensors that share their numbers may have
 MOST_KEYS, MOST_AXES = 2**40, 32  # numbers whose hashes collide, and products without end, would take for ever
 OLD_START = b'\x80\x02\x8a\x0a'  # protocol 2, a long number of ten bytes
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before zip archives
@@ -184,17 +187,27 @@ class _Tensor(NamedTuple):
         return cls(storage, offset, size, stride)
 
 
+def _count(tensor):
+    """Return how many numbers a tensor has."""
+    _, offset, size, stride = tensor
+    numbers = offset, *size, *stride
+    if len(size) > MOST_AXES or min(numbers) < 0 or max(numbers) >= 2**62:
+        raise _beyond(tensor)
+    return math.prod(size)
+
+
+def _beyond(tensor):
+    return Malformed(f'it holds a tensor of {tuple(tensor.size)} numbers beyond its storage')
+
+
 def _array(tensor, storage):
     """Return the array of a tensor: a part of its storage, an array of one axis."""
     _, offset, size, stride = tensor
-    last = offset + sum((count - 1) * step for count, step in zip(size, stride))
-    is_inside = len(size) <= MOST_AXES and min((offset, *size, *stride), default=0) >= 0
-    is_inside = is_inside and max((offset, *size, *stride), default=0) < 2**62
-    count = int(np.prod(size, dtype=object)) if is_inside else -1
+    count, last = _count(tensor), offset + sum((count - 1) * step for count, step in zip(size, stride))
     if count == 0:
         return np.zeros(size, storage.dtype)
-    if not 0 < count <= len(storage) or last >= len(storage):
-        raise Malformed(f'it holds a tensor of {tuple(size)} numbers beyond its storage')
+    if count > len(storage) or last >= len(storage):
+        raise _beyond(tensor)
     steps = [step * storage.itemsize for step in stride]
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(storage[offset:], size, steps)).reshape(size)
 
@@ -225,8 +238,11 @@ def _values(part, content, is_big=False):
 
 def _read_archive(file):
     """Return (what an archive holds, function that returns the numbers of a _Part)."""
-    archive = zipfile.ZipFile(file)
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+    archive, size = zipfile.ZipFile(file), os.fstat(file.fileno()).st_size
+    members = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in members) or (
+        sum(entry.file_size for entry in members) > size  # members that lie within each other
+    ):
         raise Malformed('it is a compressed archive, which PyTorch does not write')
     (pickled,) = [name for name in archive.namelist() if name.endswith('/data.pkl') and name.count('/') == 1]
     prefix = pickled[: -len('data.pkl')]
@@ -278,14 +294,23 @@ def read(path):
         file.seek(0)
         try:
             found, values_of = (_read_old if is_old else _read_archive)(file)
-            values_of = functools.lru_cache(maxsize=None)(values_of)  # tensors may share a storage
-            return {name: _array(tensor, values_of(tensor.storage)) for name, tensor in _tensors(found).items()}
+            tensors, values_of = _tensors(found), functools.lru_cache(maxsize=None)(values_of)
+            _check_views(set(tensors.values()), os.path.getsize(path))
+            array_of = functools.lru_cache(maxsize=None)(lambda tensor: _array(tensor, values_of(tensor.storage)))
+            return {name: array_of(tensor) for name, tensor in tensors.items()}  # tensors may share a storage
         except Malformed:
             raise
         except (zipfile.BadZipFile, EOFError, OSError):  # the last of a place in the archive that no file has
             raise Malformed('it is no archive, or ends too early')
         except Exception as error:  # a pickle of anything else raises anything
             raise Malformed(f'{type(error).__name__}: {error}')
+
+
+def _check_views(tensors, size):
+    """Raise Malformed where views of a few numbers would fill the memory, by the size of their file in bytes."""
+    numbers = sum(_count(tensor) * np.dtype(STORAGES[tensor.storage.of_class]).itemsize for tensor in tensors)
+    if numbers > MOST_VIEWS * size:
+        raise Malformed(f'its tensors would have {numbers:,} bytes, and the file has {size:,}')
 
 
 def _tensors(found):

@@ -7,6 +7,7 @@ the data, the learning rate and Dropout's masks follow from the seed and the num
 import contextlib
 import json
 import os
+import zipfile
 from typing import List, NamedTuple, Optional
 
 import numpy as np
@@ -51,6 +52,9 @@ def load(folder, settings):
     if not os.path.exists(path):
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
+                raise ValueError('it is compressed, or has members within members')
         with np.load(path, allow_pickle=False) as archive:
             state = {name: np.asarray(archive[name]) for name in archive.files}
         if any(array.dtype.kind not in 'fiubU' for array in state.values()):
