@@ -3,14 +3,16 @@
     python benchmarks/fuzz.py --minutes 60
 
 Every reader of a foreign file gets good files with bytes changed, cut out, doubled and swapped, and pickles with other
-names in them. An error that is no refusal, a file that appears, or a reader that takes longer than a minute ends the
-program, which keeps the file that did it in out/.
+names in them. An error that is no refusal, a file that appears, a reader that takes longer than a minute, or an archive
+with checksums that is read as another ends the program, which keeps the file that did it in out/.
 """
 
 import argparse
+import contextlib
 import io
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,7 +21,7 @@ import time
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, 'tools'))
+sys.path[:0] = [os.path.join(ROOT, 'tools'), os.path.join(ROOT, 'tests'), ROOT]
 
 from netkit.project import find_builders  # noqa: E402
 
@@ -27,6 +29,9 @@ find_builders()
 
 from PIL import Image  # noqa: E402
 
+import patch_insightface  # noqa: E402
+from helpers import snapshot  # noqa: E402
+from host.layouts import lay_out  # noqa: E402
 from netkit import checkpoints, state_dict  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.data.align import read_landmarks  # noqa: E402
@@ -43,6 +48,8 @@ from netkit.networks import build  # noqa: E402
 from netkit.training import state  # noqa: E402
 
 SHAPE, SLOW = (112, 112, 3), 60  # seconds
+WITH_CHECKSUMS = 'pt', 'npz'  # zip archives: what is read of one is what was written
+CONFIG = os.path.join('checkout', 'recognition', 'arcface_mxnet', 'config.py')
 
 
 def read_set(folder):
@@ -56,6 +63,18 @@ def read_onnx(path):
     """Open an ONNX file and compute with it."""
     engine = OnnxEngine(path, 1)
     return engine(np.zeros((1, 3, *engine.image_shape[:2]), np.float32))
+
+
+def patch_and_revert(checkout):
+    """Put the networks into a checkout and take them out again; raise UserError where that is refused."""
+    before, told = snapshot(checkout), io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        is_refused = patch_insightface.program([checkout])
+        assert not is_refused or snapshot(checkout) == before, 'a checkout that was refused is another one now'
+        assert is_refused or patch_insightface.program([checkout, '--revert']) == 0
+    assert snapshot(checkout) == before, 'a checkout is not as it was'
+    if is_refused:
+        raise UserError(told.getvalue())
 
 
 def parameters():
@@ -82,6 +101,8 @@ def write_originals(folder):
     picture = np.frombuffer(buffer.getvalue(), np.uint8)
     with open(os.path.join(folder, 'five.bin'), 'wb') as file:
         pickle.dump(([picture] * 4, [True, np.bool_(False)]), file, protocol=5)
+    trainer = lay_out(os.path.join(folder, 'checkout'), 'C')[0]
+    shutil.copy(os.path.join(trainer, 'sample_config.py'), os.path.join(folder, CONFIG))
     state.save(folder, {'steps': np.array(1), 'a': np.ones(3, 'f4')}, {'lr': 0.1}, state.Progress([1.0, 0.5], None, 1))
 
     def of(function, name, *more):
@@ -100,6 +121,7 @@ def write_originals(folder):
         'symbol': of(load_symbol, 'x-symbol.json'),
         'onnx': of(read_onnx, 'x.onnx'),
         'landmarks': of(read_landmarks, 'points.csv', '.'),
+        'config': (CONFIG, lambda at: patch_and_revert(os.path.join(at, 'checkout'))),
     }
 
 
@@ -136,6 +158,20 @@ def damaged(content, random):
     return bytes(content)
 
 
+def is_same(one, other):
+    """Tell whether two files were read as the same."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and is_same(list(one.values()), list(other.values()))
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, mx.sym.Symbol):
+        return one.tojson() == other.tojson()
+    one, other = (of.asnumpy() if isinstance(of, mx.nd.NDArray) else of for of in (one, other))
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+
 def too_slow(*_):
     raise AssertionError(f'it took more than {SLOW} seconds')
 
@@ -151,20 +187,27 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         readers = write_originals(folder)
         names = sorted(os.listdir(folder))
+        originals = {kind: read(folder) for kind, (_, read) in readers.items()}
         until = time.time() + 60 * args.minutes
         while time.time() < until:
             for kind, (name, read) in readers.items():
                 if args.only in (None, kind):
-                    outcome = attempt(folder, name, read, random)
+                    outcome, found = attempt(folder, name, read, random)
+                    if outcome == 'read' and not is_same(found, originals[kind]):
+                        assert kind not in WITH_CHECKSUMS, 'a damaged archive is read as something else'
+                        outcome = 'as another'
                     counts[kind, outcome] = counts.get((kind, outcome), 0) + 1
                     assert sorted(os.listdir(folder)) == names, 'a file had another written'
     for kind in readers:
-        print(f'{kind}: {counts.get((kind, "read"), 0)} read, {counts.get((kind, "refused"), 0)} refused')
+        print(f'{kind}:', ', '.join(f'{counts.get((kind, of), 0)} {of}' for of in ('read', 'as another', 'refused')))
     print(f'seed {args.seed}')
 
 
 def attempt(folder, name, read, random):
-    """Damage a file, read it, and put it back; return 'read' or 'refused'. Another error keeps the damaged file."""
+    """Damage a file, read it, and put it back; return ('read', what was) or ('refused', None).
+
+    Another error keeps the damaged file.
+    """
     path = os.path.join(folder, name)
     with open(path, 'rb') as file:
         original = file.read()
@@ -173,10 +216,9 @@ def attempt(folder, name, read, random):
         file.write(content)
     signal.alarm(SLOW)
     try:
-        read(folder)
-        return 'read'
+        return 'read', read(folder)
     except UserError:
-        return 'refused'
+        return 'refused', None
     except BaseException:
         kept = os.path.join(ROOT, 'out', f'fuzz-{name}')
         os.makedirs(os.path.dirname(kept), exist_ok=True)

@@ -177,7 +177,7 @@ def test_a_name_that_would_take_ages_to_compare(tmp_path):
     """A tuple of itself twice, 45 times over, and one that is a hundred thousand deep: C code would hash them."""
     for name in (b')' + b'2\x86' * 45, b')' + b'\x85' * 100_000):
         for opened, closed in ((b'}', b'Ns.'), (b'}(', b'Nu.'), (b'ccollections\nOrderedDict\n)R', b'Ns.')):
-            with pytest.raises(state_dict.Malformed, match='something that has no name'):
+            with pytest.raises(state_dict.Malformed, match='no state dict'):
                 state_dict.read(save(tmp_path / 'x.pt', b'\x80\x02' + opened + name + closed))
         for pickled in (b'(' + name + b'Nd.', b'\x8f(' + name + b'\x90.', b'(' + name + b'\x91.'):
             with pytest.raises(state_dict.Malformed):
@@ -189,7 +189,10 @@ def test_numbers_whose_hashes_collide(tmp_path):
     numbers = [number * (2**61 - 1) for number in range(1, 100_000)]
     keys = b''.join(b'L%dL\nN' % number for number in numbers)
     memo = b''.join(b'p%d\n' % number for number in numbers)
-    for pickled, words in ((b'\x80\x02}(' + keys + b'u.', 'no name'), (b'\x80\x02}' + memo + b'.', 'more than a file')):
+    for pickled, words in (
+        (b'\x80\x02}(' + keys + b'u.', 'no state dict'),
+        (b'\x80\x02}' + memo + b'.', 'more than a file'),
+    ):
         with pytest.raises(state_dict.Malformed, match=words):
             state_dict.read(save(tmp_path / 'x.pt', pickled))
 
@@ -301,7 +304,7 @@ class Run:
 def test_what_trainers_save_beside_the_weights_is_passed_over(way, protocol, tmp_path):
     """And not called; of averaged weights and others, the averaged are taken."""
     made, tensor = str(tmp_path / 'made'), one_tensor(0, (6,), (1,))[2:-1]
-    run = pickle.dumps([Run(made), {'a': Run(made)}, {1: 2}], protocol)
+    run = pickle.dumps([Run(made), {'a': Run(made)}, {1: 2}, {None: 1, 1.5: {(1, 2): 3}}], protocol)
     run = run[2 + 9 * (protocol == 4) : -1]  # without its head and its end
     text = state_dict._text
     named = text('state_dict_ema' if way == 'state_dict_ema' else way.split()[0]) + tensor

@@ -7,6 +7,7 @@ becomes a RecordIO file of images like ImageNet's; the labels are the places of 
 
 import argparse
 import os
+import re
 
 from netkit.project import start
 
@@ -69,8 +70,10 @@ def pairs_number(text):
 
 def set_name(text):
     """Argparse type: the name of a verification set, which is that of a file without .bin."""
-    if not text or os.path.basename(text) != text or text.endswith('.bin'):
-        raise argparse.ArgumentTypeError(f'{text!r} is no name of a set; write it without folder and without .bin')
+    if not re.fullmatch(r'\w[\w.-]*', text) or text.endswith('.bin'):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no name of a set, letters, digits, "_", "-" and "."; write it without folder and without .bin'
+        )
     check_name(text, '.bin')
     return text
 

@@ -131,6 +131,14 @@ def test_an_image_that_is_a_number(tmp_path):
         PairSet(str(tmp_path / 'lfw.bin'), SHAPE).image(0)
 
 
+@pytest.mark.parametrize('side, words', [(4097, 'a side of more than 4096'), (3, '3×3 pixels, which is no 16×16 one')])
+def test_pictures_that_are_too_large_or_too_small(side, words, tmp_path):
+    with open(str(tmp_path / 'lfw.bin'), 'wb') as file:
+        pickle.dump((pictures(2, side), [True]), file)
+    with pytest.raises(UserError, match=words):
+        PairSet(str(tmp_path / 'lfw.bin'), SHAPE).image(0)
+
+
 @pytest.mark.parametrize('side', [8, 24, 40])
 def test_pictures_of_another_size_are_resized_as_by_insightface(side, tmp_path):
     path = str(tmp_path / 'lfw.bin')
@@ -223,6 +231,9 @@ def test_an_index_is_made_of_a_set_of_ranges_too(tmp_path):
 def test_labels_and_property_that_disagree(tmp_path):
     write(tmp_path, pictures(6), lines='5,16,16\n')
     assert FaceRecords(str(tmp_path), SHAPE).note.endswith('train.rec has 3 people, and "property" says 5')
+    (tmp_path / 'property').unlink()
+    write(tmp_path, pictures(6), [0, 2, 1, 2, 0, 5])
+    assert FaceRecords(str(tmp_path), SHAPE).note.endswith('has pictures of 4 people, and labels up to 5')
     write(tmp_path, [b'', *pictures(3), b'', b''], [[4, 6], 0, 0, 1, [1, 3], [3, 4]], lines='9,16,16\n')
     records = FaceRecords(str(tmp_path), SHAPE)
     assert records.note.endswith('train.rec has 2 people, and "property" says 9') and records.classes == 9

@@ -406,7 +406,7 @@ def jpeg(height=112, width=112):
 @pytest.mark.parametrize(
     'images, same, words',
     [
-        ([jpeg()] * 39 + [b'no image'], [True, False] * 10, r'an image cannot be decoded \(number 39\)'),
+        ([jpeg()] * 39 + [b'no image'], [True, False] * 10, r'an image cannot be decoded, or .* \(number 39\)'),
         ([jpeg()] * 39 + [jpeg(64, 96)], [True, False] * 10, 'has an image of 64×96 pixels, which is no 112×112 one'),
         ([jpeg()] * 10, [True, False] * 2 + [True], '5 pairs are not enough for 10 folds'),
         ([jpeg()] * 40, [True] * 20, 'all pairs are of the same person'),

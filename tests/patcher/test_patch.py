@@ -1538,14 +1538,14 @@ def copied(source, target):
 
 @pytest.mark.parametrize('options', [[], ['--revert']], ids=['install', 'revert'])
 def test_killed_at_any_change_of_a_name_and_again_in_the_repair(checkout, options, tmp_path):
-    """A repair is tried at every eleventh change, at others each time; every second one is a run that installs."""
+    """A repair is tried at every 29th change, at others each time; every second one is a run that installs."""
     before = relative(checkout)
     if options:
         assert command.main([checkout]) == 0
     kills = 0
     while True:
         begun = copied(checkout, str(tmp_path / 'begun'))
-        was_killed, again = killed(kills, command.program, [begun, *options]), kills % 11
+        was_killed, again = killed(kills, command.program, [begun, *options]), kills % 29
         while True:
             root = copied(begun, str(tmp_path / 'again'))
             was_killed_again = killed(again, command.program, [root, *(['--revert'] if kills % 2 else [])])
@@ -1554,7 +1554,7 @@ def test_killed_at_any_change_of_a_name_and_again_in_the_repair(checkout, option
             assert run(root, '--revert')[0] == 0 and relative(root) == before, (kills, again)
             if not was_killed_again:
                 break
-            again += 11
+            again += 29
         if not was_killed:
             break
         kills += 1

@@ -76,15 +76,17 @@ class _Storage:
 
 
 class _Named(dict):
-    """A dict in a pickle: its keys are texts, or the numbers of an optimizer; none takes long to compare."""
+    """A dict in a pickle: its keys are texts, or the numbers of an optimizer; none takes long to compare.
+
+    What has another key, as in a trainer's settings, is passed over.
+    """
 
     def __init__(self):
         super().__init__()
 
     def __setitem__(self, key, value):
-        if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MOST_KEYS):
-            raise Malformed('it holds something that has no name')
-        super().__setitem__(key, value)
+        if isinstance(key, str) or isinstance(key, int) and abs(key) < MOST_KEYS:
+            super().__setitem__(key, value)
 
 
 class _Foreign:

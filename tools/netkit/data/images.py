@@ -18,11 +18,16 @@ class Unusable(ValueError):
     """A picture that cannot be used; the message goes on after its name."""
 
 
-def open_picture(source):
-    """Return the picture at a path, or in bytes, as a PIL image in RGB, the right way up (EXIF); raises Unusable."""
+def open_picture(source, longest=None):
+    """Return the picture at a path, or in bytes, as a PIL image in RGB, the right way up (EXIF); raises Unusable.
+
+    One with a side of more than `longest` pixels is not decoded.
+    """
     read_new_formats()
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if longest and max(image.size) > longest:
+                raise Unusable(f'is of {image.size[0]}×{image.size[1]} pixels, and at most {longest} a side are read')
             if image.mode.startswith(('I', 'F')):  # 16 or 32 bits per channel, which `convert` would turn to white
                 raise Unusable('has more than 8 bits a channel; save it with 8')
             return ImageOps.exif_transpose(image).convert('RGB')

@@ -11,6 +11,7 @@ from netkit._mxnet import mx
 from netkit.data.images import Unusable, open_picture
 from netkit.errors import UserError, reason
 
+SMALLEST, LONGEST = 4, 4096  # of a picture: at least a quarter of the size that is wanted; pixels of a side
 NO_SET = 'not a verification set (pickled images and same/different list)'
 
 
@@ -48,7 +49,7 @@ class PairSet:
         except (ValueError, TypeError) as error:
             raise UserError(f'{self.path} is {NO_SET}: {reason(error)} (number {number})')
         height, width = self.image_shape[:2]
-        if image.shape[0] * width != image.shape[1] * height:
+        if image.shape[0] * width != image.shape[1] * height or SMALLEST * image.shape[0] < height:
             raise UserError(
                 f'{self.path} has an image of {image.shape[0]}×{image.shape[1]} pixels, which is no {height}×{width} '
                 'one in another size; align the faces first (tools/pack.py faces)'
@@ -75,9 +76,9 @@ def _decode(content):
     if not encoded:
         raise ValueError('an image is empty')
     try:
-        return np.asarray(open_picture(encoded))
+        return np.asarray(open_picture(encoded, LONGEST))
     except Unusable:
-        raise ValueError('an image cannot be decoded')
+        raise ValueError(f'an image cannot be decoded, or has a side of more than {LONGEST} pixels')
 
 
 class _ArrayRead:

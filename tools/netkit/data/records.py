@@ -93,12 +93,14 @@ class FaceRecords:
         except OSError as error:
             raise UserError(f'cannot read {self.path}: {error.strerror}')
         self._try(max(self.offsets, default=0), self._check_end)
-        found = self._identities() if self._has_ranges() else self._labels()
+        people, found = self._identities() if self._has_ranges() else self._labels()
         if not self.images:
             raise UserError(f'{self.path} holds no images')
         self.note = None
         if has_property and found != self.classes:
             self.note = f'{self.path} has {found} people, and "property" says {self.classes}'
+        elif people != found:
+            self.note = f'{self.path} has pictures of {people} people, and labels up to {found - 1}'
         self.classes = self.classes or found
 
     def _offsets(self):
@@ -112,20 +114,20 @@ class FaceRecords:
         return 0 in self.offsets and not self._read(0)[1]
 
     def _identities(self):
-        """Find the images by the ranges of the identities; return how many of these there are."""
+        """Find the images by the ranges of the identities; return how many of these there are, and of the labels."""
         first, end = self._range(0)
         self.images = self._listed(1, first)
         for identity in self._listed(first, end):
             self._try(identity, self._check_identity, identity)
-        return end - first
+        return end - first, end - first
 
     def _labels(self):
-        """Take all records for images; return how many people their labels tell apart, counted from 0."""
-        self.images, largest = sorted(self.offsets), -1
+        """Take all records for images; return how many people they are of, and how many labels there are, from 0."""
+        self.images, labels = sorted(self.offsets), set()
         for number in tqdm(self.images, unit='labels', desc='reading labels', leave=False, disable=None):
-            label = self._try(number, self._label, number)
-            largest = largest if label is None else max(label, largest)
-        return largest + 1
+            labels.add(self._try(number, self._label, number))
+        labels.discard(None)
+        return len(labels), max(labels, default=-1) + 1
 
     def _label(self, number):
         """Return the label of a record; raises UserError where it is none."""
