@@ -271,7 +271,8 @@ def arrays():
         source = importing.SOURCES[key]
         expected = importing.expected_of(source, OTHERS[key], {})
         return {
-            theirs[0]: np.full(expected[ours], 0.5, np.float32) for ours, theirs in source.names_for(expected).items()
+            theirs[0]: np.broadcast_to(np.float32(0.5), expected[ours])
+            for ours, theirs in source.names_for(expected).items()
         }
 
     return made
