@@ -38,6 +38,7 @@ class FaceTask:
     def __init__(self, run):
         """Find the size of the images; nothing is read or drawn yet."""
         self.run, self.data, self.is_verified = run, run.data, run.checkpoints.is_verified
+        self.begun_with = {}  # {path of a verification set: what tells it from another of this name}
         self.folder = self.data.folder or os.path.join(run.checkpoints.output, 'data')
         self.settings = {'image_shape': image_shape_of(self.folder) if is_data_set(self.folder) else DRAWN_SHAPE}
         name = run.network.name
@@ -89,6 +90,7 @@ class FaceTask:
             for path in self._sets().values():
                 pairs = PairSet(path, self.settings['image_shape'])
                 pairs.image(0)
+                self.begun_with[path] = identity(path)
                 if len(pairs) < protocol.FOLDS:
                     raise UserError(f'{path}: {len(pairs)} pairs are not enough for {protocol.FOLDS} folds')
         except UserError as error:
@@ -123,11 +125,19 @@ class FaceTask:
         found, problems = [], []
         for name, path in self._sets().items():
             try:
+                if self.begun_with.get(path, identity(path)) != identity(path):
+                    raise UserError(f'{path} was replaced during this training, and may show people who are in it')
                 accuracy = faces.evaluate(engine, name, path).accuracy
                 found.append(Measured(name, accuracy.mean, accuracy.deviation))
             except UserError as error:
                 problems.append(str(error))
         return found, '; '.join(problems) or None
+
+
+def identity(path):
+    """Return what tells a file from another that takes its place."""
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class ClassTask:
