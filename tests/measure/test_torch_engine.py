@@ -402,7 +402,8 @@ def test_the_one_written_by_hand(run_tool):
         measure, 'networks', 'cru116:net_multiplier=0.25,emb_size=16', *by_hand, '--only', 'inference'
     )
     assert code == 0 and 'PyTorch, by hand' in out
-    for network, words in (('cru56', 'only cru116 is written by hand'), ('cru116_imagenet', 'only cru116')):
+    narrow = 'cru116:net_multiplier=0.1', 'a net_multiplier of quarters'
+    for network, words in (('cru56', 'only cru116 is written by hand'), ('cru116_imagenet', 'only cru116'), narrow):
         code, _, err = run_tool(measure, 'networks', network, *by_hand)
         assert code == 2 and words in err
     code, _, err = run_tool(measure, 'networks', 'cru116_imagenet', *SIDE_BY_SIDE)

@@ -90,6 +90,8 @@ def check(choice, how):
         peer_name(choice.network)
     if how.peer == 'by_hand' and choice.network != BY_HAND:
         raise UserError(f'--peer by_hand: only {BY_HAND} is written by hand, not {choice.network}')
+    if how.peer == 'by_hand' and 4 * choice.overrides.get('net_multiplier', 1) % 1:
+        raise UserError('--peer by_hand: its groups want a net_multiplier of quarters, as 0.25')
     if how.engine == 'torch':
         try:
             import torch  # noqa: F401
