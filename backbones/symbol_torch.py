@@ -33,6 +33,7 @@ except ImportError:
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'  # in the folder of a trained network
 HEAD_TYPE = 'float32'  # to which a symbol with a trunk in 16 bits is cast behind it
 
 
@@ -366,6 +367,7 @@ class SymbolModule(nn.Module):
         super().__init__()
         self.fp16, self.using_checkpoint, self.channels_last = fp16, using_checkpoint, channels_last
         self.trunk_type, self.momentum = None, 0.1
+        self.config = None  # {'network': …, 'settings': …} of crunet.create_model
         self._segments, self._macs, self.size = [], 0, None  # there before a parameter could take their names
         self.size = _Assembly(self, nodes, image_shape, dropout).run()
         if channels_last is None:
@@ -380,6 +382,10 @@ class SymbolModule(nn.Module):
 
     def forward(self, x):
         """Return the embeddings, (n, size) float32, of images, (n, 3, height, width), (x - 127.5) / 127.5."""
+        if not x.is_floating_point():
+            raise TypeError(
+                f'images are (x - 127.5) / 127.5 with a fraction, not {x.dtype}; crunet.transform makes them'
+            )
         values = {'data': x.contiguous(memory_format=torch.channels_last) if self.channels_last else x}
         with self._autocast(x, is_on=True):
             self._run(self._segments[:-1], values)
@@ -391,6 +397,25 @@ class SymbolModule(nn.Module):
             self._run([head], values)
         (embedding,) = head.outputs
         return values[embedding]
+
+    def save_pretrained(self, folder):
+        """Write a network of `crunet.create_model` into a folder, as `config.json` and `model.safetensors`.
+
+        The config has the size of the embedding, and the mean and standard deviation of pixels from 0 to 1 by which
+        the input is made, besides network and settings. Wants the package safetensors. Raises ValueError.
+        """
+        from safetensors.torch import save_file
+
+        if self.config is None:
+            raise ValueError('the config wants a network by its name; make it with crunet.create_model')
+        config = {**self.config, 'num_features': self.size, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+        weights, text = (os.path.join(folder, name) for name in (WEIGHTS, CONFIG))
+        os.makedirs(folder, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, weights + '.new')
+        with open(text + '.new', 'w', encoding='utf-8') as file:
+            json.dump(config, file, indent=1)
+        for path in (weights, text):
+            os.replace(path + '.new', path)
 
     def _autocast(self, x, is_on):
         """Compute in the 16 bits that the device is made for, or `trunk_type`, or, off, in float32."""
@@ -776,35 +801,46 @@ def get_model(name, num_features=512, fp16=False, **_):
     A JSON, and `emb_size` in the name, count more than `num_features`. Raises ValueError, naming what there is.
     """
     network, settings = parsed(name)
-    options = {
-        'dropout': rate(settings.pop('dropout', None)),
-        'fp16': fp16,
-        'using_checkpoint': switch('memonger', settings.pop('memonger', False)),
-        'channels_last': switch('channels_last', settings.pop('channels_last', None)),
-    }
     weights = settings.pop('pretrained', None)
-    for key in ('fp16', 'using_checkpoint', 'folder', 'row', 'self'):
-        if key in settings:
-            advice = '; config.fp16 says it' if key == 'fp16' else ''
-            raise ValueError(f'{key} is no setting of a name{advice}')
-    if network.endswith('.json'):
-        if settings:
-            raise ValueError(f'{", ".join(settings)}: what {network} says cannot be changed')
-        try:
-            module = SymbolModule(read_json(network), **options)
-        except OSError as error:
-            raise ValueError(f'cannot read {network}: {error.strerror}')
-    else:
-        table = {key: row for key, row in networks().items() if not key.endswith('_imagenet')}
-        if network not in table:
-            raise ValueError(f'there is no network {network!r}; choose from {", ".join(table)}')
-        folder = _beside(('face_blocks.py',), ('symbols', 'face_blocks.py'), (os.pardir, 'symbols', 'face_blocks.py'))
-        module = choice(os.path.dirname(folder), table[network], **options, **{'emb_size': num_features, **settings})
+    if 'fp16' in settings:
+        raise ValueError('fp16 is no setting of a name; config.fp16 says it')
+    if not network.endswith('.json'):
+        settings = {'emb_size': num_features, **settings}
+    module = made(network, {'fp16': fp16, **settings}, [key for key in networks() if not key.endswith('_imagenet')])
     if module.size != num_features:
         warnings.warn(f'{name} has embeddings of {module.size} numbers, not {num_features}', stacklevel=2)
     if weights is not None:
         load_weights(module, weights)
     return module
+
+
+def made(network, settings, known=None):
+    """Return the SymbolModule of a network choice, one of `known` if not None, or of a symbol's JSON.
+
+    `settings` are those of the builder, and `dropout`, `memonger`, `channels_last` and `fp16`. Raises ValueError.
+    """
+    settings = dict(settings)
+    options = {
+        'dropout': rate(settings.pop('dropout', None)),
+        'fp16': switch('fp16', settings.pop('fp16', False)),
+        'using_checkpoint': switch('memonger', settings.pop('memonger', False)),
+        'channels_last': switch('channels_last', settings.pop('channels_last', None)),
+    }
+    for key in ('using_checkpoint', 'folder', 'row', 'self'):
+        if key in settings:
+            raise ValueError(f'{key} is no setting of a name')
+    if network.endswith('.json'):
+        if settings:
+            raise ValueError(f'{", ".join(settings)}: what {network} says cannot be changed')
+        try:
+            return SymbolModule(read_json(network), **options)
+        except OSError as error:
+            raise ValueError(f'cannot read {network}: {error.strerror}')
+    known = networks() if known is None else known
+    if network not in known:
+        raise ValueError(f'there is no network {network!r}; choose from {", ".join(known)}')
+    folder = _beside(('face_blocks.py',), ('symbols', 'face_blocks.py'), (os.pardir, 'symbols', 'face_blocks.py'))
+    return choice(os.path.dirname(folder), networks()[network], **options, **settings)
 
 
 def switch(key, value):

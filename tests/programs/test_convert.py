@@ -39,6 +39,44 @@ def model(tmp_path):
     return str(tmp_path / 'model.pt'), executor
 
 
+def shared(folder, config, weights):
+    """Write a folder as crunet's `save_pretrained` does."""
+    folder.mkdir()
+    (folder / 'config.json').write_text(config)
+    state_dict.write(str(folder / 'model.safetensors'), weights)
+    return str(folder)
+
+
+def test_a_folder_of_the_package(tmp_path, run_tool):
+    """Its config names the network, of which the weights of this one do not tell."""
+    executor = bind(build('cru56', net_act='relu', image_shape=(64, 64, 3), **NARROW), batch=2, side=64)
+    config = {'net_act': 'relu', 'image_shape': [64, 64, 3], **NARROW}
+    folder = shared(tmp_path / 'it', json.dumps({'network': 'cru56', 'settings': config}), weights_of(executor))
+    code, _, err = run_tool(convert, folder, '--output', str(tmp_path / 'x'))
+    assert code == 0, err
+    expected = executor.forward(is_train=False)[0].asnumpy()
+    found = outputs_of(str(tmp_path / 'x'), executor.arg_dict['data'])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert run_tool(export, '--model', folder, '--output', str(tmp_path / 'y'))[0] == 0
+
+
+@pytest.mark.parametrize(
+    'config, words',
+    [
+        ('{', 'is no config of crunet.save_pretrained'),
+        ('[]', 'is no config of crunet.save_pretrained'),
+        ('{"network": "cru56", "settings": 3}', 'is no config of crunet.save_pretrained'),
+        ('{"network": "../x", "settings": {}}', '../x'),
+        ('{"network": "cru56", "settings": {"net_act": "; rm"}}', "net_act=';rm' is not known"),
+    ],
+)
+def test_a_folder_that_is_none(config, words, tmp_path, run_tool):
+    folder = shared(tmp_path / 'it', config, {'conv0_weight': np.ones((3, 3, 3, 3), np.float32)})
+    code, _, err = run_tool(convert, folder, '--output', str(tmp_path / 'out' / 'x'))
+    assert code == 2 and words in err and err.count('\n') == 1, err
+    assert not (tmp_path / 'out').exists()
+
+
 def outputs_of(prefix, images):
     """Return what plain MXNet computes of a checkpoint."""
     symbol, arguments, statistics = mx.model.load_checkpoint(prefix, 0)

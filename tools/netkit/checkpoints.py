@@ -4,6 +4,7 @@ Names of parameters are the same in both. Here they are read, written, and check
 """
 
 import glob
+import json
 import os
 import re
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from identifiers import identifiers, owners_of
 from netkit import params_file, state_dict
-from netkit.errors import UserError, refusals
+from netkit.errors import UserError, reason, refusals
 from netkit.files import settle
 from netkit.graph.naming import is_label, stage_of
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol, save_symbol
+
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'  # in a folder of crunet.save_pretrained
 
 
 def parse_model(text):
@@ -42,13 +45,38 @@ def meant(text):
 
 
 def is_state_dict(model):
-    """Tell whether a model is arcface_torch's, a state dict, by the name of its file."""
-    return model.endswith(state_dict.SUFFIXES)
+    """Tell whether a model is arcface_torch's, a state dict, by the name of its file, or a folder of the package's."""
+    return model.endswith(state_dict.SUFFIXES) or os.path.isfile(os.path.join(model, CONFIG))
+
+
+def shared_network(folder):
+    """Return the network of a folder that `crunet.save_pretrained` wrote, NETWORK or NETWORK:SETTING=VALUE,…
+
+    Without the size of its embedding, which the weights tell. None for a file of weights; raises UserError.
+    """
+    path = os.path.join(folder, CONFIG)
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = json.load(file)
+        settings = {key: tuple(of) if isinstance(of, list) else of for key, of in config['settings'].items()}
+        text = ','.join(f'{key}={value}'.replace(' ', '') for key, value in settings.items() if key != 'emb_size')
+        return str(config['network']) + (text and f':{text}')
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}')
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f'{path} is no config of crunet.save_pretrained: {reason(error)}')
 
 
 def parameters_path(model):
     """Return the path of the parameters of a model, PREFIX,EPOCH or model.pt; raises UserError."""
-    return model if is_state_dict(model) else files(*parse_model(model))[1]
+    return weights_path(model) if is_state_dict(model) else files(*parse_model(model))[1]
+
+
+def weights_path(model):
+    """Return the path of the file of a state dict, or of the one in a folder of `crunet.save_pretrained`."""
+    return os.path.join(model, WEIGHTS) if os.path.isdir(model) else model
 
 
 def epoch_of(model):
@@ -147,7 +175,7 @@ def load_state_dict(path):
 
     Where a larger module was saved, as by Lightning, those of the network in it, under whatever name.
     """
-    arrays = read_with(state_dict.read, path, 'a state dict of PyTorch')
+    arrays = read_with(state_dict.read, weights_path(path), 'a state dict of PyTorch')
     owners = owners_of(arrays)
     if len(owners) > 1:
         raise UserError(f'{path} has several networks, {", ".join(owners)}; save the state dict of one of them')

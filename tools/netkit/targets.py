@@ -117,8 +117,9 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwi
 def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
     """Return the Target of a state dict of a face network; raises UserError.
 
-    It has no symbol. Without `network`, that is the choice whose parameters have these names. The size of the embedding
-    is that of the parameters, and so is the width, unless `multiplier` says otherwise.
+    It has no symbol. Without `network`, that is the one in the config beside it, or the choice whose parameters have
+    these names. The size of the embedding is that of the parameters, and so is the width, unless `multiplier` says
+    otherwise.
     """
     parameters = checkpoints.load_parameters(path)
     source = importing.source_of(parameters)
@@ -126,6 +127,7 @@ def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
         raise UserError(
             f'{path} is a file of {source.title}; run tools/import_weights.py {path} --output PREFIX, and pass PREFIX,0'
         )
+    network = network or checkpoints.shared_network(path)
     bias = parameters.get(EMBEDDING + '_beta', np.zeros(0))
     size = {'emb_size': len(bias)} if bias.ndim == 1 and len(bias) else {}
     if network is None:

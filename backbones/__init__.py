@@ -1,0 +1,82 @@
+"""CRU-Net, Residual Attention Network and iResNet as PyTorch modules, by their names.
+
+    model = crunet.create_model('cru116', pretrained='model.pt', num_features=512).eval()
+    embeddings = model(crunet.transform('face.png')[None])
+
+Images are RGB, (n, 3, 112, 112), (x - 127.5) / 127.5 of x from 0 to 255, as insightface's arcface_torch hands them
+over. Needs PyTorch, `transform` of a file Pillow, and `save_pretrained` safetensors.
+"""
+
+import fnmatch
+import json
+import os
+
+import torch
+
+from . import symbol_torch
+from .symbol_torch import CONFIG, WEIGHTS
+
+MEAN = STD = 127.5
+OF_A_RUN = 'dropout', 'memonger', 'channels_last', 'fp16'  # settings that are no part of a network
+
+
+def list_models(pattern='*'):
+    """Return the names of the networks that fit a pattern, as 'cru*'; those with `_imagenet` are the papers' own."""
+    return fnmatch.filter(symbol_torch.networks(), pattern)
+
+
+def create_model(name, pretrained=None, num_features=None, **settings):
+    """Return a network, a module of images (n, 3, height, width) to embeddings, or classes, (n, num_features) float32.
+
+    `name` is one of `list_models`, or a folder that a module's `save_pretrained` wrote, with its settings and weights.
+    `pretrained` is the path of a state dict, `num_features` the size of the embedding, by default the network's own.
+    `settings` are those of the builder (`net_multiplier=0.25`, `net_origin='release'`), and `dropout`, `memonger`,
+    `channels_last` and `fp16` of `symbol_torch.get_model`. Raises ValueError, naming what there is.
+    """
+    if os.path.isdir(name):
+        config = _read_config(os.path.join(name, CONFIG))
+        pretrained = pretrained or os.path.join(name, WEIGHTS)
+        kept = {key: tuple(value) if isinstance(value, list) else value for key, value in config['settings'].items()}
+        name, settings = config['network'], {**kept, **settings}
+    if num_features is not None:
+        settings['emb_size'] = num_features
+    model = symbol_torch.made(name, settings)
+    if pretrained is not None:
+        symbol_torch.load_weights(model, os.fspath(pretrained))
+    model.config = {'network': name, 'settings': {key: settings[key] for key in settings if key not in OF_A_RUN}}
+    return model
+
+
+def transform(image, size=(112, 112)):
+    """Return an aligned face as the input of a network, (3, height, width) float32.
+
+    `image` is the path of a picture, a PIL image, or an array (height, width, 3) uint8, RGB; a picture of another size
+    is resized.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        from PIL import Image
+
+        with Image.open(image) as file:
+            image = file.convert('RGB')
+    if hasattr(image, 'resize') and hasattr(image, 'convert'):
+        image = image.convert('RGB').resize(size[::-1], 2)  # bilinear
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(*size, 3)
+    else:
+        pixels = torch.as_tensor(image)
+    if pixels.shape != (*size, 3) or pixels.dtype != torch.uint8:
+        raise ValueError(f'an image is (height, width, 3) uint8 of {size}, not {tuple(pixels.shape)} {pixels.dtype}')
+    return (pixels.permute(2, 0, 1).float() - MEAN) / STD
+
+
+def _read_config(path):
+    """Return the config of a folder; raises ValueError for what is none."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = json.load(file)
+        if not isinstance(config['network'], str) or not isinstance(config['settings'], dict):
+            raise ValueError('network or settings')
+    except OSError as error:
+        raise ValueError(f'cannot read {path}: {error.strerror}')
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is no config of save_pretrained: {error}')
+    return config

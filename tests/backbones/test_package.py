@@ -1,0 +1,124 @@
+"""The package `crunet`: one line to a network, and to the folder that shares it."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from helpers import NETWORKS, ROOT
+
+torch = pytest.importorskip('torch')
+
+import symbol_torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+NARROW = {'net_multiplier': 0.25}
+
+
+@pytest.fixture(scope='module')
+def crunet():
+    """The package, as torch.hub makes it of a checkout."""
+    before = dict(sys.modules)
+    torch.hub.load(ROOT, 'cru56', source='local', **NARROW)
+    yield sys.modules['crunet']
+    for name in set(sys.modules) - set(before):
+        if name.partition('.')[0] in ('crunet', 'hubconf'):
+            del sys.modules[name]
+
+
+def images(count=2):
+    return torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_networks_are_those_of_the_table(crunet):
+    assert crunet.list_models() == list(NETWORKS)
+    assert crunet.list_models('cru*') == ['cru56', 'cru116', 'cru56_imagenet', 'cru116_imagenet']
+
+
+def test_a_model_is_that_of_get_model(crunet, tmp_path):
+    path = str(tmp_path / 'model.pt')
+    expected = symbol_torch.get_model('cru56:net_multiplier=0.25,net_act=relu', num_features=24).eval()
+    torch.save(expected.state_dict(), path)
+    model = crunet.create_model('cru56', pretrained=path, num_features=24, net_act='relu', **NARROW).eval()
+    np.testing.assert_array_equal(model(images()).detach(), expected(images()).detach())
+    assert crunet.create_model('cru116', **NARROW).size == 256  # as published
+    assert crunet.create_model('cru56_imagenet', num_features=10, **NARROW).size == 10
+
+
+def test_a_model_is_shared_as_a_folder(crunet, tmp_path):
+    """Of which other programs read the weights and the config."""
+    from safetensors.torch import load_file
+
+    folder = str(tmp_path / 'a folder')
+    model = crunet.create_model('cru56', num_features=24, net_origin='release', image_shape=(112, 96, 3), **NARROW)
+    for statistic in model.buffers():
+        statistic.uniform_(0.5, 1.5)
+    model.eval().save_pretrained(folder)
+    assert sorted(os.listdir(folder)) == ['config.json', 'model.safetensors']
+    again = crunet.create_model(folder).eval()
+    x = torch.rand(2, 3, 112, 96)
+    np.testing.assert_array_equal(again(x).detach(), model(x).detach())
+    assert {name: of.shape for name, of in load_file(f'{folder}/model.safetensors').items()} == {
+        name: of.shape for name, of in model.state_dict().items()
+    }
+    with open(f'{folder}/config.json', encoding='utf-8') as file:
+        config = json.load(file)
+    assert config.pop('settings') == {
+        'net_multiplier': 0.25,
+        'net_origin': 'release',
+        'image_shape': [112, 96, 3],
+        'emb_size': 24,
+    }
+    assert config == {'network': 'cru56', 'num_features': 24, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    other = crunet.create_model(folder, dropout=0.5, memonger=True)
+    assert other.using_checkpoint
+
+
+@pytest.mark.parametrize('content', [None, '', '[]', '{"network": 3, "settings": {}}', '{"network": "cru56"}'])
+def test_a_folder_that_is_none(crunet, tmp_path, content):
+    if content is not None:
+        (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(ValueError, match='cannot read .*config.json' if content is None else 'is no config of'):
+        crunet.create_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'name, settings, words',
+    [
+        ('cru57', {}, "there is no network 'cru57'; choose from cru56, cru116"),
+        ('cru56', {'net_multiplyer': 1}, 'net_multiplyer is not a setting'),
+        ('cru56', {'dropout': 2}, 'dropout=2 is no number'),
+        ('cru56', {'memonger': 'no'}, 'memonger=no is neither True nor False'),
+        ('cru56', {'pretrained': 'nowhere.pt', **NARROW}, 'cannot read nowhere.pt'),
+    ],
+)
+def test_what_is_refused(crunet, name, settings, words):
+    with pytest.raises(ValueError, match=words):
+        crunet.create_model(name, **settings)
+
+
+def test_a_picture_becomes_the_input(crunet, tmp_path):
+    """By hand: (x - 127.5) / 127.5, of RGB, channels first; whatever the picture is given as."""
+    pixels = np.random.RandomState(0).randint(0, 256, (112, 112, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(str(tmp_path / 'face.png'))
+    expected = ((pixels.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)
+    for image in (pixels, torch.from_numpy(pixels), Image.fromarray(pixels), str(tmp_path / 'face.png')):
+        np.testing.assert_array_equal(crunet.transform(image), expected)
+    grey = Image.new('L', (50, 70), 255)
+    assert crunet.transform(grey, (112, 96)).shape == (3, 112, 96) and (crunet.transform(grey) == 1).all()
+    for wrong in (pixels[:100], pixels.astype(np.float32)):
+        with pytest.raises(ValueError, match=r'an image is \(height, width, 3\) uint8'):
+            crunet.transform(wrong)
+
+
+def test_a_network_without_a_name_is_not_shared(tmp_path):
+    with pytest.raises(ValueError, match='make it with crunet.create_model'):
+        symbol_torch.get_model('cru56:net_multiplier=0.25').save_pretrained(str(tmp_path / 'x'))
+    assert not (tmp_path / 'x').exists()
+
+
+def test_raw_images_are_refused(crunet):
+    with pytest.raises(TypeError, match=r'\(x - 127.5\) / 127.5 with a fraction, not torch.uint8'):
+        crunet.create_model('cru56', **NARROW)(torch.zeros((1, 3, 112, 112), dtype=torch.uint8))
