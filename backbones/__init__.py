@@ -1,10 +1,12 @@
 """CRU-Net, Residual Attention Network and iResNet as PyTorch modules, by their names.
 
     model = crunet.create_model('cru116', pretrained='model.pt', num_features=512).eval()
-    embeddings = model(crunet.transform('face.png')[None])
+    faces = [crunet.transform(crunet.align(path, points)) for path, points in photographs]
+    one, other = torch.nn.functional.normalize(model(torch.stack(faces)))
+    cosine = one @ other
 
 Images are RGB, (n, 3, 112, 112), (x - 127.5) / 127.5 of x from 0 to 255, as insightface's arcface_torch hands them
-over. Needs PyTorch, `transform` of a file Pillow, and `save_pretrained` safetensors.
+over. Needs PyTorch; `align` and `transform` of pictures Pillow and NumPy, and `save_pretrained` safetensors.
 """
 
 import fnmatch
@@ -17,6 +19,7 @@ from . import symbol_torch
 from .symbol_torch import CONFIG, WEIGHTS
 
 MEAN = STD = 127.5
+BILINEAR = 2  # of PIL
 OF_A_RUN = 'dropout', 'memonger', 'channels_last', 'fp16'  # settings that are no part of a network
 
 
@@ -47,25 +50,42 @@ def create_model(name, pretrained=None, num_features=None, **settings):
     return model
 
 
+def align(image, landmarks, size=112):
+    """Return the face in a picture, aligned to ArcFace's template, as a PIL image of `size` pixels a side.
+
+    `image` is a path, a PIL image, or an array (height, width, 3) uint8, RGB; `landmarks` are (5, 2) points (x, y) in
+    it: left eye, right eye, nose, left and right corner of the mouth, as seen. Raises ValueError for points that
+    coincide. Needs Pillow and NumPy.
+    """
+    from .alignment import aligned
+
+    return aligned(_picture(image), landmarks, size)
+
+
 def transform(image, size=(112, 112)):
     """Return an aligned face as the input of a network, (3, height, width) float32.
 
     `image` is the path of a picture, a PIL image, or an array (height, width, 3) uint8, RGB; a picture of another size
     is resized.
     """
-    if isinstance(image, (str, os.PathLike)):
-        from PIL import Image
-
-        with Image.open(image) as file:
-            image = file.convert('RGB')
-    if hasattr(image, 'resize') and hasattr(image, 'convert'):
-        image = image.convert('RGB').resize(size[::-1], 2)  # bilinear
+    if isinstance(image, (str, os.PathLike)) or hasattr(image, 'convert'):
+        image = _picture(image).resize(size[::-1], BILINEAR)
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(*size, 3)
     else:
         pixels = torch.as_tensor(image)
     if pixels.shape != (*size, 3) or pixels.dtype != torch.uint8:
         raise ValueError(f'an image is (height, width, 3) uint8 of {size}, not {tuple(pixels.shape)} {pixels.dtype}')
     return (pixels.permute(2, 0, 1).float() - MEAN) / STD
+
+
+def _picture(image):
+    """Return a path, a PIL image or an array as a PIL image in RGB, the right way up."""
+    from PIL import Image, ImageOps
+
+    if isinstance(image, (str, os.PathLike)):
+        with Image.open(image) as file:
+            return ImageOps.exif_transpose(file).convert('RGB')
+    return image.convert('RGB') if hasattr(image, 'convert') else Image.fromarray(image)
 
 
 def _read_config(path):

@@ -48,7 +48,7 @@ def load_modules(networks):
 
 def load_torch_modules(modules):
     """Return {file name: bytes} of what the PyTorch trainer needs: the builders, what reads them, and the table."""
-    own = [('backbones', name) for name in ('__init__.py', 'identifiers.py', 'symbol_torch.py')]
+    own = [('backbones', name) for name in ('__init__.py', 'alignment.py', 'identifiers.py', 'symbol_torch.py')]
     paths = [os.path.join(HERE, *part) for part in [*own, ('config', 'networks.py')]]
     for path in paths:
         if not os.path.isfile(path):

@@ -113,6 +113,32 @@ def test_a_picture_becomes_the_input(crunet, tmp_path):
             crunet.transform(wrong)
 
 
+def test_from_two_photographs_to_a_cosine(crunet, tmp_path):
+    """As the package says: of one face, upright and turned, which differ by the rounding of its pixels."""
+    pixels = np.full((300, 300, 3), 128, np.uint8)
+    points = np.array([(120.0, 120.0), (180.0, 120.0), (150.0, 150.0), (130.0, 190.0), (170.0, 190.0)])
+    for x, y in points.astype(int):
+        pixels[y - 9 : y + 9, x - 9 : x + 9] = (x, y, 250)
+    Image.fromarray(pixels).save(str(tmp_path / 'upright.png'))
+    Image.fromarray(pixels).rotate(90).save(str(tmp_path / 'turned.png'))
+    turned = np.column_stack([points[:, 1], 299 - points[:, 0]])
+    photographs = [(str(tmp_path / 'upright.png'), points), (str(tmp_path / 'turned.png'), turned)]
+    model = crunet.create_model('cru56', num_features=24, **NARROW).eval()
+
+    faces = [crunet.transform(crunet.align(path, points)) for path, points in photographs]
+    one, other = torch.nn.functional.normalize(model(torch.stack(faces)))
+    cosine = one @ other
+
+    difference = (faces[0] - faces[1]).abs()
+    assert difference.mean() < 0.01 < 0.1 < faces[0].std() and cosine > 0.999
+    left_eye = faces[0][:, 52, 38] * 127.5 + 127.5  # where ArcFace has it
+    np.testing.assert_allclose(left_eye, (120, 120, 250), atol=1)
+    for image in (pixels, Image.fromarray(pixels)):
+        assert np.array_equal(crunet.align(image, points), crunet.align(*photographs[0]))
+    with pytest.raises(ValueError, match='landmarks that coincide'):
+        crunet.align(pixels, np.ones((5, 2)))
+
+
 def test_a_network_without_a_name_is_not_shared(tmp_path):
     with pytest.raises(ValueError, match='make it with crunet.create_model'):
         symbol_torch.get_model('cru56:net_multiplier=0.25').save_pretrained(str(tmp_path / 'x'))

@@ -12,9 +12,10 @@ import onnx
 import pytest
 from PIL import Image
 
+import alignment
 import pack
 from netkit._mxnet import mx
-from netkit.data import align, detect, drawn_faces as faces, images, packing
+from netkit.data import detect, drawn_faces as faces, images, packing
 from netkit.data.images import Unusable
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
@@ -112,9 +113,9 @@ def test_faces_are_aligned_within_half_a_pixel(tmp_path):
     """A face that is turned, enlarged and moved comes to ArcFace's template: seen in the pixels, one dot at a time."""
     angle, scale = 0.4, 2.1
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    points = np.round(np.array(align.TEMPLATE) @ rotation.T + (110, 10))
+    points = np.round(np.array(alignment.TEMPLATE) @ rotation.T + (110, 10))
     path = str(tmp_path / 'face.png')
-    for number, (x, y) in enumerate(align.TEMPLATE):
+    for number, (x, y) in enumerate(alignment.TEMPLATE):
         face_with_landmarks(points[number : number + 1]).save(path)
         found = np.asarray(Image.open(io.BytesIO(packing.face(path, 112, lambda *_: points))).convert('L')).astype(
             float
@@ -128,7 +129,7 @@ def test_the_similarity_is_the_best_there_is():
     """Of noisy points: no small change of its four numbers comes nearer, and there is no reflection."""
     rng = np.random.RandomState(0)
     source, target = rng.normal(size=(5, 2)), rng.normal(size=(5, 2))
-    matrix = align.similarity(source, target)
+    matrix = alignment.similarity(source, target)
     a, b = matrix[0, 0], matrix[1, 0]
     np.testing.assert_allclose(matrix[:, :2], [[a, -b], [b, a]], atol=1e-12)
 
@@ -143,7 +144,7 @@ def test_the_similarity_is_the_best_there_is():
 
 def test_landmarks_from_a_file(run_tool, tmp_path):
     folder, rows = tmp_path / 'people', ['path,a,b,c,d,e,f,g,h,i,j']
-    points = np.array(align.TEMPLATE) * 2
+    points = np.array(alignment.TEMPLATE) * 2
     for name in ('a', 'b'):
         (folder / name).mkdir(parents=True)
         for number in range(2):
@@ -325,7 +326,7 @@ def test_drawn_faces_are_aligned_by_their_landmarks_within_a_pixel(run_tool, tmp
             rows.append(f'{person}/{number}.png,' + ','.join(map(str, moved.ravel())))
             # x' = a·x - b·y + c, y' = b·x + a·y + d
             system = np.vstack([[[x, -y, 1, 0], [y, x, 0, 1]] for x, y in points])
-            a, b, c, d = np.linalg.lstsq(system, align.TEMPLATE.ravel(), rcond=None)[0]
+            a, b, c, d = np.linalg.lstsq(system, alignment.TEMPLATE.ravel(), rcond=None)[0]
             lips = np.column_stack(np.nonzero(mask)[::-1]).mean(axis=0)
             expected.append((a * lips[0] - b * lips[1] + c, b * lips[0] + a * lips[1] + d))
     (tmp_path / 'l.csv').write_text('\n'.join(rows))
@@ -373,7 +374,7 @@ def detection_model(path, points, side=640, stride=32):
 def test_faces_are_found_by_a_detection_model(run_tool, tmp_path):
     """The packed image is the one that the same landmarks in a file give."""
     pytest.importorskip('insightface')
-    points, rows = np.array(align.TEMPLATE) * 2 + (150, 200), []
+    points, rows = np.array(alignment.TEMPLATE) * 2 + (150, 200), []
     for name in 'ab':
         (tmp_path / 'people' / name).mkdir(parents=True)
         for number in range(2):
@@ -447,7 +448,7 @@ def test_names_that_are_no_text_or_hold_tabs(run_tool, tmp_path):
 
 
 def test_landmarks_with_absolute_paths_outside_and_without_a_heading(run_tool, tmp_path, monkeypatch):
-    points = np.array(align.TEMPLATE) * 2
+    points = np.array(alignment.TEMPLATE) * 2
     for name in 'ab':
         (tmp_path / 'people' / name).mkdir(parents=True)
         for number in range(2):
@@ -518,7 +519,7 @@ class Model:
         border = 0 if image[:, 0].any() else width // 6  # a quarter of a side on both ends is a sixth of the whole
         if not self.finds or border < self.room:
             return np.zeros((0, 5)), np.zeros((0, 5, 2))
-        points = (np.array(align.TEMPLATE) - 56) * (width - 2 * border) / 224
+        points = (np.array(alignment.TEMPLATE) - 56) * (width - 2 * border) / 224
         angle = np.radians(self.turned)
         points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         return np.ones((1, 5)), points[None] + (width / 2, height / 2)

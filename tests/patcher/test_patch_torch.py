@@ -117,12 +117,13 @@ def test_what_is_copied(host):
         ('symbols', 'firesnet.py'),
         ('symbols', 'fresattention.py'),
         ('backbones', '__init__.py'),
+        ('backbones', 'alignment.py'),
         ('backbones', 'identifiers.py'),
         ('backbones', 'symbol_torch.py'),
         ('config', 'networks.py'),
     ):
         assert content_of(host, 'backbones', 'crunet', name) == content_of(ROOT, folder, name)
-    assert len(os.listdir(os.path.join(host, 'backbones', 'crunet'))) == 9
+    assert len(os.listdir(os.path.join(host, 'backbones', 'crunet'))) == 10
     configs = set(os.listdir(os.path.join(host, 'configs')))
     assert configs == {'__init__.py', 'base.py', *(f'ms1mv2_{network}.py' for network in FACE_NETWORKS)}
 

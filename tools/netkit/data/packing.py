@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from alignment import aligned
 from netkit._mxnet import mx
-from netkit.data.align import aligned
 from netkit.data.classes import names_path
 from netkit.data.folders import classes_in, names_in
 from netkit.data.images import QUALITY, Unusable, as_jpeg, open_picture, scaled
