@@ -19,7 +19,9 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-JOURNAL = os.path.join('recognition', '.crunet-journal')  # in the checkout
+JOURNAL = os.path.join(
+    'recognition', '.patch-insightface-journal'
+)  # in the checkout; no file of ours to remove by hand
 BACKUP, NEW = '.before-crunet', '.crunet-new'
 OLD = '.crunet-old'  # what a file was, while it is undone; versions before the journal wrote it for every file
 

@@ -38,8 +38,12 @@ def parse_args(argv=None):
     )
     add_sizes(parser)
     args = parser.parse_args(argv)
+    if args.model.endswith('.onnx'):
+        parser.error(f'{args.model} cannot be converted{checkpoints.meant(args.model)}')
     if checkpoints.is_state_dict(args.model) == checkpoints.is_state_dict(args.output):
-        parser.error(f'{args.model}, {args.output}: one has to be a FILE.pt, the other PREFIX,EPOCH or PREFIX')
+        parser.error(
+            f'{args.model}, {args.output}: one has to be FILE.pt or FILE.safetensors, the other PREFIX,EPOCH or PREFIX'
+        )
     return args
 
 

@@ -251,6 +251,9 @@ def test_labels_and_property_that_disagree(tmp_path):
 def test_the_size_is_that_of_the_first_good_image(tmp_path):
     write(tmp_path, [b'no image', *pictures(5)])
     assert image_shape_of(str(tmp_path)) == SHAPE
+    write(tmp_path, pictures(6), [0.5] * 6)
+    with pytest.raises(UserError, match='record 0 has label 0.5; a label is 0 to .*, and no other is good'):
+        image_shape_of(str(tmp_path))
     write(tmp_path, [b'no image'] * 6)
     with pytest.raises(UserError, match='the image of record 0 cannot be decoded, nor any other'):
         image_shape_of(str(tmp_path))

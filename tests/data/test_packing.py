@@ -220,6 +220,10 @@ def test_pictures_are_turned_the_right_way_up(run_tool, people, tmp_path):
             '5 people are too few for a training',
         ),
         (['faces', '{people}', '--output', '{out}', '--pairs', '5000'], 'take --pairs 18 at most'),
+        (
+            ['faces', '{few}', '--output', '{out}', '--pairs', '10'],
+            '2 pairs of the same person and 4 of different people; take more people by --share',
+        ),
         (['faces', '{people}/nothing', '--output', '{out}'], 'cannot read'),
         (['faces', '{people}', '--output', '{out}', '--landmarks', '{people}/x.csv'], 'cannot read'),
         (['faces', '{people}', '--output', '{people}/d/0.jpg'], 'cannot write to'),
@@ -232,7 +236,9 @@ def test_pictures_are_turned_the_right_way_up(run_tool, people, tmp_path):
 def test_bad_input_is_one_sentence_and_leaves_nothing(run_tool, people, tmp_path, options, words):
     for name in 'ab':
         (tmp_path / 'empty' / name).mkdir(parents=True)
-    names = {'people': str(people), 'out': str(tmp_path / 'out'), 'empty': str(tmp_path / 'empty')}
+    for name in 'abcd':
+        write_person(tmp_path / 'few', name, 2, np.random.RandomState(0))
+    names = {'people': str(people), **{name: str(tmp_path / name) for name in ('out', 'empty', 'few')}}
     code, out, err = run_tool(pack, *[option.format(**names) for option in options])
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / 'out').exists()

@@ -296,8 +296,8 @@ def test_a_state_dict_that_was_not_written_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        (['model.pt', '--output', 'y.pt'], 'one has to be a FILE.pt, the other PREFIX'),
-        (['x,1', '--output', 'y'], 'one has to be a FILE.pt, the other PREFIX'),
+        (['model.pt', '--output', 'y.pt'], 'one has to be FILE.pt or FILE.safetensors, the other PREFIX'),
+        (['x,1', '--output', 'y'], 'one has to be FILE.pt or FILE.safetensors, the other PREFIX'),
         (['nowhere.pt', '--output', 'y'], 'cannot read nowhere.pt: No such file'),
         (['model.pt', '--network', 'cru57', '--output', 'y'], "there is no network 'cru57'"),
         (['model.pt', '--network', 'cru116', '--output', 'y'], 'model.pt has conv0_weight in shape'),

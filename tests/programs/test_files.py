@@ -117,7 +117,7 @@ from netkit.files import new_files
 with new_files(sys.argv[1]) as scratch:
     open(os.path.join(scratch, 'half'), 'w').close()
     print('writing', flush=True)
-    time.sleep(60)
+    time.sleep({PATIENCE})
 """
 
 
@@ -721,7 +721,16 @@ def test_any_name_of_a_log(tmp_path, run_tool, names):
 # ------------------------------------------------------------------------------------- what is named otherwise
 
 
-@pytest.mark.parametrize('program, options', [(summarize, []), (export, ['--output', 'x', '--model'])])
+@pytest.mark.parametrize(
+    'program, options',
+    [
+        (summarize, []),
+        *[
+            (program, ['--output', 'x', *last])
+            for program, last in ((export, ['--model']), (convert, []), (import_weights, []))
+        ],
+    ],
+)
 def test_an_onnx_file_where_a_checkpoint_is_wanted(run_tool, program, options):
     code, _, err = run_tool(program, *options, 'net.onnx')
     assert code == 2 and 'it is an ONNX file, which tools/evaluate.py takes' in err and err.count('\n') == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from netkit.data import drawn_faces as faces
 from netkit.data.classes import ClassRecords
 from netkit.errors import UserError
 from netkit.training import log, loop, schedule, state, tasks
+from netkit.training.keeping import Keeper
 from netkit.training.run import run_training
 from netkit.training.trainer import Trainer
 
@@ -201,6 +203,52 @@ def test_checkpoints_go_on_being_counted_with_another_verbose(data, tmp_path, mo
     assert names == [f'cru56-{number:04d}.params' for number in range(1, last + 1)]
     for number, values in before.items():
         np.testing.assert_array_equal(arrays(str(tmp_path / 'cru56'), number)['arg:fc1_beta'], values)
+
+
+@pytest.mark.parametrize('steps', ['4', '3'])
+def test_a_longer_training_goes_on_being_counted(data, tmp_path, steps):
+    """As if it had been as long from the beginning; a last checkpoint that --verbose does not ask for is replaced."""
+    options = ['--data', data, '--ckpt', '2', '--no-verification', '--state-every', '2', '--lr-steps', '100']
+    options += ['--verbose', '2']
+    run(*options, '--output', str(tmp_path / 'whole'), '--steps', '8')
+    run(*options, '--output', str(tmp_path / 'parts'), '--steps', steps)
+    last = sorted(os.listdir(str(tmp_path / 'parts')))
+    run(*options, '--output', str(tmp_path / 'parts'), '--steps', steps, '--resume')
+    assert sorted(os.listdir(str(tmp_path / 'parts'))) == last
+    run(*options, '--output', str(tmp_path / 'parts'), '--steps', '8', '--resume')
+    for number in (1, 2, 3, 4):  # of steps 2, 4, 6 and 8
+        parts, whole = (arrays(str(tmp_path / name / 'cru56'), number) for name in ('parts', 'whole'))
+        assert all(np.array_equal(parts[name], values) for name, values in whole.items()), number
+
+
+def test_a_set_that_comes_during_the_training_is_not_measured(data, tmp_path, capsys, monkeypatch):
+    """Its people may be in the training; the one that was there, and has five pairs, is told before."""
+    for name in os.listdir(data):
+        (tmp_path / name).write_bytes(open(os.path.join(data, name), 'rb').read())
+    images, same = pickle.loads((tmp_path / 'drawn.bin').read_bytes())
+    (tmp_path / 'aa.bin').write_bytes(pickle.dumps((images[:10], same[:5])))
+    save = Keeper._save
+
+    def packed_meanwhile(*arguments):
+        found = save(*arguments)
+        (tmp_path / 'lfw.bin').write_bytes((tmp_path / 'drawn.bin').read_bytes())
+        return found
+
+    monkeypatch.setattr(Keeper, '_save', packed_meanwhile)
+    result = run('--data', str(tmp_path), '--output', str(tmp_path / 'out'), '--steps', '1')
+    assert [found.name for found in result.measured] == ['drawn']
+    err = capsys.readouterr().err
+    assert 'aa.bin: 5 pairs are not enough for 10 folds; there will be no verification of it' in err
+    assert 'lfw.bin was written during this training, and may show people who are in it' in result.problem
+
+
+def test_names_of_other_classes(classes, tmp_path):
+    for name in ('val.rec', 'val.classes.json'):
+        (tmp_path / name).write_bytes(open(os.path.join(classes, name), 'rb').read())
+    names = json.loads((tmp_path / 'val.classes.json').read_text())
+    (tmp_path / 'val.classes.json').write_text(json.dumps(names[:-1]))
+    with pytest.raises(UserError, match='has 9 names, and .*val.rec labels of 10 classes; they do not belong together'):
+        ClassRecords(str(tmp_path / 'val.rec'))
 
 
 def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatch):

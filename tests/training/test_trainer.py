@@ -279,9 +279,9 @@ def test_resumed_is_as_never_interrupted(devices, stop, tmp_path):
     part = with_schedule(symbol, devices, batch_size=18)
     for seed in range(stop):
         part.step(batch(seed, 18))
-    resume.save(str(tmp_path), part.state(), {'lr': 0.1}, resume.Progress([3.0, 0.5], 0.75, 2))
+    resume.save(str(tmp_path), part.state(), {'lr': 0.1}, resume.Progress([3.0, 0.5], 0.75, 2, 4))
     state, progress = resume.load(str(tmp_path), {'lr': 0.1})
-    assert progress == ([3.0, 0.5], 0.75, 2)
+    assert progress == ([3.0, 0.5], 0.75, 2, 4)
     resumed = with_schedule(symbol, devices, batch_size=18)
     resumed.step(batch(9, 18))  # it may have been anywhere
     resumed.load_state(state, 'the file')
@@ -353,8 +353,8 @@ def test_a_state_of_another_network_is_refused_and_changes_nothing(key, value):
     ],
 )
 def test_a_state_that_does_not_fit(tmp_path, change, words):
-    resume.save(str(tmp_path), {'steps': np.array(1)}, {'lr': 0.1}, resume.Progress([2.0, 0.0], None, 3))
-    assert resume.load(str(tmp_path), {'lr': 0.1}) == ({'steps': 1}, ([2.0, 0.0], None, 3))
+    resume.save(str(tmp_path), {'steps': np.array(1)}, {'lr': 0.1}, resume.Progress([2.0, 0.0], None, 3, None))
+    assert resume.load(str(tmp_path), {'lr': 0.1}) == ({'steps': 1}, ([2.0, 0.0], None, 3, None))
     change(str(tmp_path / resume.FILE))
     with pytest.raises(UserError, match=words):
         resume.load(str(tmp_path), {'lr': 0.1})
@@ -473,7 +473,7 @@ def test_without_a_verification_the_checkpoint_is_there(tmp_path, capsys, monkey
     synthetic.write_synthetic(folder, identities=2, images=2, pairs=10, seed=1)
     pairs = os.path.join(folder, 'drawn.bin')
     if when == 'while it trains' and change is not no_pairs:
-        words = 'drawn.bin was replaced during this training, and may show people who are in it'
+        words = 'drawn.bin was written during this training, and may show people who are in it'
     save = Keeper._save
     with monkeypatch.context() as patch:
         if when == 'before':

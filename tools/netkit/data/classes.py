@@ -53,6 +53,11 @@ class ClassRecords:
         self.path, self.images, self.classes = path, len(labels), int(labels.max()) + 1
         self._labels = zlib.crc32(labels.astype('<i4').tobytes())
         self.names = class_names(path)
+        if self.names is not None and len(self.names) != self.classes:
+            raise UserError(
+                f'{names_path(path)} has {len(self.names)} names, and {path} labels of {self.classes} classes; '
+                'they do not belong together'
+            )
         missing = sorted(set(range(self.classes)) - set(labels.astype(int).tolist()))
         if missing:
             raise UserError(

@@ -36,7 +36,8 @@ def open_picture(source, longest=None):
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         is_new = isinstance(source, str) and source.lower().endswith(('.heic', '.avif'))
         advice = '; such files want the package pillow-heif' if is_new else ''
-        raise Unusable(f'is not readable as an image: {error}{advice}')
+        why = '' if isinstance(error, Image.UnidentifiedImageError) else f': {error}'  # that one names the path again
+        raise Unusable(f'is not readable as an image{why}{advice}')
 
 
 @functools.lru_cache(maxsize=None)

@@ -24,6 +24,7 @@ from netkit.data.writing import write_pairs, write_records
 from netkit.errors import UserError, refusals
 from netkit.files import new_files
 
+FEWEST_PAIRS = 10  # of a verification set: it is verified in ten folds
 SKIPPED = 'skipped.csv'  # what was not packed, and why
 
 
@@ -165,10 +166,11 @@ def draw_pairs(people, options):
     of_same, of_different = (count_pairs(people, same) for same in (True, False))
     most = min(2 * of_same, 2 * of_different + 1)
     if options.pairs > most:
+        advice = f'take --pairs {most} at most, or ' if most >= FEWEST_PAIRS else ''
         raise UserError(
             f'--pairs {options.pairs}: the {len(people)} people who are kept out have {len(images)} pictures, with '
-            f'{of_same} pairs of the same person and {of_different} of different people; take --pairs {most} at most, '
-            'or more people by --share'
+            f'{of_same} pairs of the same person and {of_different} of different people; {advice}'
+            'take more people by --share'
         )
     found = {same: sample_pairs(owners, same, (options.pairs + same) // 2, rng) for same in (True, False)}
     order = [pair for both in zip(found[True], found[False]) for pair in both] + found[True][len(found[False]) :]

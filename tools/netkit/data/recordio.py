@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from netkit.errors import UserError
+from netkit.files import settle
 
 MAGIC = 0xCED7230A
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # parts of a record
@@ -71,6 +72,7 @@ class RecordFile:
 
     def __init__(self, path):
         """Find the records; raises UserError for a file that is none, or truncated."""
+        settle(os.path.dirname(path) or os.curdir)
         self.path, self.offsets = path, []
         try:
             self._file = os.open(path, os.O_RDONLY)

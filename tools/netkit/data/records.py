@@ -30,6 +30,7 @@ def image_shape_of(folder):
 
     Raises UserError.
     """
+    settle(folder)
     if os.path.exists(os.path.join(folder, PROPERTY)):
         return (*read_property(folder)[1:], 3)
     records = FaceRecords(folder, on_bad='skip')
@@ -38,6 +39,8 @@ def image_shape_of(folder):
         image = read and prepared(read[1])
         if image is not None:
             return image.shape
+    if records.bad:
+        raise UserError(f'{records.first_bad()}, and no other is good')
     raise UserError(f'{records.path}: the image of record {records.images[0]} cannot be decoded, nor any other')
 
 

@@ -26,14 +26,16 @@ class Keeper:
     """Keeps checkpoints of `embedding`, the symbol without its loss.
 
     `best` is the largest accuracy so far, None before the first. `saved` is how many checkpoints there were, by which
-    insightface numbers them; None if the state of an earlier version does not tell. The accuracy of a checkpoint is the
-    mean over the verification sets, or top-1.
+    insightface numbers them; None if the state of an earlier version does not tell. `kept` is the step of the last of
+    these. The accuracy of a checkpoint is the mean over the verification sets, or top-1.
     """
 
     def __init__(self, run, task, embedding, context, log, progress=None):
         self.steps, self.checkpoints, self.name = run.steps, run.checkpoints, run.network.name
         self.task, self.embedding, self.context, self.log = task, embedding, context, log
-        self.best, self.saved = (progress.best, progress.saved) if progress else (None, 0)
+        self.best, self.saved, self.kept = (
+            (progress.best, progress.saved, progress.kept) if progress else (None, 0, None)
+        )
 
     def is_due(self, step):
         """Tell whether a checkpoint is written behind a step that is not the last."""
@@ -69,10 +71,8 @@ class Keeper:
         for parameter, values in parameters.items():
             if not np.isfinite(values).all():
                 raise UserError(f'{parameter} is not finite after step {step}; try a smaller --lr')
-        output, every = self.checkpoints.output, self.checkpoints.every
-        if self.saved is None:
-            self.saved = (step - 1) // every if every else 0
-        number = 1 if self.checkpoints.keep == ONE else self.saved + 1
+        output = self.checkpoints.output
+        number = 1 if self.checkpoints.keep == ONE else self._before(step) + (step != self.kept)
         names = self.embedding.list_arguments() + self.embedding.list_auxiliary_states()
         with new_files(output) as scratch:
             checkpoints.save(
@@ -81,8 +81,21 @@ class Keeper:
                 self.embedding,
                 {name: parameters[name] for name in names if name != 'data'},
             )
-        self.saved += step < self.steps  # the last one is written again by a run that goes on from there
+        self.saved, self.kept = self.counted(step)
         return checkpoints.files(os.path.join(output, self.name), number), number
+
+    def _before(self, step):
+        every = self.checkpoints.every
+        return self.saved if self.saved is not None else (step - 1) // every if every else 0
+
+    def counted(self, step):
+        """Return (saved, kept) behind the checkpoint of a step.
+
+        The last one counts if `every` says so too; if not, a run that goes on from there writes another in its place.
+        """
+        every = self.checkpoints.every
+        counts = step != self.kept and (step < self.steps or bool(every) and step % every == 0)
+        return (self._before(step) + 1, step) if counts else (self._before(step), self.kept)
 
     def _measured(self, files, number):
         """Measure a checkpoint; whatever interrupts that, the files stay, and a message says so."""

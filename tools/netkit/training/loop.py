@@ -52,7 +52,8 @@ def train(trainer, batches, run, same, keeper=None, progress=None):
                 # Also after the last step, for a run that is interrupted while it saves or verifies.
                 every = run.checkpoints.state_every
                 if every and (step % every == 0 or step == run.steps):
-                    so_far = state.Progress(smoothed, keeper.best, keeper.saved)
+                    counts = keeper.counted(step) if step == run.steps else (keeper.saved, keeper.kept)
+                    so_far = state.Progress(smoothed, keeper.best, *counts)
                     state.save(run.checkpoints.output, trainer.state(), same, so_far)
     if keeper and skipped:
         print(f'{skipped} of {run.steps - first_step} steps were left out: their gradients were not finite')

@@ -24,6 +24,7 @@ class Progress(NamedTuple):
     loss: List[float]  # smoothed loss and accuracy
     best: Optional[float]  # largest accuracy of its checkpoints so far
     saved: Optional[int] = None  # how many they were; None in states of earlier versions
+    kept: Optional[int] = None  # the step of the last of these
 
 
 def save(folder, state, settings, progress):
@@ -62,8 +63,8 @@ def load(folder, settings):
         run = json.loads(str(state.pop('run')))
         made_with, best = dict(run['settings']), run['best']
         best, saved = None if best is None else float(best), run.get('saved')
-        saved = None if saved is None else int(saved)
-        progress = Progress([float(value) for value in run['loss']], best, saved)
+        saved, kept = (None if number is None else int(number) for number in (saved, run.get('kept')))
+        progress = Progress([float(value) for value in run['loss']], best, saved, kept)
     except Exception as error:  # a damaged archive may cause any exception in zipfile and NumPy
         raise UserError(f'{path} is not the state of a training run: {error}; remove it to start anew')
     for option, value in settings.items():

@@ -38,7 +38,7 @@ class FaceTask:
     def __init__(self, run):
         """Find the size of the images; nothing is read or drawn yet."""
         self.run, self.data, self.is_verified = run, run.data, run.checkpoints.is_verified
-        self.begun_with = {}  # {path of a verification set: what tells it from another of this name}
+        self.begun_with = None  # {path of a verification set: what tells it from another of this name}
         self.folder = self.data.folder or os.path.join(run.checkpoints.output, 'data')
         self.settings = {'image_shape': image_shape_of(self.folder) if is_data_set(self.folder) else DRAWN_SHAPE}
         name = run.network.name
@@ -86,15 +86,21 @@ class FaceTask:
 
     def _warn_of_pairs(self):
         """Say before the training, not after it, what cannot be verified."""
+        self.begun_with = {}
         try:
-            for path in self._sets().values():
-                pairs = PairSet(path, self.settings['image_shape'])
-                pairs.image(0)
-                self.begun_with[path] = identity(path)
-                if len(pairs) < protocol.FOLDS:
-                    raise UserError(f'{path}: {len(pairs)} pairs are not enough for {protocol.FOLDS} folds')
+            sets = self._sets()
         except UserError as error:
             sys.stderr.write(f'{error}; there will be no verification, as with --no-verification\n')
+            return
+        for path in sets.values():
+            self.begun_with[path] = identity(path)
+            try:
+                pairs = PairSet(path, self.settings['image_shape'])
+                pairs.image(0)
+                if len(pairs) < protocol.FOLDS:
+                    raise UserError(f'{path}: {len(pairs)} pairs are not enough for {protocol.FOLDS} folds')
+            except UserError as error:
+                sys.stderr.write(f'{error}; there will be no verification of it\n')
 
     def head(self, embedding, settings):
         """Return the symbol to train."""
@@ -125,8 +131,8 @@ class FaceTask:
         found, problems = [], []
         for name, path in self._sets().items():
             try:
-                if self.begun_with.get(path, identity(path)) != identity(path):
-                    raise UserError(f'{path} was replaced during this training, and may show people who are in it')
+                if self.begun_with is not None and self.begun_with.get(path) != identity(path):
+                    raise UserError(f'{path} was written during this training, and may show people who are in it')
                 accuracy = faces.evaluate(engine, name, path).accuracy
                 found.append(Measured(name, accuracy.mean, accuracy.deviation))
             except UserError as error:
