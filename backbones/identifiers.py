@@ -17,7 +17,54 @@ WRAPPERS = (
     'model',
     'module',
 )
-STEM_WEIGHT = 'conv0_weight'  # of our networks' first convolution
+STEM_WEIGHTS = 'conv0_weight', 'conv0.weight'  # of our networks' first convolution, in MXNet and in PyTorch
+# What a layer's name says of its place, in front of its own.
+PLACES = re.compile(r'((?:^|(?<=_))(?:stage|attention|unit|group|down|up|skip)\d+|(?<=_)(?:trunk|mask|close))_')
+SUFFIXES = {  # {of MXNet's parameters: of PyTorch's}
+    'weight': 'weight',
+    'bias': 'bias',
+    'gamma': 'weight',
+    'beta': 'bias',
+    'moving_mean': 'running_mean',
+    'moving_var': 'running_var',
+}
+
+
+def layer_path(node):
+    """Return where the layer of a node is: `stage1.unit1.conv1` of `stage1_unit1_conv1`."""
+    return PLACES.sub(r'\1.', node)
+
+
+def torch_name(parameter):
+    """Return PyTorch's name of a parameter or moving statistic: `stage1.unit1.bn1.weight` of `stage1_unit1_bn1_gamma`.
+
+    One that does not end as MXNet names them keeps its name.
+    """
+    for suffix, own in SUFFIXES.items():
+        if parameter.endswith('_' + suffix):
+            return f'{layer_path(parameter[: -len(suffix) - 1])}.{own}'
+    return parameter
+
+
+def mxnet_names(axes):
+    """Return {PyTorch's name: MXNet's} of {PyTorch's name: number of axes}; what MXNet has not is left out.
+
+    A layer with a running mean is a BatchNorm; a weight with one axis is a gamma too, of PReLU.
+    """
+    found = {}
+    for name in axes:
+        layer, _, own = name.rpartition('.')
+        is_norm = f'{layer}.running_mean' in axes
+        kind = {
+            'weight': 'gamma' if is_norm or axes[name] == 1 else 'weight',
+            'bias': 'beta' if is_norm else 'bias',
+            'running_mean': 'moving_mean',
+            'running_var': 'moving_var',
+            'num_batches_tracked': None,
+        }.get(own, own)
+        if kind is not None:
+            found[name] = f'{layer.replace(".", "_")}_{kind}' if layer else name
+    return found
 
 
 def state_in(found, is_tensor):
@@ -31,7 +78,12 @@ def state_in(found, is_tensor):
 
 def owners_of(names):
     """Return what stands in front of the names of each of our networks: '' where they are its own."""
-    return [name[: -len(STEM_WEIGHT)] for name in names if name == STEM_WEIGHT or str(name).endswith('.' + STEM_WEIGHT)]
+    return [
+        str(name)[: -len(stem)]
+        for name in names
+        for stem in STEM_WEIGHTS
+        if name == stem or str(name).endswith('.' + stem)
+    ]
 
 
 def is_identifier(name):

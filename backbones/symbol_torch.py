@@ -2,8 +2,8 @@
 
 A network is described once, by its builder in `symbols/`. Here the builder runs against a stand-in for `mx.sym` that
 records operators (`record`), or a symbol's JSON is read (`read_json`); either gives a list of nodes, of which
-`SymbolModule` makes a module. Parameters and moving statistics keep MXNet's names, so a `state_dict` and a `.params`
-file hold the same keys, unless a name from elsewhere is no Python identifier (`identifiers.py`). Needs PyTorch 2.3 or
+`SymbolModule` makes layers, by their names, and the code that calls them. `identifiers.py` has the rule by which a
+parameter of MXNet, `stage1_unit1_bn1_gamma`, gets its name in PyTorch, `stage1.unit1.bn1.weight`. Needs PyTorch 2.3 or
 newer, and nothing else.
 """
 
@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import math
+import operator
 import os
 import sys
 import types
@@ -24,12 +25,22 @@ from torch.nn import functional
 
 try:
     from .identifiers import (  # in insightface, a module of the package `backbones.crunet`
+        SUFFIXES,
         identifiers,
+        layer_path,
         owners_of,
         state_in,
+        torch_name,
     )
 except ImportError:
-    from identifiers import identifiers, owners_of, state_in  # here, a module of its own
+    from identifiers import (
+        SUFFIXES,
+        identifiers,
+        layer_path,
+        owners_of,
+        state_in,
+        torch_name,
+    )  # here, a module of its own
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
@@ -46,8 +57,12 @@ class Node(NamedTuple):
     inputs: List[Tuple[int, int]]  # (place in the list of nodes, output)
 
 
-class Attribute(str):
-    """The name of an attribute of the module, in the place of an argument."""
+class Variable(str):
+    """The name of a parameter or moving statistic, in the place of a value."""
+
+
+class Layer(str):
+    """The path of a layer, in the place of a function."""
 
 
 class Value(str):
@@ -232,51 +247,95 @@ def is_set(attrs, key):
     return attrs.get(key, 'False') in ('True', 'true', '1')
 
 
-def _convolution(attrs, x, weight, bias=None):
-    stride, padding = pair(attrs, 'stride', '(1, 1)'), pair(attrs, 'pad', '(0, 0)')
-    dilation, groups = pair(attrs, 'dilate', '(1, 1)'), int(attrs.get('num_group', 1))
-    return torch.conv2d, (x, weight, bias, stride, padding, dilation, groups)
+class SharedConv2d(nn.Conv2d):
+    """A convolution whose weight is used with several strides, each of them an argument."""
+
+    def forward(self, x, stride=(1, 1)):
+        """Return the maps."""
+        return functional.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
 
 
-def _batch_norm(attrs, x, gamma, beta, mean, variance):
-    training = False if is_set(attrs, 'use_global_stats') else Attribute('training')
-    eps = float(attrs.get('eps', 1e-3))
-    return torch.batch_norm, (x, gamma, beta, mean, variance, training, Attribute('momentum'), eps, True)
+def _convolution(attrs, x):
+    kind, stride = (SharedConv2d, 1) if attrs.get('stride') == SHARED else (nn.Conv2d, pair(attrs, 'stride', '(1, 1)'))
+    padding, dilation = pair(attrs, 'pad', '(0, 0)'), pair(attrs, 'dilate', '(1, 1)')
+    if int(attrs['num_filter']) < 1:
+        raise ValueError('it has no filters')
+    filters, kernel, has_bias = int(attrs['num_filter']), pair(attrs, 'kernel', ''), not is_set(attrs, 'no_bias')
+    return kind(x.shape[1], filters, kernel, stride, padding, dilation, int(attrs.get('num_group', 1)), has_bias)
+
+
+class StandingBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm by its moving statistics, in training too."""
+
+    def forward(self, x):
+        """Return the normalised maps."""
+        return functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+def _batch_norm(attrs, x):
+    kind = nn.BatchNorm1d if x.ndim == 2 else nn.BatchNorm2d
+    if is_set(attrs, 'use_global_stats'):
+        kind = StandingBatchNorm2d
+    layer = kind(x.shape[1], float(attrs.get('eps', 1e-3)), round(1 - float(attrs.get('momentum', 0.9)), 12))
+    layer.weight.requires_grad_(not is_set(dict({'fix_gamma': 'True'}, **attrs), 'fix_gamma'))
+    return layer
+
+
+def _fully_connected(attrs, x):
+    return nn.Linear(x.shape[1], int(attrs['num_hidden']), not is_set(attrs, 'no_bias'))
 
 
 def _pooling(attrs, x):
     if is_set(attrs, 'global_pool'):
         if attrs.get('pool_type', 'max') != 'avg':
             raise ValueError('global max pooling')
-        return torch.mean, (x, (2, 3), True)
+        return nn.AdaptiveAvgPool2d(1)
     kernel, stride, padding = (
         pair(attrs, key, d) for key, d in (('kernel', ''), ('stride', '(1, 1)'), ('pad', '(0, 0)'))
     )
     upwards = attrs.get('pooling_convention', 'valid') == 'full'
     if attrs.get('pool_type', 'max') == 'max':
-        return torch.max_pool2d, (x, kernel, stride, padding, 1, upwards)
+        return nn.MaxPool2d(kernel, stride, padding, ceil_mode=upwards)
     include_padding = attrs.get('count_include_pad', 'True') in ('True', 'true', '1', 'None')
-    return functional.avg_pool2d, (x, kernel, stride, padding, upwards, include_padding)
+    return nn.AvgPool2d(kernel, stride, padding, upwards, include_padding)
 
 
-def _leaky_relu(attrs, x, gamma=None):
-    kind, slope = attrs.get('act_type', 'leaky'), float(attrs.get('slope', 0.25))
-    functions = {
-        'prelu': (torch.prelu, (x, gamma)),
-        'leaky': (functional.leaky_relu, (x, slope)),
-        'elu': (functional.elu, (x, slope)),
-        'selu': (torch.selu, (x,)),
-        'gelu': (functional.gelu, (x,)),
+def _leaky_relu(attrs, x):
+    slope = float(attrs.get('slope', 0.25))
+    kinds = {
+        'prelu': lambda: nn.PReLU(x.shape[1]),
+        'leaky': lambda: nn.LeakyReLU(slope),
+        'elu': lambda: nn.ELU(slope),
+        'selu': nn.SELU,
+        'gelu': nn.GELU,
     }
-    return functions[kind]
+    return kinds[attrs.get('act_type', 'leaky')]()
+
+
+def _resize(attrs, x):
+    size = int(attrs['height']), int(attrs['width'])
+    return nn.Upsample(size, mode='bilinear', align_corners=True)
 
 
 ACTIVATIONS = {
-    'relu': torch.relu,
-    'sigmoid': torch.sigmoid,
-    'tanh': torch.tanh,
-    'softrelu': functional.softplus,
-    'softsign': functional.softsign,
+    'relu': nn.ReLU,
+    'sigmoid': nn.Sigmoid,
+    'tanh': nn.Tanh,
+    'softrelu': nn.Softplus,
+    'softsign': nn.Softsign,
+}
+# {MXNet's operator: function of (attributes, input) that returns the layer}; the input is on meta, for its shape.
+LAYERS = {
+    'Convolution': _convolution,
+    'BatchNorm': _batch_norm,
+    'FullyConnected': _fully_connected,
+    'Pooling': _pooling,
+    'LeakyReLU': _leaky_relu,
+    'Activation': lambda attrs, x: ACTIVATIONS[attrs['act_type']](),
+    '_contrib_BilinearResize2D': _resize,
+    'Dropout': lambda attrs, x: nn.Dropout(float(attrs.get('p', 0.5))),
 }
 
 
@@ -292,17 +351,6 @@ def plain(function):
 
 # {MXNet's operator: translation}; a translation takes (attributes, *inputs) and returns (function, arguments).
 TRANSLATIONS = {
-    'Convolution': _convolution,
-    'BatchNorm': _batch_norm,
-    'FullyConnected': lambda attrs, x, weight, bias=None: (functional.linear, (x, weight, bias)),
-    'Pooling': _pooling,
-    'LeakyReLU': _leaky_relu,
-    'Activation': lambda attrs, x: (ACTIVATIONS[attrs['act_type']], (x,)),
-    '_contrib_BilinearResize2D': lambda attrs, x: (
-        functional.interpolate,
-        (x, (int(attrs['height']), int(attrs['width'])), None, 'bilinear', True),
-    ),
-    'Dropout': lambda attrs, x: (functional.dropout, (x, float(attrs.get('p', 0.5)), Attribute('training'))),
     'Flatten': lambda attrs, x: (torch.flatten, (x, 1)),
     'Concat': lambda attrs, *inputs: (torch.cat, (inputs, int(attrs.get('dim', 1)))),
     'SliceChannel': lambda attrs, x: (torch.chunk, (x, int(attrs['num_outputs']), int(attrs.get('axis', 1)))),
@@ -319,6 +367,7 @@ TRANSLATIONS = {
     '_MulScalar': scalar(torch.mul),
     'BlockGrad': plain(torch.detach),
 }
+SHARED = 'shared'  # in place of a stride: each call has its own
 IDENTITIES = ('_copy', 'identity', 'Cast')
 # {operator: {attribute: the values that the translation knows, the default first}}
 KNOWN_VALUES = {
@@ -335,20 +384,14 @@ KNOWN_VALUES = {
 # --------------------------------------------------------------------------------------------- the module
 
 
-def shape_of(node, key, inputs):
-    """Return the shape of an input `key` of an operator that is a variable without a shape; `inputs` are on meta."""
-    channels = inputs[0].shape[1]
-    if node.op == 'Convolution':
-        filters = int(node.attrs['num_filter'])
-        if key == 'bias':
-            return (filters,)
-        return (filters, channels // int(node.attrs.get('num_group', 1)), *pair(node.attrs, 'kernel', ''))
-    if node.op == 'FullyConnected':
-        hidden = int(node.attrs['num_hidden'])
-        return (hidden,) if key == 'bias' else (hidden, math.prod(inputs[0].shape[1:]))
-    if node.op in ('BatchNorm', 'LeakyReLU'):
-        return (channels,)
-    raise ValueError(f'the shape of an input of {node.name} ({node.op}) is not known')
+def checked(x):
+    """Return images; raises TypeError for whole numbers, which would not be normalised."""
+    if not x.is_floating_point():
+        raise TypeError(f'images are (x - 127.5) / 127.5 with a fraction, not {x.dtype}; crunet.transform makes them')
+    return x
+
+
+fx.wrap('checked')  # a tracer does not look into it
 
 
 class SymbolModule(nn.Module):
@@ -366,35 +409,34 @@ class SymbolModule(nn.Module):
     ):
         super().__init__()
         self.fp16, self.using_checkpoint, self.channels_last = fp16, using_checkpoint, channels_last
-        self.trunk_type, self.momentum = None, 0.1
+        self.trunk_type = None
         self.config = None  # {'network': …, 'settings': …} of crunet.create_model
-        self._segments, self._macs, self.size = [], 0, None  # there before a parameter could take their names
-        self.size = _Assembly(self, nodes, image_shape, dropout).run()
+        self._segments, self._runs, self.size = [], [], None  # there before a layer could take their names
+        self._place, self._names = {}, {}  # {path of a layer: its place}; {MXNet's name of a parameter: its own}
+        with torch.device('meta'):
+            self.size = _Assembly(self, nodes, image_shape, dropout).run()
+        own = set(self.state_dict())
+        self._names = {name: to for name, to in self._names.items() if name not in own}
+        self._compile()
+        self.to_empty(device='cpu')
+        self._initialise()
         if channels_last is None:
             self.channels_last = not is_narrow(self)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
-    @property
-    def extra_gflops(self):
-        """Multiply-adds, in units of 1e9, that the host's counter of modules does not see: all."""
-        return self._macs / 1e9
-
     def forward(self, x):
         """Return the embeddings, (n, size) float32, of images, (n, 3, height, width), (x - 127.5) / 127.5."""
-        if not x.is_floating_point():
-            raise TypeError(
-                f'images are (x - 127.5) / 127.5 with a fraction, not {x.dtype}; crunet.transform makes them'
-            )
+        x = checked(x)
         values = {'data': x.contiguous(memory_format=torch.channels_last) if self.channels_last else x}
         with self._autocast(x, is_on=True):
-            self._run(self._segments[:-1], values)
+            self._run(range(len(self._segments) - 1), values)
         (head,) = self._segments[-1:]
         for name in head.inputs:
             if self.fp16 and values[name].dtype in HALVES:
                 values[name] = values[name].float()
         with self._autocast(x, is_on=False):
-            self._run([head], values)
+            self._run([len(self._segments) - 1], values)
         (embedding,) = head.outputs
         return values[embedding]
 
@@ -424,29 +466,88 @@ class SymbolModule(nn.Module):
         of_device = torch.float16 if x.device.type == 'cuda' else torch.bfloat16
         return torch.autocast(x.device.type, self.trunk_type or of_device, enabled=is_on)
 
-    def _run(self, segments, values):
+    def _run(self, numbers, values):
         is_again = self.using_checkpoint and self.training and torch.is_grad_enabled()
         if torch.compiler.is_compiling():  # it has its own ways, of which some move the moving statistics twice
             is_again = False
-        for segment in segments:
+        for number in numbers:
+            segment, run = self._segments[number], self._runs[number]
             given = [values[name] for name in segment.inputs]
             if is_again and segment.is_recomputed:
-                parameters = [getattr(self, name) for name in segment.parameters]
-                found = Recomputed.apply(self, segment, *given, *parameters)
+                parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
+                found = Recomputed.apply(self, number, *given, *parameters)
             else:
-                found = segment.run(self, *given)
+                found = run(self, *given)
             for name in segment.dead:
                 values.pop(name, None)
             values.update(zip(segment.outputs, found))
 
+    def _layers(self, segment):
+        return [self.get_submodule(path) for path in segment.layers]
+
     @contextlib.contextmanager
-    def standing_statistics(self):
-        """Leave the moving statistics as they are: the first pass has moved them."""
-        momentum, self.momentum = self.momentum, 0.0
+    def standing_statistics(self, segment):
+        """Leave the moving statistics of a segment as they are: the first pass has moved them."""
+        norms = [layer for layer in self._layers(segment) if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
         try:
             yield
         finally:
-            self.momentum = momentum
+            for norm, (momentum, count) in zip(norms, before):
+                norm.momentum, norm.num_batches_tracked = momentum, count
+
+    def named_modules(self, memo=None, prefix='', remove_duplicate=True):
+        """Yield the modules in the order of the network, and so their parameters: an optimiser's state is in it."""
+        start = len(prefix) + 1 if prefix else 0
+        found = list(super().named_modules(memo, prefix, remove_duplicate))
+        yield from sorted(found, key=lambda pair: self._place.get(pair[0][start:], -1))
+
+    def own_name(self, name):
+        """Return the name of a parameter or moving statistic here, by MXNet's or its own."""
+        return self._names.get(name, name)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        """Take MXNet's names as well, which state dicts of earlier versions have."""
+        for name, own in self._names.items():
+            if prefix + name in state_dict:
+                state_dict.setdefault(prefix + own, state_dict.pop(prefix + name))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def __getstate__(self):
+        """Return what pickle keeps: all but functions, which are made anew."""
+        return {key: value for key, value in self.__dict__.items() if key != '_runs'}
+
+    def __setstate__(self, state):
+        """Restore what pickle has kept."""
+        super().__setstate__(state)
+        self._compile()
+
+    def _compile(self):
+        """Make the function of each segment of its code: run(module, *inputs) returns its outputs."""
+        self._runs = []
+        for segment in self._segments:
+            known = {'torch': torch, 'operator': operator, '_operator': operator}
+            exec(segment.code, known)
+            self._runs.append(known['forward'])
+
+    def _initialise(self):
+        """Draw first values as insightface's MXNet trainers do.
+
+        Weights: Xavier, gaussian, by the outputs, magnitude 2; slopes of PReLU 0.25; gamma 1, beta and biases 0.
+        """
+        with torch.no_grad():
+            for layer in self.modules():
+                if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                    weight = layer.weight
+                    weight.copy_(torch.randn(weight.shape) * math.sqrt(2 / (len(weight) * weight[0, 0].numel())))
+                    if layer.bias is not None:
+                        layer.bias.zero_()
+                elif isinstance(layer, nn.PReLU):
+                    layer.weight.fill_(0.25)
+                elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.reset_parameters()
 
 
 class Recomputed(torch.autograd.Function):
@@ -457,12 +558,12 @@ class Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, module, segment, *tensors):
-        """Return the outputs of a segment for its inputs and then its parameters."""
-        ctx.module, ctx.segment = module, segment
+    def forward(ctx, module, number, *tensors):
+        """Return the outputs of the segment `number` for its inputs and then its parameters."""
+        ctx.module, ctx.segment, ctx.run = module, module._segments[number], module._runs[number]
         ctx.save_for_backward(*tensors)
         ctx.autocast = autocast_of(tensors[0].device.type)
-        return segment.run(module, *tensors[: len(segment.inputs)])
+        return ctx.run(module, *tensors[: len(ctx.segment.inputs)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -470,8 +571,8 @@ class Recomputed(torch.autograd.Function):
         """Return the gradients of the inputs and of the parameters."""
         tensors, count = ctx.saved_tensors, len(ctx.segment.inputs)
         given = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:count]]
-        with torch.enable_grad(), ctx.module.standing_statistics(), torch.autocast(**ctx.autocast):
-            found = ctx.segment.run(ctx.module, *given)
+        with torch.enable_grad(), ctx.module.standing_statistics(ctx.segment), torch.autocast(**ctx.autocast):
+            found = ctx.run(ctx.module, *given)
         sources = [*given, *tensors[count:]]
         wanted = [tensor for tensor in sources if tensor.requires_grad]
         # An output that depends on nothing but what is frozen has no gradient.
@@ -503,25 +604,25 @@ def is_narrow(module):
 
 
 class Segment(NamedTuple):
-    """A part of a network: `run(module, *inputs)` returns its outputs; what is no longer read is dead then."""
+    """A part of a network: the code that returns its outputs of its inputs; what is no longer read is dead then."""
 
-    run: types.FunctionType
+    code: str
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
-    parameters: Tuple[str, ...]
+    layers: Tuple[str, ...]  # their paths
     is_recomputed: bool
     dead: Tuple[str, ...] = ()
 
 
 class _Assembly:
-    """Makes the parameters and the segments of a SymbolModule."""
+    """Makes the layers and the segments of a SymbolModule, on the device meta."""
 
     def __init__(self, module, nodes, image_shape, dropout):
         self.module, self.nodes, self.dropout = module, nodes, dropout
-        self.on_meta = {'data': torch.empty((2, 3, *image_shape[:2]), device='meta')}  # {name of a value: tensor}
-        self.value = {}  # {(place, output): name of a value, or Attribute}
-        self.steps = []  # (name, function, arguments), the arguments being names of values, Attributes and constants
-        self.own, self.momenta = set(), set()  # names of parameters and statistics; of BatchNorms, one for all
+        self.on_meta = {'data': torch.empty((2, 3, *image_shape[:2]))}  # {name of a value: tensor}
+        self.value = {}  # {(place, output): name of a value, or Variable}
+        self.steps = []  # (name, function or Layer, arguments), the arguments being names of values and constants
+        self.layers = {}  # {variables: Layer}
 
     def run(self):
         """Make them; return the size of the embedding. Raises ValueError for what is not known here."""
@@ -531,7 +632,7 @@ class _Assembly:
         bounds = []  # numbers of steps at which a segment ends
         for number, node in enumerate(self.nodes):
             if node.op == 'null':
-                self.value[number, 0] = Value('data') if node.name == 'data' else Attribute(node.name)
+                self.value[number, 0] = Value('data') if node.name == 'data' else Variable(node.name)
             else:
                 try:
                     self._operator(number, node)
@@ -558,7 +659,7 @@ class _Assembly:
         if node.op in IDENTITIES:
             self.value[number, 0] = self.value[node.inputs[0]]
             return
-        if node.op not in TRANSLATIONS:
+        if node.op not in TRANSLATIONS and node.op not in LAYERS:
             raise ValueError(
                 f'the operator {node.op} is not known here; in a symbol that tools/export.py writes, PReLU, resizing '
                 'and grouped convolutions are plain'
@@ -567,49 +668,80 @@ class _Assembly:
             if node.attrs.get(key, values[0]) not in values:
                 raise ValueError(f'{key}={node.attrs[key]} is not known here')
         inputs = [self.value[entry] for entry in node.inputs]
-        self._parameters(node, inputs)
-        if node.op == 'FullyConnected' and len(self.on_meta[inputs[0]].shape) > 2:
-            inputs[0] = self._step(node.name + '_flat', torch.flatten, (inputs[0], 1))
-        attrs = node.attrs
-        if node.op == 'Dropout' and self.dropout is not None:
-            attrs = dict(attrs, p=str(self.dropout))
-        if node.op == 'BatchNorm':
-            self.momenta.add(1 - float(attrs.get('momentum', 0.9)))
-            (self.module.momentum,) = self.momenta
-        function, arguments = TRANSLATIONS[node.op](attrs, *inputs)
-        name = self._step(node.name, function, arguments)
-        self.value[number, 0] = name
+        if node.op in LAYERS:
+            self.value[number, 0] = self._layer(node, *inputs)
+            return
+        if any(isinstance(value, Variable) for value in inputs):
+            raise ValueError('it computes with a parameter')
+        function, arguments = TRANSLATIONS[node.op](node.attrs, *inputs)
+        name = self.value[number, 0] = self._step(node.name, function, arguments)
         if node.op == 'SliceChannel':
-            for output in range(int(attrs['num_outputs'])):
-                self.value[number, output] = self._step(f'{node.name}{output}', _item, (name, output))
-        self._count(node, name)
+            for output in range(int(node.attrs['num_outputs'])):
+                self.value[number, output] = self._step(f'{node.name}{output}', operator.getitem, (name, output))
 
-    def _parameters(self, node, inputs):
-        """Register those inputs of a node that are parameters or moving statistics and not there yet."""
-        keys = INPUTS.get(node.op, ())
-        known = [self._tensor(value) for value in inputs[:1]]
-        for key, value in zip(keys, inputs):
-            if not isinstance(value, Attribute) or value in self.own:
-                continue
-            if hasattr(self.module, value):
-                raise ValueError(f'no parameter can have the name {value}')
-            self.own.add(value)
-            shape = shape_of(node, key, known)
-            if key.startswith('moving'):
-                self.module.register_buffer(str(value), torch.full(shape, float(key == 'moving_var')))
-                continue
-            is_fixed = (
-                key == 'gamma'
-                and node.op == 'BatchNorm'
-                and is_set(dict({'fix_gamma': 'True'}, **node.attrs), 'fix_gamma')
-            )
-            tensor = first_value(node.op, key, shape)
-            self.module.register_parameter(str(value), nn.Parameter(tensor, requires_grad=not is_fixed))
+    def _layer(self, node, x, *variables):
+        """Add the step of a node that is a layer, and the layer, unless it is there; return the name of its value."""
+        attrs = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
+        if not isinstance(x, Value) or not all(isinstance(variable, Variable) for variable in variables):
+            raise ValueError('what it reads is no parameter')
+        if node.op == 'Dropout' and self.dropout is not None:
+            attrs['p'] = str(self.dropout)
+        if node.op == 'FullyConnected' and self.on_meta[x].ndim > 2:
+            x = self._step(node.name + '_flat', torch.flatten, (x, 1))
+        if node.op == 'BatchNorm' and is_set(attrs, 'use_global_stats') and self.on_meta[x].ndim == 2:
+            raise ValueError('use_global_stats is not known here behind a fully connected layer')
+        stride = ()
+        if node.op == 'Convolution' and len(self._strides(node)) > 1:
+            stride = (pair(attrs, 'stride', '(1, 1)'),)
+            attrs['stride'] = SHARED
+        layer, path = LAYERS[node.op](attrs, self.on_meta[x]), self.layers.get(variables)
+        if not variables or path is None:
+            path = self.layers[variables] = self._new_layer(node, layer, variables)
+        elif repr(self.module.get_submodule(path)) != repr(layer):
+            raise ValueError('it shares parameters with another layer, which is different')
+        return self._step(node.name, path, (x, *stride))
+
+    def _strides(self, node):
+        """Return the strides of all convolutions that read the weight of one."""
+        source = self._source(node.inputs[1][0])
+        convolutions = (other for other in self.nodes if other.op == 'Convolution')
+        return {
+            pair(other.attrs, 'stride', '(1, 1)')
+            for other in convolutions
+            if self._source(other.inputs[1][0]) == source
+        }
+
+    def _source(self, place):
+        """Return the place of what a node that only passes it on reads."""
+        while self.nodes[place].op in IDENTITIES:
+            place = self.nodes[place].inputs[0][0]
+        return place
+
+    def _new_layer(self, node, layer, variables):
+        """Put a layer into the module under the name of its parameters, else its node's; return its Layer."""
+        own = [SUFFIXES[key] for key in INPUTS.get(node.op, ())[1 : 1 + len(variables)]]
+        tensors = dict([*layer.named_parameters(), *layer.named_buffers()])
+        if not {*own} == {*tensors} - {'num_batches_tracked'}:
+            raise ValueError('it has not the inputs of its kind')
+        paths = {torch_name(variable).rpartition('.')[0] for variable in variables}
+        is_plain = all(torch_name(variable).endswith(f'.{name}') for variable, name in zip(variables, own))
+        path = Layer(paths.pop() if len(paths) == 1 and is_plain else layer_path(node.name))
+        where, *within = path.split('.')[::-1]
+        parent = self.module
+        for name in within[::-1]:
+            if name not in parent._modules:
+                parent.add_module(name, nn.Module())
+            parent = parent._modules[name]
+        if hasattr(parent, where):
+            raise ValueError(f'no layer can have the name {path}')
+        parent.add_module(where, layer)
+        self.module._place[str(path)] = len(self.module._place)
+        for variable, name in zip(variables, own):
+            for theirs in {str(variable), torch_name(variable)} - {f'{path}.{name}'}:
+                self.module._names[theirs] = f'{path}.{name}'
+        return path
 
     def _tensor(self, value):
-        if isinstance(value, Attribute):
-            found = getattr(self.module, value, None)
-            return torch.empty(found.shape, device='meta') if isinstance(found, torch.Tensor) else found
         if isinstance(value, Value):
             return self.on_meta[value]
         return tuple(map(self._tensor, value)) if isinstance(value, tuple) else value
@@ -617,14 +749,10 @@ class _Assembly:
     def _step(self, name, function, arguments):
         name = Value(name)
         self.steps.append((name, function, arguments))
+        run = self.module.get_submodule(function) if isinstance(function, Layer) else function
         with torch.no_grad():
-            self.on_meta[name] = function(*map(self._tensor, arguments))
+            self.on_meta[name] = run(*map(self._tensor, arguments))
         return name
-
-    def _count(self, node, name):
-        if node.op in ('Convolution', 'FullyConnected'):
-            weight = getattr(self.module, self.value[node.inputs[1]])
-            self.module._macs += weight[0].numel() * self.on_meta[name][0].numel()
 
     def _fold_input(self):
         """Fold the host's normalisation and the network's into one multiplication, or an addition besides."""
@@ -661,34 +789,30 @@ class _Assembly:
             inputs = tuple(str(value) for value in read if value not in made)
             outputs = tuple(str(name) for name, _, _ in steps if read_by.get(name, -1) >= end or name == last)
             dead = tuple(value for value in inputs if read_by[value] < end)
-            run, parameters = self._function(steps, inputs, outputs), self._parameters_in(steps)
-            segments.append(Segment(run, inputs, outputs, parameters, len(steps) > 1, dead))
+            layers = tuple(dict.fromkeys(str(function) for _, function, _ in steps if isinstance(function, Layer)))
+            segments.append(Segment(self._code(steps, inputs, outputs), inputs, outputs, layers, len(steps) > 1, dead))
             start = end
         return segments
 
-    def _parameters_in(self, steps):
-        """Return the names of the parameters that some steps read."""
-        read = dict.fromkeys(value for _, _, arguments in steps for value in arguments if isinstance(value, Attribute))
-        return tuple(str(name) for name in read if isinstance(getattr(self.module, name), nn.Parameter))
-
-    def _function(self, steps, inputs, outputs):
-        """Return a function of (module, *inputs) that takes the steps, written out by torch.fx."""
+    def _code(self, steps, inputs, outputs):
+        """Return the code of a function of (module, *inputs) that takes the steps, written out by torch.fx."""
         graph = fx.Graph()
         made = {name: graph.placeholder(f'v{number}') for number, name in enumerate(inputs)}
 
         def given(value):
-            if isinstance(value, Attribute):
-                if value not in made:
-                    made[value] = graph.get_attr(str(value))
-                return made[value]
             if isinstance(value, tuple):
                 return tuple(map(given, value))
             return made[value] if isinstance(value, Value) else value
 
         for name, function, arguments in steps:
-            made[name] = made[arguments[0]] if function is _same else graph.call_function(function, given(arguments))
+            if function is _same:
+                made[name] = made[arguments[0]]
+            elif isinstance(function, Layer):
+                made[name] = graph.call_module(str(function), given(arguments))
+            else:
+                made[name] = graph.call_function(function, given(arguments))
         graph.output(tuple(made[name] for name in outputs))
-        return fx.GraphModule(self.module, graph).forward.__func__
+        return graph.python_code('self').src
 
 
 def values_in(arguments):
@@ -702,22 +826,6 @@ def values_in(arguments):
 
 def _same(x, _):
     return x
-
-
-def _item(values, number):
-    return values[number]
-
-
-def first_value(op, key, shape):
-    """Return the first values of a parameter, as insightface's MXNet trainers draw them.
-
-    Weights: Xavier, gaussian, by the outputs, magnitude 2; slopes of PReLU 0.25; gamma 1, beta and biases 0.
-    """
-    if key == 'weight':
-        return torch.randn(shape) * math.sqrt(2 / (shape[0] * math.prod(shape[2:])))
-    if key == 'gamma':
-        return torch.full(shape, 0.25 if op == 'LeakyReLU' else 1.0)
-    return torch.zeros(shape)
 
 
 # --------------------------------------------------------------------------------------- network choices
@@ -860,14 +968,14 @@ def rate(value):
 def load_weights(module, path):
     """Give a module the weights of a state dict, or of the one that a trainer's checkpoint has; raises ValueError."""
     try:
-        state = unwrapped(read_state(path))
-        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        state = {module.own_name(name): value for name, value in unwrapped(read_state(path)).items()}
+        shapes = {name: tuple(value.shape) for name, value in state.items() if not is_count(name)}
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror}')
     except Exception as error:  # torch.load has many for files that are none
         why = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f'{path} is no state dict, or has other things beside; tools/convert.py reads more: {why}')
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if not is_count(name)}
     for name in [*wanted, *shapes]:
         if shapes.get(name) != wanted.get(name):
             raise ValueError(
@@ -875,6 +983,11 @@ def load_weights(module, path):
                 f'{wanted.get(name)} here'
             )
     module.load_state_dict(state, strict=True)
+
+
+def is_count(name):
+    """Tell whether a tensor of a state dict counts batches, which older ones do not, and BatchNorm can do without."""
+    return name.endswith('num_batches_tracked')
 
 
 def read_state(path):

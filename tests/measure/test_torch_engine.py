@@ -105,9 +105,15 @@ class Wrong(Network):
 
     def make(self, last):
         module = super().make(last)
-        momentum = {False: module.momentum, True: 0.19}
-        module.register_forward_pre_hook(lambda of, _: setattr(of, 'momentum', momentum[of.using_checkpoint]))
-        module.conv0_weight.register_hook(lambda gradient: -gradient * 1e3 if module.using_checkpoint else gradient)
+        norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        momentum = {False: norms[0].momentum, True: 0.19}
+
+        def move(of, _):
+            for norm in norms:
+                norm.momentum = momentum[of.using_checkpoint]
+
+        module.register_forward_pre_hook(move)
+        module.conv0.weight.register_hook(lambda gradient: -gradient * 1e3 if module.using_checkpoint else gradient)
         return module
 
 
@@ -147,10 +153,10 @@ def test_a_way_is_what_its_row_says(monkeypatch):
             assert str(way.half).endswith(row.split(',')[0])
             way = way._replace(half=torch.bfloat16)
         step = network.step(way, 2)
-        before = step.module.conv0_weight.clone()
+        before = step.module.conv0.weight.clone()
         step()
         assert len(step.images) == 2 and step.images.is_contiguous(memory_format=torch.channels_last) == way.last
-        assert step.module.training and not torch.equal(before, step.module.conv0_weight)
+        assert step.module.training and not torch.equal(before, step.module.conv0.weight)
         assert seen[-1] == (way.last, way.half or False, way.again, way.tf32, way.tf32)
         assert way.last == ('channels last' in row) and way.tf32 == (not row.startswith('float32'))
         assert way.again == ('recomputed' in row)
@@ -162,10 +168,10 @@ def test_the_momentum_is_there_from_the_first():
     """So that no batch is found to fit in its place; and the weights are nearly what they were."""
     network = Network(CHOICE)
     module = network.module(False)
-    before, sgd = module.conv0_weight.clone(), network.sgd(False)
+    before, sgd = module.conv0.weight.clone(), network.sgd(False)
     assert len(sgd.state) == sum(parameter.requires_grad for parameter in module.parameters())
     assert all(state['momentum_buffer'] is not None for state in sgd.state.values())
-    assert torch.allclose(before, module.conv0_weight, atol=1e-6) and module.conv0_weight.grad is None
+    assert torch.allclose(before, module.conv0.weight, atol=1e-6) and module.conv0.weight.grad is None
 
 
 @pytest.mark.parametrize(
@@ -422,7 +428,7 @@ def test_a_step_does_what_its_row_says(training):
         module = step.module
         assert (module.fp16, module.channels_last, module.using_checkpoint) == (half, last, True), label
         assert step.images.is_contiguous(memory_format=torch.channels_last) == last
-        assert module.training == training and (module.conv0_weight.grad is not None) == training
+        assert module.training == training and (module.conv0.weight.grad is not None) == training
 
 
 def test_narrow_networks(run_tool):

@@ -1,6 +1,6 @@
 """Checkpoints: PREFIX-symbol.json and PREFIX-EPOCH.params of MXNet's Module, state dicts of arcface_torch.
 
-Names of parameters are the same in both. Here they are read, written, and checked.
+Here they are read, written, and checked; names of parameters are MXNet's.
 """
 
 import glob
@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from identifiers import identifiers, owners_of
+from identifiers import STEM_WEIGHTS, identifiers, mxnet_names, owners_of, torch_name
 from netkit import params_file, state_dict
 from netkit.errors import UserError, reason, refusals
 from netkit.files import settle
@@ -116,8 +116,8 @@ def save(prefix, epoch, symbol, parameters):
 def save_state_dict(path, symbol, parameters):
     """Write the `parameters` of a symbol, {name: array}, as a state dict, and read it back.
 
-    Names become identifiers, as where PyTorch reads the symbol's JSON. A gamma that MXNet takes for 1, whatever it is
-    (`fix_gamma`), is written as 1. Raises UserError if the file was not written completely.
+    Names become PyTorch's (`torch_name`), of identifiers, as where it reads the symbol's JSON. A gamma that MXNet takes
+    for 1, whatever it is (`fix_gamma`), is written as 1. Raises UserError if the file was not written completely.
     """
     parameters = dict(parameters)
     nodes = Graph.of(symbol).nodes()
@@ -126,9 +126,9 @@ def save_state_dict(path, symbol, parameters):
             gamma = node.inputs[1][0].name
             parameters[gamma] = np.ones_like(parameters[gamma])
     names = identifiers([node.name for node in nodes])
-    parameters = {names[name]: array for name, array in parameters.items()}
+    parameters = {torch_name(names[name]): array for name, array in parameters.items()}
     state_dict.write(path, parameters)
-    written = load_state_dict(path)
+    written = read_with(state_dict.read, path, 'a state dict of PyTorch')
     if any(not np.array_equal(written[name], values, equal_nan=True) for name, values in parameters.items()):
         raise UserError(f'{os.path.basename(path)} could not be written whole; is the disk full?')
 
@@ -171,7 +171,7 @@ def load_parameters(path):
 
 
 def load_state_dict(path):
-    """Return the tensors of a state dict as {name: float32 array}; raises UserError.
+    """Return the tensors of a state dict as {MXNet's name: float32 array}; raises UserError.
 
     Where a larger module was saved, as by Lightning, those of the network in it, under whatever name.
     """
@@ -181,6 +181,9 @@ def load_state_dict(path):
         raise UserError(f'{path} has several networks, {", ".join(owners)}; save the state dict of one of them')
     for owner in owners:
         arrays = {name[len(owner) :]: values for name, values in arrays.items() if name.startswith(owner)}
+    if STEM_WEIGHTS[1] in arrays:
+        names = mxnet_names({name: values.ndim for name, values in arrays.items()})
+        arrays = {names[name]: arrays[name] for name in names}
     return {name: values.astype(np.float32, copy=False) for name, values in arrays.items()}
 
 

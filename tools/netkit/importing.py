@@ -6,6 +6,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
+from identifiers import STEM_WEIGHTS
 from netkit import checkpoints, gluoncv2, iresnet, params_file, released, state_dict
 from netkit.errors import UserError
 from netkit.graph.naming import STEM_WEIGHT, face_form, is_original, is_variance
@@ -210,7 +211,7 @@ def titles():
 
 def nearest(loaded):
     """Return what names are most like those of a file: the end of a sentence."""
-    if STEM_WEIGHT in loaded:
+    if any(name in loaded for name in STEM_WEIGHTS):
         return '; it looks like a checkpoint of one of our own networks, which all programs take as it is'
 
     def share(source):

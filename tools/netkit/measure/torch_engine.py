@@ -17,6 +17,7 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 import config as host
+from identifiers import mxnet_names
 from netkit.measure import agreement, choices, cuda, torch_faces
 from netkit.measure.agreement import BFLOAT16, FLOAT32, HALF, Bounds
 from netkit.measure.cru116_by_hand import Cru116
@@ -248,13 +249,14 @@ class Network:
         module.load_state_dict(self.initial())
         images = images_of(choices.COMPARED_BATCH, self.choice.image_shape, device)
         generator = torch.Generator().manual_seed(1)
-        direction = torch.randn((len(images), len(module.fc1_beta)), generator=generator).to(device)
+        direction = torch.randn((len(images), module.size), generator=generator).to(device)
         take_way(module, way)
         with tensor_float32(way.tf32):
             module.train().zero_grad()
             (module(images) * direction).sum().backward()
-            gradients = as_float64({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
-            statistics_after = as_float64(dict(module.named_buffers()))
+            names = mxnet_names({name: tensor.ndim for name, tensor in module.state_dict().items()})
+            gradients = as_float64({names[of]: p.grad for of, p in module.named_parameters() if p.grad is not None})
+            statistics_after = as_float64({names[of]: tensor for of, tensor in module.named_buffers() if of in names})
             state = reference.state if reference else {key: value.clone() for key, value in module.state_dict().items()}
             module.load_state_dict(state)
             with torch.no_grad():

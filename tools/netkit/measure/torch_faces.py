@@ -57,7 +57,7 @@ def verified(module, images, same):
 def train(module, images, labels, batch, steps):
     """Train a network for so many steps with ArcFace and SGD; return (losses, seconds)."""
     device = next(module.parameters()).device
-    weight = nn.Parameter(torch.randn((labels.max() + 1, len(module.train().fc1_beta)), device=device) * 0.01)
+    weight = nn.Parameter(torch.randn((labels.max() + 1, module.train().size), device=device) * 0.01)
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad] + [weight]
     sgd = torch.optim.SGD(learnt, 0.1, 0.9, weight_decay=5e-4)
     falls = torch.optim.lr_scheduler.MultiStepLR(sgd, [int(0.7 * steps), int(0.9 * steps)])

@@ -1,0 +1,157 @@
+"""What PyTorch's own tools do with the layers of a network; each test reads a number."""
+
+import copy
+import multiprocessing
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+import symbol_torch  # noqa: E402
+
+from identifiers import mxnet_names  # noqa: E402
+
+NARROW = {name: f'{name}:net_multiplier=0.25,dropout=0.0' for name in ('cru56', 'cru116', 'att56', 'ires50')}
+
+
+def network(name='cru56', **options):
+    torch.manual_seed(0)
+    return symbol_torch.get_model(NARROW[name], num_features=24, **options)
+
+
+def images(count=4):
+    return torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def norms(module):
+    return [layer for layer in module.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+
+
+@pytest.mark.parametrize('name', NARROW)
+def test_parameters_are_in_the_order_of_the_network(name):
+    """As arcface_torch keeps an optimiser's state; nodes are recorded in that order."""
+    module = network(name)
+    row = symbol_torch.networks()[name]
+    settings = {key: row[key] for key in ('num_layers', 'num_group') if key in row}
+    nodes = symbol_torch.record('symbols', row['net_name'], net_multiplier=0.25, net_prelu='op', **settings)
+    read = [nodes[place].name for node in nodes for place, _ in node.inputs if node.op in symbol_torch.LAYERS]
+    expected = [name for name in dict.fromkeys(read) if 'moving' not in name]
+    names = mxnet_names({name: tensor.ndim for name, tensor in module.state_dict().items()})
+    found = [names[name] for name, _ in module.named_parameters()]
+    assert found == [name for name in expected if name in set(found)] and len(found) > 100
+    wrapped = torch.nn.Sequential(module)  # as in DistributedDataParallel
+    assert [id(parameter) for parameter in wrapped.parameters()] == [id(of) for of in module.parameters()]
+
+
+def test_shared_weights_stand_once_and_stay_one():
+    """In a state dict, in a copy, where another is assigned, and on a device that is only now chosen."""
+    module, x = network('cru116').eval(), images()
+    shared = [name for name in module.state_dict() if 'group' in name]
+    assert shared == [name for name, _ in module.named_parameters() if 'group' in name] != []
+    expected, state = module(x).detach(), module.state_dict()
+    others = copy.deepcopy(network('cru116')), network('cru116').to('meta').to_empty(device='cpu')
+    for other in others:
+        other.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+        np.testing.assert_array_equal(other.eval()(x).detach(), expected)
+        assert len(list(other.parameters())) == len(list(module.parameters()))
+    changed = copy.deepcopy(module)
+    with torch.no_grad():
+        changed.get_parameter(shared[0]).zero_()
+        assert (changed(x) - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_statistics_stand_still_where_batch_norms_are_frozen():
+    module = network().train()
+    for norm in norms(module):
+        norm.eval()
+    before = {name: tensor.clone() for name, tensor in module.named_buffers()}
+    module(images()).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.named_buffers())
+    module.train()(images())
+    assert not any(torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean)) for norm in norms(module))
+
+
+def test_statistics_of_averaged_weights():
+    """Those of the first BatchNorm are the means over the batches, by hand."""
+    module, batches = network(), [images(4), images(4) / 2]
+    torch.optim.swa_utils.update_bn(batches, module)
+    with torch.no_grad():
+        first = [module.conv0(batch * 127.5 / 128) for batch in batches]
+    expected = torch.stack([maps.mean((0, 2, 3)) for maps in first]).mean(0)
+    np.testing.assert_allclose(module.bn0.running_mean, expected, rtol=0, atol=1e-6)
+    assert {int(norm.num_batches_tracked) for norm in norms(module)} == {2}
+
+
+def test_every_batch_norm_is_synchronised():
+    module = network('att56')
+    count = len(norms(module))
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    assert len([layer for layer in norms(converted) if isinstance(layer, torch.nn.SyncBatchNorm)]) == count > 100
+
+
+@pytest.mark.parametrize('memonger', [False, True])
+def test_a_whole_module_is_saved_and_sent_to_a_process(memonger, tmp_path):
+    torch.manual_seed(0)
+    module = symbol_torch.get_model(NARROW['cru56'] + f',memonger={memonger}', num_features=24).eval()
+    torch.save(module, str(tmp_path / 'whole.pt'))
+    expected = module(images()).detach().numpy()
+    context = multiprocessing.get_context('spawn')
+    answer = context.Queue()
+    process = context.Process(target=computed_here, args=(module, answer))
+    process.start()
+    np.testing.assert_allclose(answer.get(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    process.join()
+    again = torch.load(str(tmp_path / 'whole.pt'), weights_only=False)
+    np.testing.assert_array_equal(again(images()).detach(), expected)
+    again.train()(images()).sum().backward()
+    assert again.conv0.weight.grad.abs().max() > 0
+
+
+def computed_here(module, answer):
+    """Compute in another process, which has got the module itself."""
+    answer.put(module(images()).detach().numpy())
+
+
+def test_maps_by_hooks_and_by_torchvision():
+    feature_extraction = pytest.importorskip('torchvision.models.feature_extraction')
+    module, maps = network().eval(), []
+    hook = module.get_submodule('stage2.unit1.conv2').register_forward_hook(lambda *given: maps.append(given[2]))
+    expected = module(images())
+    hook.remove()
+    extract = feature_extraction.create_feature_extractor(module, ['stage2.unit1.conv2', 'fc1'])
+    found = extract(images())
+    torch.testing.assert_close(found['stage2.unit1.conv2'], maps[0])
+    torch.testing.assert_close(found['fc1'], expected)
+    assert maps[0].shape[2:] == (28, 28)
+
+
+def test_a_penalty_of_gradients_and_gradients_by_function():
+    module, x = network().double().eval(), images(2).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(x).sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert module.conv0.weight.grad.abs().max() > 0
+
+    def loss(parameters):
+        return torch.func.functional_call(module, parameters, (x,)).sum()
+
+    parameters = {name: of.detach() for name, of in module.named_parameters()}
+    found = torch.func.grad(loss)(parameters)
+    module.zero_grad()
+    module(x).sum().backward()
+    torch.testing.assert_close(found['conv0.weight'], module.conv0.weight.grad)
+
+
+def test_half_of_the_weights_are_pruned():
+    from torch.nn.utils import prune
+
+    module, x = network().eval(), images()
+    expected = module(x)
+    prune.l1_unstructured(module.stage1.unit1.conv1, 'weight', 0.5)
+    assert (module.stage1.unit1.conv1.weight == 0).float().mean() == pytest.approx(0.5, abs=0.01)
+    assert (module(x) - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_it_prints_its_layers():
+    text = str(network('cru116'))
+    assert '(group1): Module(' in text and '(conv2): SharedConv2d(' in text and text.count('Conv2d(') > 60
