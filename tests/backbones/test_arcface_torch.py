@@ -7,10 +7,12 @@ checkout, whose own train_v2.py runs on a CPU by way of tests/host/on_cpu.py. Sk
 import contextlib
 import glob
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -86,7 +88,7 @@ def run_script(host, *command, processes=1):
 
 def train(host, faces, processes=1, network=NARROW, **changes):
     """Train four steps; return the state dicts of all processes."""
-    output = os.path.join(os.path.dirname(faces), 'trained', str(len(os.listdir(os.path.dirname(faces)))), network)
+    output = tempfile.mkdtemp(dir=os.path.dirname(faces))
     settings = dict(
         {'network': network, 'size': 32, 'fp16': False, 'output': output, 'faces': faces, 'lr': 0.01}, **changes
     )
@@ -176,4 +178,6 @@ def test_the_hosts_programs(host, faces, size, tmp_path):
     (output,) = run_script(host, 'inference.py', '--weight', model, '--network', name)
     assert len(output[output.index('[[') :].split()) >= size
     (output,) = run_script(host, 'flops.py', name)
-    assert f'{module.extra_gflops:.3f} Extra-GFLOPs' in output
+    assert (
+        'Extra-GFLOPs' not in output and float(re.search(r'([\d.]+) GFLOPs', output)[1]) > 0
+    )  # its counter sees the layers
