@@ -31,8 +31,12 @@ SUFFIXES = {  # {of MXNet's parameters: of PyTorch's}
 
 
 def layer_path(node):
-    """Return where the layer of a node is: `stage1.unit1.conv1` of `stage1_unit1_conv1`."""
-    return PLACES.sub(r'\1.', node)
+    """Return where the layer of a node is: `stage1.unit1.conv1` of `stage1_unit1_conv1`.
+
+    In one piece where a piece of it could not stand in code.
+    """
+    path = PLACES.sub(r'\1.', node)
+    return path if all(map(is_identifier, path.split('.'))) else node
 
 
 def torch_name(parameter):

@@ -212,6 +212,7 @@ def shapes_of(symbol):
         ('stage2_attention1_mask_down1_unit2_relu2_gamma', 'stage2.attention1.mask.down1.unit2.relu2.weight'),
         ('stage2_attention1_close_bn1_beta', 'stage2.attention1.close.bn1.bias'),
         ('stage1_unit1_shortcut_bn_gamma', 'stage1.unit1.shortcut_bn.weight'),
+        ('stage1_unit1_class_weight', 'stage1_unit1_class.weight'),
         ('anything', 'anything'),
     ],
 )
