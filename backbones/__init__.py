@@ -36,7 +36,7 @@ def create_model(name, pretrained=None, num_features=None, **settings):
     `settings` are those of the builder (`net_multiplier=0.25`, `net_origin='release'`), and `dropout`, `memonger`,
     `channels_last` and `fp16` of `symbol_torch.get_model`. Raises ValueError, naming what there is.
     """
-    if os.path.isdir(name):
+    if os.path.isdir(name) and name not in symbol_torch.networks():
         config = _read_config(os.path.join(name, CONFIG))
         pretrained = pretrained or os.path.join(name, WEIGHTS)
         kept = {key: tuple(value) if isinstance(value, list) else value for key, value in config['settings'].items()}
@@ -46,7 +46,8 @@ def create_model(name, pretrained=None, num_features=None, **settings):
     model = symbol_torch.made(name, settings)
     if pretrained is not None:
         symbol_torch.load_weights(model, os.fspath(pretrained))
-    model.config = {'network': name, 'settings': {key: settings[key] for key in settings if key not in OF_A_RUN}}
+    if not name.endswith('.json'):
+        model.config = {'network': name, 'settings': {key: settings[key] for key in settings if key not in OF_A_RUN}}
     return model
 
 

@@ -82,12 +82,13 @@ def state_in(found, is_tensor):
 
 def owners_of(names):
     """Return what stands in front of the names of each of our networks: '' where they are its own."""
-    return [
+    found = (
         str(name)[: -len(stem)]
         for name in names
         for stem in STEM_WEIGHTS
         if name == stem or str(name).endswith('.' + stem)
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def is_identifier(name):

@@ -264,8 +264,20 @@ def _convolution(attrs, x):
     return kind(x.shape[1], filters, kernel, stride, padding, dilation, int(attrs.get('num_group', 1)), has_bias)
 
 
-class StandingBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm by its moving statistics, in training too."""
+class StandingBatchNorm2d(nn.Module):
+    """BatchNorm by its moving statistics, in training too; it is none that could be synchronised or averaged."""
+
+    def __init__(self, channels, eps, _):
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = (nn.Parameter(torch.empty(channels)) for _ in range(2))
+        for name in ('running_mean', 'running_var'):
+            self.register_buffer(name, torch.empty(channels))
+
+    def reset_parameters(self):
+        """Set what a BatchNorm begins with."""
+        for tensor, value in ((self.weight, 1), (self.bias, 0), (self.running_mean, 0), (self.running_var, 1)):
+            nn.init.constant_(tensor, value)
 
     def forward(self, x):
         """Return the normalised maps."""
@@ -418,7 +430,7 @@ class SymbolModule(nn.Module):
         own = set(self.state_dict())
         self._names = {name: to for name, to in self._names.items() if name not in own}
         self._compile()
-        self.to_empty(device='cpu')
+        self.to_empty(device=torch.empty(0).device)  # the one that is asked for
         self._initialise()
         if channels_last is None:
             self.channels_last = not is_narrow(self)
@@ -528,7 +540,7 @@ class SymbolModule(nn.Module):
         """Make the function of each segment of its code: run(module, *inputs) returns its outputs."""
         self._runs = []
         for segment in self._segments:
-            known = {'torch': torch, 'operator': operator, '_operator': operator}
+            known = {'torch': torch, 'operator': operator, '_operator': operator, 'inf': math.inf, 'nan': math.nan}
             exec(segment.code, known)
             self._runs.append(known['forward'])
 
@@ -541,12 +553,15 @@ class SymbolModule(nn.Module):
             for layer in self.modules():
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):
                     weight = layer.weight
-                    weight.copy_(torch.randn(weight.shape) * math.sqrt(2 / (len(weight) * weight[0, 0].numel())))
+                    weight.copy_(
+                        torch.randn(weight.shape, device=weight.device)
+                        * math.sqrt(2 / (len(weight) * weight[0, 0].numel()))
+                    )
                     if layer.bias is not None:
                         layer.bias.zero_()
                 elif isinstance(layer, nn.PReLU):
                     layer.weight.fill_(0.25)
-                elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                elif isinstance(layer, (nn.modules.batchnorm._BatchNorm, StandingBatchNorm2d)):
                     layer.reset_parameters()
 
 
@@ -726,20 +741,29 @@ class _Assembly:
         paths = {torch_name(variable).rpartition('.')[0] for variable in variables}
         is_plain = all(torch_name(variable).endswith(f'.{name}') for variable, name in zip(variables, own))
         path = Layer(paths.pop() if len(paths) == 1 and is_plain else layer_path(node.name))
-        where, *within = path.split('.')[::-1]
+        while not self._is_free(path):  # as where a node is called `forward`
+            path = Layer(path + '_')
+        *within, where = path.split('.')
         parent = self.module
-        for name in within[::-1]:
+        for name in within:
             if name not in parent._modules:
                 parent.add_module(name, nn.Module())
             parent = parent._modules[name]
-        if hasattr(parent, where):
-            raise ValueError(f'no layer can have the name {path}')
         parent.add_module(where, layer)
         self.module._place[str(path)] = len(self.module._place)
         for variable, name in zip(variables, own):
             for theirs in {str(variable), torch_name(variable)} - {f'{path}.{name}'}:
                 self.module._names[theirs] = f'{path}.{name}'
         return path
+
+    def _is_free(self, path):
+        """Tell whether a layer can have a path: no attribute of the modules around it has a part of its name."""
+        parent, parts = self.module, path.split('.')
+        for name in parts[:-1]:
+            if name not in parent._modules:
+                return not hasattr(parent, name) and not any(hasattr(nn.Module(), part) for part in parts[1:])
+            parent = parent._modules[name]
+        return not hasattr(parent, parts[-1])
 
     def _tensor(self, value):
         if isinstance(value, Value):
@@ -971,7 +995,7 @@ def load_weights(module, path):
         state = {module.own_name(name): value for name, value in unwrapped(read_state(path)).items()}
         shapes = {name: tuple(value.shape) for name, value in state.items() if not is_count(name)}
     except OSError as error:
-        raise ValueError(f'cannot read {path}: {error.strerror}')
+        raise ValueError(f'cannot read {path}: {error.strerror or error}')
     except Exception as error:  # torch.load has many for files that are none
         why = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f'{path} is no state dict, or has other things beside; tools/convert.py reads more: {why}')

@@ -61,6 +61,32 @@ def test_shared_weights_stand_once_and_stay_one():
         assert (changed(x) - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
+def test_names_of_earlier_versions_within_a_larger_module():
+    module, other = network(), network()
+    names = mxnet_names({name: tensor.ndim for name, tensor in module.state_dict().items()})
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *filter(torch.is_floating_point, module.buffers())]:
+            tensor.add_(0.5)
+    earlier = {f'0.{names[name]}': tensor for name, tensor in module.state_dict().items() if name in names}
+    torch.nn.Sequential(other).load_state_dict(earlier, strict=True)
+    assert all(torch.equal(other.state_dict()[name], module.state_dict()[name]) for name in names)
+
+
+def test_recomputed_maps_are_counted_once():
+    torch.manual_seed(0)
+    module = symbol_torch.get_model(NARROW['cru56'] + ',memonger=True', num_features=24).train()
+    module(images()).sum().backward()
+    assert {int(norm.num_batches_tracked) for norm in norms(module)} == {1}
+
+
+def test_on_the_device_that_is_asked_for():
+    with torch.device('meta'):
+        module = network()
+    assert {tensor.device.type for tensor in [*module.parameters(), *module.buffers()]} == {'meta'}
+    module.load_state_dict(network().state_dict(), assign=True)
+    np.testing.assert_array_equal(module.eval()(images()).detach(), network().eval()(images()).detach())
+
+
 def test_statistics_stand_still_where_batch_norms_are_frozen():
     module = network().train()
     for norm in norms(module):

@@ -139,6 +139,16 @@ def test_from_two_photographs_to_a_cosine(crunet, tmp_path):
         crunet.align(pixels, np.ones((5, 2)))
 
 
+def test_a_folder_does_not_take_the_place_of_a_network(crunet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'cru56').mkdir()
+    assert crunet.create_model('cru56', num_features=24, **NARROW).size == 24
+    (tmp_path / 'it').mkdir()
+    (tmp_path / 'it' / 'config.json').write_text('{"network": "cru56", "settings": {"net_multiplier": 0.25}}')
+    with pytest.raises(ValueError, match='cannot read it/model.safetensors: .*o such file'):
+        crunet.create_model('it')
+
+
 def test_a_network_without_a_name_is_not_shared(tmp_path):
     with pytest.raises(ValueError, match='make it with crunet.create_model'):
         symbol_torch.get_model('cru56:net_multiplier=0.25').save_pretrained(str(tmp_path / 'x'))

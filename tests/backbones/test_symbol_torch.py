@@ -428,6 +428,13 @@ def changed_json(tmp_path, change):
         ('conv0_weight', 'unit1_lambda_weight', 'unit1_lambda_weight'),
         ('dropout0', 'unit1_class', None),
         ('dropout0', 'unit1_2', None),
+        ('dropout0', 'forward', None),
+        ('dropout0', 'stage1_unit1_training', None),
+        ('conv0_weight', 'size_weight', 'size_weight'),
+        ('dropout0', 'stage1', None),
+        ('dropout0', 'stage1_unit1_', None),
+        ('dropout0', 'stage9_forward', None),
+        ('dropout0', 'half', None),
         ('conv0_weight', 'self', '_self'),
         ('conv0_weight', 'größe', 'gr__e'),
     ],
@@ -439,7 +446,7 @@ def test_no_name_in_a_json_is_executed(node, name, renamed, tmp_path, monkeypatc
     module = symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48)).eval()
     names = set(module.state_dict())
     assert all(part.isidentifier() for name in names for part in name.split('.'))
-    assert renamed is None or torch_name(renamed) in names or module.own_name(renamed) == 'conv0.weight'
+    assert renamed is None or {torch_name(renamed), module.own_name(renamed)} & names
     _, expected = both('cru56')
     assert len(names) == len(expected.state_dict())
     first = expected.state_dict()
@@ -451,19 +458,9 @@ def test_no_name_in_a_json_is_executed(node, name, renamed, tmp_path, monkeypatc
     assert os.listdir('.') == ['x.json']
 
 
-@pytest.mark.parametrize(
-    'node, name',
-    [
-        ('conv0_weight', 'bn0_gamma'),
-        ('conv0_weight', 'bn0_weight'),
-        ('dropout0', 'training'),
-        ('dropout0', 'size'),
-        ('dropout0', 'forward'),
-    ],
-)
-def test_names_that_a_json_cannot_have(node, name, tmp_path):
-    path = changed_json(tmp_path, lambda nodes, graph: nodes[node].update(name=name))
-    with pytest.raises(ValueError, match='of one name|can have the name'):
+def test_names_that_a_json_cannot_have(tmp_path):
+    path = changed_json(tmp_path, lambda nodes, graph: nodes['conv0_weight'].update(name='bn0_gamma'))
+    with pytest.raises(ValueError, match='of one name'):
         symbol_torch.SymbolModule(symbol_torch.read_json(path), (48, 48))
 
 
