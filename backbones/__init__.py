@@ -10,16 +10,13 @@ over. Needs PyTorch; `align` and `transform` of pictures Pillow and NumPy, and `
 """
 
 import fnmatch
-import json
 import os
 
 import torch
 
 from . import symbol_torch
-from .symbol_torch import CONFIG, WEIGHTS
+from .identifiers import WEIGHTS, read_config
 
-MEAN = STD = 127.5
-BILINEAR = 2  # of PIL
 OF_A_RUN = 'dropout', 'memonger', 'channels_last', 'fp16'  # settings that are no part of a network
 
 
@@ -37,10 +34,9 @@ def create_model(name, pretrained=None, num_features=None, **settings):
     `channels_last` and `fp16` of `symbol_torch.get_model`. Raises ValueError, naming what there is.
     """
     if os.path.isdir(name) and name not in symbol_torch.networks():
-        config = _read_config(os.path.join(name, CONFIG))
         pretrained = pretrained or os.path.join(name, WEIGHTS)
-        kept = {key: tuple(value) if isinstance(value, list) else value for key, value in config['settings'].items()}
-        name, settings = config['network'], {**kept, **settings}
+        name, kept = read_config(name)
+        settings = {**kept, **settings}
     if num_features is not None:
         settings['emb_size'] = num_features
     model = symbol_torch.made(name, settings)
@@ -70,13 +66,15 @@ def transform(image, size=(112, 112)):
     is resized.
     """
     if isinstance(image, (str, os.PathLike)) or hasattr(image, 'convert'):
-        image = _picture(image).resize(size[::-1], BILINEAR)
+        from PIL import Image
+
+        image = _picture(image).resize(size[::-1], Image.BILINEAR)
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(*size, 3)
     else:
         pixels = torch.as_tensor(image)
     if pixels.shape != (*size, 3) or pixels.dtype != torch.uint8:
         raise ValueError(f'an image is (height, width, 3) uint8 of {size}, not {tuple(pixels.shape)} {pixels.dtype}')
-    return (pixels.permute(2, 0, 1).float() - MEAN) / STD
+    return (pixels.permute(2, 0, 1).float() - symbol_torch.HOST_MEAN) / symbol_torch.HOST_STD
 
 
 def _picture(image):
@@ -87,17 +85,3 @@ def _picture(image):
         with Image.open(image) as file:
             return ImageOps.exif_transpose(file).convert('RGB')
     return image.convert('RGB') if hasattr(image, 'convert') else Image.fromarray(image)
-
-
-def _read_config(path):
-    """Return the config of a folder; raises ValueError for what is none."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            config = json.load(file)
-        if not isinstance(config['network'], str) or not isinstance(config['settings'], dict):
-            raise ValueError('network or settings')
-    except OSError as error:
-        raise ValueError(f'cannot read {path}: {error.strerror}')
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is no config of save_pretrained: {error}')
-    return config

@@ -1,6 +1,7 @@
 """Faces aligned to ArcFace's template by five points: eyes, nose and corners of the mouth. PIL images, and NumPy."""
 
 import numpy as np
+from PIL import Image
 
 # Where the points are in an aligned image of 112×112 pixels, (x, y): left eye, right eye, nose, left and right corner
 # of the mouth, left and right as seen in the image (ArcFace, insightface's `face_align`).
@@ -8,7 +9,6 @@ TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
 TEMPLATE_SIZE = 112
-AFFINE, BILINEAR = 0, 2  # of PIL
 
 
 def similarity(source, target):
@@ -37,4 +37,4 @@ def aligned(image, points, size=TEMPLATE_SIZE):
     # For PIL the centre of the first pixel is at (0.5, 0.5), for landmarks at (0, 0).
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     inverse = shift @ inverse @ np.linalg.inv(shift)
-    return image.transform((size, size), AFFINE, tuple(inverse[:2].ravel()), resample=BILINEAR)
+    return image.transform((size, size), Image.AFFINE, tuple(inverse[:2].ravel()), resample=Image.BILINEAR)

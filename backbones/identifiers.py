@@ -1,9 +1,11 @@
-"""Names in state dicts: those of a symbol's nodes as Python identifiers, and where trainers keep a network's.
+"""Names in state dicts: of nodes as Python identifiers, of layers; where trainers keep a network; its own folder.
 
 `symbol_torch.py` and the programs in tools/ read and write state dicts by it. Needs nothing but Python.
 """
 
+import json
 import keyword
+import os
 import re
 
 # Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
@@ -17,6 +19,7 @@ WRAPPERS = (
     'model',
     'module',
 )
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'  # in the folder of a trained network
 STEM_WEIGHTS = 'conv0_weight', 'conv0.weight'  # of our networks' first convolution, in MXNet and in PyTorch
 # What a layer's name says of its place, in front of its own.
 PLACES = re.compile(r'((?:^|(?<=_))(?:stage|attention|unit|group|down|up|skip)\d+|(?<=_)(?:trunk|mask|close))_')
@@ -89,6 +92,22 @@ def owners_of(names):
         if name == stem or str(name).endswith('.' + stem)
     )
     return list(dict.fromkeys(found))
+
+
+def read_config(folder):
+    """Return (network, {setting: value}) of the folder of a trained network; raises ValueError."""
+    path = os.path.join(folder, CONFIG)
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = json.load(file)
+        network, settings = config['network'], config['settings']
+        if not isinstance(network, str) or not isinstance(settings, dict):
+            raise ValueError('network or settings')
+    except OSError as error:
+        raise ValueError(f'cannot read {path}: {error.strerror}')
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f'{path} is no config of crunet.save_pretrained: {error}')
+    return network, {key: tuple(of) if isinstance(of, list) else of for key, of in settings.items()}
 
 
 def is_identifier(name):

@@ -8,6 +8,7 @@ newer, and nothing else.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -24,27 +25,12 @@ from torch import fx, nn
 from torch.nn import functional
 
 try:
-    from .identifiers import (  # in insightface, a module of the package `backbones.crunet`
-        SUFFIXES,
-        identifiers,
-        layer_path,
-        owners_of,
-        state_in,
-        torch_name,
-    )
+    from . import identifiers as names  # in insightface, a module of the package `backbones.crunet`
 except ImportError:
-    from identifiers import (
-        SUFFIXES,
-        identifiers,
-        layer_path,
-        owners_of,
-        state_in,
-        torch_name,
-    )  # here, a module of its own
+    import identifiers as names  # here, a module of its own
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
-CONFIG, WEIGHTS = 'config.json', 'model.safetensors'  # in the folder of a trained network
 HEAD_TYPE = 'float32'  # to which a symbol with a trunk in 16 bits is cast behind it
 
 
@@ -99,10 +85,10 @@ def read_json(path):
         raise ValueError(f'{path} is no symbol that MXNet has written: its nodes are not in order')
     if nodes[head].op == 'null':
         raise ValueError(f'{path} is no network: its output is a variable')
-    names = [node.name for node in nodes]
-    if len(set(names)) < len(names):
+    given = [node.name for node in nodes]
+    if len(set(given)) < len(given):
         raise ValueError(f'{path} has two nodes of one name')
-    named = identifiers(names)  # torch.fx writes them into the code that it makes
+    named = names.identifiers(given)  # torch.fx writes them into the code that it makes
     return [node._replace(name=named[node.name]) for node in nodes[: head + 1]]
 
 
@@ -463,7 +449,7 @@ class SymbolModule(nn.Module):
         if self.config is None:
             raise ValueError('the config wants a network by its name; make it with crunet.create_model')
         config = {**self.config, 'num_features': self.size, 'mean': [0.5] * 3, 'std': [0.5] * 3}
-        weights, text = (os.path.join(folder, name) for name in (WEIGHTS, CONFIG))
+        weights, text = (os.path.join(folder, name) for name in (names.WEIGHTS, names.CONFIG))
         os.makedirs(folder, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, weights + '.new')
         with open(text + '.new', 'w', encoding='utf-8') as file:
@@ -706,7 +692,7 @@ class _Assembly:
         if node.op == 'BatchNorm' and is_set(attrs, 'use_global_stats') and self.on_meta[x].ndim == 2:
             raise ValueError('use_global_stats is not known here behind a fully connected layer')
         stride = ()
-        if node.op == 'Convolution' and len(self._strides(node)) > 1:
+        if node.op == 'Convolution' and len(self._strides[self._source(node.inputs[1][0])]) > 1:
             stride = (pair(attrs, 'stride', '(1, 1)'),)
             attrs['stride'] = SHARED
         layer, path = LAYERS[node.op](attrs, self.on_meta[x]), self.layers.get(variables)
@@ -716,15 +702,14 @@ class _Assembly:
             raise ValueError('it shares parameters with another layer, which is different')
         return self._step(node.name, path, (x, *stride))
 
-    def _strides(self, node):
-        """Return the strides of all convolutions that read the weight of one."""
-        source = self._source(node.inputs[1][0])
-        convolutions = (other for other in self.nodes if other.op == 'Convolution')
-        return {
-            pair(other.attrs, 'stride', '(1, 1)')
-            for other in convolutions
-            if self._source(other.inputs[1][0]) == source
-        }
+    @functools.cached_property
+    def _strides(self):
+        """The strides of the convolutions that read a weight, {place of the weight: strides}."""
+        found = {}
+        for node in self.nodes:
+            if node.op == 'Convolution':
+                found.setdefault(self._source(node.inputs[1][0]), set()).add(pair(node.attrs, 'stride', '(1, 1)'))
+        return found
 
     def _source(self, place):
         """Return the place of what a node that only passes it on reads."""
@@ -734,13 +719,14 @@ class _Assembly:
 
     def _new_layer(self, node, layer, variables):
         """Put a layer into the module under the name of its parameters, else its node's; return its Layer."""
-        own = [SUFFIXES[key] for key in INPUTS.get(node.op, ())[1 : 1 + len(variables)]]
+        own = [names.SUFFIXES[key] for key in INPUTS.get(node.op, ())[1 : 1 + len(variables)]]
         tensors = dict([*layer.named_parameters(), *layer.named_buffers()])
         if not {*own} == {*tensors} - {'num_batches_tracked'}:
             raise ValueError('it has not the inputs of its kind')
-        paths = {torch_name(variable).rpartition('.')[0] for variable in variables}
-        is_plain = all(torch_name(variable).endswith(f'.{name}') for variable, name in zip(variables, own))
-        path = Layer(paths.pop() if len(paths) == 1 and is_plain else layer_path(node.name))
+        theirs = list(map(names.torch_name, variables))
+        paths = {name.rpartition('.')[0] for name in theirs}
+        is_plain = all(name.endswith(f'.{end}') for name, end in zip(theirs, own))
+        path = Layer(paths.pop() if len(paths) == 1 and is_plain else names.layer_path(node.name))
         while not self._is_free(path):  # as where a node is called `forward`
             path = Layer(path + '_')
         *within, where = path.split('.')
@@ -751,9 +737,9 @@ class _Assembly:
             parent = parent._modules[name]
         parent.add_module(where, layer)
         self.module._place[str(path)] = len(self.module._place)
-        for variable, name in zip(variables, own):
-            for theirs in {str(variable), torch_name(variable)} - {f'{path}.{name}'}:
-                self.module._names[theirs] = f'{path}.{name}'
+        for variable, name, end in zip(variables, theirs, own):
+            for other in {str(variable), name} - {f'{path}.{end}'}:
+                self.module._names[other] = f'{path}.{end}'
         return path
 
     def _is_free(self, path):
@@ -1025,8 +1011,8 @@ def read_state(path):
 
 def unwrapped(state):
     """Return the state dict in what a trainer saved, without what is in front of all names."""
-    state = state_in(state, torch.is_tensor)
-    owners = owners_of(state)
+    state = names.state_in(state, torch.is_tensor)
+    owners = names.owners_of(state)
     if len(owners) != 1:
         return state
     return {name[len(owners[0]) :]: value for name, value in state.items() if name.startswith(owners[0])}

@@ -19,9 +19,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-JOURNAL = os.path.join(
-    'recognition', '.patch-insightface-journal'
-)  # in the checkout; no file of ours to remove by hand
+# In the checkout. It has another name than our scratch files, which one may remove by hand.
+JOURNAL = os.path.join('recognition', '.patch-insightface-journal')
 BACKUP, NEW = '.before-crunet', '.crunet-new'
 OLD = '.crunet-old'  # what a file was, while it is undone; versions before the journal wrote it for every file
 

@@ -4,21 +4,18 @@ Here they are read, written, and checked; names of parameters are MXNet's.
 """
 
 import glob
-import json
 import os
 import re
 
 import numpy as np
 
-from identifiers import STEM_WEIGHTS, identifiers, mxnet_names, owners_of, torch_name
+from identifiers import CONFIG, STEM_WEIGHTS, WEIGHTS, identifiers, mxnet_names, owners_of, read_config, torch_name
 from netkit import params_file, state_dict
-from netkit.errors import UserError, reason, refusals
+from netkit.errors import UserError, refusals
 from netkit.files import settle
 from netkit.graph.naming import is_label, stage_of
 from netkit.graph.nodes import Graph
 from netkit.graph.symbol_json import load_symbol, save_symbol
-
-CONFIG, WEIGHTS = 'config.json', 'model.safetensors'  # in a folder of crunet.save_pretrained
 
 
 def parse_model(text):
@@ -54,19 +51,14 @@ def shared_network(folder):
 
     Without the size of its embedding, which the weights tell. None for a file of weights; raises UserError.
     """
-    path = os.path.join(folder, CONFIG)
-    if not os.path.isfile(path):
+    if not os.path.isfile(os.path.join(folder, CONFIG)):
         return None
     try:
-        with open(path, encoding='utf-8') as file:
-            config = json.load(file)
-        settings = {key: tuple(of) if isinstance(of, list) else of for key, of in config['settings'].items()}
-        text = ','.join(f'{key}={value}'.replace(' ', '') for key, value in settings.items() if key != 'emb_size')
-        return str(config['network']) + (text and f':{text}')
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}')
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f'{path} is no config of crunet.save_pretrained: {reason(error)}')
+        network, settings = read_config(folder)
+    except ValueError as error:
+        raise UserError(str(error))
+    text = ','.join(f'{key}={value}'.replace(' ', '') for key, value in settings.items() if key != 'emb_size')
+    return network + (text and f':{text}')
 
 
 def parameters_path(model):

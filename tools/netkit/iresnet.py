@@ -2,6 +2,7 @@
 
 import re
 
+from identifiers import SUFFIXES
 from netkit import networks
 from netkit.graph.naming import is_original
 from netkit.published import IMAGENET_MEAN, IMAGENET_STD
@@ -14,14 +15,6 @@ ENDS = {'conv0': 'conv1', 'bn0': 'bn1', 'fc1': 'fc'}  # {our layer before the fi
 BESIDE = {'shortcut': 'downsample.1', 'shortcut_bn': 'downsample.2'}  # downsample.0 is the max pooling
 BESIDE_IN_RESNET = {'shortcut': 'downsample.0', 'shortcut_bn': 'downsample.1'}
 END = re.compile(r'stage\d+_unit\d+_bn_gamma')  # of the units with which iResNet's stages end
-SUFFIXES = {
-    'weight': 'weight',
-    'bias': 'bias',
-    'gamma': 'weight',
-    'beta': 'bias',
-    'moving_mean': 'running_mean',
-    'moving_var': 'running_var',
-}
 PARAMETER = re.compile(r'(?:stage(\d+)_unit(\d+)_)?(.+?)_(' + '|'.join(SUFFIXES) + ')')
 
 
