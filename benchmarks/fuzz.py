@@ -35,7 +35,7 @@ from helpers import snapshot  # noqa: E402
 from host.layouts import lay_out  # noqa: E402
 from netkit import checkpoints, state_dict  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
-from netkit.data.align import read_landmarks  # noqa: E402
+from netkit.data.landmarks import read_landmarks  # noqa: E402
 from netkit.data.pairs import read_pairs  # noqa: E402
 from netkit.data.records import FaceRecords, image_shape_of  # noqa: E402
 from netkit.data.synthetic import write_synthetic  # noqa: E402

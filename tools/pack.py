@@ -16,8 +16,8 @@ start()
 from netkit import report
 from netkit.cli import Parser, check_name, folder_name, number, run, whole_number
 from netkit.data import packing
-from netkit.data.align import read_landmarks
 from netkit.data.detect import Detector, Remembering
+from netkit.data.landmarks import read_landmarks
 from netkit.evaluation import protocol
 from netkit.files import check_writable
 

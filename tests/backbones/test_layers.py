@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch')
 
 import symbol_torch  # noqa: E402
 
-from identifiers import mxnet_names  # noqa: E402
+from identifiers import mxnet_names, torch_name  # noqa: E402
 
 NARROW = {name: f'{name}:net_multiplier=0.25,dropout=0.0' for name in ('cru56', 'cru116', 'att56', 'ires50')}
 
@@ -48,6 +48,10 @@ def test_shared_weights_stand_once_and_stay_one():
     """In a state dict, in a copy, where another is assigned, and on a device that is only now chosen."""
     module, x = network('cru116').eval(), images()
     shared = [name for name in module.state_dict() if 'group' in name]
+    nodes = symbol_torch.record('symbols', 'fcrunet', num_layers=116, net_multiplier=0.25, net_prelu='op')
+    assert sorted(shared) == sorted(
+        torch_name(node.name) for node in nodes if node.op == 'null' and 'group' in node.name
+    )
     assert shared == [name for name, _ in module.named_parameters() if 'group' in name] != []
     expected, state = module(x).detach(), module.state_dict()
     others = copy.deepcopy(network('cru116')), network('cru116').to('meta').to_empty(device='cpu')

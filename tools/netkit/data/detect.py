@@ -7,8 +7,8 @@ import os
 import numpy as np
 from PIL import ImageOps
 
-from netkit.data.align import landmarks_in
 from netkit.data.images import Unusable
+from netkit.data.landmarks import landmarks_in
 from netkit.errors import UserError, reason
 
 SIDE = 640  # pixels of the square in which the detector looks
