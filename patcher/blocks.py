@@ -8,6 +8,8 @@ import runpy
 from patcher.source import Refusal, parse, read, sha
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# The package crunet without what registers it in timm.
+TORCH_MODULES = ('__init__', 'alignment', 'identifiers', 'layers', 'nodes', 'symbol_module', 'symbol_torch')
 
 
 def load_networks():
@@ -48,7 +50,7 @@ def load_modules(networks):
 
 def load_torch_modules(modules):
     """Return {file name: bytes} of what the PyTorch trainer needs: the builders, what reads them, and the table."""
-    own = [('backbones', name) for name in ('__init__.py', 'alignment.py', 'identifiers.py', 'symbol_torch.py')]
+    own = [('backbones', 'crunet', name + '.py') for name in TORCH_MODULES]
     paths = [os.path.join(HERE, *part) for part in [*own, ('config', 'networks.py')]]
     for path in paths:
         if not os.path.isfile(path):

@@ -110,7 +110,7 @@ def is_statistic(name):
 
 
 def get_model(name, **options):
-    import symbol_torch
+    from crunet import symbol_torch
 
     return symbol_torch.get_model(name, **options)
 

@@ -8,9 +8,10 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-import symbol_torch  # noqa: E402
-
-from identifiers import mxnet_names, torch_name  # noqa: E402
+from crunet import symbol_torch  # noqa: E402
+from crunet.identifiers import mxnet_names, torch_name  # noqa: E402
+from crunet.layers import LAYERS  # noqa: E402
+from crunet.nodes import record  # noqa: E402
 
 NARROW = {name: f'{name}:net_multiplier=0.25,dropout=0.0' for name in ('cru56', 'cru116', 'att56', 'ires50')}
 
@@ -34,8 +35,8 @@ def test_parameters_are_in_the_order_of_the_network(name):
     module = network(name)
     row = symbol_torch.networks()[name]
     settings = {key: row[key] for key in ('num_layers', 'num_group') if key in row}
-    nodes = symbol_torch.record('symbols', row['net_name'], net_multiplier=0.25, net_prelu='op', **settings)
-    read = [nodes[place].name for node in nodes for place, _ in node.inputs if node.op in symbol_torch.LAYERS]
+    nodes = record('symbols', row['net_name'], net_multiplier=0.25, net_prelu='op', **settings)
+    read = [nodes[place].name for node in nodes for place, _ in node.inputs if node.op in LAYERS]
     expected = [name for name in dict.fromkeys(read) if 'moving' not in name]
     names = mxnet_names({name: tensor.ndim for name, tensor in module.state_dict().items()})
     found = [names[name] for name, _ in module.named_parameters()]
@@ -48,7 +49,7 @@ def test_shared_weights_stand_once_and_stay_one():
     """In a state dict, in a copy, where another is assigned, and on a device that is only now chosen."""
     module, x = network('cru116').eval(), images()
     shared = [name for name in module.state_dict() if 'group' in name]
-    nodes = symbol_torch.record('symbols', 'fcrunet', num_layers=116, net_multiplier=0.25, net_prelu='op')
+    nodes = record('symbols', 'fcrunet', num_layers=116, net_multiplier=0.25, net_prelu='op')
     assert sorted(shared) == sorted(
         torch_name(node.name) for node in nodes if node.op == 'null' and 'group' in node.name
     )

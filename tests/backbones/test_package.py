@@ -11,8 +11,9 @@ from helpers import NETWORKS, ROOT
 
 torch = pytest.importorskip('torch')
 
-import symbol_torch  # noqa: E402
 from PIL import Image  # noqa: E402
+
+from crunet import symbol_torch  # noqa: E402
 
 NARROW = {'net_multiplier': 0.25}
 

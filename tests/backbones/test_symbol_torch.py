@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-import symbol_torch  # noqa: E402  it wants PyTorch
-
 import config as host  # noqa: E402
+from crunet import symbol_torch  # noqa: E402  it wants PyTorch
+from crunet.identifiers import mxnet_names, torch_name  # noqa: E402
+from crunet.nodes import record  # noqa: E402
 from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PATIENCE, PLAIN, RELEASED, ROOT, bind  # noqa: E402
-from identifiers import mxnet_names, torch_name  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.graph.cpu_forms import for_cpu  # noqa: E402
 from netkit.networks import build, builder, parse, settings_of  # noqa: E402
@@ -22,6 +22,7 @@ SYMBOLS = os.path.join(ROOT, 'symbols')
 TINY = 'cru56:net_multiplier=0.125'
 NARROW = {'net_multiplier': 0.125, 'emb_size': 16}
 ONE_OF_EACH = ('cru56', 'att56', 'attnext56', 'ires50')
+CHECKPOINTS = True, 'torch'
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def small(network):
 
 def recorded(network, **changes):
     settings = settings_of(network, **{**PLAIN, **small(network), **changes})
-    return symbol_torch.record(SYMBOLS, builder(network.partition(':')[0]).__name__, **settings)
+    return record(SYMBOLS, builder(network.partition(':')[0]).__name__, **settings)
 
 
 def weights_of(executor):
@@ -225,10 +226,11 @@ def test_ten_steps_of_sgd_side_by_side():
         assert moved > 1e-6 or name.endswith('_beta'), f'{name} is as it was before training'
 
 
+@pytest.mark.parametrize('how', CHECKPOINTS)
 @pytest.mark.parametrize('network', ONE_OF_EACH)
-def test_recomputed_maps_change_nothing_and_statistics_move_once(network):
+def test_recomputed_maps_change_nothing_and_statistics_move_once(network, how):
     kept = symbol_torch.SymbolModule(recorded(network), (48, 48), dropout=0.0)
-    again = symbol_torch.SymbolModule(recorded(network, memonger=True), (48, 48), 0.0, using_checkpoint=True)
+    again = symbol_torch.SymbolModule(recorded(network, memonger=True), (48, 48), 0.0, using_checkpoint=how)
     assert len(again._segments) > 10 > len(kept._segments)
     again.load_state_dict(kept.state_dict())
     first = {name: value.clone() for name, value in statistics(kept).items()}
@@ -249,6 +251,7 @@ def test_recomputed_maps_change_nothing_and_statistics_move_once(network):
 BEFORE_ATTENTION = ('conv0', 'bn0', 'relu0', 'stage1_unit', 'stage1_attention1_unit')
 
 
+@pytest.mark.parametrize('how', CHECKPOINTS)
 @pytest.mark.parametrize(
     'network, frozen',
     [
@@ -259,10 +262,10 @@ BEFORE_ATTENTION = ('conv0', 'bn0', 'relu0', 'stage1_unit', 'stage1_attention1_u
         ('att56', (*BEFORE_ATTENTION, 'stage1_attention1_trunk')),
     ],
 )
-def test_recomputed_maps_with_frozen_parameters(network, frozen):
+def test_recomputed_maps_with_frozen_parameters(network, frozen, how):
     """As in a fine-tuning: what is frozen has no gradient, and the others' are as without recomputing."""
     kept = symbol_torch.SymbolModule(recorded(network), (48, 48), dropout=0.0)
-    again = symbol_torch.SymbolModule(recorded(network, memonger=True), (48, 48), 0.0, using_checkpoint=True)
+    again = symbol_torch.SymbolModule(recorded(network, memonger=True), (48, 48), 0.0, using_checkpoint=how)
     again.load_state_dict(kept.state_dict())
     x, direction = torch.rand((4, 3, 48, 48)), torch.randn((4, kept.size))
     for module in (kept, again):
@@ -275,14 +278,14 @@ def test_recomputed_maps_with_frozen_parameters(network, frozen):
             torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize('how', CHECKPOINTS)
 @pytest.mark.parametrize('network', ONE_OF_EACH)
-def test_recomputed_maps_are_not_kept(network):
+def test_recomputed_maps_are_not_kept(network, how):
     """Bytes of all tensors that the forward pass keeps for the backward pass, those of parameters left out."""
     found = []
-    for options in ({'memonger': False}, {'memonger': True}):
-        module = symbol_torch.SymbolModule(
-            recorded(network, **options), (48, 48), 0.0, using_checkpoint=options['memonger']
-        )
+    for again in (False, how):
+        nodes = recorded(network, memonger=bool(again))
+        module = symbol_torch.SymbolModule(nodes, (48, 48), 0.0, using_checkpoint=again)
         own = {tensor.data_ptr() for tensor in module.state_dict().values()}
         kept = {}
         pack = lambda tensor: kept.update({tensor.data_ptr(): tensor.nbytes}) or tensor  # noqa: B023, E731
@@ -293,13 +296,15 @@ def test_recomputed_maps_are_not_kept(network):
     assert found[1] < 0.4 * found[0]
 
 
+@pytest.mark.parametrize('how', CHECKPOINTS)
 @pytest.mark.parametrize('is_inside', [False, True])
-def test_recomputed_maps_under_an_autocast_of_the_users_own(is_inside):
+def test_recomputed_maps_under_an_autocast_of_the_users_own(is_inside, how):
     """Computed again in the precision of the first time, also where the backward pass is outside."""
     gradients = []
-    for again in (False, True):
+    for again in (False, how):
         torch.manual_seed(0)
-        module = symbol_torch.SymbolModule(recorded('cru56', memonger=again), (48, 48), 0.0, using_checkpoint=again)
+        nodes = recorded('cru56', memonger=bool(again))
+        module = symbol_torch.SymbolModule(nodes, (48, 48), 0.0, using_checkpoint=again)
         x = torch.rand((4, 3, 48, 48), generator=torch.Generator().manual_seed(0))
         with torch.autocast('cpu', torch.bfloat16):
             output = module(x).float()
@@ -664,7 +669,7 @@ def test_copied_by_hand_into_the_hosts_folder(tmp_path):
     import sys
 
     folder = tmp_path / 'backbones' / 'crunet'
-    shutil.copytree(os.path.join(ROOT, 'backbones'), str(folder))
+    shutil.copytree(os.path.join(ROOT, 'backbones', 'crunet'), str(folder))
     (folder.parent / '__init__.py').write_text('')
     shutil.copy(os.path.join(ROOT, 'config', 'networks.py'), str(folder))
     for name in ('face_blocks', 'face_settings', 'fcrunet', 'fresattention', 'firesnet'):

@@ -15,10 +15,10 @@ torch = pytest.importorskip('torch')
 
 import onnx  # noqa: E402
 import safetensors.torch as safetensors_torch  # noqa: E402
-import symbol_torch  # noqa: E402
 
 import convert  # noqa: E402
 import train  # noqa: E402
+from crunet import symbol_torch  # noqa: E402
 from netkit import state_dict  # noqa: E402
 from netkit._mxnet import mx  # noqa: E402
 from netkit.evaluation import verification as faces  # noqa: E402

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from PIL import Image
 
-import alignment
 import pack
+from crunet import alignment
 from netkit._mxnet import mx
 from netkit.data import detect, drawn_faces as faces, images, packing
 from netkit.data.images import Unusable

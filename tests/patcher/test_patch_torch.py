@@ -116,14 +116,11 @@ def test_what_is_copied(host):
         ('symbols', 'fcrunet.py'),
         ('symbols', 'firesnet.py'),
         ('symbols', 'fresattention.py'),
-        ('backbones', '__init__.py'),
-        ('backbones', 'alignment.py'),
-        ('backbones', 'identifiers.py'),
-        ('backbones', 'symbol_torch.py'),
+        *(('backbones/crunet', f'{name}.py') for name in blocks.TORCH_MODULES),
         ('config', 'networks.py'),
     ):
         assert content_of(host, 'backbones', 'crunet', name) == content_of(ROOT, folder, name)
-    assert len(os.listdir(os.path.join(host, 'backbones', 'crunet'))) == 10
+    assert len(os.listdir(os.path.join(host, 'backbones', 'crunet'))) == 13
     configs = set(os.listdir(os.path.join(host, 'configs')))
     assert configs == {'__init__.py', 'base.py', *(f'ms1mv2_{network}.py' for network in FACE_NETWORKS)}
 

@@ -12,8 +12,8 @@ import evaluate
 import export
 import summarize
 import visualize
+from crunet.identifiers import identifiers, mxnet_names, torch_name
 from helpers import FACEXZOO, OF_2018, bind, snapshot
-from identifiers import identifiers, mxnet_names, torch_name
 from netkit import checkpoints, state_dict
 from netkit._mxnet import mx
 from netkit.data import synthetic

@@ -9,7 +9,16 @@ import re
 
 import numpy as np
 
-from identifiers import CONFIG, STEM_WEIGHTS, WEIGHTS, identifiers, mxnet_names, owners_of, read_config, torch_name
+from crunet.identifiers import (
+    CONFIG,
+    STEM_WEIGHTS,
+    WEIGHTS,
+    identifiers,
+    mxnet_names,
+    owners_of,
+    read_config,
+    torch_name,
+)
 from netkit import params_file, state_dict
 from netkit.errors import UserError, refusals
 from netkit.files import settle

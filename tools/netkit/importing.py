@@ -6,7 +6,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from identifiers import STEM_WEIGHTS
+from crunet.identifiers import STEM_WEIGHTS
 from netkit import checkpoints, gluoncv2, iresnet, params_file, released, state_dict
 from netkit.errors import UserError
 from netkit.graph.naming import STEM_WEIGHT, face_form, is_original, is_variance

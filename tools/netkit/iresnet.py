@@ -2,7 +2,7 @@
 
 import re
 
-from identifiers import SUFFIXES
+from crunet.identifiers import SUFFIXES
 from netkit import networks
 from netkit.graph.naming import is_original
 from netkit.published import IMAGENET_MEAN, IMAGENET_STD

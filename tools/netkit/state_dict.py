@@ -24,7 +24,7 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
-from identifiers import WRAPPERS, state_in
+from crunet.identifiers import WRAPPERS, state_in
 
 SAFE = '.safetensors'
 SUFFIXES = '.pt', '.pth', '.ckpt', SAFE

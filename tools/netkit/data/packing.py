@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from alignment import aligned
+from crunet.alignment import aligned
 from netkit._mxnet import mx
 from netkit.data.classes import names_path
 from netkit.data.folders import classes_in, names_in

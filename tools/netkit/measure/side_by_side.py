@@ -126,9 +126,9 @@ class Peer:
 
 def torch_steps(choice, how, training):
     """Return {label: step} of a choice in PyTorch: every one of the TORCH_WAYS, and what `how` asks for besides."""
-    import symbol_torch
     import torch
 
+    from crunet.symbol_module import is_narrow
     from netkit.measure import torch_engine
 
     network, again = torch_engine.Network(choice, dropout=None), bool(choice.overrides.get('memonger'))
@@ -139,7 +139,7 @@ def torch_steps(choice, how, training):
 
     found = {}
     for label, (is_half, last) in TORCH_WAYS.items():
-        if not last or not symbol_torch.is_narrow(network.module(last)):
+        if not last or not is_narrow(network.module(last)):
             way = torch_engine.Way(tf32=False, half=torch.bfloat16 if is_half else None, last=last, again=again)
             found[f'{choice.label}, {label}'] = step(network, way)
     plain = torch_engine.Way(tf32=False, again=again)

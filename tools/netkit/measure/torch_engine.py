@@ -9,15 +9,15 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
-import symbol_torch
 import torch
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 import config as host
-from identifiers import mxnet_names
+from crunet import symbol_torch
+from crunet.identifiers import mxnet_names
 from netkit.measure import agreement, choices, cuda, torch_faces
 from netkit.measure.agreement import BFLOAT16, FLOAT32, HALF, Bounds
 from netkit.measure.cru116_by_hand import Cru116
@@ -36,12 +36,15 @@ SCALED_STEPS, SCALED_ROUNDS = (10, 3) if IS_GPU else (2, 2)
 
 
 class Way(NamedTuple):
-    """How to compute: TF32 for float32 products, the type of the trunk if not float32, layout, recomputed maps."""
+    """How to compute: TF32 for float32 products, the type of the trunk if not float32, layout, recomputed maps.
+
+    `again` is the module's `using_checkpoint`: False, True or 'torch'.
+    """
 
     tf32: bool = True
     half: Optional[torch.dtype] = None
     last: bool = False
-    again: bool = False
+    again: Union[bool, str] = False
     compiled: bool = False
     bounds: Bounds = agreement.NONE  # in the part `correctness`
 
@@ -56,6 +59,7 @@ WAYS = {
     'bfloat16, channels last': Way(half=torch.bfloat16, last=True),
     'TF32, channels last, recomputed': Way(last=True, again=True),
     'float16, channels last, recomputed': Way(half=torch.float16, last=True, again=True),
+    'float16, channels last, recomputed by torch.utils.checkpoint': Way(half=torch.float16, last=True, again='torch'),
 }
 # On cards before Ampere there is neither TF32 nor bfloat16.
 BEFORE_AMPERE = {
@@ -69,6 +73,7 @@ ON_CPU = {
     'float32': Way(tf32=False),
     'float32, channels last': Way(tf32=False, last=True),
     'float32, channels last, recomputed': Way(tf32=False, last=True, again=True),
+    'float32, channels last, recomputed by torch.utils.checkpoint': Way(tf32=False, last=True, again='torch'),
     'bfloat16, channels last': Way(half=torch.bfloat16, last=True),
 }
 QUICK = 'float32', 'TF32', 'TF32, channels last', 'float16, channels last', 'float32, channels last'
@@ -77,6 +82,7 @@ MEMORY = {
     'float32, recomputed': Way(tf32=False, last=True, again=True),
     'float16': FLOAT16_LAST,
     'float16, recomputed': Way(half=torch.float16, last=True, again=True),
+    'float16, recomputed by torch.utils.checkpoint': Way(half=torch.float16, last=True, again='torch'),
 }
 COMPILE = {
     'float16, channels last': FLOAT16_LAST,
@@ -86,6 +92,7 @@ REFERENCE = Way(tf32=False)  # on the CPU
 COMPARED = {
     'float32': Way(tf32=False, bounds=FLOAT32),
     'float32, recomputed': Way(tf32=False, again=True, bounds=FLOAT32),
+    'float32, recomputed by torch.utils.checkpoint': Way(tf32=False, again='torch', bounds=FLOAT32),
     'TF32': Way(bounds=HALF),
     'float16': Way(half=torch.float16, bounds=HALF),
     'float16, recomputed': Way(half=torch.float16, again=True, bounds=HALF),

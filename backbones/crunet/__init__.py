@@ -10,18 +10,20 @@ over. Needs PyTorch; `align` and `transform` of pictures Pillow and NumPy, and `
 """
 
 import fnmatch
+import importlib.util
 import os
 
-import torch
-
-from . import symbol_torch
 from .identifiers import WEIGHTS, read_config
+
+# The programs in tools/ read `crunet.identifiers` without PyTorch, so it is imported where it is used.
 
 OF_A_RUN = 'dropout', 'memonger', 'channels_last', 'fp16'  # settings that are no part of a network
 
 
 def list_models(pattern='*'):
     """Return the names of the networks that fit a pattern, as 'cru*'; those with `_imagenet` are the papers' own."""
+    from . import symbol_torch
+
     return fnmatch.filter(symbol_torch.networks(), pattern)
 
 
@@ -33,6 +35,8 @@ def create_model(name, pretrained=None, num_features=None, **settings):
     `settings` are those of the builder (`net_multiplier=0.25`, `net_origin='release'`), and `dropout`, `memonger`,
     `channels_last` and `fp16` of `symbol_torch.get_model`. Raises ValueError, naming what there is.
     """
+    from . import symbol_torch
+
     if os.path.isdir(name) and name not in symbol_torch.networks():
         pretrained = pretrained or os.path.join(name, WEIGHTS)
         name, kept = read_config(name)
@@ -65,6 +69,10 @@ def transform(image, size=(112, 112)):
     `image` is the path of a picture, a PIL image, or an array (height, width, 3) uint8, RGB; a picture of another size
     is resized.
     """
+    import torch
+
+    from .symbol_module import HOST_MEAN, HOST_STD
+
     if isinstance(image, (str, os.PathLike)) or hasattr(image, 'convert'):
         from PIL import Image
 
@@ -74,7 +82,7 @@ def transform(image, size=(112, 112)):
         pixels = torch.as_tensor(image)
     if pixels.shape != (*size, 3) or pixels.dtype != torch.uint8:
         raise ValueError(f'an image is (height, width, 3) uint8 of {size}, not {tuple(pixels.shape)} {pixels.dtype}')
-    return (pixels.permute(2, 0, 1).float() - symbol_torch.HOST_MEAN) / symbol_torch.HOST_STD
+    return (pixels.permute(2, 0, 1).float() - HOST_MEAN) / HOST_STD
 
 
 def _picture(image):
@@ -85,3 +93,8 @@ def _picture(image):
         with Image.open(image) as file:
             return ImageOps.exif_transpose(file).convert('RGB')
     return image.convert('RGB') if hasattr(image, 'convert') else Image.fromarray(image)
+
+
+# Not in insightface's trainer, where the package is called `backbones.crunet`.
+if __name__ == 'crunet' and importlib.util.find_spec('timm'):
+    from . import timm_models  # noqa: F401
