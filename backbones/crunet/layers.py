@@ -149,7 +149,6 @@ TRANSLATIONS = {
     'BlockGrad': plain(torch.detach),
 }
 SHARED = 'shared'  # in place of a stride: each call has its own
-IDENTITIES = ('_copy', 'identity', 'Cast')
 # {operator: {attribute: the values that the translation knows, the default first}}
 KNOWN_VALUES = {
     'Convolution': {'layout': ('None', 'NCHW')},

@@ -94,6 +94,7 @@ class _Output(NamedTuple):
     output: int
 
 
+IDENTITIES = '_copy', 'identity', 'Cast'  # operators that pass on what they read
 # Inputs of operators in the order of MXNet; those that a call leaves out are variables of their own.
 INPUTS = {
     'Convolution': ('data', 'weight', 'bias'),
@@ -179,3 +180,10 @@ def nodes_of(symbol):
         Node(node.op, node.name, node.attrs, [(place[entry.node], entry.output) for entry in node.inputs])
         for node in order
     ]
+
+
+def source(nodes, place):
+    """Return the place of what a node that only passes it on reads, or of the node itself."""
+    while nodes[place].op in IDENTITIES:
+        place = nodes[place].inputs[0][0]
+    return place

@@ -17,8 +17,8 @@ from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import identifiers as names
-from .layers import IDENTITIES, KNOWN_VALUES, LAYERS, SHARED, TRANSLATIONS, StandingBatchNorm2d, is_set, pair
-from .nodes import INPUTS
+from .layers import KNOWN_VALUES, LAYERS, SHARED, TRANSLATIONS, StandingBatchNorm2d, is_set, pair
+from .nodes import IDENTITIES, INPUTS, source
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
@@ -155,11 +155,12 @@ class SymbolModule(nn.Module):
     def _recomputed(self, number, given):
         """Return the outputs of a segment, whose maps are computed again in the backward pass."""
         segment = self._segments[number]
-        if self.using_checkpoint == 'torch':
+        parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
+        # FSDP2 gives a layer other parameters while it is called than it has here, where they are in shards.
+        if self.using_checkpoint == 'torch' or any(hasattr(parameter, 'full_tensor') for parameter in parameters):
             contexts = functools.partial(self._contexts, segment)
             options = {'use_reentrant': False, 'preserve_rng_state': False, 'context_fn': contexts}
             return checkpoint(self._runs[number], self, *given, **options)
-        parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
         return Recomputed.apply(self, number, *given, *parameters)
 
     def _contexts(self, segment):
@@ -385,7 +386,7 @@ class _Assembly:
         if node.op == 'BatchNorm' and is_set(attrs, 'use_global_stats') and self.on_meta[x].ndim == 2:
             raise ValueError('use_global_stats is not known here behind a fully connected layer')
         stride = ()
-        if node.op == 'Convolution' and len(self._strides[self._source(node.inputs[1][0])]) > 1:
+        if node.op == 'Convolution' and len(self._strides[source(self.nodes, node.inputs[1][0])]) > 1:
             stride = (pair(attrs, 'stride', '(1, 1)'),)
             attrs['stride'] = SHARED
         layer, path = LAYERS[node.op](attrs, self.on_meta[x]), self.layers.get(variables)
@@ -401,14 +402,8 @@ class _Assembly:
         found = {}
         for node in self.nodes:
             if node.op == 'Convolution':
-                found.setdefault(self._source(node.inputs[1][0]), set()).add(pair(node.attrs, 'stride', '(1, 1)'))
+                found.setdefault(source(self.nodes, node.inputs[1][0]), set()).add(pair(node.attrs, 'stride', '(1, 1)'))
         return found
-
-    def _source(self, place):
-        """Return the place of what a node that only passes it on reads."""
-        while self.nodes[place].op in IDENTITIES:
-            place = self.nodes[place].inputs[0][0]
-        return place
 
     def _new_layer(self, node, layer, variables):
         """Put a layer into the module under the name of its parameters, else its node's; return its Layer."""

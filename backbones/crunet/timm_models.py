@@ -9,8 +9,11 @@ import functools
 from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
+from torch import nn
 from torch.nn import functional
 
+from .identifiers import layer_path
+from .nodes import source
 from .symbol_module import SymbolModule
 from .symbol_torch import builders, networks, nodes_of_row
 
@@ -21,18 +24,30 @@ STRIDE = 32  # of the last maps
 class TimmModel(SymbolModule):
     """A network of `networks()` up to its last maps, with a pooling and a classifier of timm.
 
-    `settings` are those of the builder. Raises ValueError for settings that it does not accept.
+    `zero_init_last` begins with the last layer of every unit's branch at 0, as timm's ResNets do; without it, the maps
+    of 1001 layers overflow before the first step. `settings` are those of the builder. Raises ValueError for settings
+    that it does not accept.
     """
 
-    def __init__(self, name, num_classes=1000, in_chans=3, global_pool='avg', drop_rate=0.0, img_size=224, **settings):
+    def __init__(  # noqa: PLR0913
+        self,
+        name,
+        num_classes=1000,
+        in_chans=3,
+        global_pool='avg',
+        drop_rate=0.0,
+        img_size=224,
+        zero_init_last=True,
+        **settings,
+    ):
         height, width = img_size if isinstance(img_size, (tuple, list)) else (img_size, img_size)
-        shape = height, width, in_chans
-        nodes, _ = nodes_of_row(builders(), networks()[name], memonger=True, image_shape=shape, **settings)
+        settings = {**settings, 'image_shape': (height, width, 3), 'memonger': True}
+        nodes, _ = nodes_of_row(builders(), networks()[name], **settings)
         pool = next(number for number, node in enumerate(nodes) if node.attrs.get('global_pool') == 'True')
         stages = [
             max(number for number in range(pool) if nodes[number].name.startswith(f'stage{n}_')) for n in (1, 2, 3)
         ]
-        super().__init__(nodes[:pool], shape, using_checkpoint=True, ends=[*stages, pool - 1])
+        super().__init__(nodes[:pool], (height, width, in_chans), using_checkpoint=True, ends=[*stages, pool - 1])
         self.using_checkpoint = False
         self.num_features = self.head_hidden_size = self.size
         self.drop_rate = drop_rate
@@ -41,6 +56,9 @@ class TimmModel(SymbolModule):
             for number, (_, _, shape) in enumerate(self.ends, 1)
         ]
         self.reset_classifier(num_classes, global_pool)
+        if zero_init_last:
+            for name in last_of_branches(nodes):
+                nn.init.zeros_(self.get_submodule(layer_path(name)).weight)
 
     def reset_classifier(self, num_classes, global_pool=None):
         """Give the network another classifier; 0 classes are none, and the pooling '' is none."""
@@ -98,6 +116,12 @@ class TimmModel(SymbolModule):
         if prune_head:
             self.reset_classifier(0, '')
         return feature_take_indices(len(self.ends), indices)[0]
+
+
+def last_of_branches(nodes):
+    """Return the names of the convolutions and BatchNorms whose outputs are added to shortcuts, as first summands."""
+    places = [source(nodes, node.inputs[0][0]) for node in nodes if node.op in ('elemwise_add', '_Plus')]
+    return [nodes[place].name for place in places if nodes[place].op in ('Convolution', 'BatchNorm')]
 
 
 def _entry(name):

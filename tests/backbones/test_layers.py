@@ -114,11 +114,84 @@ def test_statistics_of_averaged_weights():
     assert {int(norm.num_batches_tracked) for norm in norms(module)} == {2}
 
 
+def test_an_average_of_weights():
+    """Over two steps, by hand; shared weights are averaged once."""
+    module = network('cru116')
+    name = next(name for name, _ in module.named_parameters() if 'group' in name)
+    average = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    average.update_parameters(module)
+    before = module.get_parameter(name).detach().clone()
+    with torch.no_grad():
+        module.get_parameter(name).add_(1)
+    average.update_parameters(module)
+    torch.testing.assert_close(average.module.get_parameter(name).detach(), before + 0.1)
+
+
+def test_products_by_pytorchs_own_counter():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device('meta'):
+        module, x = symbol_torch.get_model('cru56', num_features=256).eval(), torch.empty(1, 3, 112, 112)
+        with FlopCounterMode(display=False) as counter:
+            module(x)
+    assert counter.get_total_flops() / 2 == pytest.approx(5.639e9, abs=5e5)  # README.md
+
+
 def test_every_batch_norm_is_synchronised():
     module = network('att56')
     count = len(norms(module))
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
     assert len([layer for layer in norms(converted) if isinstance(layer, torch.nn.SyncBatchNorm)]) == count > 100
+
+
+class SumsOnCpu(torch.nn.SyncBatchNorm):
+    """SyncBatchNorm by its definition, from sums of all processes: PyTorch's own computes on GPUs alone."""
+
+    def forward(self, x):
+        from torch.distributed.nn import functional
+
+        dims, shape = ((0, 2, 3), (-1, 1, 1)) if x.ndim == 4 else ((0,), (-1,))
+        count = torch.full_like(self.running_mean, x[:, 0].numel())
+        total, squares, count = functional.all_reduce(torch.stack([x.sum(dims), x.square().sum(dims), count]))
+        mean, variance = total / count, squares / count - (total / count) ** 2
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        x = (x - mean.view(shape)) / (variance + self.eps).sqrt().view(shape)
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
+
+@pytest.mark.parametrize('memonger', [False, True])
+def test_two_processes_share_their_statistics(memonger, tmp_path):
+    torch.multiprocessing.spawn(in_sync, (str(tmp_path / 'store'), memonger), 2)
+
+
+def in_sync(rank, store, memonger):
+    """Take a step of half a batch beside another process, and of the whole batch alone."""
+    distributed = torch.distributed
+    torch.set_num_threads(1)
+    distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    torch.manual_seed(0)
+    name = NARROW['cru56'] + f',memonger={memonger}'
+    module = symbol_torch.get_model(name, num_features=24).double().train()
+    alone = copy.deepcopy(module)
+    module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for norm in norms(module):
+        if isinstance(norm, torch.nn.SyncBatchNorm):
+            norm.__class__ = SumsOnCpu
+    x, direction = images(4).double(), torch.randn((4, 24), generator=torch.Generator().manual_seed(2)).double()
+    half = slice(2 * rank, 2 * rank + 2)
+    (module(x[half]) * direction[half]).sum().backward()
+    (alone(x) * direction).sum().backward()
+    for (name, one), two in zip(module.named_buffers(), alone.buffers()):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9, msg=name)
+    gradient = module.conv0.weight.grad.clone()
+    distributed.all_reduce(gradient)
+    torch.testing.assert_close(gradient, alone.conv0.weight.grad, rtol=1e-6, atol=1e-9)
+    assert not torch.equal(alone.bn0.running_mean, torch.zeros_like(alone.bn0.running_mean))
+    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize('memonger', [False, True])

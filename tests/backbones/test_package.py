@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from helpers import NETWORKS, ROOT
+from config.networks import NETWORKS
 
 torch = pytest.importorskip('torch')
 
@@ -15,6 +15,7 @@ from PIL import Image  # noqa: E402
 
 from crunet import symbol_torch  # noqa: E402
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NARROW = {'net_multiplier': 0.25}
 
 
@@ -46,6 +47,8 @@ def test_a_model_is_that_of_get_model(crunet, tmp_path):
     np.testing.assert_array_equal(model(images()).detach(), expected(images()).detach())
     assert crunet.create_model('cru116', **NARROW).size == 256  # as published
     assert crunet.create_model('cru56_imagenet', num_features=10, **NARROW).size == 10
+    masked = crunet.create_model('att56_imagenet', **NARROW).eval()  # its masks are made for one size
+    assert masked(torch.rand(1, 3, 224, 224)).shape == (1, 1000)
 
 
 def test_a_model_is_shared_as_a_folder(crunet, tmp_path):

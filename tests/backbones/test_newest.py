@@ -1,0 +1,236 @@
+"""What the newest PyTorch and the tools around it do with a network; `make test-torch-newest` has all of them."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import distributed, multiprocessing  # noqa: E402
+
+from crunet import symbol_torch  # noqa: E402
+
+if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 7):
+    pytest.skip('the newest PyTorch has more: make test-torch-newest', allow_module_level=True)
+
+BATCH = torch.export.Dim('batch', min=1, max=64)
+COSINE = torch.nn.functional.cosine_similarity
+
+
+def network(name='cru56', settings='', **options):
+    """Return a narrow network with statistics as after a training."""
+    torch.manual_seed(0)
+    module = symbol_torch.get_model(f'{name}:net_multiplier=0.25,dropout=0.0{settings}', num_features=24, **options)
+    for statistic in filter(torch.is_floating_point, module.buffers()):
+        statistic.uniform_(0.5, 1.5)
+    return module
+
+
+def images(count=4):
+    return torch.rand((count, 3, 112, 112), generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def assert_near(found, expected, within=1e-5):
+    """The difference is small beside the largest number."""
+    difference = (torch.as_tensor(found) - expected).abs().max() / expected.abs().max()
+    assert difference < within, difference
+
+
+def test_an_exported_program_takes_any_batch():
+    module = network().eval()
+    program = torch.export.export(module, (images(),), dynamic_shapes=({0: BATCH},))
+    assert_near(program.module()(images(3)), module(images(3)))
+
+
+@pytest.mark.parametrize('is_new', [False, True])
+def test_both_exporters_take_any_batch(is_new, tmp_path):
+    onnxruntime, _ = pytest.importorskip('onnxruntime'), pytest.importorskip('onnxscript')
+    module, path = network().eval(), str(tmp_path / 'network.onnx')
+    axes = {'dynamic_shapes': ({0: BATCH},)} if is_new else {'dynamic_axes': {'x': {0: 'n'}, 'y': {0: 'n'}}}
+    torch.onnx.export(module, (images(),), path, dynamo=is_new, input_names=['x'], output_names=['y'], **axes)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    for count in (1, 3):
+        (found,) = session.run(None, {'x': images(count).numpy()})
+        assert_near(found, module(images(count)).detach())
+
+
+@pytest.mark.parametrize('settings', ['', ',memonger=True', ',memonger=torch'])
+def test_a_compiled_step_is_the_same(settings):
+    module = network('cru56', settings).double().train()
+    other, direction = copy.deepcopy(module), torch.randn(4, 24)
+    for step in (torch.compile(module), other):
+        (step(images().double()) * direction).sum().backward()
+    largest = max(of.grad.abs().max() for of in other.parameters() if of.grad is not None)
+    for (name, one), two in zip(module.named_parameters(), other.parameters()):
+        if two.grad is not None:
+            torch.testing.assert_close(one.grad, two.grad, rtol=1e-9, atol=float(1e-12 * largest), msg=name)
+    for (name, one), two in zip(module.named_buffers(), other.buffers()):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_a_library_of_aotinductor(tmp_path):
+    module = network().eval()
+    with torch.no_grad():
+        program = torch.export.export(module, (images(),), dynamic_shapes=({0: BATCH},))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / 'network.pt2'))
+        assert_near(torch._inductor.aoti_load_package(path)(images(3)), module(images(3)))
+
+
+def test_int8_by_pt2e():
+    """A weight that units share is called several times; only a strict export keeps these calls apart for torchao."""
+    pt2e = pytest.importorskip('torchao.quantization.pt2e.quantize_pt2e')
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    module = network().eval()
+    configuration = x86.get_default_x86_inductor_quantization_config()
+    quantizer = x86.X86InductorQuantizer().set_global(configuration)
+    prepared = pt2e.prepare_pt2e(torch.export.export(module, (images(),), strict=True).module(), quantizer)
+    prepared(images())
+    converted = pt2e.convert_pt2e(prepared)
+    weights = [node for node in converted.graph.nodes if 'dequantize_per_channel' in str(node.target)]
+    layers = [layer for layer in module.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len(weights) >= len(layers) > 40
+    assert 0.97 < COSINE(converted(images()), module(images())).min() < 0.99999
+
+
+@pytest.mark.parametrize('settings', ['', ',memonger=True', ',memonger=torch'])
+@pytest.mark.parametrize('of_layers', [False, True])
+def test_two_processes_with_shards(settings, of_layers, tmp_path):
+    """FSDP2 of the whole, and of each layer: the weights after two steps are those of one process; ties are kept."""
+    multiprocessing.spawn(in_shards, (str(tmp_path / 'store'), settings, of_layers), 2)
+
+
+def in_shards(rank, store, settings, of_layers):
+    """Train with another process, on the same images, and alone."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    module, alone = (network('cru116', settings + ',channels_last=False').train() for _ in range(2))
+    start = alone.conv0.weight.detach().clone()
+    for layer in module.modules() if of_layers else ():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            fully_shard(layer)
+    fully_shard(module)
+    direction = torch.randn((4, 24), generator=torch.Generator().manual_seed(2))
+    for one in (module, alone):
+        optimiser = torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(2):
+            (one(images()) * direction).sum().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True))
+    assert list(state) == list(alone.state_dict()) and any('group' in name for name in state)
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    assert (start - state['conv0.weight']).abs().max() > 1e-3
+    distributed.destroy_process_group()
+
+
+def test_torchinfo_counts_the_parameters_and_products():
+    torchinfo = pytest.importorskip('torchinfo')
+    found = torchinfo.summary(symbol_torch.get_model('ires18', 512), input_size=(1, 3, 112, 112), verbose=0)
+    assert found.total_params == 24_020_352  # README.md
+    assert math.isclose(found.total_mult_adds, 1.730e9, rel_tol=2e-2)  # it counts those of BatchNorm and PReLU as well
+
+
+# ------------------------------------------------------------------------------------------------------- timm
+
+
+@pytest.fixture(scope='module')
+def timm():
+    """Return timm, in which `import crunet` has registered the networks."""
+    return pytest.importorskip('timm')
+
+
+TIMM = ['cru56_imagenet', 'att56_imagenet', 'attnext56_imagenet', 'ires18_imagenet', 'resnet50_imagenet']
+
+
+def test_the_networks_are_registered(timm):
+    names = [name for name in symbol_torch.networks() if name.endswith('_imagenet')]
+    assert len(names) == 30 and set(names) <= set(timm.list_models('*_imagenet'))
+    config = timm.data.resolve_data_config(model=timm.create_model('ires18_imagenet'))
+    assert config['mean'] == config['std'] == (0.5, 0.5, 0.5) and config['input_size'] == (3, 224, 224)
+
+
+@pytest.mark.parametrize('name', TIMM)
+def test_a_model_of_timm_is_the_network(timm, name):
+    import crunet
+
+    settings = {'net_multiplier': 0.25}
+    model = timm.create_model(name, num_classes=10, **settings).eval()
+    for statistic in filter(torch.is_floating_point, model.buffers()):
+        statistic.uniform_(0.5, 1.5)
+    other = crunet.create_model(name, num_features=10, **settings).eval()
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 224, 224)
+    expected = other(x)
+    torch.testing.assert_close(model(x), expected)
+    features = model.forward_features(x)
+    assert features.shape == (2, model.num_features, 7, 7)
+    torch.testing.assert_close(model.forward_head(features), expected)
+    torch.testing.assert_close(model.fc1(model.forward_head(features, pre_logits=True)), expected)
+    last, maps = model.forward_intermediates(x)
+    assert torch.equal(last, features) and torch.equal(maps[-1], features)
+    assert [of.shape[-1] for of in maps] == [56, 28, 14, 7]
+    assert [of.shape[1] for of in maps] == [info['num_chs'] for info in model.feature_info]
+    (second,) = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
+    assert torch.equal(second, maps[1])
+    with pytest.raises(ValueError, match='output_fmt=NLC is not NCHW'):
+        model.forward_intermediates(x, output_fmt='NLC')
+
+
+def test_options_of_timm(timm):
+    wide = {'net_multiplier': 0.25}
+    grey = timm.create_model('att56_imagenet', num_classes=0, in_chans=1, img_size=96, **wide).eval()
+    assert grey(torch.randn(2, 1, 96, 96)).shape == (2, grey.num_features)
+    grey.reset_classifier(0, '')
+    assert grey(torch.randn(2, 1, 96, 96)).shape == (2, grey.num_features, 3, 3)
+    maps = timm.create_model('cru56_imagenet', features_only=True, out_indices=(1, 3), **wide)(
+        torch.randn(1, 3, 64, 64)
+    )
+    assert [tuple(of.shape[1:]) for of in maps] == [(128, 8, 8), (512, 2, 2)]
+    with pytest.raises(ValueError, match='net_multiplyer is not a setting'):
+        timm.create_model('cru56_imagenet', net_multiplyer=1)
+
+
+@pytest.mark.parametrize('zero_init_last', [True, False])
+@pytest.mark.parametrize('name', TIMM)
+def test_units_begin_at_zero_in_timm(timm, name, zero_init_last):
+    """So the weights within a branch change nothing, but for the network that begins as the paper's."""
+    model = timm.create_model(name, net_multiplier=0.25, zero_init_last=zero_init_last).eval()
+    x = torch.randn(1, 3, 224, 224)
+    before = model.forward_features(x)
+    with torch.no_grad():
+        model.stage4.unit2.conv1.weight.mul_(2)
+    assert torch.equal(model.forward_features(x), before) == zero_init_last
+
+
+def test_recomputed_in_timm(timm):
+    gradients = []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        model = timm.create_model('cru56_imagenet', net_multiplier=0.25, zero_init_last=False).train()
+        model.set_grad_checkpointing(enable)
+        assert model.using_checkpoint == enable
+        model(torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)))[:, 0].sum().backward()
+        gradients.append(model.stage2.unit1.conv3.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_weights_of_mxnets_names_in_timm(timm, tmp_path):
+    """As a checkpoint of timm's trainer, or a model.pt of an earlier version."""
+    import crunet
+    from crunet.identifiers import mxnet_names
+
+    path, settings = str(tmp_path / 'model.pt'), {'net_multiplier': 0.25}
+    model = crunet.create_model('ires18_imagenet', **settings).eval()
+    state = model.state_dict()
+    names = mxnet_names({name: tensor.ndim for name, tensor in state.items()})
+    torch.save({names[name]: tensor for name, tensor in state.items() if name in names}, path)
+    other = timm.create_model('ires18_imagenet', checkpoint_path=path, **settings).eval()
+    x = torch.randn(2, 3, 224, 224)
+    np.testing.assert_allclose(other(x).detach(), model(x).detach(), rtol=1e-5, atol=1e-5)
