@@ -5,6 +5,7 @@
 # make lint    checks the code with ruff and mypy (pyproject.toml)
 # make format  formats it with ruff
 # make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; five minutes)
+# make test-torch-newest tests them with the newest PyTorch, timm and torchao (installs 5.8 GB; Python 3.11 to 3.13)
 # make test-openvino tests the package insightface with OpenVINO as its provider (installs it, 0.9 GB; half a minute)
 # make bench   times cru116 and att92 and plans the memory of all networks (about a quarter of an hour on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
@@ -31,11 +32,14 @@ GPU_PYTHON ?= $(shell for v in 3.12 3.11 3.10; do \
 # MXNet for CUDA cannot even be imported without the driver's library.
 HAS_DRIVER = { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q libcuda.so.1
 RUN = .venv/bin/python
+NEWEST_PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
+	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
+	{ echo python$$v; break; }; done)
 # $(call install,ENVIRONMENT,EXTRAS of pyproject.toml): PyTorch only where an extra asks for it.
 install = $(1)/bin/python tools/extras.py $(2) > $(1)/wanted.txt && \
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(1)/wanted.txt
 
-.PHONY: help demo lint format test test-torch test-openvino test-all bench pictures mutants fuzz host-env test-host check-gpu check-gpu-install clean
+.PHONY: help demo lint format test test-torch test-torch-newest test-openvino test-all bench pictures mutants fuzz host-env test-host check-gpu check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -63,6 +67,20 @@ test-torch: .venv-torch/installed
 .venv-torch/installed: pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv .venv-torch
 	$(call install,.venv-torch,mxnet tools test arcface-torch)
+	@touch $@
+
+# What does not need MXNet, which ends at Python 3.11; and the package as pip installs it from a git address.
+NEWEST_TESTS = tests/backbones/test_layers.py tests/backbones/test_package.py tests/backbones/test_newest.py
+test-torch-newest: .venv-newest/installed
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto --dist worksteal $(NEWEST_TESTS)
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "git+file://$(CURDIR)"
+	cd / && "$(CURDIR)/.venv-newest/bin/python" -c "import crunet; print(crunet.create_model('ires18').size)"
+	.venv-newest/bin/python -m pip uninstall --quiet --yes crunet
+
+.venv-newest/installed: pyproject.toml constraints.txt
+	@test -n "$(NEWEST_PYTHON)" || { echo "this wants Python 3.11, 3.12 or 3.13 with its venv module: install one or name it, make $(MAKECMDGOALS) NEWEST_PYTHON=/path/to/python" >&2; exit 2; }
+	"$(NEWEST_PYTHON)" -m venv .venv-newest
+	$(call install,.venv-newest,newest test)
 	@touch $@
 
 # In an environment for this test alone, since the packages of onnxruntime exclude each other.
@@ -139,4 +157,4 @@ check-gpu-install: .venv/installed
 	$(RUN) tools/measure.py install
 
 clean:
-	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-torch out
+	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-newest .venv-torch out

@@ -1,7 +1,9 @@
 """The package `crunet`: one line to a network, and to the folder that shares it."""
 
+import functools
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -117,8 +119,8 @@ def test_a_picture_becomes_the_input(crunet, tmp_path):
             crunet.transform(wrong)
 
 
-def test_from_two_photographs_to_a_cosine(crunet, tmp_path):
-    """As the package says: of one face, upright and turned, which differ by the rounding of its pixels."""
+def test_from_two_photographs_to_a_cosine(crunet, tmp_path, monkeypatch, capsys):
+    """The lines of the README: of one face, upright and turned, which differ by the rounding of its pixels."""
     pixels = np.full((300, 300, 3), 128, np.uint8)
     points = np.array([(120.0, 120.0), (180.0, 120.0), (150.0, 150.0), (130.0, 190.0), (170.0, 190.0)])
     for x, y in points.astype(int):
@@ -127,12 +129,19 @@ def test_from_two_photographs_to_a_cosine(crunet, tmp_path):
     Image.fromarray(pixels).rotate(90).save(str(tmp_path / 'turned.png'))
     turned = np.column_stack([points[:, 1], 299 - points[:, 0]])
     photographs = [(str(tmp_path / 'upright.png'), points), (str(tmp_path / 'turned.png'), turned)]
-    model = crunet.create_model('cru56', num_features=24, **NARROW).eval()
+    create = functools.partial(crunet.create_model, **NARROW)
+    torch.save(create('cru116', num_features=512).state_dict(), str(tmp_path / 'model.pt'))
+    monkeypatch.setattr(crunet, 'create_model', create)
+    monkeypatch.chdir(tmp_path)
+    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
+        (code,) = re.findall(r'```python\n(import crunet.*?)```', file.read(), re.DOTALL)
+    names = {'photographs': photographs}
+    exec(code, names)
 
     faces = [crunet.transform(crunet.align(path, points)) for path, points in photographs]
-    one, other = torch.nn.functional.normalize(model(torch.stack(faces)))
-    cosine = one @ other
-
+    one, other = names['model'](torch.stack(faces)).detach().double().numpy()
+    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    assert float(re.search(r'[\d.]+', capsys.readouterr().out).group()) == pytest.approx(cosine, abs=1e-4)
     difference = (faces[0] - faces[1]).abs()
     assert difference.mean() < 0.01 < 0.1 < faces[0].std() and cosine > 0.999
     left_eye = faces[0][:, 52, 38] * 127.5 + 127.5  # where ArcFace has it

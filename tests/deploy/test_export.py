@@ -209,6 +209,67 @@ def test_the_insightface_package_takes_it_for_what_it_is(tmp_path, changes, half
     assert_same(model.get_feat(bgr), compare.compute(symbol, parameters, rgb), 5e-3 if half else 1e-4)
 
 
+def save_detector(path, points, side=128):
+    """Write a file like SCRFD's, which finds one face with five points in every image of `side` pixels a side.
+
+    Its outputs are scores, distances to the sides of a box and to the points, for strides of 8, 16 and 32 pixels and
+    two anchors a place.
+    """
+    strides, outputs = (8, 16, 32), {}
+    for kind, (name, width) in enumerate({'score': 1, 'box': 4, 'points': 10}.items()):
+        for stride in strides:
+            values = np.zeros(((side // stride) ** 2 * 2, width), np.float32)
+            if stride == 8:  # the first anchor, whose centre is (0, 0)
+                values[0] = (0.9, (0, 0, side / stride, side / stride), points.ravel() / stride)[kind]
+            outputs[f'{name}_{stride}'] = values
+    nodes = [
+        onnx.helper.make_node('Constant', [], [name], value=onnx.numpy_helper.from_array(values))
+        for name, values in outputs.items()
+    ]
+    infos = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, values.shape)
+        for name, values in outputs.items()
+    ]
+    data = onnx.helper.make_tensor_value_info('input.1', onnx.TensorProto.FLOAT, (1, 3, side, side))
+    graph = onnx.helper.make_graph(nodes, 'detector', [data], infos)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 13)], ir_version=8)
+    onnx.save(model, path)
+
+
+def test_face_analysis_finds_it_in_a_folder_of_its_models(tmp_path):
+    """As docs/deployment.md says: detect, align, embed in one call; the alignment is that of `crunet.align`."""
+    insightface = pytest.importorskip('insightface')  # it wants Python 3.10
+    from PIL import Image
+
+    from crunet.alignment import TEMPLATE, aligned
+
+    folder = tmp_path / 'models' / 'ours'
+    folder.mkdir(parents=True)
+    symbol = symbol_of('cru56', **dict(NARROW, image_shape=(112, 112, 3)))
+    parameters = settled(symbol, (2, 3, 112, 112))
+    folded = fold(plain(Graph.of(symbol)), parameters)[:2]
+    exporting.save_onnx(str(folder / 'recognition.onnx'), *folded, (112, 112, 3), None, 'float32')
+    points = np.asarray(TEMPLATE) * 0.8 + 14
+    save_detector(str(folder / 'detection.onnx'), points)
+
+    analysis = insightface.app.FaceAnalysis('ours', root=str(tmp_path), providers=['CPUExecutionProvider'])
+    analysis.prepare(ctx_id=-1, det_size=(128, 128))
+    smooth = np.random.RandomState(0).randint(0, 256, (16, 16, 3)).astype(np.uint8)
+    picture = Image.fromarray(smooth).resize((128, 128), Image.BICUBIC)
+    (face,) = analysis.get(np.asarray(picture)[:, :, ::-1])
+
+    np.testing.assert_allclose(face.kps, points, atol=1e-3)
+    pictures = aligned(picture, points), picture.resize((112, 112)), Image.new('RGB', (112, 112), (128, 128, 128))
+    pixels = np.stack([np.asarray(of, np.float32).transpose(2, 0, 1) for of in pictures])
+    expected, unaligned, grey = compare.compute(symbol, parameters, pixels)
+
+    def cosine(embedding):  # of differences from grey: embeddings of random weights are much alike
+        one, other = embedding - grey, expected - grey
+        return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+
+    assert cosine(face.embedding) > 0.999 > 0.99 > cosine(unaligned)
+
+
 @pytest.mark.parametrize('network', ['cru56', 'att56', 'attnext56_imagenet', 'ires50'])
 def test_opencv_takes_it(tmp_path, network):
     import cv2
