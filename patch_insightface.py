@@ -21,8 +21,9 @@ import signal
 import sys
 
 from patcher.apply import BACKUP, alone_in, apply, is_unfinished, remove_scratch, undo
-from patcher.hosts import Checkout
-from patcher.plan import plan_install, plan_revert, remove_empty_symbol_folders
+from patcher.hosts import Checkout, TorchTrainer
+from patcher.modern import real_mxnet
+from patcher.plan import plan_install, plan_revert, remove_empty_folders
 from patcher.report import print_changes, print_diff, print_leftovers, print_next_step, status, versions
 from patcher.source import VERSION, Refusal
 
@@ -57,6 +58,12 @@ def parse_args(argv):
         help='put the marked blocks in the place of the same lines, added by hand, keeping a backup',
     )
     parser.add_argument(
+        '--without-mxnet',
+        action='store_true',
+        help='put a stand-in for MXNet into arcface_torch, and blocks for the lines that current PyTorch, numpy, scipy '
+        'and pip refuse: it then runs on Python 3.13; later runs keep them up to date, --revert removes them',
+    )
+    parser.add_argument(
         '--only',
         metavar='FOLDER',
         help='only the trainer in this folder (an install also reaches those that have the '
@@ -67,6 +74,8 @@ def parse_args(argv):
         parser.error('--status changes nothing; leave out --dry-run, --force and --adopt')
     if args.revert and args.adopt:
         parser.error('--revert takes out what --adopt takes over; name one of them')
+    if args.without_mxnet and (args.revert or args.status):
+        parser.error('--without-mxnet belongs to an install; leave out --revert and --status')
     return args
 
 
@@ -91,7 +100,9 @@ def main(argv=None):
 
 def work(args, root):
     """Do what `args` say to the checkout in the folder `root`; return the exit status."""
-    checkout = Checkout(root, args.only)
+    checkout = Checkout(root, args.only, args.without_mxnet)
+    if args.without_mxnet:
+        check_without_mxnet(checkout, args.force)
     if args.status:
         states = status(checkout)
         for trainer, state in states.items():
@@ -111,13 +122,25 @@ def work(args, root):
     remove_scratch(sorted(folders) + [os.path.join(root, 'recognition')])
     apply(changes, root)
     if args.revert:
-        remove_empty_symbol_folders(checkout)
+        remove_empty_folders(checkout)
         print('Taken out: %d files.' % len(changes) if changes else 'Nothing to take out of %s.' % checkout.root)
         print_leftovers(checkout)
     else:
         print('Done: %d files.' % len(changes) if changes else 'Nothing to change: %s is up to date.' % checkout.root)
         print_next_step(checkout)
     return 0
+
+
+def check_without_mxnet(checkout, force):
+    """Refuse a stand-in for MXNet where there is no arcface_torch, or, unless forced, where there is an MXNet."""
+    if not any(isinstance(trainer, TorchTrainer) for trainer in checkout.trainers):
+        raise Refusal('--without-mxnet is for recognition/arcface_torch, which is not among the trainers')
+    there = real_mxnet(checkout.root)
+    if there and not force:
+        raise Refusal(
+            'this Python has MXNet, in %s, which the stand-in would hide from arcface_torch; leave out '
+            '--without-mxnet, run the patch with the Python that trains, or use --force' % os.path.dirname(there)
+        )
 
 
 def find_root(path):

@@ -58,9 +58,9 @@ def load_torch_modules(modules):
     return dict(modules, **{os.path.basename(path): read(path) for path in paths})
 
 
-def record_lines(copies):
+def record_lines(copies, name_of=os.path.basename):
     """Return the lines of a block that keep the checksums of the files copied for it, {path: bytes}."""
-    return sorted('# %s %s' % (os.path.basename(path), sha(content)) for path, content in copies.items())
+    return sorted('# %s %s' % (name_of(path), sha(content)) for path, content in copies.items())
 
 
 def import_lines(networks, copies, partial_fc):

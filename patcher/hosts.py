@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 
+from patcher import modern
 from patcher.apply import NEW, OLD
 from patcher.blocks import (
     PARTIAL_FC_SHIM,
@@ -59,8 +60,14 @@ class Trainer:
         self.scripts = self._existing(host.scripts)
         self.configs = self._existing(host.configs)
         self.symbol = checkout.inside(self._symbol_folder())
+        self.mends = []  # paths of other files that get a block
         self.is_there = bool(self.scripts and self.configs)
         self.places = (self.symbol, self.folder)  # to which files are copied
+
+    @property
+    def files(self):
+        """The paths of the files that get a block."""
+        return self.scripts + self.configs + self.mends
 
     def _existing(self, names):
         paths = [os.path.join(self.folder, *name.split('/')) for name in names]
@@ -70,6 +77,12 @@ class Trainer:
         symbol = os.path.join(self.folder, 'symbol')
         shared = os.path.join(os.path.dirname(self.folder), 'symbol')
         return shared if not os.path.isdir(symbol) and os.path.isdir(shared) else symbol
+
+    def paths_of(self, recorded):
+        """Return the paths at which a copied file may be that is recorded under a name."""
+        if '/' in recorded:
+            return [os.path.join(self.folder, *recorded.split('/'))]
+        return [os.path.join(folder, recorded) for folder in self.places]
 
     def copies(self):
         """Return {path: bytes} of the files that are copied for this trainer."""
@@ -145,23 +158,47 @@ class TorchTrainer(Trainer):
         configs = os.path.join(self.folder, 'configs')
         self.has_configs = os.path.isfile(os.path.join(configs, 'base.py'))
         self.places = (self.symbol, checkout.inside(configs))
+        self.without_mxnet = False
 
     def _symbol_folder(self):
         return os.path.join(self.folder, 'backbones', 'crunet')
 
+    def modernise(self, wanted):
+        """Find the files that need another line on today's Python, if that is wanted, or has been done before."""
+        recorded = [name for name, _ in self.checkout.records(self)]
+        self.without_mxnet = wanted or any('/' in name for name in recorded)
+        if wanted:
+            modern.check(self.folder)
+        for path in modern.files_of(self.folder):
+            source = Source(path, self.checkout.read(self.checkout.inside(path)))
+            if source.block or self.without_mxnet and modern.mend(source):
+                self.mends.append(path)
+                self.checkout.sources[path] = source
+
     def copies(self):
         """Return {path: bytes} of the files that are copied."""
-        crunet, configs = self.places
+        crunet, configs = self.places[:2]
         files = {os.path.join(crunet, name): content for name, content in self.checkout.torch_modules.items()}
         if self.has_configs:
             own = torch_configs(self.checkout.networks)
             files.update({os.path.join(configs, name): content for name, content in own.items()})
+        if self.without_mxnet:
+            own = modern.stand_in()
+            files.update({os.path.join(self.folder, *name.split('/')): content for name, content in own.items()})
         return files
 
     def block_of(self, source):
         """Return (lines of the block, place)."""
+        if source.path in self.mends:
+            return modern.mend(source) or ([], 0)
         code, place = self._code(source)
-        return record_lines(self.copied()) + code, place
+        return record_lines(self.copied(), self._recorded_name) + code, place
+
+    def _recorded_name(self, path):
+        """Return the name under which a copied file is recorded: its own, or with its folders, of the stand-in."""
+        if os.path.dirname(path) in self.places[:2]:
+            return os.path.basename(path)
+        return os.path.relpath(path, self.folder).replace(os.sep, '/')
 
     @staticmethod
     def _code(source):
@@ -173,6 +210,8 @@ class TorchTrainer(Trainer):
 
     def without_own(self, source):
         """Return (Source without the lines of the block that were written by hand, their span, or None)."""
+        if source.path in self.mends:
+            return source, None
         code, _ = self._code(source)
         for place in range(len(source.bare) - len(code) + 1):
             if source.bare[place : place + len(code)] == code:
@@ -182,6 +221,8 @@ class TorchTrainer(Trainer):
 
     def collision(self, source):
         """Return the line outside the block that already takes the networks in, or None."""
+        if source.path in self.mends:
+            return None
         return source.outside_block(r'\s*(from|import)\s+(\S+\s+import\s+)?[\w.]*\bcrunet\b')
 
     def uses_ours(self, source, first, last):
@@ -191,8 +232,11 @@ class TorchTrainer(Trainer):
 class Checkout:
     """An insightface checkout with its trainers."""
 
-    def __init__(self, root, only=None):
-        """Read the checkout in the folder `root`; `only` is the folder of the one trainer to change, if not of all."""
+    def __init__(self, root, only=None, without_mxnet=False):
+        """Read the checkout in the folder `root`; `only` is the folder of the one trainer to change, if not of all.
+
+        `without_mxnet` puts the stand-in for MXNet into arcface_torch; where it is already, it stays.
+        """
         self.networks = load_networks()
         self.modules = load_modules(self.networks)
         self.torch_modules = load_torch_modules(self.modules)
@@ -211,6 +255,8 @@ class Checkout:
             for path in trainer.scripts + trainer.configs:
                 self.sources[path] = Source(path, self.read(path))
             trainer.configs = self.with_networks(trainer.configs)
+            if isinstance(trainer, TorchTrainer):
+                trainer.modernise(without_mxnet)
         chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only is not None else []
         self.others = [trainer for trainer in self.trainers if only is not None and trainer.folder not in chosen]
         self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
@@ -242,12 +288,11 @@ class Checkout:
 
     def recorded(self, path):
         """Return the checksums under which blocks of the checkout record the copied file at `path`."""
-        folder, name = os.path.split(path)
         return {
             checksum
             for trainer in self.trainers + self.others
             for recorded, checksum in self.records(trainer)
-            if recorded == name and folder in trainer.places
+            if path in trainer.paths_of(recorded)
         }
 
     def copy_state(self, path, content):
@@ -277,15 +322,16 @@ class Checkout:
         """Return {path: recorded checksums} of the copied files, still there, that are no longer shipped."""
         found = {}
         for trainer in self.trainers:
-            shipped = set(map(os.path.basename, trainer.copies()))
+            shipped = set(trainer.copies())
             for name, checksum in self.records(trainer):
-                for path in [os.path.join(folder, name) for folder in trainer.places]:
-                    if name not in shipped and os.path.lexists(path):
+                paths = trainer.paths_of(name)
+                for path in paths:
+                    if not shipped.intersection(paths) and os.path.lexists(path):
                         found.setdefault(self.inside(path), set()).add(checksum)
         for trainer in self.others:  # whose blocks import it still
             for name, _ in self.records(trainer):
-                for folder in trainer.places:
-                    found.pop(os.path.realpath(os.path.join(folder, name)), None)
+                for path in trainer.paths_of(name):
+                    found.pop(os.path.realpath(path), None)
         return found
 
     def records(self, trainer):
@@ -295,7 +341,7 @@ class Checkout:
             pair
             for block in blocks
             if block
-            for pair in re.findall(r'(?m)^# (\w+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines))
+            for pair in re.findall(r'(?m)^# ([\w/]+\.py) ([0-9a-f]{16})$', '\n'.join(block.lines))
         ]
 
     def unfinished(self, trainer):

@@ -31,7 +31,7 @@ def plan_install(checkout, force, adopt=False):
                 changes.append(Change(free_backup(path), None, old))
             changes.append(Change(path, old, content))
     for trainer in checkout.trainers:
-        for path in trainer.scripts + trainer.configs:
+        for path in trainer.files:
             try:
                 changes += plan_block(checkout, trainer, checkout.sources[path], force, adopt)
             except InTheWay as problem:
@@ -130,7 +130,7 @@ def plan_revert(checkout, force):
             changes.append(Change(free_backup(path), None, checkout.read(path)))
         changes.append(Change(path, checkout.read(path), None))
     for trainer in checkout.trainers:
-        for source in map(checkout.sources.get, trainer.scripts + trainer.configs):
+        for source in map(checkout.sources.get, trainer.files):
             if source.block is None:
                 continue
             if not source.block.intact:
@@ -161,18 +161,20 @@ def check_compiles(source, new):
         )
 
 
-def remove_empty_symbol_folders(checkout):
-    """Remove a symbol folder that is left empty: git keeps no empty folders, so it came with the plug-in.
+def remove_empty_folders(checkout):
+    """Remove a folder of copied files that is left empty: git keeps no empty folders, so it came with the plug-in.
 
     One with nothing but what Python has compiled of the copied files is empty, too.
     """
     for trainer in checkout.trainers:
-        compiled = os.path.join(trainer.symbol, '__pycache__')
-        with contextlib.suppress(OSError):
-            if os.listdir(trainer.symbol) == ['__pycache__']:
-                own = {os.path.basename(path)[: -len('py')] for path in trainer.copies()}
-                for name in os.listdir(compiled):
-                    if name.endswith('.pyc') and name.split('.')[0] + '.' in own:
-                        os.remove(os.path.join(compiled, name))
-                os.rmdir(compiled)
-            os.rmdir(trainer.symbol)
+        own = {os.path.basename(path)[: -len('py')] for path in trainer.copies()}
+        folders = {os.path.dirname(path) for path in trainer.copies()} | {trainer.symbol}
+        for folder in sorted(folders, key=len, reverse=True):  # those within others first
+            compiled = os.path.join(folder, '__pycache__')
+            with contextlib.suppress(OSError):
+                if os.listdir(folder) == ['__pycache__']:
+                    for name in os.listdir(compiled):
+                        if name.endswith('.pyc') and name.split('.')[0] + '.' in own:
+                            os.remove(os.path.join(compiled, name))
+                    os.rmdir(compiled)
+                os.rmdir(folder)

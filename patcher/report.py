@@ -101,7 +101,7 @@ def status(checkout):
     """Return {trainer: 'installed', 'outdated', 'modified', 'by hand' or 'not installed'}."""
     result = collections.OrderedDict()
     for trainer in checkout.trainers:
-        sources = [checkout.sources[path] for path in trainer.scripts + trainer.configs]
+        sources = [checkout.sources[path] for path in trainer.files]
         copies = [checkout.copy_state(path, content) for path, content in trainer.copies().items()]
         blocks = [source.block for source in sources]
         if not any(blocks):  # copied files by themselves do nothing
@@ -120,6 +120,6 @@ def status(checkout):
 
 def versions(checkout, trainer):
     """Return which versions of this program wrote a trainer's blocks, in brackets, or '' if there are none."""
-    blocks = [checkout.sources[path].block for path in trainer.scripts + trainer.configs]
+    blocks = [checkout.sources[path].block for path in trainer.files]
     found = sorted({block.version or 'before 1.0' for block in blocks if block})
     return '  (%s)' % ', '.join(found) if found else ''

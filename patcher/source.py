@@ -13,6 +13,7 @@ import warnings
 VERSION = '1.0.0'  # CHANGELOG.md
 LONE_RETURN = '\r(?!\n)'
 BEGIN, END = '# >>> CRU-Net plug-in >>>', '# <<< CRU-Net plug-in <<<'
+WAS = '# was: '  # in front of a line of the file that the block replaces
 
 # lines[start:end] of the file, without markers; the version that wrote it, '' for one of before there were any
 Block = collections.namedtuple('Block', 'start end lines intact version')
@@ -76,6 +77,7 @@ class Source:
         if self.block is None:
             return self.lines
         before, after = self.lines[: self.block.start], self.lines[self.block.end :]
+        before = before + [line + self.eol for line in replaced_by(self.block.lines)]
         if not after and before and not self.lines[-1].endswith('\n'):
             # The file had no newline at its end.
             before = before[:-1] + [before[-1][: -len(self.eol)] if before[-1].endswith(self.eol) else before[-1]]
@@ -92,10 +94,11 @@ class Source:
     def with_block(self, lines, at):
         """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0).
 
-        Where a statement is open there, as a text of several lines can be, it comes behind that.
+        Where a statement is open there, as a text of several lines can be, it comes behind that. The block replaces the
+        lines that it has as comments, which begin at `at`.
         """
-        if self.block is not None:
-            return self._with_block_at(lines, self.block.start)
+        if self.block is not None or replaced_by(lines):
+            return self._with_block_at(lines, at if self.block is None else self.block.start)
         block = parse('\n'.join(lines))
         for place in [at] + [start for _, start, _ in self.statements() if start > at] + [len(self.lines)]:
             tree = parse(self._with_block_at(lines, place).decode('utf-8'))
@@ -108,7 +111,10 @@ class Source:
         marked = ['%s %s; python patch_insightface.py CHECKOUT --revert takes it out' % (BEGIN, VERSION)] + lines
         marked.append(END + ' ' + sha('\n'.join(lines).encode()))
         added = [line + self.eol for line in marked]
-        before, after = rest[:at], rest[at:]
+        end = at + len(replaced_by(lines))
+        before, after = rest[:at], rest[end:]
+        if not after and end > at and not rest[-1].endswith('\n'):
+            added[-1] = marked[-1]
         if before and not before[-1].endswith('\n'):
             before = before[:-1] + [before[-1] + self.eol]
             added[-1] = marked[-1]
@@ -162,6 +168,11 @@ class Source:
             '%s:%d cannot be parsed by Python %d.%d; run the patch with the Python that runs this file, or %s by '
             'hand (docs/insightface.md)' % ((self.path, line) + sys.version_info[:2] + (by_hand,))
         )
+
+
+def replaced_by(lines):
+    """Return the lines of the file that a block of `lines` replaces."""
+    return [line[len(WAS) :] for line in lines if line.startswith(WAS)]
 
 
 def parse(text):

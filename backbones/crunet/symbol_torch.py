@@ -7,6 +7,7 @@ module (`symbol_module.py`). Needs PyTorch 2.3 or newer, and nothing else.
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import warnings
 
@@ -174,7 +175,7 @@ def load_weights(module, path):
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror or error}')
     except Exception as error:  # torch.load has many for files that are none
-        why = str(error).splitlines()[0] if str(error) else repr(error)
+        why = re.split(r'\. |\n', str(error) or repr(error))[0]  # the others advise to run what is in the file
         raise ValueError(f'{path} is no state dict, or has other things beside; tools/convert.py reads more: {why}')
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if not is_count(name)}
     for name in [*wanted, *shapes]:

@@ -1,8 +1,7 @@
 """RecordIO files as im2rec writes them, read by offset, by several threads at once.
 
-The format is dmlc's: a magic number (uint32), 3 bits that tell parts of a record and 29 of their length, the data, and
-zeros up to a multiple of 4; a record whose data contain the magic number is split there. The data begin with a flag
-(uint32), a label (float32) and two ids (uint64); a flag above 0 is the number of labels (float32) that follow.
+`rec_format.py` has the format of records. Their data begin with a flag (uint32), a label (float32) and two ids
+(uint64); a flag above 0 is the number of labels (float32) that follow.
 """
 
 import os
@@ -11,40 +10,11 @@ import struct
 import numpy as np
 from tqdm import tqdm
 
+from netkit.data.rec_format import FIRST, WHOLE, parse_head, record_at
 from netkit.errors import UserError
 from netkit.files import settle
 
-MAGIC = 0xCED7230A
-WHOLE, FIRST, MIDDLE, LAST = range(4)  # parts of a record
 HEADER = struct.Struct('<IfQQ')
-
-
-def parse_head(start):
-    """Return (part, length) of the record, or part of one, that begins with 8 bytes; None where none begins."""
-    if len(start) < 8:
-        return None
-    magic, word = struct.unpack('<II', start)
-    return (word >> 29, word & (1 << 29) - 1) if magic == MAGIC else None
-
-
-def record_at(file, place):
-    """Return the content of the record at an offset of an open file descriptor.
-
-    Raises ValueError where no record begins, or the file ends within it.
-    """
-    parts = []
-    while True:
-        head = parse_head(os.pread(file, 8, place))
-        if head is None:
-            raise ValueError(f'there is no record at {place}')
-        part, length = head
-        content = os.pread(file, length, place + 8)
-        if len(content) < length:
-            raise ValueError(f'the file ends within the record at {place}')
-        parts.append(content)
-        place += 8 + (length + 3) // 4 * 4
-        if part in (WHOLE, LAST):
-            return struct.pack('<I', MAGIC).join(parts)
 
 
 def unpack(content):

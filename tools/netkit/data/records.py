@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from netkit.data.augment import prepared
-from netkit.data.recordio import RecordFile, label_at, parse_head, record_at, unpack
+from netkit.data.rec_format import parse_head, record_at
+from netkit.data.recordio import RecordFile, label_at, unpack
 from netkit.errors import UserError
 from netkit.files import settle
 

@@ -1,0 +1,171 @@
+"""arcface_torch on today's Python: a stand-in for MXNet, and blocks for the lines that current packages refuse.
+
+MXNet ends at Python 3.11 and numpy 1.23. arcface_torch reads `.rec` and `.bin` files with it, and nothing else.
+"""
+
+import ast
+import importlib.util
+import os
+import re
+
+from patcher.source import WAS, Refusal, parse, read
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RECORDS = os.path.join(os.path.dirname(HERE), 'tools', 'netkit', 'data', 'rec_format.py')
+# {path in arcface_torch: path here}
+STAND_IN = {
+    'mxnet/' + name: os.path.join(HERE, 'mxnet', *name.split('/'))
+    for name in (
+        '__init__.py',
+        'gluon.py',
+        'image.py',
+        'io.py',
+        'ndarray.py',
+        'recordio.py',
+        'tools/__init__.py',
+        'tools/im2rec.py',
+    )
+}
+STAND_IN.update({'mxnet/rec_format.py': RECORDS, 'scripts/mxnet.py': os.path.join(HERE, 'mxnet_of_scripts.py')})
+# Names of MXNet that the stand-in has, and those that upstream has in functions which nobody calls.
+HAS = (
+    'recordio.MXIndexedRecordIO',
+    'recordio.IRHeader',
+    'recordio.pack',
+    'recordio.unpack',
+    'image.imdecode',
+    'image.resize_short',
+    'ndarray.transpose',
+    'ndarray.flip',
+    'gluon.data.Dataset',
+)
+NEVER_CALLED = 'io.DataBatch', 'ndarray.slice_axis'
+OTHER_FOLDERS = 'backbones', 'configs', 'mxnet', '__pycache__'  # which have no line to mend
+# Types of Python's under the names that numpy 1.24 has removed.
+NUMPY_NAMES = 'int', 'float', 'object', 'complex'
+INTERPOLATION = """\
+class interpolate:  # scipy 1.8 and newer refuse equal numbers in x, as equal false accept rates are
+    @staticmethod
+    def interp1d(x, y, kind):
+        def line_through_neighbours(target):
+            right = np.searchsorted(x, target, side='right')
+            if right == len(x):
+                return y[-1]
+            part = (target - x[right - 1]) / (x[right] - x[right - 1])
+            return y[right - 1] + part * (y[right] - y[right - 1])
+
+        return line_through_neighbours""".splitlines()
+
+
+def stand_in():
+    """Return {path in arcface_torch, with slashes: bytes} of the stand-in."""
+    return {name: read(path) for name, path in STAND_IN.items()}
+
+
+def files_of(folder):
+    """Return the paths of the files of arcface_torch that may have a line to mend."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in OTHER_FOLDERS)
+        found += [os.path.join(where, name) for name in sorted(names) if name.endswith('.py')]
+    requirements = os.path.join(folder, 'requirement.txt')
+    return found + [requirements] * os.path.isfile(requirements)
+
+
+def mend(source):
+    """Return (lines of a block, place) for a file of arcface_torch without its block; None where all is well."""
+    lines = [line.rstrip('\r\n') for line in source.without_block()]
+    name = os.path.basename(source.path)
+    for find in (_requirements,) if name == 'requirement.txt' else (_scheduler, _interpolation, _numpy):
+        found = find(lines)
+        if found:
+            return found
+    return None
+
+
+def _requirements(lines):
+    changed = [number for number, line in enumerate(lines) if re.match(r'(mxnet|sklearn)\b', line)]
+    if not changed:
+        return None
+    old = lines[changed[0] : changed[-1] + 1]
+    new = [re.sub(r'^sklearn\b', 'scikit-learn', line) for line in old if not re.match(r'mxnet\b', line)]
+    return [WAS + line for line in old] + new, changed[0]
+
+
+def _scheduler(lines):
+    """PyTorch's schedulers have no `verbose` any more."""
+    for number, line in enumerate(lines):
+        found = re.match(r'(\s+super\(.*\)\.__init__\(.*), verbose(=verbose)?\)\s*$', line)
+        if found:
+            return [WAS + line, found.group(1) + ')'], number
+    return None
+
+
+def _interpolation(lines):
+    if not any('interpolate.interp1d(' in line for line in lines):
+        return None
+    return _behind_import(lines, r'from scipy import interpolate\b', INTERPOLATION)
+
+
+def _numpy(lines):
+    used = [name for name in NUMPY_NAMES if any(re.search(r'\bnp\.%s\b(?!\s*=[^=])' % name, line) for line in lines)]
+    if not used:
+        return None
+    return _behind_import(lines, r'import numpy as np\b', ['np.%s = %s' % (name, name) for name in used])
+
+
+def _behind_import(lines, pattern, block):
+    """Return (block, the place behind the import), or None where there is no such line, or the block is there."""
+    if '\n'.join(block) in '\n'.join(lines):
+        return None
+    places = [number for number, line in enumerate(lines) if re.match(pattern, line)]
+    return (list(block), places[0] + 1) if places else None
+
+
+def real_mxnet(folder):
+    """Return where this Python has MXNet, None where it has none, or only the stand-in in a folder."""
+    spec = importlib.util.find_spec('mxnet')
+    place = spec and os.path.realpath(spec.origin or list(spec.submodule_search_locations)[0])
+    return None if not place or place.startswith(folder + os.sep) else place
+
+
+def check(folder):
+    """Refuse an arcface_torch that uses more of MXNet than the stand-in has."""
+    for path in files_of(folder):
+        tree = parse(read(path).decode('utf-8', 'replace')) if path.endswith('.py') else None
+        if os.path.basename(path) == 'mxnet.py' or tree is None:
+            continue
+        for line, name in sorted(uses(tree), key=lambda use: (use[0], -len(use[1]))):
+            if not any((known + '.').startswith(name + '.') for known in HAS + NEVER_CALLED):
+                raise Refusal(
+                    '%s:%d uses mxnet.%s, which the stand-in for MXNet has not; train this version with MXNet, on '
+                    'Python 3.8 to 3.11' % (path, line, name)
+                )
+
+
+def uses(tree):
+    """Return {(line, name within mxnet)} of what a file takes from MXNet."""
+    names, found = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split('.')[0] == 'mxnet':
+                    names[alias.asname or 'mxnet'] = alias.name.split('.')[1:] if alias.asname else []
+        elif isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'mxnet':
+            for alias in node.names:
+                within = node.module.split('.')[1:] + [alias.name]
+                names[alias.asname or alias.name] = within
+                found.add((node.lineno, '.'.join(_full(within))))
+    for node in ast.walk(tree):
+        parts, inner = [], node
+        while isinstance(inner, ast.Attribute):
+            parts.insert(0, inner.attr)
+            inner = inner.value
+        if parts and isinstance(inner, ast.Name) and inner.id in names:
+            found.add((node.lineno, '.'.join(_full(names[inner.id] + parts))))
+    return found
+
+
+def _full(parts):
+    """Return the parts of a name with `nd` as what it stands for."""
+    return ['ndarray' if part == 'nd' and not place else part for place, part in enumerate(parts)]

@@ -1,0 +1,1 @@
+"""`mxnet.tools`, of which im2rec is here."""
