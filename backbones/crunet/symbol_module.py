@@ -53,7 +53,7 @@ class SymbolModule(nn.Module):
     `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
     `using_checkpoint` recomputes the maps between the ends of units in the backward pass: True by `Recomputed`, 'torch'
     by torch.utils.checkpoint. The nodes then have to be recorded with `memonger`, which marks these ends. torch.compile
-    takes no notice of it. `dropout` replaces the rate of Dropout if it is not None. `channels_last` is the layout of
+    takes no notice of True. `dropout` replaces the rate of Dropout if it is not None. `channels_last` is the layout of
     maps and weights in memory, the faster one wherever it was measured (docs/cpu-speed.md, docs/gpu.md). By default it
     is chosen unless `is_narrow`. `ends` are numbers of nodes; `self.ends` has (number of the segment that ends there,
     name and shape of the value) of each.
@@ -124,9 +124,10 @@ class SymbolModule(nn.Module):
         config = {**self.config, 'num_features': self.size, 'mean': [0.5] * 3, 'std': [0.5] * 3}
         weights, text = (os.path.join(folder, name) for name in (names.WEIGHTS, names.CONFIG))
         os.makedirs(folder, exist_ok=True)
+        written = json.dumps(config, indent=1)
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, weights + '.new')
         with open(text + '.new', 'w', encoding='utf-8') as file:
-            json.dump(config, file, indent=1)
+            file.write(written)
         for path in (weights, text):
             os.replace(path + '.new', path)
 
@@ -139,7 +140,7 @@ class SymbolModule(nn.Module):
 
     def _run(self, numbers, values):
         is_again = self.using_checkpoint and self.training and torch.is_grad_enabled()
-        if torch.compiler.is_compiling():  # it has its own ways, of which some move the moving statistics twice
+        if torch.compiler.is_compiling() and self.using_checkpoint != 'torch':  # it cannot look into Recomputed
             is_again = False
         for number in numbers:
             segment, run = self._segments[number], self._runs[number]
@@ -158,30 +159,21 @@ class SymbolModule(nn.Module):
         parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
         # FSDP2 gives a layer other parameters while it is called than it has here, where they are in shards.
         if self.using_checkpoint == 'torch' or any(hasattr(parameter, 'full_tensor') for parameter in parameters):
-            contexts = functools.partial(self._contexts, segment)
-            options = {'use_reentrant': False, 'preserve_rng_state': False, 'context_fn': contexts}
+            options = {'use_reentrant': False, 'preserve_rng_state': False}
+            if not torch.compiler.is_compiling():  # which itself moves the statistics once, and takes no contexts
+                options['context_fn'] = functools.partial(self._contexts, segment)
             return checkpoint(self._runs[number], self, *given, **options)
         return Recomputed.apply(self, number, *given, *parameters)
 
     def _contexts(self, segment):
         """Return the contexts in which torch.utils.checkpoint computes a segment, and computes it again."""
-        return contextlib.nullcontext(), self.standing_statistics(segment)
+        return contextlib.nullcontext(), Standing(self._norms(segment))
 
     def _layers(self, segment):
         return [self.get_submodule(path) for path in segment.layers]
 
-    @contextlib.contextmanager
-    def standing_statistics(self, segment):
-        """Leave the moving statistics of a segment as they are: the first pass has moved them."""
-        norms = [layer for layer in self._layers(segment) if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        try:
-            yield
-        finally:
-            for norm, (momentum, count) in zip(norms, before):
-                norm.momentum, norm.num_batches_tracked = momentum, count
+    def _norms(self, segment):
+        return [layer for layer in self._layers(segment) if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def named_modules(self, memo=None, prefix='', remove_duplicate=True):
         """Yield the modules in the order of the network, and so their parameters: an optimiser's state is in it."""
@@ -238,11 +230,28 @@ class SymbolModule(nn.Module):
                     layer.reset_parameters()
 
 
+class Standing:
+    """Leaves the moving statistics of BatchNorms as they are, as often as it is entered: the first pass moved them."""
+
+    def __init__(self, norms):
+        self.norms = norms
+
+    def __enter__(self):
+        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_):
+        for norm, (momentum, count) in zip(self.norms, self.before):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
 class Recomputed(torch.autograd.Function):
     """A segment whose feature maps are computed again in the backward pass; until then only its inputs are kept.
 
     As torch.utils.checkpoint does, but without its hooks for every tensor that an operator keeps, which are most of the
-    time of a small step (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients.
+    time of a small step (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients. It has
+    no gradient of its gradient, as a penalty of gradients needs it.
     """
 
     @staticmethod
@@ -259,7 +268,7 @@ class Recomputed(torch.autograd.Function):
         """Return the gradients of the inputs and of the parameters."""
         tensors, count = ctx.saved_tensors, len(ctx.segment.inputs)
         given = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:count]]
-        with torch.enable_grad(), ctx.module.standing_statistics(ctx.segment), torch.autocast(**ctx.autocast):
+        with torch.enable_grad(), Standing(ctx.module._norms(ctx.segment)), torch.autocast(**ctx.autocast):
             found = ctx.run(ctx.module, *given)
         sources = [*given, *tensors[count:]]
         wanted = [tensor for tensor in sources if tensor.requires_grad]

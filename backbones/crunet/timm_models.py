@@ -5,6 +5,7 @@
 """
 
 import functools
+import re
 
 from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -19,6 +20,8 @@ from .symbol_torch import builders, networks, nodes_of_row
 
 IMAGENET = [name for name in networks() if name.endswith('_imagenet')]
 STRIDE = 32  # of the last maps
+# {setting of the builder: what timm has for it}
+OF_TIMM = {'image_shape': 'img_size', 'emb_size': 'num_classes', 'memonger': 'set_grad_checkpointing'}
 
 
 class TimmModel(SymbolModule):
@@ -41,6 +44,8 @@ class TimmModel(SymbolModule):
         **settings,
     ):
         height, width = img_size if isinstance(img_size, (tuple, list)) else (img_size, img_size)
+        for key in OF_TIMM.keys() & settings:
+            raise ValueError(f'{key} is not a setting of a network in timm, which has {OF_TIMM[key]}')
         settings = {**settings, 'image_shape': (height, width, 3), 'memonger': True}
         nodes, _ = nodes_of_row(builders(), networks()[name], **settings)
         pool = next(number for number, node in enumerate(nodes) if node.attrs.get('global_pool') == 'True')
@@ -72,12 +77,22 @@ class TimmModel(SymbolModule):
         return self.fc1
 
     def set_grad_checkpointing(self, enable=True):
-        """Compute the maps of each unit again in the backward pass, or keep them."""
-        self.using_checkpoint = enable
+        """Compute the maps of each unit again in the backward pass, by torch.utils.checkpoint, or keep them."""
+        self.using_checkpoint = 'torch' if enable else False
 
     def group_matcher(self, coarse=False):
-        """Return {group of parameters: expression for their names}, the stem, then the stages or the units."""
-        return {'stem': r'^(conv0|bn0)', 'blocks': r'^stage(\d+)' if coarse else [(r'^stage(\d+)\.unit(\d+)', None)]}
+        """Return a function of a parameter's name to the number of its group, in the order of the network.
+
+        The stem is group 0. Then each stage is a group if `coarse`, else each unit, with the layers behind it. A weight
+        that units share is in the group of the first of them. The end of the network is in the last group.
+        """
+        groups, last, seen = {}, 0, None
+        for layer in sorted(self._place, key=self._place.get):
+            part = re.match(r'stage\d+' if coarse else r'stage\d+(?:\.\w+)*?\.unit\d+', layer)
+            if part and part.group() != seen:
+                last, seen = last + 1, part.group()
+            groups[layer] = last if layer.startswith(('stage', 'conv0', 'bn0', 'relu0')) else float('inf')
+        return lambda name: groups.get(name.rpartition('.')[0], float('inf'))
 
     def forward_features(self, x):
         """Return the last maps, (n, num_features, height / 32, width / 32)."""

@@ -134,7 +134,7 @@ def test_products_by_pytorchs_own_counter():
         module, x = symbol_torch.get_model('cru56', num_features=256).eval(), torch.empty(1, 3, 112, 112)
         with FlopCounterMode(display=False) as counter:
             module(x)
-    assert counter.get_total_flops() / 2 == pytest.approx(5.639e9, abs=5e5)  # README.md
+    assert counter.get_total_flops() / 2 == pytest.approx(5.639e9, abs=5e5)  # docs/networks.md
 
 
 def test_every_batch_norm_is_synchronised():
@@ -230,11 +230,47 @@ def test_maps_by_hooks_and_by_torchvision():
     assert maps[0].shape[2:] == (28, 28)
 
 
-def test_a_penalty_of_gradients_and_gradients_by_function():
-    module, x = network().double().eval(), images(2).double().requires_grad_()
-    (gradient,) = torch.autograd.grad(module(x).sum(), x, create_graph=True)
-    gradient.square().sum().backward()
-    assert module.conv0.weight.grad.abs().max() > 0
+def penalty(module, x):
+    """Return the squared length of the gradient by the images of a sum of the embeddings."""
+    embeddings = module(x)
+    weights = torch.linspace(-1, 1, embeddings.numel(), dtype=x.dtype).reshape(embeddings.shape)
+    (gradient,) = torch.autograd.grad((embeddings * weights).sum(), x, create_graph=True)
+    return gradient.square().sum()
+
+
+@pytest.mark.parametrize('memonger', [False, 'torch'])
+def test_a_penalty_of_gradients(memonger):
+    """Its own gradient is that of differences."""
+    torch.manual_seed(0)
+    name = NARROW['cru56'].replace('dropout', f'net_act=relu,memonger={memonger},dropout')
+    module, x = symbol_torch.get_model(name, num_features=24).double().train(), images(4).double().requires_grad_()
+    penalty(module, x).backward()
+    weight, step = module.pre_fc1.weight, 1e-5
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).double()
+    found = (weight.grad * direction).sum()
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(sign * step * direction)
+        values.append(float(penalty(module, x)))
+        with torch.no_grad():
+            weight.sub_(sign * step * direction)
+    assert float(found) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4) and abs(found) > 1e-9
+
+
+def test_a_graph_is_used_twice_by_torchs_own_checkpoint():
+    torch.manual_seed(0)
+    module = symbol_torch.get_model(NARROW['cru56'] + ',memonger=torch', num_features=24).train()
+    embeddings = module(images())[:, 0].square().sum()
+    embeddings.backward(retain_graph=True)
+    once = module.conv0.weight.grad.clone()
+    embeddings.backward()
+    torch.testing.assert_close(module.conv0.weight.grad, 2 * once)
+    assert {int(norm.num_batches_tracked) for norm in norms(module)} == {1}
+
+
+def test_gradients_by_function():
+    module, x = network().double().eval(), images(2).double()
 
     def loss(parameters):
         return torch.func.functional_call(module, parameters, (x,)).sum()

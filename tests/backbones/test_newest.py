@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -59,9 +60,12 @@ def test_both_exporters_take_any_batch(is_new, tmp_path):
 @pytest.mark.parametrize('settings', ['', ',memonger=True', ',memonger=torch'])
 def test_a_compiled_step_is_the_same(settings):
     module = network('cru56', settings).double().train()
-    other, direction = copy.deepcopy(module), torch.randn(4, 24)
-    for step in (torch.compile(module), other):
-        (step(images().double()) * direction).sum().backward()
+    other, direction, kept = copy.deepcopy(module), torch.randn(4, 24), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.nbytes) or tensor, lambda of: of):
+        embeddings = torch.compile(module)(images().double())
+    (embeddings * direction).sum().backward()
+    (other(images().double()) * direction).sum().backward()
+    assert (sum(kept) < 1e8) == (settings == ',memonger=torch')  # of 332 MB 62 are left
     largest = max(of.grad.abs().max() for of in other.parameters() if of.grad is not None)
     for (name, one), two in zip(module.named_parameters(), other.parameters()):
         if two.grad is not None:
@@ -109,7 +113,7 @@ def in_shards(rank, store, settings, of_layers):
 
     torch.set_num_threads(1)
     distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
-    module, alone = (network('cru116', settings + ',channels_last=False').train() for _ in range(2))
+    module, alone = (network('cru116', settings).train().to(memory_format=torch.contiguous_format) for _ in range(2))
     start = alone.conv0.weight.detach().clone()
     for layer in module.modules() if of_layers else ():
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
@@ -133,7 +137,7 @@ def in_shards(rank, store, settings, of_layers):
 def test_torchinfo_counts_the_parameters_and_products():
     torchinfo = pytest.importorskip('torchinfo')
     found = torchinfo.summary(symbol_torch.get_model('ires18', 512), input_size=(1, 3, 112, 112), verbose=0)
-    assert found.total_params == 24_020_352  # README.md
+    assert found.total_params == 24_020_352  # docs/networks.md
     assert math.isclose(found.total_mult_adds, 1.730e9, rel_tol=2e-2)  # it counts those of BatchNorm and PReLU as well
 
 
@@ -152,7 +156,9 @@ TIMM = ['cru56_imagenet', 'att56_imagenet', 'attnext56_imagenet', 'ires18_imagen
 def test_the_networks_are_registered(timm):
     names = [name for name in symbol_torch.networks() if name.endswith('_imagenet')]
     assert len(names) == 30 and set(names) <= set(timm.list_models('*_imagenet'))
-    config = timm.data.resolve_data_config(model=timm.create_model('ires18_imagenet'))
+    model = timm.create_model('ires18_imagenet')
+    assert {f'{model.default_cfg[key]}.weight' for key in ('first_conv', 'classifier')} < set(model.state_dict())
+    config = timm.data.resolve_data_config(model=model)
     assert config['mean'] == config['std'] == (0.5, 0.5, 0.5) and config['input_size'] == (3, 224, 224)
 
 
@@ -177,6 +183,9 @@ def test_a_model_of_timm_is_the_network(timm, name):
     assert torch.equal(last, features) and torch.equal(maps[-1], features)
     assert [of.shape[-1] for of in maps] == [56, 28, 14, 7]
     assert [of.shape[1] for of in maps] == [info['num_chs'] for info in model.feature_info]
+    assert [info['reduction'] for info in model.feature_info] == [4, 8, 16, 32]
+    assert model.get_classifier().out_features == 10
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in other.named_parameters()]
     (second,) = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
     assert torch.equal(second, maps[1])
     with pytest.raises(ValueError, match='output_fmt=NLC is not NCHW'):
@@ -195,6 +204,33 @@ def test_options_of_timm(timm):
     assert [tuple(of.shape[1:]) for of in maps] == [(128, 8, 8), (512, 2, 2)]
     with pytest.raises(ValueError, match='net_multiplyer is not a setting'):
         timm.create_model('cru56_imagenet', net_multiplyer=1)
+    with pytest.raises(ValueError, match='image_shape is not a setting of a network in timm, which has img_size'):
+        timm.create_model('cru56_imagenet', image_shape=(96, 96, 3))
+    dropped = timm.create_model('cru56_imagenet', num_classes=0, drop_rate=0.75, **wide)
+    features = dropped.train()(torch.randn(2, 3, 64, 64))
+    assert (features == 0).float().mean() > 0.6 > 0.5 > (dropped.eval()(torch.randn(2, 3, 64, 64)) == 0).float().mean()
+
+
+@pytest.mark.parametrize('name', ['cru116_imagenet', 'att56_imagenet', 'ires50_imagenet'])
+def test_groups_of_parameters_for_layer_decay(timm, name):
+    """A unit each, the stem and the end: the learning rates of timm's optimiser grow from the stem to the end."""
+    from timm.optim import create_optimizer_v2
+
+    model = timm.create_model(name, net_multiplier=0.25)
+    group_of = model.group_matcher()
+    groups = {parameter: group_of(parameter) for parameter, _ in model.named_parameters()}
+    last = max(group for group in groups.values() if group < math.inf)
+    assert groups['conv0.weight'] == 0 and groups['fc1.weight'] == math.inf and set(groups.values()) >= set(range(last))
+    assert [name for name, group in groups.items() if group == math.inf][-1] == 'fc1.bias'
+    assert list(groups.values()) == sorted(groups.values())
+    assert {model.group_matcher(coarse=True)(name) for name in groups} - {math.inf} == {0, 1, 2, 3, 4}
+    optimiser = create_optimizer_v2(model, opt='sgd', lr=1.0, layer_decay=0.5)
+    scales = {id(of): group['lr_scale'] for group in optimiser.param_groups for of in group['params']}
+    assert (
+        scales[id(model.conv0.weight)] < scales[id(model.stage3.unit1.conv3.weight)] < scales[id(model.fc1.weight)] == 1
+    )
+    units = {found.group() for found in (re.match(r'.*unit\d+', name) for name in groups) if found}
+    assert last == len(units) >= 16
 
 
 @pytest.mark.parametrize('zero_init_last', [True, False])
@@ -210,15 +246,23 @@ def test_units_begin_at_zero_in_timm(timm, name, zero_init_last):
 
 
 def test_recomputed_in_timm(timm):
-    gradients = []
+    gradients, kept = [], []
     for enable in (False, True):
         torch.manual_seed(0)
         model = timm.create_model('cru56_imagenet', net_multiplier=0.25, zero_init_last=False).train()
         model.set_grad_checkpointing(enable)
-        assert model.using_checkpoint == enable
-        model(torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)))[:, 0].sum().backward()
+        kept.append(0)
+
+        def count(tensor):
+            kept[-1] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            classes = model(torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)))
+        classes[:, 0].sum().backward()
         gradients.append(model.stage2.unit1.conv3.weight.grad)
     torch.testing.assert_close(*gradients)
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_weights_of_mxnets_names_in_timm(timm, tmp_path):

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pathlib
 import re
 import sys
 
@@ -98,6 +99,8 @@ def test_a_folder_that_is_none(crunet, tmp_path, content):
         ('cru56', {'dropout': 2}, 'dropout=2 is no number'),
         ('cru56', {'memonger': 'no'}, 'memonger=no is neither True nor False'),
         ('cru56', {'pretrained': 'nowhere.pt', **NARROW}, 'cannot read nowhere.pt'),
+        ('cru56', {'pretrained': True}, 'there are no pretrained weights of cru56; pass the path'),
+        (pathlib.Path('nowhere'), {}, "there is no network 'nowhere'"),
     ],
 )
 def test_what_is_refused(crunet, name, settings, words):
@@ -150,6 +153,40 @@ def test_from_two_photographs_to_a_cosine(crunet, tmp_path, monkeypatch, capsys)
         assert np.array_equal(crunet.align(image, points), crunet.align(*photographs[0]))
     with pytest.raises(ValueError, match='landmarks that coincide'):
         crunet.align(pixels, np.ones((5, 2)))
+    for wrong in (points.ravel(), points[:4], points * np.nan):
+        with pytest.raises(ValueError, match=r'landmarks are 5 points \(x, y\), finite numbers'):
+            crunet.align(pixels, wrong)
+
+
+def test_a_photograph_says_how_it_is_turned(crunet, tmp_path):
+    """As a path and as an image that Pillow has opened."""
+    pixels = np.random.RandomState(0).randint(0, 256, (112, 112, 3)).astype(np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # its first row is the right side
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 0, 2)[::-1])).save(
+        str(tmp_path / 'turned.png'), exif=turned
+    )
+    expected = crunet.transform(pixels)
+    assert torch.equal(crunet.transform(str(tmp_path / 'turned.png')), expected)
+    with Image.open(str(tmp_path / 'turned.png')) as image:
+        assert torch.equal(crunet.transform(image), expected)
+    assert torch.equal(crunet.transform(pixels[:, :, ::-1]), expected.flip(0))
+    with pytest.raises(ValueError, match='8 bits a channel, not the mode I;16'):
+        crunet.transform(Image.fromarray(np.zeros((112, 112), np.uint16)))
+
+
+def test_an_aligned_face_is_smooth(crunet):
+    """Halfway between two pixels is their mean."""
+    pixels = np.zeros((112, 112, 3), np.uint8)
+    pixels[:, 1::2] = 200
+    moved = np.asarray(crunet.align(pixels, crunet_template() + (0.5, 0)))
+    assert np.abs(moved[20:90, 20:90].astype(int) - 100).max() <= 1
+
+
+def crunet_template():
+    from crunet.alignment import TEMPLATE
+
+    return TEMPLATE
 
 
 def test_a_folder_does_not_take_the_place_of_a_network(crunet, tmp_path, monkeypatch):
@@ -160,6 +197,16 @@ def test_a_folder_does_not_take_the_place_of_a_network(crunet, tmp_path, monkeyp
     (tmp_path / 'it' / 'config.json').write_text('{"network": "cru56", "settings": {"net_multiplier": 0.25}}')
     with pytest.raises(ValueError, match='cannot read it/model.safetensors: .*o such file'):
         crunet.create_model('it')
+
+
+def test_a_folder_is_written_or_not(crunet, tmp_path):
+    model = crunet.create_model('cru56', num_features=np.int64(24), **NARROW)
+    model.save_pretrained(str(tmp_path / 'a'))
+    assert crunet.create_model(tmp_path / 'a').size == 24
+    model.config['settings']['net_multiplier'] = object()
+    with pytest.raises(TypeError):
+        model.save_pretrained(str(tmp_path / 'b'))
+    assert os.listdir(str(tmp_path / 'b')) == []
 
 
 def test_a_network_without_a_name_is_not_shared(tmp_path):
