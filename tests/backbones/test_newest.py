@@ -186,6 +186,7 @@ def test_a_model_of_timm_is_the_network(timm, name):
     assert [info['reduction'] for info in model.feature_info] == [4, 8, 16, 32]
     assert model.get_classifier().out_features == 10
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in other.named_parameters()]
+    model.stage4.unit1.conv1.register_forward_hook(lambda *_: pytest.fail('it goes on behind the last index'))
     (second,) = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
     assert torch.equal(second, maps[1])
     with pytest.raises(ValueError, match='output_fmt=NLC is not NCHW'):
