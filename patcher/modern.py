@@ -43,6 +43,9 @@ NEVER_CALLED = 'io.DataBatch', 'ndarray.slice_axis'
 OTHER_FOLDERS = 'backbones', 'configs', 'mxnet', '__pycache__'  # which have no line to mend
 # Types of Python's under the names that numpy 1.24 has removed.
 NUMPY_NAMES = 'int', 'float', 'object', 'complex'
+EXPORTER = """\
+if 'dynamo' in inspect.signature(torch.onnx.export).parameters:  # the newer exporter fixes the number of images
+    torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)""".splitlines()
 INTERPOLATION = """\
 class interpolate:  # scipy 1.8 and newer refuse equal numbers in x, as equal false accept rates are
     @staticmethod
@@ -76,7 +79,7 @@ def mend(source):
     """Return (lines of a block, place) for a file of arcface_torch without its block; None where all is well."""
     lines = [line.rstrip('\r\n') for line in source.without_block()]
     name = os.path.basename(source.path)
-    for find in (_requirements,) if name == 'requirement.txt' else (_scheduler, _interpolation, _numpy):
+    for find in (_requirements,) if name == 'requirement.txt' else (_scheduler, _interpolation, _exporter, _numpy):
         found = find(lines)
         if found:
             return found
@@ -107,11 +110,20 @@ def _interpolation(lines):
     return _behind_import(lines, r'from scipy import interpolate\b', INTERPOLATION)
 
 
-def _numpy(lines):
-    used = [name for name in NUMPY_NAMES if any(re.search(r'\bnp\.%s\b(?!\s*=[^=])' % name, line) for line in lines)]
-    if not used:
+def _exporter(lines):
+    if not any('torch.onnx.export(' in line for line in lines):
         return None
-    return _behind_import(lines, r'import numpy as np\b', ['np.%s = %s' % (name, name) for name in used])
+    return _behind_import(lines, r'import torch\b', ['import functools', 'import inspect', *EXPORTER, *_types(lines)])
+
+
+def _numpy(lines):
+    types = _types(lines)
+    return _behind_import(lines, r'import numpy as np\b', types) if types else None
+
+
+def _types(lines):
+    used = [name for name in NUMPY_NAMES if any(re.search(r'\bnp\.%s\b(?!\s*=[^=])' % name, line) for line in lines)]
+    return ['np.%s = %s' % (name, name) for name in used]
 
 
 def _behind_import(lines, pattern, block):

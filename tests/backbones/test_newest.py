@@ -3,6 +3,8 @@
 import copy
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -139,6 +141,49 @@ def test_torchinfo_counts_the_parameters_and_products():
     found = torchinfo.summary(symbol_torch.get_model('ires18', 512), input_size=(1, 3, 112, 112), verbose=0)
     assert found.total_params == 24_020_352  # docs/networks.md
     assert math.isclose(found.total_mult_adds, 1.730e9, rel_tol=2e-2)  # it counts those of BatchNorm and PReLU as well
+
+
+LOADER = """
+import sys
+import cv2, mxnet as mx, numpy as np, torch
+
+class Faces(torch.utils.data.Dataset):
+    def __init__(self):
+        self.records = mx.recordio.MXIndexedRecordIO('x.idx', 'x.rec', 'r')
+
+    def __len__(self):
+        return len(self.records.keys)
+
+    def __getitem__(self, number):
+        header, image = mx.recordio.unpack(self.records.read_idx(number))
+        return header.label, int(mx.image.imdecode(image).asnumpy().mean().round())
+
+if __name__ == '__main__':
+    records = mx.recordio.MXIndexedRecordIO('x.idx', 'x.rec', 'w')
+    for number in range(100):
+        image = cv2.imencode('.png', np.full((8, 8, 3), number, np.uint8))[1].tobytes()
+        records.write_idx(number, mx.recordio.pack(mx.recordio.IRHeader(0, number, number, 0), image))
+    records.close()
+    faces = Faces()
+    for context in ('fork', 'spawn'):
+        loader = torch.utils.data.DataLoader(faces, 10, num_workers=2, multiprocessing_context=context)
+        found = [pair for labels, means in loader for pair in zip(labels.tolist(), means.tolist())]
+        assert found == [(number, number) for number in range(100)], found
+    print(mx.__file__)
+"""
+
+
+def test_records_are_loaded_without_mxnet(tmp_path):
+    """By forked and by spawned workers, of the stand-in that patch_insightface.py --without-mxnet copies."""
+    from patcher import modern
+
+    for name, content in modern.stand_in().items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / 'load.py').write_text(LOADER)
+    command = [sys.executable, 'load.py']
+    done = subprocess.run(command, cwd=str(tmp_path), capture_output=True, text=True, timeout=900)
+    assert done.stdout == f'{tmp_path}/mxnet/__init__.py\n', done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- timm

@@ -289,6 +289,7 @@ OLD = {
     'eval/verification.py': VERIFICATION,
     'eval_ijbc.py': NUMPY,
     'requirement.txt': 'tensorboard\neasydict\nmxnet\nonnx\nsklearn\nopencv-python',
+    'torch2onnx.py': 'import torch\nimport numpy as np\n\nx = np.float\ntorch.onnx.export()\n',
     'utils/plot.py': NUMPY.replace('\n', '\r\n'),
 }
 
@@ -326,6 +327,7 @@ def test_the_lines_that_today_refuses(checkout):
     for name in OLD:
         if name.endswith('.py'):
             compile(content(folder, name), name, 'exec')
+    assert 'torch.onnx.export, dynamo=False)\nnp.float = float\n' in content(folder, 'torch2onnx.py')
     found = subprocess.run([sys.executable, os.path.join(folder, 'eval_ijbc.py')], capture_output=True, text=True)
     assert found.stdout == '[0 0 0]\n', found.stderr
     assert content(folder, 'utils/plot.py').count('\r\n') == content(folder, 'utils/plot.py').count('\n') == 6
@@ -355,6 +357,7 @@ def test_what_was_mended_by_hand_is_left_alone(checkout):
         'lr_scheduler.py': SCHEDULER.replace(', verbose=verbose', ''),
         'eval/verification.py': VERIFICATION.replace('interpolate.interp1d(far', 'np.interp(target, far'),
         'eval_ijbc.py': NUMPY.replace('np.int', 'int'),
+        'torch2onnx.py': 'import torch\nimport numpy as np\n\nx = np.float\ntorch.onnx.export()\n',
         'utils/plot.py': NUMPY.replace('np.int', 'np.int64'),
         'requirement.txt': 'torch\n',
     }
