@@ -111,9 +111,10 @@ def _interpolation(lines):
 
 
 def _exporter(lines):
-    if not any('torch.onnx.export(' in line for line in lines):
+    if not any('torch.onnx.export(' in line for line in lines) or any('dynamo' in line for line in lines):
         return None
-    return _behind_import(lines, r'import torch\b', ['import functools', 'import inspect', *EXPORTER, *_types(lines)])
+    block = ['import functools', 'import inspect', *EXPORTER, *_types(lines)]
+    return _behind_import(lines, r'import (torch|numpy as np)\b', block)
 
 
 def _numpy(lines):
@@ -127,11 +128,11 @@ def _types(lines):
 
 
 def _behind_import(lines, pattern, block):
-    """Return (block, the place behind the import), or None where there is no such line, or the block is there."""
+    """Return (block, the place behind the last such import), or None where there is none, or the block is there."""
     if '\n'.join(block) in '\n'.join(lines):
         return None
     places = [number for number, line in enumerate(lines) if re.match(pattern, line)]
-    return (list(block), places[0] + 1) if places else None
+    return (list(block), places[-1] + 1) if places else None
 
 
 def real_mxnet(folder):
