@@ -70,7 +70,7 @@ test-torch: .venv-torch/installed
 	@touch $@
 
 # What does not need MXNet, which ends at Python 3.11; and the package as pip installs it from a git address.
-NEWEST_TESTS = tests/backbones/test_layers.py tests/backbones/test_package.py tests/backbones/test_newest.py
+NEWEST_TESTS = tests/classification tests/backbones/test_layers.py tests/backbones/test_package.py tests/backbones/test_newest.py
 test-torch-newest: .venv-newest/installed
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto --dist worksteal $(NEWEST_TESTS)
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "git+file://$(CURDIR)"

@@ -59,6 +59,7 @@ LAYERS = {
         'targets',
     ),
     'training': ('_mxnet', 'errors', 'files', 'graph', 'networks', 'checkpoints', 'deploy', 'data', 'evaluation'),
+    'classification': ('errors', 'data', 'evaluation', 'training'),
     'drawing': ('_mxnet', 'errors', 'files', 'cli', 'graph', 'networks', 'deploy'),
     'measure': (
         'onnx_session',

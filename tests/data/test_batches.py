@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 import pytest
-import shapes
 from PIL import Image, ImageEnhance
 
+import shapes
 from netkit._mxnet import mx
 from netkit.data import augment, images as pictures, packing, synthetic
 from netkit.data.augment import Augmentation

@@ -327,7 +327,7 @@ def test_the_code_for_gpus_runs(sham, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (7, 5))
     before, compared = engine.ways('speed', False), engine.ways('correctness', False)
     assert not any('TF32' in row or 'bfloat16' in row for row in [*before, *compared])
-    assert not any(way.tf32 for way in before.values() if way.half is None) and len(before) == 6
+    assert not any(way.tf32 for way in before.values() if way.half is None) and len(before) == 7
     assert 'TF32' not in str(onnx_engine.Network('cru56', onnx_engine.TENSORRT, None).ways('inference', False))
     compiled = []
     monkeypatch.setattr(torch, 'compile', lambda module, fullgraph, dynamic: compiled.append(module) or module)

@@ -11,12 +11,12 @@ import time
 import numpy as np
 import onnxruntime
 import pytest
-import shapes
 from PIL import Image
 
 import evaluate
 import export
 import pack
+import shapes
 import train as tool
 from helpers import PATIENCE, TOOLS, assert_trained_alike
 from netkit._mxnet import mx

@@ -1,0 +1,205 @@
+"""train_imagenet.py on a tiny ImageNet of drawn shapes. Skipped without timm; `make test-torch-newest` has it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import shapes
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('timm')
+
+from netkit.classification import learning, pictures  # noqa: E402
+from netkit.classification.recipes import RECIPES, recipe_of  # noqa: E402
+from netkit.errors import UserError  # noqa: E402
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROGRAM = os.path.join(ROOT, 'tools', 'train_imagenet.py')
+NETWORK = 'ires18_imagenet:net_multiplier=0.25'
+ALL_OPTIONS = [
+    '--ema',
+    '0.9',
+    '--mixup',
+    '0.2',
+    '--smoothing',
+    '0.1',
+    '--color',
+    '0.4',
+    '--warmup',
+    '1',
+    '--bfloat16',
+    '--recompute',
+    '--zero-init-last',
+]
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """A tiny ImageNet: 1,500 images of ten classes, and 300 others."""
+    folder = tmp_path_factory.mktemp('shapes')
+    for name, count, seed in (('train', 150, 0), ('val', 30, 1)):
+        shapes.write(str(folder / name), count, seed)
+    return str(folder)
+
+
+def command(images, output, *options, network=NETWORK):
+    """Return the command of a run of quick steps."""
+    quick = ['--batch', '50', '--lr', '0.05', '--image-size', '32', '--workers', '2']
+    return [PROGRAM, '--network', network, '--data', images, '--output', str(output), *quick, *options]
+
+
+def started(arguments, processes=1):
+    launcher = ['-m', 'torch.distributed.run', f'--nproc_per_node={processes}'] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+    )
+
+
+def ended(arguments, processes=1):
+    """Return the (exit code, output, errors) of a run."""
+    process = started(arguments, processes)
+    output, errors = process.communicate(timeout=900)
+    return process.returncode, output, errors
+
+
+def top_1(output):
+    """Return the accuracies after the epochs."""
+    return [float(line.split('top-1 ')[1].split(',')[0]) for line in output.splitlines() if 'top-1' in line]
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_ten_classes_are_learnt(images, tmp_path, processes):
+    code, output, errors = ended(command(images, tmp_path / 'run', '--epochs', '3', '--lr-steps', '2'), processes)
+    assert code == 0, errors
+    assert len(top_1(output)) == 3 and top_1(output)[-1] > 0.8
+    state = torch.load(str(tmp_path / 'run' / 'model.pt'), weights_only=True)
+    import crunet
+
+    model = crunet.create_model('ires18_imagenet', num_features=10, net_multiplier=0.25, image_shape=(32, 32, 3)).eval()
+    model.load_state_dict(state)
+    right = []
+    for label, kind in enumerate(sorted(shapes.KINDS)):
+        for number in range(10):
+            image = pictures.Image.open(os.path.join(images, 'val', kind, f'{number}.png')).resize((37, 37), 2)
+            pixels = torch.tensor(np.asarray(image.crop((2, 2, 34, 34)))).permute(2, 0, 1).float()
+            right.append(int(model((pixels[None] - 127.5) / 127.5).argmax()) == label)
+    assert np.mean(right) > 0.7  # another resizing
+    log = (tmp_path / 'run' / 'train.log').read_text()
+    assert f'[top-1][90]Accuracy: {top_1(output)[-1]:.4f}' in log and 'Epoch[2] Batch [20-30]' in log
+
+
+def test_a_killed_run_continues_to_the_bit(images, tmp_path):
+    """It is killed in its second epoch, with every option."""
+    options = ['--epochs', '2', '--lr-steps', '1', *ALL_OPTIONS]
+    assert ended(command(images, tmp_path / 'whole', *options))[0] == 0
+    process = started(command(images, tmp_path / 'killed', *options))
+    while not (tmp_path / 'killed' / 'model.pt').exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    code, output, errors = ended(command(images, tmp_path / 'killed', *options))
+    assert code == 0 and output.startswith('epoch 1: '), (output, errors)
+    states = [torch.load(str(tmp_path / name / 'last.pt'), weights_only=True) for name in ('whole', 'killed')]
+    assert same(*states)
+    assert not torch.equal(states[0]['model']['conv0.weight'], states[0]['averaged']['module.conv0.weight'])
+
+
+def same(one, other):
+    """Return whether two states are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_what_is_refused(images, tmp_path):
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    for arguments, words in (
+        (command(images, tmp_path / 'a', network='cru116'), 'cru116 is not an ImageNet network'),
+        (
+            command(images, tmp_path / 'a', network='ires18_imagenet:net_mulitplier=1'),
+            'net_mulitplier is not a setting',
+        ),
+        (command(images, tmp_path / 'a', '--lr-steps', 'x'), '--lr-steps x is not a list of epochs'),
+        (command(str(empty), tmp_path / 'a'), 'has neither train/ with a subfolder per class nor train.rec'),
+        (command(images, tmp_path / 'a', '--batch', '2000'), 'has 1500 images, fewer than a batch of 2000'),
+    ):
+        code, _, errors = ended(arguments)
+        assert code == 2 and words in errors and 'Traceback' not in errors, errors
+
+
+def test_a_run_of_other_options_is_not_continued(images, tmp_path):
+    output = str(tmp_path)
+    run = learning.Run('ires18_imagenet', images, output, RECIPES['iresnet'], {'net_multiplier': 0.25}, 32)
+    alone = learning.Processes(0, 1, torch.device('cpu'))
+    learning.Learner(run, alone).save(1)
+    assert learning.Learner(run._replace(workers=1), alone).restore() == 1
+    with pytest.raises(UserError, match='last.pt is of another run'):
+        learning.Learner(run._replace(mixup=0.2), alone).restore()
+    (tmp_path / 'last.pt').write_bytes(b'PK')
+    with pytest.raises(UserError, match='last.pt is not the state of a run'):
+        learning.Learner(run, alone).restore()
+
+
+def test_learning_rates_are_those_of_the_recipes(images, tmp_path):
+    """As `adjust_learning_rate` of iResNet's authors has them: a tenth from epoch 30 on."""
+    run = learning.Run('ires18_imagenet', images, str(tmp_path), RECIPES['iresnet'], {'net_multiplier': 0.25}, 32)
+    learner = learning.Learner(run, learning.Processes(0, 1, torch.device('cpu')))
+    rates = [learner.rate(epoch) for epoch in (0, 29, 30, 59, 60, 79, 80, 89)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+    warm = learning.Learner(run._replace(warmup=4), learning.Processes(0, 1, torch.device('cpu')))
+    assert [warm.rate(epoch) for epoch in range(6)] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    group = learner.optimiser.param_groups[0]
+    assert (group['nesterov'], group['momentum'], group['weight_decay']) == (False, 0.9, 1e-4)
+    assert len(learner.optimiser.param_groups) == 1  # biases and BatchNorms decay as well
+    assert [recipe_of(name) for name in ('cru116_imagenet', 'att92_imagenet', 'resnet50_imagenet')] == [
+        'crunet',
+        'attention',
+        'iresnet',
+    ]
+
+
+def test_colours_change_in_hue_saturation_and_lightness():
+    cv2 = pytest.importorskip('cv2')
+    image = pictures.Image.new('RGB', (4, 4), (180, 90, 60))
+    before = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2HLS)[0, 0].astype(int)
+    np.random.seed(0)
+    changed = [np.asarray(pictures.Hsl(10, 20, 30)(image)) for _ in range(200)]
+    planes = np.array([cv2.cvtColor(of, cv2.COLOR_RGB2HLS)[0, 0] for of in changed]).astype(int) - before
+    planes[:, 0] = (planes[:, 0] + 90) % 180 - 90  # hue is a circle
+    for change, most in zip(planes.T, (10, 30, 20)):  # hue, lightness, saturation; within the rounding of RGB
+        assert most * 0.7 < np.abs(change).max() <= most + 4
+    assert np.abs(np.asarray(pictures.Hsl(0, 0, 0)(image)).astype(int) - np.asarray(image)).max() < 3
+
+
+def test_records_of_pack_are_read(tmp_path, images):
+    """The same images as folders give, in the order of pack.py."""
+    from netkit.data import rec_format
+    from netkit.data.recordio import HEADER
+
+    with open(str(tmp_path / 'train.rec'), 'wb') as file:
+        for label, kind in enumerate(sorted(shapes.KINDS)):
+            with open(os.path.join(images, 'val', kind, '0.png'), 'rb') as picture:
+                file.write(rec_format.record_of(HEADER.pack(0, label, label, 0) + picture.read()))
+    found, expected = pictures.Pictures(str(tmp_path / 'train.rec')), pictures.Pictures(os.path.join(images, 'val'))
+    assert len(found) == found.classes == expected.classes == 10
+    for number in range(10):
+        (image, label), (other, wanted) = found[number], expected[30 * number]
+        assert label == wanted == number and np.array_equal(image, other)
+    (tmp_path / 'val').mkdir()
+    with pytest.raises(UserError, match='val has no subfolders with images'):
+        pictures.Pictures(pictures.set_in(str(tmp_path), 'val'))

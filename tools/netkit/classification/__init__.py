@@ -1,0 +1,1 @@
+"""Training for image classification in PyTorch with timm, without MXNet."""
