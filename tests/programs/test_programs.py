@@ -31,6 +31,7 @@ PROGRAMS = (
     'pack',
     'summarize',
     'train',
+    'train_imagenet',
     'visualize',
 )  # worker passes all options on, extras has none
 FORMER = {  # {former name: command of measure.py}

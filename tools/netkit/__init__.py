@@ -10,6 +10,7 @@
     data/                           faces, drawn and read; pictures; records
     evaluation/                     verification of faces, error on ImageNet, embeddings
     training/                       tasks, trainer, loop, losses, state, log, checkpoints that are kept
+    classification/                 ImageNet in PyTorch, with timm
     drawing/                        pictures
     measure/                        time and memory, in MXNet, PyTorch, onnxruntime and OpenVINO; the report on a GPU
 
