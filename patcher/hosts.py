@@ -23,6 +23,7 @@ from patcher.blocks import (
     torch_configs,
 )
 from patcher.source import (
+    BEGIN,
     Refusal,
     Source,
     default_place,
@@ -165,13 +166,15 @@ class TorchTrainer(Trainer):
 
     def modernise(self, wanted):
         """Find the files that need another line on today's Python, if that is wanted, or has been done before."""
-        recorded = [name for name, _ in self.checkout.records(self)]
-        self.without_mxnet = wanted or any('/' in name for name in recorded)
+        content = {path: self.checkout.read(path) for path in modern.files_of(self.folder, modern.MENDED)}
+        has_block = [path for path in content if BEGIN.encode() in content[path]]
+        recorded = any('/' in name for name, _ in self.checkout.records(self))
+        self.without_mxnet = wanted or recorded or bool(has_block)
         if wanted:
             modern.check(self.folder)
-        for path in modern.files_of(self.folder):
-            source = Source(path, self.checkout.read(self.checkout.inside(path)))
-            if source.block or self.without_mxnet and modern.mend(source):
+        for path in content if self.without_mxnet else ():
+            source = Source(path, content[path])
+            if source.block or modern.mend(source):
                 self.mends.append(path)
                 self.checkout.sources[path] = source
 

@@ -40,7 +40,24 @@ HAS = (
     'gluon.data.Dataset',
 )
 NEVER_CALLED = 'io.DataBatch', 'ndarray.slice_axis'
-OTHER_FOLDERS = 'backbones', 'configs', 'mxnet', '__pycache__'  # which have no line to mend
+# Files of upstream with lines that current packages refuse, and those that use MXNet, of all versions.
+MENDED = (
+    'lr_scheduler.py',
+    'eval/verification.py',
+    'eval_ijbc.py',
+    'onnx_ijbc.py',
+    'torch2onnx.py',
+    'utils/plot.py',
+    'requirement.txt',
+)
+USERS = (
+    'dataset.py',
+    'eval/verification.py',
+    'onnx_helper.py',
+    'onnx_helper_sample.py',
+    'onnx_ijbc.py',
+    'scripts/shuffle_rec.py',
+)
 # Types of Python's under the names that numpy 1.24 has removed.
 NUMPY_NAMES = 'int', 'float', 'object', 'complex'
 EXPORTER = """\
@@ -52,6 +69,8 @@ class interpolate:  # scipy 1.8 and newer refuse equal numbers in x, as equal fa
     def interp1d(x, y, kind):
         def line_through_neighbours(target):
             right = np.searchsorted(x, target, side='right')
+            if right == 0:
+                raise ValueError('%s is below all of x' % target)
             if right == len(x):
                 return y[-1]
             part = (target - x[right - 1]) / (x[right] - x[right - 1])
@@ -65,14 +84,10 @@ def stand_in():
     return {name: read(path) for name, path in STAND_IN.items()}
 
 
-def files_of(folder):
-    """Return the paths of the files of arcface_torch that may have a line to mend."""
-    found = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in OTHER_FOLDERS)
-        found += [os.path.join(where, name) for name in sorted(names) if name.endswith('.py')]
-    requirements = os.path.join(folder, 'requirement.txt')
-    return found + [requirements] * os.path.isfile(requirements)
+def files_of(folder, names):
+    """Return the paths of those of some files that arcface_torch has, without links."""
+    paths = [os.path.join(folder, *name.split('/')) for name in names]
+    return [path for path in paths if os.path.isfile(path) and os.path.realpath(path) == path]
 
 
 def mend(source):
@@ -91,7 +106,7 @@ def _requirements(lines):
     if not changed:
         return None
     old = lines[changed[0] : changed[-1] + 1]
-    new = [re.sub(r'^sklearn\b', 'scikit-learn', line) for line in old if not re.match(r'mxnet\b', line)]
+    new = [re.sub(r'^sklearn\b.*', 'scikit-learn', line) for line in old if not re.match(r'mxnet\b', line)]
     return [WAS + line for line in old] + new, changed[0]
 
 
@@ -144,11 +159,9 @@ def real_mxnet(folder):
 
 def check(folder):
     """Refuse an arcface_torch that uses more of MXNet than the stand-in has."""
-    for path in files_of(folder):
-        tree = parse(read(path).decode('utf-8', 'replace')) if path.endswith('.py') else None
-        if os.path.basename(path) == 'mxnet.py' or tree is None:
-            continue
-        for line, name in sorted(uses(tree), key=lambda use: (use[0], -len(use[1]))):
+    for path in files_of(folder, USERS):
+        tree = parse(read(path).decode('utf-8', 'replace'))
+        for line, name in sorted(uses(tree) if tree else (), key=lambda use: (use[0], -len(use[1]))):
             if not any((known + '.').startswith(name + '.') for known in HAS + NEVER_CALLED):
                 raise Refusal(
                     '%s:%d uses mxnet.%s, which the stand-in for MXNet has not; train this version with MXNet, on '

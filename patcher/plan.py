@@ -6,7 +6,7 @@ import os
 
 from patcher.apply import Change, free_backup
 from patcher.blocks import imports_one_of, names_networks, networks_in
-from patcher.source import Refusal, compile_error, sha
+from patcher.source import WAS, Refusal, Source, compile_error, replaced_by, sha
 
 
 def plan_install(checkout, force, adopt=False):
@@ -70,7 +70,11 @@ def plan_block(checkout, trainer, there, force, adopt):
             '%s:%d: the block of the plug-in was edited; move the edits below the block, or use --force to '
             'replace it and keep a backup' % (source.path, source.block.start + 1)
         )
-    new = source.with_block(lines, place)
+    new = source.with_block(lines, place) if lines else unmended(source)
+    if replaced_by(lines) and ''.join(Source(source.path, new).without_block()).encode('utf-8') != unmended(source):
+        raise InTheWay(
+            '%s has line ends of two kinds, or a line that begins with "%s"; mend the file by hand' % (source.path, WAS)
+        )
     check_compiles(there, new)
     if new == there.content:
         return []
@@ -78,6 +82,11 @@ def plan_block(checkout, trainer, there, force, adopt):
     return [Change(free_backup(source.path), None, there.content)] * bool(keeps_backup) + [
         Change(source.path, there.content, new)
     ]
+
+
+def unmended(source):
+    """Return the bytes of a file without its block."""
+    return ''.join(source.without_block()).encode('utf-8')
 
 
 def plan_gone(checkout, force):

@@ -45,7 +45,7 @@ def parse_args():
         '--ema', type=number(0, 0.99999), default=0.0, help='decay of averaged weights, as 0.9999 (default: none)'
     )
     group.add_argument('--image-size', type=whole_number(32), default=224, help='pixels')
-    group.add_argument('--seed', type=whole_number(0), default=0, help='of all random numbers')
+    group.add_argument('--seed', type=whole_number(0, 2**31), default=0, help='of all random numbers')
     group = parser.add_argument_group('computing')
     group.add_argument('--bfloat16', action='store_true', help='compute in bfloat16 where that is enough')
     group.add_argument('--compile', action='store_true', help='use torch.compile')
@@ -73,6 +73,8 @@ def recipe(args, network):
     if args.lr_steps is not None:
         try:
             changes['steps'] = tuple(int(epoch) for epoch in args.lr_steps.split(',') if epoch)
+            if min(changes['steps'], default=1) < 1:
+                raise ValueError
         except ValueError:
             raise UserError(f'--lr-steps {args.lr_steps} is not a list of epochs, as 30,60,80')
     return preset._replace(nesterov=preset.nesterov or args.nesterov, **changes)

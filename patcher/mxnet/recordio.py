@@ -43,8 +43,8 @@ class MXIndexedRecordIO:
     def _read_index(self):
         with open(self.idx_path) as lines:
             for number, line in enumerate(lines, 1):
-                key, _, place = line.partition('\t')
                 try:
+                    key, place = line.split('\t')[:2]
                     key = self.key_type(key)
                     self.idx[key] = int(place)
                 except ValueError:
@@ -67,6 +67,7 @@ class MXIndexedRecordIO:
 
     def read_idx(self, idx):
         """Return the content of the record of a number; raises KeyError, and ValueError for a damaged file."""
+        self._require('r', 'read_idx')
         place = self.idx[idx]
         try:
             return record_at(self._file, place)
@@ -75,11 +76,20 @@ class MXIndexedRecordIO:
 
     def write_idx(self, idx, buf):
         """Write a record at the end, and its number and offset into the index."""
+        self._require('w', 'write_idx')
         key, place = self.key_type(idx), self._file.tell()
         self._file.write(record_of(buf))
         self._index.write('%s\t%d\n' % (key, place))
         self.idx[key] = place
         self.keys.append(key)
+
+    def _require(self, flag, what):
+        """Raise ValueError where the file is closed, or was opened for the other purpose."""
+        if not self.is_open or self.flag != flag:
+            state = 'opened with flag %r' % self.flag if self.is_open else 'closed'
+            raise ValueError('%s is %s; %s needs it open with flag %r' % (self.uri, state, what, flag))
+
+    __getattr__ = staticmethod(without('mxnet.recordio.MXIndexedRecordIO'))
 
     def __del__(self):
         if getattr(self, 'is_open', False):

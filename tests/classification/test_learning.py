@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import shapes
+import train_imagenet
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('timm')
@@ -125,7 +126,7 @@ def same(one, other):
     return one == other
 
 
-def test_what_is_refused(images, tmp_path):
+def test_what_is_refused(images, tmp_path, run_tool):
     empty = tmp_path / 'empty'
     empty.mkdir()
     for arguments, words in (
@@ -135,11 +136,42 @@ def test_what_is_refused(images, tmp_path):
             'net_mulitplier is not a setting',
         ),
         (command(images, tmp_path / 'a', '--lr-steps', 'x'), '--lr-steps x is not a list of epochs'),
+        (command(images, tmp_path / 'a', '--lr-steps', '0'), '--lr-steps 0 is not a list of epochs'),
+        (command(images, tmp_path / 'a', network=NETWORK + ',num_classes=10'), 'num_classes: the data and the options'),
+        (command(images, tmp_path / 'a', '--batch', '25', '--mixup', '1'), '--mixup takes images in pairs'),
         (command(str(empty), tmp_path / 'a'), 'has neither train/ with a subfolder per class nor train.rec'),
         (command(images, tmp_path / 'a', '--batch', '2000'), 'has 1500 images, fewer than a batch of 2000'),
     ):
-        code, _, errors = ended(arguments)
+        code, _, errors = run_tool(train_imagenet, *arguments[1:])
         assert code == 2 and words in errors and 'Traceback' not in errors, errors
+
+
+def test_data_that_do_not_fit(images, tmp_path):
+    """A file that is no image, a class under another name, too few images for the processes, a label of none."""
+    import shutil
+
+    folder = tmp_path / 'shapes'
+    shutil.copytree(images, str(folder))
+    (folder / 'train' / 'disc' / '3.png').write_text('nope')
+    code, _, errors = ended(command(str(folder), tmp_path / 'a', '--epochs', '1'))
+    assert code == 2 and 'Traceback' not in errors and len(errors.strip().splitlines()[-1]) < 300
+    assert 'disc/3.png is not an image' in errors.strip().splitlines()[-1]
+    (folder / 'val' / 'disc').rename(folder / 'val' / 'zzz')
+    code, _, errors = ended(command(str(folder), tmp_path / 'a'))
+    assert code == 2 and 'have other subfolders: zzz is in one of them only' in errors
+    run = learning.Run('ires18_imagenet', images, str(tmp_path), RECIPES['iresnet']._replace(batch=301), {}, 32)
+    with pytest.raises(UserError, match='has 300 images, fewer than there are processes'):
+        learning.Learner(run, learning.Processes(0, 301, torch.device('cpu')))
+
+
+def test_a_finished_run_says_so(images, tmp_path):
+    """Also where it was killed between its two files: the weights are written first."""
+    arguments = command(images, tmp_path / 'a', '--epochs', '1')
+    assert ended(arguments)[0] == 0
+    code, output, _ = ended(arguments)
+    assert code == 0 and 'has 1 epochs: the run is finished' in output
+    times = [os.stat(str(tmp_path / 'a' / name)).st_mtime_ns for name in ('model.pt', 'last.pt')]
+    assert times[0] < times[1]
 
 
 def test_a_run_of_other_options_is_not_continued(images, tmp_path):
@@ -200,6 +232,10 @@ def test_records_of_pack_are_read(tmp_path, images):
     for number in range(10):
         (image, label), (other, wanted) = found[number], expected[30 * number]
         assert label == wanted == number and np.array_equal(image, other)
+    with open(str(tmp_path / 'train.rec'), 'ab') as file:
+        file.write(rec_format.record_of(HEADER.pack(0, 1.5, 0, 0)))
+    with pytest.raises(UserError, match='record 10 has the label 1.5, not an integer'):
+        pictures.Pictures(str(tmp_path / 'train.rec'))
     (tmp_path / 'val').mkdir()
     with pytest.raises(UserError, match='val has no subfolders with images'):
         pictures.Pictures(pictures.set_in(str(tmp_path), 'val'))

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from kills import killed
 from PIL import Image
 
 import patch_insightface as command
@@ -389,10 +390,10 @@ def test_what_was_mended_by_hand_is_left_alone(checkout):
 )
 def test_a_version_that_needs_more_is_refused(checkout, line, name):
     root, folder = checkout
-    with open(os.path.join(folder, 'extract.py'), 'w') as file:
+    with open(os.path.join(folder, 'onnx_ijbc.py'), 'w') as file:
         file.write(line + '\n')
     before = snapshot(root)
-    with pytest.raises(source.Refusal, match=rf'extract.py:\d uses mxnet.{name}, which the stand-in'):
+    with pytest.raises(source.Refusal, match=rf'onnx_ijbc.py:\d uses mxnet.{name}, which the stand-in'):
         command.main([root, '--without-mxnet'])
     assert snapshot(root) == before
 
@@ -428,3 +429,111 @@ def test_thresholds_are_those_of_the_old_scipy():
         float(interp1d(far, thresholds, kind='slinear')(target)) for target in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6)
     ]
     assert found == pytest.approx([0.5, 0.75, 2.0, 2.25, 2.5, 2.5 + 1 / 3, 3.5])
+    with pytest.raises(ValueError, match='0.001 is below all of x'):
+        interp1d(np.array([0.2, 0.5]), thresholds[:2], kind='slinear')(0.001)
+
+
+def test_files_of_the_users_own_are_not_looked_at(checkout):
+    """In any encoding, with conflicts, as links, in environments; with the option, and without it."""
+    root, folder = checkout
+    own = {'mine.py': b'# caf\xe9\nimport numpy as np\nx = np.float\n', 'work.py': b'import mxnet as mx\nmx.nd.array\n'}
+    own['venv/lib/site-packages/a.py'] = own['mine.py']
+    own['merged.py'] = b'<<<<<<< HEAD\n'
+    for name, content_of in own.items():
+        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+        with open(os.path.join(folder, name), 'wb') as file:
+            file.write(content_of)
+    os.symlink('eval_ijbc.py', os.path.join(folder, 'onnx_ijbc.py'))
+    before = snapshot(root)
+    for option in ([], ['--without-mxnet']):
+        assert command.main([root, *option]) == 0
+        assert {name: open(os.path.join(folder, name), 'rb').read() for name in own} == own
+        assert os.path.islink(os.path.join(folder, 'onnx_ijbc.py'))
+        assert command.main([root, '--status']) == 0
+    assert command.main([root, '--revert']) == 0 and snapshot(root) == before
+
+
+def test_a_file_that_cannot_be_read_is_no_matter_without_the_option(checkout):
+    root, folder = checkout
+    with open(os.path.join(folder, 'eval_ijbc.py'), 'wb') as file:
+        file.write(b'# caf\xe9\n')
+    assert command.main([root]) == 0 and command.main([root, '--revert']) == 0
+    with pytest.raises(source.Refusal, match='eval_ijbc.py:1 is not UTF-8'):
+        command.main([root, '--without-mxnet'])
+
+
+@pytest.mark.parametrize(
+    'name, text',
+    [
+        ('requirement.txt', 'tensorboard\nmxnet==1.9.1\r\nsklearn==0.0\r\n'),
+        ('requirement.txt', 'mxnet\n# was: foo\nsklearn'),
+        ('lr_scheduler.py', SCHEDULER.replace('verbose)\n', 'verbose)\r\n')),
+    ],
+)
+def test_what_could_not_be_restored_is_refused(checkout, name, text):
+    root, folder = checkout
+    with open(os.path.join(folder, name), 'w', newline='') as file:
+        file.write(text)
+    before = snapshot(root)
+    with pytest.raises(source.Refusal, match='has line ends of two kinds, or a line that begins with "# was: "'):
+        command.main([root, '--without-mxnet'])
+    assert snapshot(root) == before
+
+
+@pytest.mark.parametrize('text', ['mxnet', 'mxnet-cu112==1.9.1\nsklearn==0.0', 'sklearn\n\n'])
+def test_requirements_come_back(checkout, text):
+    root, folder = checkout
+    with open(os.path.join(folder, 'requirement.txt'), 'w') as file:
+        file.write(text)
+    before = snapshot(root)
+    assert command.main([root, '--without-mxnet']) == 0
+    lines = [line for line in content(folder, 'requirement.txt').splitlines() if line and line[0] != '#']
+    assert lines == ['scikit-learn'] * ('sklearn' in text)
+    assert command.main([root, '--revert']) == 0 and snapshot(root) == before
+
+
+def test_mended_by_hand_after_the_patch(checkout):
+    root, folder = checkout
+    assert command.main([root, '--without-mxnet']) == 0
+    text = content(folder, 'eval_ijbc.py').replace('astype(np.int)', 'astype(int)')
+    with open(os.path.join(folder, 'eval_ijbc.py'), 'w') as file:
+        file.write(text)
+    assert command.main([root]) == 0
+    assert content(folder, 'eval_ijbc.py') == NUMPY.replace('np.int', 'int')
+
+
+def test_the_stand_in_is_named_where_its_record_is_lost(checkout, capsys):
+    root, folder = checkout
+    path = os.path.join(folder, 'backbones', '__init__.py')
+    with open(path) as file:
+        before = file.read()
+    assert command.main([root, '--without-mxnet']) == 0
+    with open(path, 'w') as file:
+        file.write(before)
+    assert command.main([root, '--revert']) == 0
+    assert 'Note: recognition/arcface_torch/mxnet/recordio.py stays' in capsys.readouterr().out
+
+
+def test_a_killed_run_is_undone(checkout):
+    """At any of its changes, by the next run."""
+    root, folder = checkout
+    before = snapshot(root)
+    for place in (1, 20, 45, 58):
+        assert killed(place, command.main, [root, '--without-mxnet'])
+        assert command.main([root, '--revert']) == 0
+        assert snapshot(root) == before
+
+
+def test_what_a_reader_cannot_do(ours, tmp_path):
+    record, _ = written(ours, str(tmp_path))
+    with pytest.raises(AttributeError, match='MXIndexedRecordIO.seek is not in the stand-in'):
+        record.seek(1)
+    with pytest.raises(ValueError, match="write_idx needs it open with flag 'w'"):
+        record.write_idx(1, b'')
+    record.close()
+    with pytest.raises(ValueError, match='x.rec is closed; read_idx needs'):
+        record.read_idx(1)
+    with pytest.raises(AttributeError, match='NDArray.astype is not in the stand-in'):
+        ours.image.imdecode(IMAGES['PNG']).astype('float32')
+    dataset = importlib.import_module('stand_in.gluon.data').Dataset
+    assert dataset is ours.gluon.data.Dataset

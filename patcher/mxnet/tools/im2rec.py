@@ -110,6 +110,8 @@ def main():
     parser.add_argument('--quality', type=int, default=95, help='of the JPEG files (default: %(default)s)')
     parser.add_argument('--pass-through', action='store_true', help='pack the files as they are')
     args = parser.parse_args()
+    if not os.path.isdir(args.root) or not 1 <= args.quality <= 100 or args.num_thread < 1:
+        parser.error('%s is not a folder, or --quality is not from 1 to 100, or --num-thread below 1' % args.root)
     try:
         count = write_list(args) if args.list else write_records(args)
     except (OSError, ValueError) as error:

@@ -20,12 +20,17 @@ from tqdm import tqdm
 from crunet import symbol_torch, timm_models
 from netkit.classification.pictures import Hsl, Pictures, set_in
 from netkit.classification.recipes import CROP, RATIO, Recipe
+from netkit.data.folders import classes_in
 from netkit.errors import UserError
 from netkit.evaluation import imagenet
 from netkit.training.log import Writer
 
 LAST, MODEL, LOG = 'last.pt', 'model.pt', 'train.log'  # files of a run: to resume it, the weights, the log
 MOMENTUM, DECAY = 0.9, 0.1  # of SGD; by which the learning rate is multiplied at a step
+
+
+# Names of timm that are no settings of a network here.
+OF_THE_RUN = {'num_classes', 'img_size', 'in_chans', 'global_pool', 'drop_rate', 'zero_init_last', 'pretrained'}
 
 
 class Run(NamedTuple):
@@ -56,6 +61,10 @@ def network_of(text):
         name, settings = symbol_torch.parsed(text)
     except ValueError as error:
         raise UserError(str(error))
+    if set(settings) & OF_THE_RUN:
+        raise UserError(
+            f'{", ".join(sorted(set(settings) & OF_THE_RUN))}: the data and the options of the program say it'
+        )
     if name not in timm_models.IMAGENET:
         raise UserError(f'{name} is not an ImageNet network; choose from {", ".join(timm_models.IMAGENET)}')
     return name, settings
@@ -133,7 +142,11 @@ class Learner:
             raise UserError(f'a batch of {recipe.batch} cannot be divided among {among.count} processes')
         self.batch = recipe.batch // among.count
         self.train = Pictures(set_in(run.data, 'train'))
-        self.validation = imagenet.Images(set_in(run.data, 'val'), imagenet.resize_for(run.image_size), run.image_size)
+        path = set_in(run.data, 'val')
+        self.validation = imagenet.Images(path, imagenet.resize_for(run.image_size), run.image_size)
+        self._compare(path)
+        if run.mixup and self.batch % 2:
+            raise UserError(f'--mixup takes images in pairs, and each process has a batch of {self.batch}')
         if len(self.train) < recipe.batch:
             raise UserError(f'{self.train.path} has {len(self.train)} images, fewer than a batch of {recipe.batch}')
         torch.manual_seed(run.seed)
@@ -158,6 +171,15 @@ class Learner:
         self.step_of = torch.compile(self.model) if run.compiled else self.model
         if among.count > 1:
             self.step_of = DistributedDataParallel(self.step_of, static_graph=True)
+
+    def _compare(self, path):
+        """Raise UserError where the validation set does not fit the training set, or the processes."""
+        names = list(classes_in(path)[0]) if os.path.isdir(path) else None
+        if names and self.train.names and names != self.train.names:
+            first = next(name for name in [*names, *self.train.names] if (name in names) != (name in self.train.names))
+            raise UserError(f'{path} and {self.train.path} have other subfolders: {first} is in one of them only')
+        if len(self.validation) < self.among.count:
+            raise UserError(f'{path} has {len(self.validation)} images, fewer than there are processes')
 
     def _loader(self):
         run, recipe = self.run, self.run.recipe
@@ -212,7 +234,7 @@ class Learner:
         """Return what may not change when a run is resumed, as a text."""
         left_out = {'output', 'workers', 'compiled', 'data'}
         fields = {name: of for name, of in self.run._asdict().items() if name not in left_out}
-        return repr({**fields, 'recipe': self.run.recipe._replace(epochs=0)})
+        return repr({**fields, 'recipe': self.run.recipe._replace(epochs=0), 'processes': self.among.count})
 
     def save(self, epochs):
         """Write the state after an epoch, and the weights, each whole or not at all."""
@@ -224,7 +246,7 @@ class Learner:
             'averaged': self.averaged.state_dict() if self.averaged else None,
         }
         weights = (self.averaged.module if self.averaged else self.model).state_dict()
-        for name, content in {LAST: state, MODEL: weights}.items():
+        for name, content in {MODEL: weights, LAST: state}.items():  # so that the weights are never the older ones
             path = os.path.join(self.run.output, name)
             torch.save(content, path + '.new')
             os.replace(path + '.new', path)
@@ -294,18 +316,30 @@ class Learner:
         return {k: float(sums[place] / sums[0]) for place, k in enumerate(found.errors, 1)}
 
 
+@contextlib.contextmanager
+def of_workers():
+    """Raise the UserError of a worker as it was, without the traceback that PyTorch puts in front of it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).strip().rpartition('UserError: ')[2])
+
+
 def learn(run):
     """Train a Run, or continue it after its last whole epoch; raises UserError."""
     os.makedirs(run.output, exist_ok=True)
     with processes() as among:
         learner = Learner(run, among)
         start = learner.restore()
+        if start >= run.recipe.epochs and among.rank == 0:
+            print(f'{learner.path} has {start} epochs: the run is finished')
         is_first, length = among.rank == 0, len(learner.loader)
         last = run.recipe.epochs * length
         writer = Writer(os.path.join(run.output, LOG), last, length, goes_on=start > 0) if is_first else None
         with writer or contextlib.nullcontext():
             for epoch in range(start, run.recipe.epochs):
-                learner.epoch(epoch, writer)
+                with of_workers():
+                    learner.epoch(epoch, writer)
                 errors = learner.measure()
                 if is_first:
                     for k, error in errors.items():

@@ -18,17 +18,21 @@ class Pictures:
     """
 
     def __init__(self, path):
-        self.path, self.transform = path, None
+        self.path, self.transform, self.names = path, None, None  # `names` of the classes, None for records
         self.records, self.files = None, []
         if os.path.isdir(path):
             classes, _ = classes_in(path)
             self.files = [(file, label) for label, files in enumerate(classes.values()) for file in files]
-            self.classes = len(classes)
+            self.classes, self.names = len(classes), list(classes)
             if not self.files:
                 raise UserError(f'{path} has no subfolders with images')
         else:
             self.records = RecordFile(path)
-            self.classes = int(max(self.records.label(number) for number in range(len(self.records)))) + 1
+            labels = [self.records.label(number) for number in range(len(self.records))]
+            wrong = next((number for number, label in enumerate(labels) if label < 0 or label != int(label)), None)
+            if wrong is not None:
+                raise UserError(f'{path}: record {wrong} has the label {labels[wrong]:g}, not an integer from 0 on')
+            self.classes = int(max(labels)) + 1
 
     def __len__(self):
         return len(self.records or self.files)
