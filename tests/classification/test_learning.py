@@ -103,7 +103,7 @@ def test_a_killed_run_continues_to_the_bit(images, tmp_path):
     options = ['--epochs', '2', '--lr-steps', '1', *ALL_OPTIONS]
     assert ended(command(images, tmp_path / 'whole', *options))[0] == 0
     process = started(command(images, tmp_path / 'killed', *options))
-    while not (tmp_path / 'killed' / 'model.pt').exists():
+    while not (tmp_path / 'killed' / 'last.pt').exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
