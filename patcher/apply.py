@@ -19,8 +19,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+CHANGED = '.py', os.sep + 'requirement.txt'  # endings of the files that this program changes
 # In the checkout. It has another name than our scratch files, which one may remove by hand.
-REQUIREMENTS = os.sep + 'requirement.txt'  # of arcface_torch, the one file that is not Python
 JOURNAL = os.path.join('recognition', '.patch-insightface-journal')
 BACKUP, NEW = '.before-crunet', '.crunet-new'
 OLD = '.crunet-old'  # what a file was, while it is undone; versions before the journal wrote it for every file
@@ -160,21 +160,18 @@ def read_journal(root):
     def content(text):
         return None if text is None else base64.b64decode(text.encode(), validate=True)
 
-    def absolute(name, ending=None):
+    def absolute(name, ending=''):
         """Return the path of what this program changes: files below recognition, their backups, folders."""
         path = os.path.normpath(os.path.join(root, name))
         is_inside = path.startswith(os.path.join(root, 'recognition') + os.sep)
         is_link = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
-        if not is_inside or is_link or not backed_up(path).endswith(ending or ''):
+        if not is_inside or is_link or not backed_up(path).endswith(ending):
             raise ValueError('%s is nothing that this program changes' % name)
         return path
 
     try:
         found = json.loads(read(path).decode())
-        changes = [
-            Change(absolute(name, ('.py', REQUIREMENTS)), content(old), content(new))
-            for name, old, new in found['changes']
-        ]
+        changes = [Change(absolute(name, CHANGED), content(old), content(new)) for name, old, new in found['changes']]
         folders = list(map(absolute, found['folders']))
         status = {absolute(name): tuple(map(int, numbers)) for name, numbers in found['status'].items()}
         for mode, *owners in [status[change.path] for change in changes if change.old is not None]:

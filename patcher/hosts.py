@@ -159,7 +159,7 @@ class TorchTrainer(Trainer):
         configs = os.path.join(self.folder, 'configs')
         self.has_configs = os.path.isfile(os.path.join(configs, 'base.py'))
         self.places = (self.symbol, checkout.inside(configs))
-        self.without_mxnet = False
+        self.stand_in = {}  # {path: bytes} of the stand-in for MXNet, where it is wanted
 
     def _symbol_folder(self):
         return os.path.join(self.folder, 'backbones', 'crunet')
@@ -169,10 +169,13 @@ class TorchTrainer(Trainer):
         content = {path: self.checkout.read(path) for path in modern.files_of(self.folder, modern.MENDED)}
         has_block = [path for path in content if BEGIN.encode() in content[path]]
         recorded = any('/' in name for name, _ in self.checkout.records(self))
-        self.without_mxnet = wanted or recorded or bool(has_block)
         if wanted:
             modern.check(self.folder)
-        for path in content if self.without_mxnet else ():
+        if not (wanted or recorded or has_block):
+            return
+        for name, copied in modern.stand_in().items():
+            self.stand_in[os.path.join(self.folder, *name.split('/'))] = copied
+        for path in content:
             source = Source(path, content[path])
             if source.block or modern.mend(source):
                 self.mends.append(path)
@@ -180,14 +183,12 @@ class TorchTrainer(Trainer):
 
     def copies(self):
         """Return {path: bytes} of the files that are copied."""
-        crunet, configs = self.places[:2]
+        crunet, configs = self.places
         files = {os.path.join(crunet, name): content for name, content in self.checkout.torch_modules.items()}
         if self.has_configs:
             own = torch_configs(self.checkout.networks)
             files.update({os.path.join(configs, name): content for name, content in own.items()})
-        if self.without_mxnet:
-            own = modern.stand_in()
-            files.update({os.path.join(self.folder, *name.split('/')): content for name, content in own.items()})
+        files.update(self.stand_in)
         return files
 
     def block_of(self, source):
@@ -199,9 +200,9 @@ class TorchTrainer(Trainer):
 
     def _recorded_name(self, path):
         """Return the name under which a copied file is recorded: its own, or with its folders, of the stand-in."""
-        if os.path.dirname(path) in self.places[:2]:
-            return os.path.basename(path)
-        return os.path.relpath(path, self.folder).replace(os.sep, '/')
+        if path in self.stand_in:
+            return os.path.relpath(path, self.folder).replace(os.sep, '/')
+        return os.path.basename(path)
 
     @staticmethod
     def _code(source):

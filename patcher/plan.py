@@ -71,7 +71,7 @@ def plan_block(checkout, trainer, there, force, adopt):
             'replace it and keep a backup' % (source.path, source.block.start + 1)
         )
     new = source.with_block(lines, place) if lines else unmended(source)
-    if replaced_by(lines) and ''.join(Source(source.path, new).without_block()).encode('utf-8') != unmended(source):
+    if replaced_by(lines) and unmended(Source(source.path, new)) != unmended(source):
         raise InTheWay(
             '%s has line ends of two kinds, or a line that begins with "%s"; mend the file by hand' % (source.path, WAS)
         )
@@ -149,7 +149,7 @@ def plan_revert(checkout, force):
                         'to take it out and keep a backup' % (source.path, source.block.start + 1)
                     )
                 changes.append(Change(free_backup(source.path), None, source.content))
-            changes.append(Change(source.path, source.content, ''.join(source.without_block()).encode('utf-8')))
+            changes.append(Change(source.path, source.content, unmended(source)))
     if problems:
         raise Refusal('; '.join(problems))
     return unique(changes)

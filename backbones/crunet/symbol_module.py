@@ -115,7 +115,7 @@ class SymbolModule(nn.Module):
         """Write a network of `crunet.create_model` into a folder, as `config.json` and `model.safetensors`.
 
         The config has the size of the embedding, and the mean and standard deviation of pixels from 0 to 1 by which
-        the input is made, besides network and settings. Wants the package safetensors. Raises ValueError.
+        the input is made, besides network and settings. Needs the package safetensors. Raises ValueError.
         """
         from safetensors.torch import save_file
 
@@ -156,14 +156,15 @@ class SymbolModule(nn.Module):
     def _recomputed(self, number, given):
         """Return the outputs of a segment, whose maps are computed again in the backward pass."""
         segment = self._segments[number]
-        parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
-        # FSDP2 gives a layer other parameters while it is called than it has here, where they are in shards.
-        if self.using_checkpoint == 'torch' or any(hasattr(parameter, 'full_tensor') for parameter in parameters):
-            options = {'use_reentrant': False, 'preserve_rng_state': False}
-            if not torch.compiler.is_compiling():  # which itself moves the statistics once, and takes no contexts
-                options['context_fn'] = functools.partial(self._contexts, segment)
-            return checkpoint(self._runs[number], self, *given, **options)
-        return Recomputed.apply(self, number, *given, *parameters)
+        if self.using_checkpoint != 'torch':
+            parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
+            # FSDP2 gives a layer other parameters while it is called than it has here, where they are in shards.
+            if not any(hasattr(parameter, 'full_tensor') for parameter in parameters):
+                return Recomputed.apply(self, number, *given, *parameters)
+        options = {'use_reentrant': False, 'preserve_rng_state': False}
+        if not torch.compiler.is_compiling():  # which itself moves the statistics once, and takes no contexts
+            options['context_fn'] = functools.partial(self._contexts, segment)
+        return checkpoint(self._runs[number], self, *given, **options)
 
     def _contexts(self, segment):
         """Return the contexts in which torch.utils.checkpoint computes a segment, and computes it again."""

@@ -3,17 +3,15 @@
 import collections
 import numbers
 import os
-import struct
 
 import numpy as np
 
 from . import without
-from .rec_format import record_at, record_of
+from .rec_format import HEADER, record_at, record_of
 
 __getattr__ = without('mxnet.recordio')
 
 IRHeader = collections.namedtuple('HEADER', ['flag', 'label', 'id', 'id2'])
-HEADER = struct.Struct('<IfQQ')
 
 
 class MXIndexedRecordIO:

@@ -18,18 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from crunet import symbol_torch, timm_models
+from crunet.symbol_module import HOST_MEAN, HOST_STD
 from netkit.classification.pictures import Hsl, Pictures, set_in
 from netkit.classification.recipes import CROP, RATIO, Recipe
-from netkit.data.folders import classes_in
 from netkit.errors import UserError
 from netkit.evaluation import imagenet
 from netkit.training.log import Writer
 
 LAST, MODEL, LOG = 'last.pt', 'model.pt', 'train.log'  # files of a run: to resume it, the weights, the log
 MOMENTUM, DECAY = 0.9, 0.1  # of SGD; by which the learning rate is multiplied at a step
-
-
-# Names of timm that are no settings of a network here.
+# Names of timm that are not settings of a network.
 OF_THE_RUN = {'num_classes', 'img_size', 'in_chans', 'global_pool', 'drop_rate', 'zero_init_last', 'pretrained'}
 
 
@@ -120,7 +118,7 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, images):
-        x = (torch.from_numpy(images).to(self.device) - 127.5) / 127.5
+        x = (torch.from_numpy(images).to(self.device) - HOST_MEAN) / HOST_STD
         with autocast(self.device, self.half):
             return self.module(x).float().cpu().numpy()
 
@@ -134,17 +132,16 @@ class Learner:
     """The training of a Run in a process."""
 
     def __init__(self, run, among):
-        self.run, self.among, self.recipe = run, among, run.recipe
-        recipe = self.recipe
+        self.run, self.among, recipe = run, among, run.recipe
         if run.deterministic:
             torch.use_deterministic_algorithms(True)
         if recipe.batch % among.count:
             raise UserError(f'a batch of {recipe.batch} cannot be divided among {among.count} processes')
         self.batch = recipe.batch // among.count
         self.train = Pictures(set_in(run.data, 'train'))
-        path = set_in(run.data, 'val')
-        self.validation = imagenet.Images(path, imagenet.resize_for(run.image_size), run.image_size)
-        self._compare(path)
+        side = run.image_size
+        self.validation = imagenet.Images(set_in(run.data, 'val'), imagenet.resize_for(side), side)
+        self._compare()
         if run.mixup and self.batch % 2:
             raise UserError(f'--mixup takes images in pairs, and each process has a batch of {self.batch}')
         if len(self.train) < recipe.batch:
@@ -172,9 +169,9 @@ class Learner:
         if among.count > 1:
             self.step_of = DistributedDataParallel(self.step_of, static_graph=True)
 
-    def _compare(self, path):
+    def _compare(self):
         """Raise UserError where the validation set does not fit the training set, or the processes."""
-        names = list(classes_in(path)[0]) if os.path.isdir(path) else None
+        path, names = self.validation.path, self.validation.names
         if names and self.train.names and names != self.train.names:
             first = next(name for name in [*names, *self.train.names] if (name in names) != (name in self.train.names))
             raise UserError(f'{path} and {self.train.path} have other subfolders: {first} is in one of them only')
@@ -263,7 +260,7 @@ class Learner:
     def rate(self, epoch):
         """Return the learning rate of an epoch, the first being 0."""
         warm = min(1.0, (epoch + 1) / (self.run.warmup + 1))
-        return self.recipe.lr * warm * DECAY ** sum(epoch >= step for step in self.recipe.steps)
+        return self.run.recipe.lr * warm * DECAY ** sum(epoch >= step for step in self.run.recipe.steps)
 
     def epoch(self, epoch, log):
         """Train an epoch; `log` is a Writer, None in all processes but the first."""
@@ -283,14 +280,12 @@ class Learner:
         """Take a step; return its loss and the share of images whose class is the likeliest."""
         device = self.among.device
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        targets = torch.nn.functional.one_hot(labels, self.train.classes).float()
-        if self.run.mixup and len(images) % 2 == 0:
-            images, targets = self.mixup(images, labels)
-        elif self.run.smoothing:
-            targets = targets * (1 - self.run.smoothing) + self.run.smoothing / self.train.classes
+        targets, smoothing = labels, self.run.smoothing
+        if self.run.mixup:
+            (images, targets), smoothing = self.mixup(images, labels), 0.0  # it smooths by itself
         with autocast(device, self.run.half):
             logits = self.step_of(images)
-        loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

@@ -1,12 +1,12 @@
 """Labelled images for PyTorch: folders with a subfolder per class, or the `.rec` files of pack.py."""
 
-import io
 import os
 
 import numpy as np
 from PIL import Image
 
 from netkit.data.folders import classes_in
+from netkit.data.images import Unusable, open_picture
 from netkit.data.recordio import RecordFile
 from netkit.errors import UserError
 
@@ -40,14 +40,14 @@ class Pictures:
     def __getitem__(self, number):
         if self.records:
             label, content = self.records[number]
-            source, where = io.BytesIO(content), f'{self.path}: record {number}'
+            source, where = content, f'{self.path}: record {number}'
         else:
             source, label = self.files[number]
             where = source
         try:
-            image = Image.open(source).convert('RGB')
-        except Exception as error:  # Pillow has many
-            raise UserError(f'{where} is not an image: {error}')
+            image = open_picture(source)
+        except Unusable as error:
+            raise UserError(f'{where} is not an image that can be used: it {error}')
         return (self.transform(image) if self.transform else image), int(label)
 
 

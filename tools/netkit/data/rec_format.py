@@ -13,6 +13,7 @@ MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack('<I', MAGIC)
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # parts of a record
 LONGEST = (1 << 29) - 1
+HEADER = struct.Struct('<IfQQ')  # in front of an image: flag, label, two ids; a flag above 0 is the number of labels
 
 
 def parse_head(start):

@@ -10,11 +10,9 @@ import struct
 import numpy as np
 from tqdm import tqdm
 
-from netkit.data.rec_format import FIRST, WHOLE, parse_head, record_at
+from netkit.data.rec_format import FIRST, HEADER, WHOLE, parse_head, record_at
 from netkit.errors import UserError
 from netkit.files import settle
-
-HEADER = struct.Struct('<IfQQ')
 
 
 def unpack(content):

@@ -44,13 +44,13 @@ class Images:
         """Read the list; raises UserError for a path that is no such set."""
         self.path, self.resize, self.crop, self.skipped = path, resize, crop, {}
         self.read = {}  # labels of the records that were loaded, which need not be read again
-        self.records, self.files = None, []
+        self.records, self.files, self.names = None, [], None  # `names` of the classes, None for records
         if os.path.isdir(path):
             classes, self.skipped = classes_in(path)
             self.files = [(file, label) for label, files in enumerate(classes.values()) for file in files]
             if not self.files:
                 raise UserError(f'{path} has no folders with pictures in them')
-            self.classes = len(classes)
+            self.classes, self.names = len(classes), list(classes)
         else:
             self.records, self.classes = RecordFile(path), None
 
