@@ -112,6 +112,8 @@ def test_a_killed_run_continues_to_the_bit(images, tmp_path):
     assert code == 0 and output.startswith('epoch 1: '), (output, errors)
     states = [torch.load(str(tmp_path / name / 'last.pt'), weights_only=True) for name in ('whole', 'killed')]
     assert same(*states)
+    weights = torch.load(str(tmp_path / 'whole' / 'model.pt'), weights_only=True)
+    assert same({f'module.{name}': of for name, of in weights.items()}, states[0]['averaged'])  # what is shared
     assert not torch.equal(states[0]['model']['conv0.weight'], states[0]['averaged']['module.conv0.weight'])
 
 
@@ -205,6 +207,22 @@ def test_learning_rates_are_those_of_the_recipes(images, tmp_path):
     ]
 
 
+def test_labels_are_smoothed(images, tmp_path):
+    """By hand: nine tenths of the label and a hundredth of each of ten classes."""
+    run = learning.Run('ires18_imagenet', images, str(tmp_path), RECIPES['iresnet'], {'net_multiplier': 0.25}, 32)
+    alone, x = learning.Processes(0, 1, torch.device('cpu')), torch.rand(4, 3, 32, 32)
+    labels, found = torch.tensor([0, 3, 3, 9]), []
+    for smoothing in (0.0, 0.1):
+        learner = learning.Learner(run._replace(smoothing=smoothing), alone)
+        logs = torch.log_softmax(learner.model.train()(x).detach().double(), 1)
+        right = logs[range(4), labels]
+        expected = -((1 - smoothing) * right + smoothing * logs.mean(1)).mean()
+        loss, _ = learning.Learner(run._replace(smoothing=smoothing), alone).step(x, labels)
+        assert loss == pytest.approx(float(expected), rel=1e-5)
+        found.append(loss)
+    assert abs(found[0] - found[1]) > 1e-3
+
+
 def test_colours_change_in_hue_saturation_and_lightness():
     cv2 = pytest.importorskip('cv2')
     image = pictures.Image.new('RGB', (4, 4), (180, 90, 60))
@@ -215,6 +233,7 @@ def test_colours_change_in_hue_saturation_and_lightness():
     planes[:, 0] = (planes[:, 0] + 90) % 180 - 90  # hue is a circle
     for change, most in zip(planes.T, (10, 30, 20)):  # hue, lightness, saturation; within the rounding of RGB
         assert most * 0.7 < np.abs(change).max() <= most + 4
+        assert change.min() < -most * 0.7 and change.max() > most * 0.7  # also where the hue passes 0
     assert np.abs(np.asarray(pictures.Hsl(0, 0, 0)(image)).astype(int) - np.asarray(image)).max() < 3
 
 
