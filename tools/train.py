@@ -1,12 +1,14 @@
-"""Train a network choice: on drawn faces, on faces in insightface's format, or on images of classes.
+"""Train a network choice on faces: drawn ones, or a data set in insightface's format.
 
-Saves OUTPUT/NETWORK-symbol.json and OUTPUT/NETWORK-0001.params, cut at the embedding, and measures these files: faces
-on the verification sets (.bin) of the data set, classes on val.rec. On several devices, and with --kvstore dist_sync
-in several processes (tools/launch_local.py), each takes its share of the images of a step.
+Saves OUTPUT/NETWORK-symbol.json and OUTPUT/NETWORK-0001.params, cut at the embedding, and measures these files
+on the verification sets (.bin) of the data set. On several devices, and with --kvstore dist_sync in several processes
+(tools/launch_local.py), each takes its share of the images of a step. tools/train_imagenet.py trains the ImageNet
+networks.
 
 LENGTH is a number of steps, or of epochs with an e behind it: 2000, 1.5e.
 """
 
+import argparse
 import os
 import sys
 
@@ -15,23 +17,20 @@ from netkit.project import start
 start()
 
 from netkit import report
-from netkit.cli import Parser, folder_name, image_size, multiplier, number, run, whole_number
+from netkit.cli import Parser, folder_name, multiplier, number, run, whole_number
 from netkit.data.augment import Augmentation
-from netkit.data.classes import COLOR, CROP
 from netkit.networks import LOSSES, NETWORKS, parse
 from netkit.training import options
 from netkit.training.keeping import ALL, BEST, ONE
 from netkit.training.run import run_training
 from netkit.training.schedule import length, lengths
 
-DATASETS = ('synthetic', 'imagenet')
 KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
 JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
 SETTLED = 50  # steps until the first values of moving statistics weigh less than a hundredth, at a momentum of 0.9
 STEPS = 100
 # Options with a field of their own in options.Run.
 OF_RUN = 'steps', 'epochs', 'per_batch_size', 'devices', 'kvstore', 'pretrained', 'seed'
-DECAY_OF_CLASSES = 1e-4  # weight decay of the original forms (both papers)
 
 
 def add_what(parser):
@@ -48,24 +47,17 @@ def add_what(parser):
         default=1.0,
         help="width of the network relative to the paper's (net_multiplier)",
     )
-    group.add_argument(
-        '--dataset',
-        choices=DATASETS,
-        default=DATASETS[0],
-        help="synthetic: faces, in insightface's format, drawn where --data has none; imagenet: images of classes, in "
-        'train.rec and val.rec (tools/pack.py classes), for the original forms of the networks',
-    )
+    group.add_argument('--dataset', help=argparse.SUPPRESS)  # of earlier versions, which also trained on ImageNet
     group.add_argument(
         '--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it is not there)'
     )
-    group.add_argument('--loss', help=f'loss: {", ".join(LOSSES)} (default: arcface; imagenet: cross-entropy)')
+    group.add_argument('--loss', default='arcface', help=f'loss: {", ".join(LOSSES)}')
     group.add_argument('--output', type=folder_name, default='out/train', help='folder for the checkpoint')
     group.add_argument(
         '--pretrained',
         metavar='PREFIX,EPOCH',
         help="start from the weights of this checkpoint that have the name and shape of the network's",
     )
-    group.add_argument('--image-size', type=image_size, metavar='HEIGHT,WIDTH', help='of imagenet (default: 224,224)')
     group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same result')
 
 
@@ -91,9 +83,7 @@ def add_how_long(parser):
         help='raise it from 0 during so long',
     )
     group.add_argument('--mom', type=number(0, 1), help="momentum (default: the network choice's)")
-    group.add_argument(
-        '--wd', type=number(0, 1), help=f"weight decay (default: the network choice's; imagenet: {DECAY_OF_CLASSES:g})"
-    )
+    group.add_argument('--wd', type=number(0, 1), help="weight decay (default: the network choice's)")
 
 
 def add_images(parser):
@@ -102,14 +92,14 @@ def add_images(parser):
     group.add_argument(
         '--crop',
         type=number(0.1, 1),
-        help='enlarge a random part of each image, with at least this share of the sides, to the whole (default: 1; '
-        f'imagenet: {CROP:.2f}, which is 8 %% of the area; published for faces: 0.9)',
+        default=1.0,
+        help='enlarge a random part of each image, with at least this share of the sides, to the whole; published: 0.9',
     )
     group.add_argument(
         '--data-color',
         type=number(0, 1),
-        help=f'change brightness, contrast and saturation by up to this share (default: 0; imagenet: {COLOR:g}; '
-        'published for faces: 0.1)',
+        default=0.0,
+        help='change brightness, contrast and saturation by up to this share; published: 0.1',
     )
     group.add_argument(
         '--cutoff', type=whole_number(0, 4096), default=0, help='cover half of the faces by a grey square of this side'
@@ -118,13 +108,13 @@ def add_images(parser):
         '--readers',
         type=whole_number(0, 1024),
         default=0,
-        help='processes that decode faces ahead, 0: none but this; for imagenet threads, 0: one for each core',
+        help='processes that decode images ahead; 0: the training itself decodes them',
     )
     group.add_argument(
         '--on-bad-record',
         choices=('stop', 'skip'),
         default='stop',
-        help='what to do about a record of faces that cannot be read',
+        help='what to do about a record that cannot be read',
     )
 
 
@@ -135,7 +125,7 @@ def add_measuring(parser):
         '--verbose',
         type=length,
         metavar='LENGTH',
-        help='write and measure a checkpoint after every so long, and at the end (default: at the end; imagenet: 1e)',
+        help='write and measure a checkpoint after every so long, and at the end (default: at the end)',
     )
     group.add_argument(
         '--ckpt',
@@ -211,17 +201,13 @@ def parse_args(argv=None):
     for add in (add_what, add_how_long, add_images, add_measuring, add_devices, add_drawing):
         add(parser)
     args = parser.parse_args(argv)
-    is_imagenet = args.dataset == 'imagenet'
-    for option, is_given in (
-        ('--loss', args.loss is not None),
-        ('--cutoff', args.cutoff != 0),
-        ('--draw', args.draw),
-        ('--sets', args.sets is not None),
-    ):
-        if is_imagenet and is_given:
-            parser.error(f'{option} is for faces, not for --dataset imagenet')
-    if args.image_size and not is_imagenet:
-        parser.error('--image-size is for --dataset imagenet; faces have the size that their data set names')
+    if args.dataset == 'imagenet':
+        parser.error(
+            '--dataset imagenet is now a program of its own, in PyTorch: tools/train_imagenet.py '
+            '--network cru56_imagenet --data FOLDER --output FOLDER'
+        )
+    if args.dataset not in (None, 'synthetic'):
+        parser.error('--dataset is not needed: name the folder of a data set with --data')
     if args.ckpt == BEST and args.no_verification:
         parser.error('--ckpt 1 keeps what measures best, and --no-verification measures nothing')
     if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
@@ -234,16 +220,13 @@ def parse_args(argv=None):
 
 def described(args):
     """Return the options.Run that the command line asks for."""
-    is_imagenet, (name, settings) = args.dataset == 'imagenet', parse(args.network)
-    color = args.data_color if args.data_color is not None else COLOR if is_imagenet else 0.0
+    name, settings = parse(args.network)
     memonger = None if args.memonger is None else args.memonger == 'on'
     return options.Run(
         network=options.Network(args.network, name, settings, args.multiplier, args.fp16, memonger),
         data=options.Data(
-            args.dataset,
             args.data,
-            args.image_size,
-            Augmentation(args.crop or (CROP if is_imagenet else 1.0), color, args.cutoff),
+            Augmentation(args.crop, args.data_color, args.cutoff),
             args.readers,
             args.on_bad_record,
             args.sets,
@@ -252,14 +235,9 @@ def described(args):
             args.images,
             args.pairs,
         ),
-        loss=args.loss or ('cross-entropy' if is_imagenet else 'arcface'),
+        loss=args.loss,
         descent=options.Descent(
-            args.lr,
-            args.lr_steps,
-            args.warmup,
-            args.mom,
-            DECAY_OF_CLASSES if is_imagenet and args.wd is None else args.wd,
-            args.loss_scale or (128.0 if args.fp16 else 1.0),
+            args.lr, args.lr_steps, args.warmup, args.mom, args.wd, args.loss_scale or (128.0 if args.fp16 else 1.0)
         ),
         checkpoints=options.Checkpoints(
             args.output, args.verbose, args.ckpt, not args.no_verification, args.state_every, args.resume

@@ -157,10 +157,14 @@ def test_data_that_do_not_fit(images, tmp_path):
     (folder / 'train' / 'disc' / '3.png').write_text('nope')
     code, _, errors = ended(command(str(folder), tmp_path / 'a', '--epochs', '1'))
     assert code == 2 and 'Traceback' not in errors and len(errors.strip().splitlines()[-1]) < 300
-    assert 'disc/3.png is not an image' in errors.strip().splitlines()[-1]
+    assert 'disc/3.png is not readable as an image' in errors.strip().splitlines()[-1]
     (folder / 'val' / 'disc').rename(folder / 'val' / 'zzz')
     code, _, errors = ended(command(str(folder), tmp_path / 'a'))
-    assert code == 2 and 'have other subfolders: zzz is in one of them only' in errors
+    assert code == 2 and 'do not have the same classes: disc is in one of them only' in errors
+    (folder / 'val' / 'zzz').rename(folder / 'val' / 'disc')
+    (folder / 'val' / 'zzzz').mkdir()
+    code, _, errors = ended(command(str(folder), tmp_path / 'a'))
+    assert code == 2 and f'val has 11 classes, {folder}/train 10' in errors
     run = learning.Run('ires18_imagenet', images, str(tmp_path), RECIPES['iresnet']._replace(batch=301), {}, 32)
     with pytest.raises(UserError, match='has 300 images, fewer than there are processes'):
         learning.Learner(run, learning.Processes(0, 301, torch.device('cpu')))
@@ -253,7 +257,7 @@ def test_records_of_pack_are_read(tmp_path, images):
         assert label == wanted == number and np.array_equal(image, other)
     with open(str(tmp_path / 'train.rec'), 'ab') as file:
         file.write(rec_format.record_of(HEADER.pack(0, 1.5, 0, 0)))
-    with pytest.raises(UserError, match='record 10 has the label 1.5, not an integer'):
+    with pytest.raises(UserError, match='record 10 has label 1.5, which is not a class'):
         pictures.Pictures(str(tmp_path / 'train.rec'))
     (tmp_path / 'val').mkdir()
     with pytest.raises(UserError, match='val has no subfolders with images'):

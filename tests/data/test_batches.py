@@ -1,4 +1,4 @@
-"""What a training reads: augmentation, readers in processes, and images of classes through MXNet's reader."""
+"""What a training reads: augmentation, and readers in processes."""
 
 import io
 import os
@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-import shapes
-from netkit._mxnet import mx
-from netkit.data import augment, images as pictures, packing, synthetic
+from netkit.data import augment, synthetic
 from netkit.data.augment import Augmentation
 from netkit.data.batches import FaceBatches, Share
-from netkit.data.classes import ClassBatches, ClassRecords
 from netkit.data.records import FaceRecords
 from netkit.errors import UserError
 
@@ -25,14 +22,6 @@ def faces(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp('faces'))
     synthetic.write_synthetic(folder, identities=3, images=4, pairs=10, seed=2)
     return folder
-
-
-@pytest.fixture(scope='module')
-def classes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('classes')
-    shapes.write(str(folder / 'pictures'), images=6, seed=0)
-    packing.pack_classes(str(folder / 'pictures'), str(folder / 'train.rec'), 40)
-    return str(folder / 'train.rec')
 
 
 def numbers(batch):
@@ -134,108 +123,6 @@ def test_readers_leave_out_what_is_bad(faces, tmp_path):
         stream.next()
 
 
-# ------------------------------------------------------------------------------------------------ classes
-
-
-def plain_records(path):
-    record, found = mx.recordio.MXRecordIO(path, 'r'), []
-    while True:
-        content = record.read()
-        if content is None:
-            return found
-        found.append(mx.recordio.unpack(content))
-
-
-def test_labels_are_counted(classes):
-    records = ClassRecords(classes)
-    assert len(records) == 60 and records.classes == 10
-    assert len(plain_records(classes)) == 60
-
-
-def test_an_epoch_has_every_image_and_goes_on_anywhere(classes):
-    """Whatever the number of threads; the next epoch is another, and so is another seed."""
-    records = ClassRecords(classes)
-    stream = ClassBatches(records, (32, 32, 3), 20, Share(1))
-    assert stream.steps_per_epoch == 3
-    found = [numbers(stream.next()) for _ in range(7)]
-    assert sorted(np.concatenate([labels for _, labels in found[:3]])) == sorted([0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 6)
-    for step in (1, 5):
-        later = ClassBatches(records, (32, 32, 3), 20, Share(1, step=step), threads=1)
-        np.testing.assert_array_equal(numbers(later.next())[0], found[step][0])
-    assert not np.array_equal(found[0][0], found[3][0])
-    assert not np.array_equal(numbers(ClassBatches(records, (32, 32, 3), 20, Share(2)).next())[0], found[0][0])
-
-
-def test_crops_and_colours_of_classes(classes):
-    """Without changes of colour every pixel is a colour of a picture; with a crop of 1 the whole picture is seen."""
-    records = ClassRecords(classes)
-    whole = numbers(ClassBatches(records, (40, 40, 3), 60, augmentation=Augmentation()).next())[0]
-    parts = numbers(ClassBatches(records, (40, 40, 3), 60, augmentation=Augmentation(0.28)).next())[0]
-    coloured = numbers(ClassBatches(records, (40, 40, 3), 60, augmentation=Augmentation(1.0, 0.4)).next())[0]
-    edges = [(np.abs(np.diff(images, axis=3)) > 40).mean() for images in (whole, parts)]
-    assert edges[1] < 0.8 * edges[0]  # parts are enlarged: fewer edges
-    original = np.stack([np.asarray(Image.open(io.BytesIO(image))) for _, image in plain_records(classes)])
-    corners = {tuple(corner // 8) for corner in original[:, 0, 0].astype(int)}
-
-    def known(images):
-        return np.mean([tuple(image[:, 0, 0].astype(int) // 8) in corners for image in images])
-
-    assert known(whole) > 0.7 > 0.3 > known(coloured)
-
-
-def test_workers_share_the_images_of_an_epoch(classes):
-    records = ClassRecords(classes)
-    parts = [ClassBatches(records, (32, 32, 3), 10, Share(0, part, 2)) for part in (0, 1)]
-    assert parts[0].steps_per_epoch == 3
-    seen = [np.concatenate([numbers(part.next())[1] for _ in range(3)]) for part in parts]
-    of_labels = np.bincount(np.concatenate(seen).astype(int), minlength=10)
-    assert of_labels.sum() == 60 and of_labels.max() <= 8 and of_labels.min() >= 4
-
-
-@pytest.mark.parametrize(
-    'labels, words',
-    [
-        ([0, 1, 3], 'has labels up to 3, but no image with label 2'),
-        ([0, 1.5], 'record 1 has label 1.5, which is no class'),
-        ([0, -1], 'record 1 has label -1, which is no class'),
-        ([0, float('nan')], 'record 1 has label nan, which is no class'),
-    ],
-)
-def test_labels_that_are_no_classes(tmp_path, labels, words):
-    path = str(tmp_path / 'train.rec')
-    record = mx.recordio.MXRecordIO(path, 'w')
-    for number, label in enumerate(labels):
-        record.write(mx.recordio.pack(mx.recordio.IRHeader(0, label, number, 0), b'image'))
-    record.close()
-    with pytest.raises(UserError, match=words):
-        ClassRecords(path)
-
-
-def test_several_labels_in_a_record(tmp_path):
-    """im2rec writes them so with a label width above 1; the first is the class."""
-    path = str(tmp_path / 'train.rec')
-    record = mx.recordio.MXRecordIO(path, 'w')
-    for label in ([1, 7], [0, 9]):
-        record.write(mx.recordio.pack(mx.recordio.IRHeader(2, np.array(label, np.float32), 0, 0), b'image'))
-    record.close()
-    assert ClassRecords(path).classes == 2
-
-
-def test_an_image_that_is_none_ends_with_a_sentence(tmp_path):
-    path = str(tmp_path / 'train.rec')
-    record = mx.recordio.MXRecordIO(path, 'w')
-    for number in range(8):
-        buffer = io.BytesIO()
-        Image.new('RGB', (40, 40)).save(buffer, 'JPEG')
-        content = b'no image' * 40 if number == 5 else buffer.getvalue()
-        record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 2), number, 0), content))
-    record.close()
-    with pytest.raises(UserError, match='MXNet cannot read .*train.rec: record 5 is not readable as an image'):
-        batches = ClassBatches(ClassRecords(path), (32, 32, 3), 4)
-        for _ in range(2):
-            batches.next()
-
-
 def test_a_reader_that_is_killed_is_one_sentence(faces):
     stream = FaceBatches(FaceRecords(faces, SHAPE), 8, readers=1)
     stream.next()
@@ -245,15 +132,6 @@ def test_a_reader_that_is_killed_is_one_sentence(faces):
         for _ in range(3):
             stream.next()
     stream.close()
-
-
-def test_an_index_of_something_else_beside_the_records_is_not_read(classes, tmp_path):
-    """im2rec's, or that of faces that were packed here before."""
-    path = tmp_path / 'train.rec'
-    path.write_bytes(open(classes, 'rb').read())
-    (tmp_path / 'train.idx').write_text('0\t0\n1\t99999999\n')
-    alone = ClassBatches(ClassRecords(classes), (32, 32, 3), 20)
-    assert_same(ClassBatches(ClassRecords(str(path)), (32, 32, 3), 20).next(), alone.next())
 
 
 def test_half_of_the_images_are_covered():
@@ -277,16 +155,3 @@ def test_every_image_of_a_batch_is_changed_in_its_own_way(faces):
 
     batch = FaceBatches(Same(faces, SHAPE), 12, augmentation=Augmentation(0.8, 0.2)).next()
     assert len({image.tobytes() for image in batch.data[0].asnumpy()}) == 12
-
-
-def test_half_of_the_pictures_of_classes_are_mirrored(tmp_path):
-    path = str(tmp_path / 'train.rec')
-    record = mx.recordio.MXRecordIO(path, 'w')
-    half = np.zeros((40, 40, 3), np.uint8)
-    half[:, :20] = 255
-    for number in range(60):
-        content = pictures.as_jpeg(Image.fromarray(half))
-        record.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(number % 2), number, 0), content))
-    record.close()
-    images = numbers(ClassBatches(ClassRecords(path), (40, 40, 3), 60, augmentation=Augmentation()).next())[0]
-    assert 0.25 < (images[..., :10].mean(axis=(1, 2, 3)) > 128).mean() < 0.75

@@ -271,13 +271,10 @@ def test_the_rank_of_a_label(monkeypatch):
     outputs = np.tile(np.arange(7, 0, -1, dtype=float), (5, 1))
 
     class Set:
-        path, classes, load = 'x', 7, None
+        path, classes, names, load, labels = 'x', 7, None, None, np.array([0, 1, 4, 5, 6])
 
         def __len__(self):
             return 5
-
-        def label(self, number):
-            return (0, 1, 4, 5, 6)[number]
 
     monkeypatch.setattr(streams, 'run', lambda *_: outputs)
     assert imagenet.evaluate(None, Set()).errors == {1: 0.8, 5: 0.4}
@@ -285,15 +282,10 @@ def test_the_rank_of_a_label(monkeypatch):
 
 def test_a_network_that_says_the_same_of_everything_is_as_good_as_chance(monkeypatch):
     class Set:
-        path, classes = 'set', 10
+        path, classes, names, load, labels = 'set', 10, None, None, np.arange(100) % 10
 
         def __len__(self):
             return 100
-
-        def label(self, number):
-            return number % 10
-
-        load = None
 
     class Model:
         label = 'the model'
@@ -304,6 +296,28 @@ def test_a_network_that_says_the_same_of_everything_is_as_good_as_chance(monkeyp
         monkeypatch.setattr(streams, 'run', lambda *_, value=value: np.full((100, 10), value))
         with pytest.raises(UserError, match='the outputs of the model are not finite'):
             imagenet.evaluate(Model, Set())
+
+
+def test_images_of_other_classes_than_the_networks(monkeypatch):
+    """Without names, a file may lack classes."""
+
+    class Set:
+        path, classes, names, load, labels = 'set', 10, None, None, np.arange(100) % 10
+
+        def __len__(self):
+            return 100
+
+    class Model:
+        label = 'the model'
+
+    named = type('Named', (Set,), {'names': list('abcdefghij')})
+    for outputs, images, is_right in ((10, named, True), (12, Set, True), (12, named, False), (9, Set, False)):
+        monkeypatch.setattr(streams, 'run', lambda *_, outputs=outputs: np.eye(outputs)[np.arange(100) % 10 % outputs])
+        if is_right:
+            assert imagenet.evaluate(Model, images()).errors[1] == 0
+        else:
+            with pytest.raises(UserError, match=f'set has 10 classes, the model has {outputs}'):
+                imagenet.evaluate(Model, images())
 
 
 def test_embeddings_that_are_not_finite_are_refused(folder, monkeypatch, run_tool, tmp_path):
@@ -441,7 +455,7 @@ def test_bad_sets_are_one_sentence(run_tool, folder, tmp_path, images, same, wor
         (['embed', '{net},1', '{folder}/deep.png', '--similar'], 'more than 8 bits'),
         (['embed', '{net},1', '{folder}/video.jpg', '--similar'], 'is not readable as an image'),
         (['embed', '{net},1', '{folder}/small.png', '-o', 'x.txt'], 'does not end in .npz or .csv'),
-        (['imagenet', '{net},1', '--data', '{folder}'], 'has no folders with pictures in them'),
+        (['imagenet', '{net},1', '--data', '{folder}'], 'has no subfolders with images'),
         (['imagenet', '{net},1', '--data', '{folder}/nothing.rec'], 'cannot read'),
         (['imagenet', '{net}.onnx', '--data', '{folder}', '--crop', '96'], 'leave --crop out, or name that side'),
         ([], 'say what to do: faces, imagenet, embed'),

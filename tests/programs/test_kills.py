@@ -18,7 +18,7 @@ import visualize
 from helpers import bind, snapshot
 from netkit import checkpoints, files, state_dict
 from netkit.data import synthetic
-from netkit.data.classes import ClassRecords
+from netkit.data.classes import ClassImages
 from netkit.data.records import FaceRecords, image_shape_of
 from netkit.measure import page
 from netkit.measure.figures import Figure
@@ -83,7 +83,7 @@ WRITERS = {
 READERS = {
     'pack faces': lambda into: FaceRecords(into),
     'drawn faces': lambda into: image_shape_of(into),
-    'pack classes': lambda into: ClassRecords(f'{into}/val.rec'),
+    'pack classes': lambda into: ClassImages(f'{into}/val.rec'),
     'export': lambda into: checkpoints.load(f'{into}/x', 0),
     'convert': lambda into: checkpoints.load_parameters(f'{into}/x-0000.params'),
 }

@@ -1,4 +1,4 @@
-"""What train.py learns and keeps: from pictures to a measured network, on faces and on classes."""
+"""What train.py learns and keeps: from pictures to a measured network."""
 
 import json
 import os
@@ -16,12 +16,10 @@ from PIL import Image
 import evaluate
 import export
 import pack
-import shapes
 import train as tool
 from helpers import PATIENCE, TOOLS, assert_trained_alike
 from netkit._mxnet import mx
 from netkit.data import drawn_faces as faces
-from netkit.data.classes import ClassRecords
 from netkit.errors import UserError
 from netkit.training import log, loop, schedule, state, tasks
 from netkit.training.keeping import Keeper
@@ -29,16 +27,6 @@ from netkit.training.run import run_training
 from netkit.training.trainer import Trainer
 
 NARROW = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '4', '--lr', '0.02']
-
-
-@pytest.fixture(scope='module')
-def classes(tmp_path_factory):
-    """A tiny drawn ImageNet, packed: 1,500 pictures of ten classes, and 300 others."""
-    folder = tmp_path_factory.mktemp('imagenet')
-    for name, images, seed in (('train', 150, 0), ('val', 30, 1)):
-        shapes.write(str(folder / name), images, seed)
-        pack.main(['classes', str(folder / name), '--output', str(folder / 'data' / f'{name}.rec')])
-    return str(folder / 'data')
 
 
 def run(*options):
@@ -91,50 +79,6 @@ def test_from_a_folder_of_pictures_to_a_measured_onnx_file(run_tool, tmp_path):
         np.testing.assert_allclose((row['accuracy'], row['deviation']), trained, atol=1e-5)
     np.testing.assert_allclose(found[0]['mean_length'], found[1]['mean_length'], rtol=1e-4)
     assert onnxruntime.InferenceSession(exported[0]).get_inputs()[0].shape[1:] == [3, 112, 112]
-
-
-# ---------------------------------------------------------------------------------------------- classes
-
-
-def test_an_original_form_learns_classes_and_evaluate_says_the_same(classes, run_tool, tmp_path):
-    network, output = 'cru56_imagenet', str(tmp_path)
-    options = ['--multiplier', '0.1', '--image-size', '64,64', '--crop', '0.8', '--data-color', '0.1', '--lr', '0.02']
-    args = ['--dataset', 'imagenet', '--data', classes, '--network', network, '--epochs', '3', '--output', output]
-    result = run_training(tool.parse_args([*args, *options, '--per-batch-size', '32']))
-    top1, top5 = result.measured
-    assert (top1.name, top5.name) == ('top-1', 'top-5') and top1.accuracy > 0.8 and top5.accuracy > 0.98
-    assert result.steps == 138 and result.loss == 'cross-entropy'
-    code, out, err = run_tool(
-        evaluate, 'imagenet', f'{output}/{network},1', '--data', f'{classes}/val.rec', '--crop', '64'
-    )
-    assert code == 0, err
-    assert f'{100 * (1 - top1.accuracy):.2f} %' in out and f'{100 * (1 - top5.accuracy):.2f} %' in out
-    curves = log.read(os.path.join(output, log.FILE)).verification
-    assert sorted(curves['top-1']) == [46, 92, 138]  # after every epoch
-    assert curves['top-1'][138][0] == pytest.approx(top1.accuracy, abs=1e-5)
-    symbol, arguments, _ = mx.model.load_checkpoint(f'{output}/{network}', 1)
-    assert symbol.list_outputs() == ['fc1_output'] and arguments['fc1_weight'].shape[0] == 10
-
-
-def test_classes_go_on_within_an_epoch(classes, tmp_path, monkeypatch):
-    options = ['--dataset', 'imagenet', '--data', classes, '--network', 'cru56_imagenet', '--multiplier', '0.05']
-    options += ['--image-size', '32,32', '--per-batch-size', '4', '--steps', '4', '--no-verification']
-    options += ['--state-every', '1']
-    run_training(tool.parse_args([*options, '--output', str(tmp_path / 'whole')]))
-    add = log.Writer.add
-
-    def interrupted(self, step, *rest):
-        if step == 3:
-            raise KeyboardInterrupt
-        add(self, step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(log.Writer, 'add', interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_training(tool.parse_args([*options, '--output', str(tmp_path / 'part')]))
-    run_training(tool.parse_args([*options, '--output', str(tmp_path / 'part'), '--resume']))
-    whole, part = (arrays(str(tmp_path / name / 'cru56_imagenet'), 1) for name in ('whole', 'part'))
-    assert all(np.array_equal(values, part[name]) for name, values in whole.items())
 
 
 # ------------------------------------------------------------------------------------------ what is kept
@@ -240,15 +184,6 @@ def test_a_set_that_comes_during_the_training_is_not_measured(data, tmp_path, ca
     err = capsys.readouterr().err
     assert 'aa.bin: 5 pairs are not enough for 10 folds; there will be no verification of it' in err
     assert 'lfw.bin was written during this training, and may show people who are in it' in result.problem
-
-
-def test_names_of_other_classes(classes, tmp_path):
-    for name in ('val.rec', 'val.classes.json'):
-        (tmp_path / name).write_bytes(open(os.path.join(classes, name), 'rb').read())
-    names = json.loads((tmp_path / 'val.classes.json').read_text())
-    (tmp_path / 'val.classes.json').write_text(json.dumps(names[:-1]))
-    with pytest.raises(UserError, match='has 9 names, and .*val.rec labels of 10 classes; they do not belong together'):
-        ClassRecords(str(tmp_path / 'val.rec'))
 
 
 def test_what_was_best_is_known_after_an_interruption(data, tmp_path, monkeypatch):
@@ -398,12 +333,8 @@ def test_what_does_not_fit_is_told(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     'options, words',
     [
-        (['--dataset', 'imagenet'], 'cru56 is a face network; --dataset imagenet trains the original forms'),
-        (['--dataset', 'imagenet', '--network', 'cru56_imagenet'], 'wants --data FOLDER, with train.rec and val.rec'),
-        (['--dataset', 'imagenet', '--network', 'cru56_imagenet', '--data', '.'], 'cannot read ./train.rec'),
-        (['--dataset', 'imagenet', '--loss', 'arcface'], '--loss is for faces'),
-        (['--dataset', 'imagenet', '--cutoff', '9'], '--cutoff is for faces'),
-        (['--image-size', '64,64'], '--image-size is for --dataset imagenet'),
+        (['--dataset', 'imagenet'], 'in PyTorch: tools/train_imagenet.py --network cru56_imagenet --data FOLDER'),
+        (['--dataset', 'emore'], '--dataset is not needed: name the folder of a data set with --data'),
         (['--steps', '3', '--epochs', '2'], 'not allowed with argument'),
         (['--lr-steps', '5,3'], "'5,3' are not lengths that grow"),
         (['--lr-steps', '5,2e'], "'5,2e' are not lengths that grow, all in steps or all in epochs"),
@@ -417,8 +348,7 @@ def test_what_does_not_fit_is_told(data, tmp_path, capsys):
 )
 def test_bad_options(data, run_tool, tmp_path, options, words, monkeypatch):
     monkeypatch.setattr(loop, 'train', lambda *_: pytest.fail('it trained first'))
-    faces_ = [] if 'imagenet' in options else ['--data', data]
-    code, _, err = run_tool(tool, '--multiplier', '0.1', *faces_, '--output', str(tmp_path / 'out'), *options)
+    code, _, err = run_tool(tool, '--multiplier', '0.1', '--data', data, '--output', str(tmp_path / 'out'), *options)
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
 
 
@@ -441,38 +371,10 @@ def test_readers_end_with_the_program_and_train_alike(data, tmp_path):
         assert_trained_alike(none, plain, none)
 
 
-def test_training_and_validation_have_the_same_classes(classes, tmp_path, run_tool):
-    pictures, data = tmp_path / 'pictures', tmp_path / 'data'
-    shapes.write(str(pictures), 1, 5)
-    options = ['--dataset', 'imagenet', '--network', 'cru56_imagenet', '--data', str(data), '--output', str(tmp_path)]
-    for changed, words in (('bar', 'val.rec has 9 classes'), ('cross', 'both need the same, and only one has')):
-        os.rename(str(pictures / changed), str(tmp_path / changed))
-        if changed == 'cross':
-            (pictures / 'bar').mkdir()
-            os.rename(str(tmp_path / 'cross' / '0.png'), str(pictures / 'bar' / '0.png'))
-            os.makedirs(str(pictures / 'other'))
-            Image.new('RGB', (40, 40)).save(str(pictures / 'other' / '0.png'))
-        for name, source in (('train', os.path.dirname(classes) + '/val'), ('val', str(pictures))):
-            assert run_tool(pack, 'classes', source, '--output', str(data / f'{name}.rec'))[0] == 0
-        code, _, err = run_tool(tool, *options)
-        assert code == 2 and words in err and len(err.splitlines()) == 1, err
-
-
-def test_without_verification_classes_need_no_validation_file(classes, tmp_path):
-    (tmp_path / 'train.rec').write_bytes(open(os.path.join(classes, 'train.rec'), 'rb').read())
-    options = ['--dataset', 'imagenet', '--network', 'cru56_imagenet', '--data', str(tmp_path), '--multiplier', '0.05']
-    options += ['--image-size', '32,32', '--per-batch-size', '2', '--steps', '1', '--no-verification']
-    assert run_training(tool.parse_args([*options, '--output', str(tmp_path / 'out')])).measured == []
-    with pytest.raises(UserError, match=r'was made with image_size \(32, 32, 3\), not \(48, 48, 3\)'):
-        run_training(
-            tool.parse_args([*options, '--output', str(tmp_path / 'out'), '--resume', '--image-size', '48,48'])
-        )
-
-
 def test_faces_want_a_face_network_and_a_state_that_is_missing_is_told(data, tmp_path, run_tool, capsys):
     options = ['--data', data, '--output', str(tmp_path)]
     code, _, err = run_tool(tool, '--network', 'cru56_imagenet', *options)
-    assert code == 2 and 'is the original form, for --dataset imagenet; for faces name cru56' in err
+    assert code == 2 and 'is an ImageNet network, for tools/train_imagenet.py; for faces name cru56' in err
     run(*options, '--steps', '1', '--no-verification', '--resume')
     assert 'there is no state in' in capsys.readouterr().out
 
@@ -501,11 +403,3 @@ def readers_of(pid):
     """Return the processes that a process has started."""
     with open(f'/proc/{pid}/task/{pid}/children') as file:
         return file.read().split()
-
-
-@pytest.mark.parametrize('content', ['3', '{"a": 1}', '[1]', '['])
-def test_names_of_classes_that_are_none(classes, tmp_path, content):
-    (tmp_path / 'train.rec').write_bytes(open(os.path.join(classes, 'val.rec'), 'rb').read())
-    (tmp_path / 'train.classes.json').write_text(content)
-    with pytest.raises(UserError, match=r'train\.classes\.json is no'):
-        ClassRecords(str(tmp_path / 'train.rec'))

@@ -98,16 +98,14 @@ class Share:
 
     def __init__(self, images, rank, count):
         self.images, self.numbers = images, range(rank, len(images), count)
-        self.path, self.classes = images.path, images.classes
+        self.path, self.classes, self.names = images.path, images.classes, images.names
+        self.labels = images.labels[self.numbers]
 
     def __len__(self):
         return len(self.numbers)
 
     def load(self, number):
         return self.images.load(self.numbers[number])
-
-    def label(self, number):
-        return self.images.label(self.numbers[number])
 
 
 class Classifier:
@@ -171,10 +169,13 @@ class Learner:
 
     def _compare(self):
         """Raise UserError where the validation set does not fit the training set, or the processes."""
-        path, names = self.validation.path, self.validation.names
-        if names and self.train.names and names != self.train.names:
-            first = next(name for name in [*names, *self.train.names] if (name in names) != (name in self.train.names))
-            raise UserError(f'{path} and {self.train.path} have other subfolders: {first} is in one of them only')
+        path, names, known = self.validation.path, self.validation.names, self.train.names
+        if self.validation.classes > self.train.classes:
+            raise UserError(f'{path} has {self.validation.classes} classes, {self.train.path} {self.train.classes}')
+        if names and known and names != known:
+            only = sorted(set(names) ^ set(known))
+            how = f': {only[0]} is in one of them only' if only else ' in the same order'
+            raise UserError(f'{path} and {self.train.path} do not have the same classes{how}')
         if len(self.validation) < self.among.count:
             raise UserError(f'{path} has {len(self.validation)} images, fewer than there are processes')
 

@@ -5,50 +5,25 @@ import os
 import numpy as np
 from PIL import Image
 
-from netkit.data.folders import classes_in
-from netkit.data.images import Unusable, open_picture
-from netkit.data.recordio import RecordFile
+from netkit.data.classes import ClassImages
 from netkit.errors import UserError
 
 
-class Pictures:
-    """A data set of (image of Pillow's, label); `classes` is how many, `transform` what timm's loader sets.
-
-    Raises UserError for a path without images.
-    """
+class Pictures(ClassImages):
+    """A data set of PyTorch, of (image, label); `transform` is what timm's loader sets."""
 
     def __init__(self, path):
-        self.path, self.transform, self.names = path, None, None  # `names` of the classes, None for records
-        self.records, self.files = None, []
-        if os.path.isdir(path):
-            classes, _ = classes_in(path)
-            self.files = [(file, label) for label, files in enumerate(classes.values()) for file in files]
-            self.classes, self.names = len(classes), list(classes)
-            if not self.files:
-                raise UserError(f'{path} has no subfolders with images')
-        else:
-            self.records = RecordFile(path)
-            labels = [self.records.label(number) for number in range(len(self.records))]
-            wrong = next((number for number, label in enumerate(labels) if label < 0 or label != int(label)), None)
-            if wrong is not None:
-                raise UserError(f'{path}: record {wrong} has the label {labels[wrong]:g}, not an integer from 0 on')
-            self.classes = int(max(labels)) + 1
-
-    def __len__(self):
-        return len(self.records or self.files)
+        """List the images; raises UserError for a path without images, and for classes without one."""
+        super().__init__(path)
+        self.transform = None
+        empty = np.flatnonzero(np.bincount(self.labels, minlength=self.classes) == 0)
+        if len(empty):
+            name = f' ({self.names[empty[0]]})' if self.names else ''
+            raise UserError(f'{path} has {self.classes} classes, and no image of class {empty[0]}{name}')
 
     def __getitem__(self, number):
-        if self.records:
-            label, content = self.records[number]
-            source, where = content, f'{self.path}: record {number}'
-        else:
-            source, label = self.files[number]
-            where = source
-        try:
-            image = open_picture(source)
-        except Unusable as error:
-            raise UserError(f'{where} is not an image that can be used: it {error}')
-        return (self.transform(image) if self.transform else image), int(label)
+        image = self.picture(number)
+        return (self.transform(image) if self.transform else image), int(self.labels[number])
 
 
 def set_in(folder, name):

@@ -1,24 +1,14 @@
-"""Labelled images for training a classifier, from a RecordIO file, through MXNet's own reader."""
+"""Images with the number of their class: a folder with a subfolder per class, or a `.rec` file of pack.py."""
 
 import json
-import math
 import os
-import zlib
 
 import numpy as np
 
-from netkit._mxnet import mx
-from netkit.data.augment import Augmentation
-from netkit.data.batches import ALONE, ORDER
+from netkit.data.folders import classes_in
 from netkit.data.images import Unusable, open_picture
 from netkit.data.recordio import RecordFile
-from netkit.errors import UserError, reason
-
-# Szegedy et al., "Going deeper with convolutions", section 6: a random part of 8 to 100 % of the image, of an aspect
-# ratio between 3/4 and 4/3. Colours: Krizhevsky et al., "ImageNet classification with deep CNNs", section 4.1.
-CROP, ASPECT, LIGHTING = math.sqrt(0.08), (3 / 4, 4 / 3), 0.1
-COLOR = 0.4  # share by which brightness, contrast and saturation change, as is usual since fb.resnet.torch
-USUAL = Augmentation(CROP, COLOR)
+from netkit.errors import UserError
 
 
 def names_path(path):
@@ -40,116 +30,52 @@ def class_names(path):
     return names
 
 
-class ClassRecords:
-    """The labels of a RecordIO file: `len(records)` images of `records.classes` classes."""
-
-    def __init__(self, path):
-        """Read the labels; raises UserError for another file, and for labels that are not whole numbers from 0."""
-        file = RecordFile(path)
-        labels = np.array([file.label(number) for number in range(len(file))])
-        wrong = np.flatnonzero((labels < 0) | (labels != np.floor(labels)) | (labels >= 2**24))
-        if len(wrong):
-            raise UserError(f'{path}: record {wrong[0]} has label {labels[wrong[0]]:g}, which is no class')
-        self.path, self.images, self.classes = path, len(labels), int(labels.max()) + 1
-        self._labels = zlib.crc32(labels.astype('<i4').tobytes())
-        self.names = class_names(path)
-        if self.names is not None and len(self.names) != self.classes:
-            raise UserError(
-                f'{names_path(path)} has {len(self.names)} names, and {path} labels of {self.classes} classes; '
-                'they do not belong together'
-            )
-        missing = sorted(set(range(self.classes)) - set(labels.astype(int).tolist()))
-        if missing:
-            raise UserError(
-                f'{path} has labels up to {self.classes - 1}, but no image with label {missing[0]}; pack it again with '
-                'pictures in every folder'
-            )
-
-    def __len__(self):
-        return self.images
-
-    def steps_per_epoch(self, batch_size):
-        """Return the steps in which every image is seen once, but for those that do not fill the last batch."""
-        return max(1, len(self) // batch_size)
-
-    def first_bad(self):
-        """Return what is wrong with the first record whose image cannot be decoded, None if all can."""
-        file = RecordFile(self.path)
-        for number in range(len(file)):
-            try:
-                open_picture(file[number][1])
-            except Unusable as error:
-                return f'record {number} {error}'
-        return None
-
-    def checksum(self):
-        """Return a checksum of the file: of its size and its labels in their order."""
-        return zlib.crc32(b'%d' % os.path.getsize(self.path), self._labels)
+def labels_of(records):
+    """Return the labels of a RecordFile as integers; raises UserError for one that is not a class."""
+    labels = np.array([records.label(number) for number in range(len(records))])
+    wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**24)))
+    if len(wrong):
+        raise UserError(f'{records.path}: record {wrong[0]} has label {labels[wrong[0]]:g}, which is not a class')
+    return labels.astype(int)
 
 
-class ClassBatches:
-    """An endless stream of training batches: a random part of each image, mirrored and recoloured at random.
+class ClassImages:
+    """The images at a path: `len(images)`, `images.labels` (integers from 0), `images.picture(number)`.
 
-    To begin within an epoch, what comes before is read and left out.
+    `classes` is the number of subfolders, or the largest label and 1; `names` are those of the classes, None where they
+    are not known; `skipped` is {name: why} of the folder's other files.
     """
 
-    def __init__(self, records, image_shape, batch_size, share=ALONE, augmentation=USUAL, threads=4):
-        """Read images of `image_shape` with so many threads. `augmentation.crop` is of a square part."""
-        self.records, self.batch_size = records, batch_size
-        self.seed, part_index, self.num_parts, self.step = share
-        self._epoch = self._reader = None
-        self._options = dict(
-            path_imgrec=records.path,
-            data_shape=(3, *image_shape[:2]),
-            batch_size=batch_size,
-            shuffle=True,
-            part_index=part_index,
-            num_parts=self.num_parts,
-            preprocess_threads=threads,
-            random_resized_crop=True,
-            min_random_area=augmentation.crop**2,
-            max_random_area=1.0,
-            min_aspect_ratio=ASPECT[0],
-            max_aspect_ratio=ASPECT[1],
-            rand_mirror=True,
-            brightness=augmentation.color,
-            contrast=augmentation.color,
-            saturation=augmentation.color,
-            pca_noise=LIGHTING if augmentation.color else 0.0,
-            verbose=False,
-        )
+    def __init__(self, path):
+        """List the images; raises UserError for a path without images, and for labels that are not classes."""
+        self.path, self.records, self.files, self.skipped = path, None, [], {}
+        if os.path.isdir(path):
+            classes, self.skipped = classes_in(path)
+            self.files = [file for files in classes.values() for file in files]
+            if not self.files:
+                raise UserError(f'{path} has no subfolders with images')
+            self.labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+            self.classes, self.names = len(classes), list(classes)
+        else:
+            self.records, self.names = RecordFile(path), class_names(path)
+            self.labels = labels_of(self.records)
+            self.classes = int(self.labels.max()) + 1
+            if self.names is not None and len(self.names) != self.classes:
+                raise UserError(
+                    f'{names_path(path)} has {len(self.names)} names, and {path} labels of {self.classes} classes; '
+                    'they do not belong together'
+                )
 
-    @property
-    def steps_per_epoch(self):
-        """The steps of an epoch."""
-        return self.records.steps_per_epoch(self.batch_size * self.num_parts)
+    def __len__(self):
+        return len(self.labels)
 
-    def close(self):
-        """End the reader."""
-        self._reader = None
-
-    def next(self):
-        """Return an mx.io.DataBatch: data (batch, 3, h, w) 0…255, label (batch,)."""
-        epoch, place = divmod(self.step, self.steps_per_epoch)
+    def picture(self, number):
+        """Return an image as a PIL image in RGB; raises UserError if it cannot be decoded."""
         try:
-            if epoch != self._epoch:
-                self._open(epoch)
-                for _ in range(place):
-                    self._read()
-            self.step += 1
-            return self._read()
-        except mx.MXNetError as error:
-            raise UserError(f'MXNet cannot read {self.records.path}: {self.records.first_bad() or reason(error)}')
+            return open_picture(self.records[number][1] if self.records else self.files[number])
+        except Unusable as error:
+            raise UserError(f'{self.place(number)} {error}')
 
-    def _open(self, epoch):
-        """Begin an epoch, in an order of its own."""
-        seed = int(np.random.RandomState([self.seed, ORDER, epoch]).randint(2**31 - 1))
-        self._epoch, self._reader = epoch, mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._options)
-
-    def _read(self):
-        """Return the next batch of the reader, which begins anew where this worker's part is shorter than others'."""
-        for _ in range(2):
-            for batch in self._reader:
-                return batch
-            self._reader.reset()
-        raise UserError(f'{self.records.path} has no images for one of the {self.num_parts} workers')
+    def place(self, number):
+        """Return where an image is, for a message."""
+        return f'{self.path}: record {number}' if self.records else self.files[number]

@@ -1,13 +1,11 @@
 """Classification: top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
 
-import os
 from typing import Dict, NamedTuple
 
 import numpy as np
 
-from netkit.data.folders import classes_in
+from netkit.data.classes import ClassImages
 from netkit.data.images import Unusable, centre, open_picture
-from netkit.data.recordio import RecordFile
 from netkit.errors import UserError
 from netkit.evaluation import streams
 
@@ -37,41 +35,21 @@ def likeliest(engine, picture, count):
     return [(number, likelihoods[number]) for number in np.argsort(-likelihoods, kind='stable')[:count]]
 
 
-class Images:
-    """The images of a classification set and their labels: `len(images)`, `images.load(i)`, `images.label(i)`."""
+class Images(ClassImages):
+    """The images of a classification set as networks are measured on them: `images.load(number)`."""
 
     def __init__(self, path, resize, crop):
-        """Read the list; raises UserError for a path that is no such set."""
-        self.path, self.resize, self.crop, self.skipped = path, resize, crop, {}
-        self.read = {}  # labels of the records that were loaded, which need not be read again
-        self.records, self.files, self.names = None, [], None  # `names` of the classes, None for records
-        if os.path.isdir(path):
-            classes, self.skipped = classes_in(path)
-            self.files = [(file, label) for label, files in enumerate(classes.values()) for file in files]
-            if not self.files:
-                raise UserError(f'{path} has no folders with pictures in them')
-            self.classes, self.names = len(classes), list(classes)
-        else:
-            self.records, self.classes = RecordFile(path), None
-
-    def __len__(self):
-        return len(self.records or self.files)
-
-    def label(self, number):
-        """Return the label of an image; that of a record once its image was loaded."""
-        return self.read[number] if self.records else self.files[number][1]
+        """List the images; raises UserError for a path that is no such set."""
+        super().__init__(path)
+        self.resize, self.crop = resize, crop
 
     def load(self, number):
-        """Return an image, (crop, crop, 3) uint8 RGB; raises UserError if it cannot be decoded."""
-        if self.records:
-            self.read[number], source = self.records[number]
-        else:
-            source = self.files[number][0]
+        """Return the centre of an image, (crop, crop, 3) uint8 RGB; raises UserError if it cannot be decoded."""
+        picture = self.picture(number)
         try:
-            return centre(open_picture(source), self.resize, self.crop)
+            return centre(picture, self.resize, self.crop)
         except Unusable as error:
-            where = f'{self.path}: record {number}' if self.records else source
-            raise UserError(f'{where} {error}')
+            raise UserError(f'{self.place(number)} {error}')
 
 
 class Result(NamedTuple):
@@ -84,15 +62,12 @@ class Result(NamedTuple):
 def evaluate(engine, images):
     """Return the Result of an engine on Images; raises UserError for labels that the network does not have."""
     outputs = streams.run(engine, images.load, len(images), 'imagenet')
-    labels = np.array([images.label(number) for number in range(len(images))])
-    count = outputs.shape[1]
-    if images.classes and images.classes != count:
+    labels, count = images.labels, outputs.shape[1]
+    if images.classes > count or images.names and images.classes < count:
         raise UserError(f'{images.path} has {images.classes} classes, {engine.label} has {count}')
-    if not ((labels >= 0) & (labels < count) & (labels == labels.astype(int))).all():
-        raise UserError(f'{images.path} has labels that are not whole numbers from 0 to {count - 1}')
     if not np.isfinite(outputs).all():
         raise UserError(f'the outputs of {engine.label} are not finite')
-    of_label = outputs[np.arange(len(labels)), labels.astype(int)][:, None]
+    of_label = outputs[np.arange(len(labels)), labels][:, None]
     # The rank of the label: how many outputs are larger, or equal and in front of it. Without the latter a network
     # whose outputs are all the same would be right about everything.
     in_front = np.arange(count) < labels[:, None]

@@ -5,14 +5,9 @@ import os
 import statistics
 import tempfile
 
-import numpy as np
-from PIL import Image
-
 from netkit._mxnet import mx
-from netkit.data import packing
 from netkit.data.augment import Augmentation
 from netkit.data.batches import FaceBatches
-from netkit.data.classes import ClassBatches, ClassRecords
 from netkit.data.records import FaceRecords
 from netkit.data.synthetic import write_synthetic
 from netkit.measure.mxnet_engine import Step, wait
@@ -21,40 +16,24 @@ from netkit.measure.timing import in_turns
 COLUMNS = 'what', 'images/s', 'spread'
 BATCH, BATCHES = 64, 8  # images in a batch, batches in a measurement
 PUBLISHED = Augmentation(0.9, 0.1)  # of the training of 2018
-PICTURES, SIDE = 64, 256  # of classes: their number, and the pixels of a side, as ImageNet is packed
-
-
-def draw(folder):
-    """Draw faces into a folder, and pictures of classes into `classes.rec` there."""
-    write_synthetic(os.path.join(folder, 'faces'), identities=16, images=16, pairs=10, seed=0)
-    rng = np.random.RandomState(0)
-    for number in range(PICTURES):
-        path = os.path.join(folder, 'pictures', str(number % 2))
-        os.makedirs(path, exist_ok=True)
-        noise = Image.fromarray(rng.randint(0, 256, (SIDE // 8, SIDE // 8, 3)).astype(np.uint8))
-        noise.resize((SIDE, SIDE), Image.BICUBIC).save(os.path.join(path, f'{number}.png'))
-    packing.pack_classes(os.path.join(folder, 'pictures'), os.path.join(folder, 'classes.rec'), SIDE)
 
 
 def readers(folder):
     """Return {what: stream of batches}."""
     cores = os.cpu_count() or 1
-    faces = FaceRecords(os.path.join(folder, 'faces'), (112, 112, 3))
-    streams = {
+    faces = FaceRecords(folder, (112, 112, 3))
+    return {
         'faces, by the training itself': FaceBatches(faces, BATCH),
         'faces, augmented as published': FaceBatches(faces, BATCH, augmentation=PUBLISHED),
         f'the same, {cores} readers': FaceBatches(faces, BATCH, augmentation=PUBLISHED, readers=cores),
     }
-    classes = ClassRecords(os.path.join(folder, 'classes.rec'))
-    streams[f'classes, {cores} threads'] = ClassBatches(classes, (224, 224, 3), BATCH, threads=cores)
-    return streams
 
 
 def measure(choices, repetitions, batch, device):
     """Return the rows of the table: the readers', then the training steps' of `choices`, `batch` images each."""
     context = mx.gpu(0) if device == 'gpu' else mx.cpu(0)
     with tempfile.TemporaryDirectory() as folder:
-        draw(folder)
+        write_synthetic(folder, identities=16, images=16, pairs=10, seed=0)
         streams = readers(folder)
         images = dict.fromkeys(streams, BATCHES * BATCH)
         timed = {what: functools.partial(read, stream) for what, stream in streams.items()}

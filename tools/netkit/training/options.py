@@ -1,7 +1,7 @@
 """What a training run is asked for, by what it is about; `tools/train.py` has the options that fill it."""
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from netkit.data.augment import Augmentation
 
@@ -34,9 +34,7 @@ class Network(NamedTuple):
 class Data(NamedTuple):
     """The images to train on, and the verification sets."""
 
-    dataset: str  # 'synthetic' or 'imagenet'
     folder: Optional[str]
-    image_size: Optional[Tuple[int, int, int]]
     augmentation: Augmentation
     readers: int
     on_bad_record: str
@@ -88,13 +86,9 @@ class Run(NamedTuple):
     def in_steps(self, steps_per_epoch, momentum, decay):
         """Return the run with every length in steps, and with this momentum and weight decay."""
         every, descent = self.checkpoints.every, self.descent
-        if every is None and self.data.dataset == 'imagenet':
-            in_steps = round(steps_per_epoch)  # an epoch
-        else:
-            in_steps = every.steps(steps_per_epoch) if every else 0
         return self._replace(
             steps=Length(self.epochs, True).steps(steps_per_epoch) if self.epochs else self.steps,
-            checkpoints=self.checkpoints._replace(every=in_steps),
+            checkpoints=self.checkpoints._replace(every=every.steps(steps_per_epoch) if every else 0),
             descent=descent._replace(
                 lr_steps=descent.lr_steps and sorted({drop.steps(steps_per_epoch) for drop in descent.lr_steps}),
                 warmup=descent.warmup.steps(steps_per_epoch),
@@ -108,7 +102,6 @@ class Run(NamedTuple):
         network, data, descent = self.network, self.data, self.descent
         return {
             'network': network.text,
-            'dataset': data.dataset,
             'loss': self.loss,
             'per_batch_size': self.per_batch_size,
             'devices': self.devices,
@@ -124,7 +117,6 @@ class Run(NamedTuple):
             'crop': data.augmentation.crop,
             'data_color': data.augmentation.color,
             'cutoff': data.augmentation.cutoff,
-            'image_size': data.image_size and str(data.image_size),
             'seed': self.seed,
             'on_bad_record': data.on_bad_record,
         }

@@ -11,7 +11,7 @@ from netkit.networks import build
 from netkit.training import log, loop
 from netkit.training.keeping import Keeper
 from netkit.training.starting import check_memory, decay_of, devices, make_trainer, resume, settings_with, start_from
-from netkit.training.tasks import Measured, open_task
+from netkit.training.tasks import FaceTask, Measured
 from netkit.training.workers import create_kvstore
 
 
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 def run_training(run):
     """Train an `options.Run`; return the Result, None for all workers but the first."""
     contexts = devices(run.devices)
-    task = open_task(run)
+    task = FaceTask(run)
     settings = settings_with(run.network, contexts, task.settings)
     embedding = build(run.network.name, **settings)
     kvstore = create_kvstore(run.kvstore or ('device' if contexts[0].device_type == 'gpu' else 'local'))

@@ -1,19 +1,18 @@
-"""What a network learns, from its data to its measure: to tell faces apart, or to classify images."""
+"""What a network learns, from its data to its measure: to tell faces apart."""
 
 import os
 import sys
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from netkit.data.batches import FaceBatches, Share
-from netkit.data.classes import ClassBatches, ClassRecords
 from netkit.data.pairs import PairSet
 from netkit.data.records import FaceRecords, image_shape_of, is_data_set
 from netkit.data.synthetic import write_synthetic
 from netkit.errors import UserError
-from netkit.evaluation import engines, imagenet, protocol, verification as faces
+from netkit.evaluation import engines, protocol, verification as faces
 from netkit.files import settle
 from netkit.graph.naming import face_form, is_original
-from netkit.networks import entry, settings_of
+from netkit.networks import entry
 from netkit.training import losses
 from netkit.training.workers import wait_for_workers
 
@@ -21,15 +20,14 @@ DRAWN_SHAPE = (112, 112, 3)
 
 
 class Measured(NamedTuple):
-    """What a network came to: an accuracy, and its deviation if it has one."""
+    """The accuracy of a network on a verification set, and its standard deviation."""
 
-    name: str  # of the verification set, or top-1, top-5
+    name: str  # of the set
     accuracy: float
-    deviation: Optional[float] = None
+    deviation: float
 
     def __str__(self):
-        deviation = '' if self.deviation is None else f' ± {self.deviation:.3f}'
-        return f'{self.name} {self.accuracy:.3f}{deviation}'
+        return f'{self.name} {self.accuracy:.3f} ± {self.deviation:.3f}'
 
 
 class FaceTask:
@@ -45,7 +43,9 @@ class FaceTask:
         entry('loss', run.loss)  # raises UserError if there is none
         entry('network', name)
         if is_original(name):
-            raise UserError(f'{name} is the original form, for --dataset imagenet; for faces name {face_form(name)}')
+            raise UserError(
+                f'{name} is an ImageNet network, for tools/train_imagenet.py; for faces name {face_form(name)}'
+            )
 
     def prepare(self, kvstore):
         """Open the data set; where there is none, the first worker draws it. Raises UserError."""
@@ -144,88 +144,3 @@ def identity(path):
     """Return what tells a file from another that takes its place."""
     status = os.stat(path)
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-class ClassTask:
-    """Images of classes in `train.rec`, measured on those in `val.rec`; the original form of a network."""
-
-    def __init__(self, run):
-        """Read the labels; raises UserError for a network or files that do not serve."""
-        name, data = run.network.name, run.data
-        if not is_original(name):
-            raise UserError(
-                f'{name} is a face network; --dataset imagenet trains the original forms, like cru56_imagenet'
-            )
-        if not data.folder:
-            raise UserError(
-                '--dataset imagenet wants --data FOLDER, with train.rec and val.rec (tools/pack.py classes)'
-            )
-        self.run = run
-        self.records = ClassRecords(os.path.join(data.folder, 'train.rec'))
-        self.classes, self.validation = self.records.classes, None
-        if run.checkpoints.is_verified:
-            self.validation = ClassRecords(os.path.join(data.folder, 'val.rec'))
-            self._compare_classes()
-        shape = data.image_size or settings_of(name)['image_shape']
-        self.settings = {'image_shape': shape, 'emb_size': self.classes}
-
-    def _compare_classes(self):
-        """Raise UserError where training and validation do not have the same classes."""
-        both = self.records, self.validation
-        if (
-            len({records.classes for records in both}) > 1
-            or all(r.names for r in both)
-            and both[0].names != both[1].names
-        ):
-            names = [set(records.names or ()) for records in both]
-            only = sorted(names[0] ^ names[1])[:1]
-            raise UserError(
-                f'{both[1].path} has {both[1].classes} classes, {both[0].path} {both[0].classes}; both need the same'
-                + (f', and only one has {only[0]}' if only and all(names) else '')
-            )
-
-    def checksum(self):
-        """Return a checksum of the data."""
-        return [records.checksum() for records in (self.records, self.validation) if records]
-
-    def prepare(self, kvstore):
-        """Do nothing: everything has to be there already."""
-
-    def head(self, embedding, settings):
-        """Return the symbol to train."""
-        return losses.classification(embedding, self.run.descent.loss_scale)
-
-    def head_parameters(self, settings):
-        """Return the number of parameters that the loss adds."""
-        return 0
-
-    def steps_per_epoch(self, batch_size):
-        """Return the steps of an epoch; `batch_size` is of all workers."""
-        return self.records.steps_per_epoch(batch_size)
-
-    def batches(self, batch_size, kvstore, step):
-        """Return the batches from `step` on."""
-        return ClassBatches(
-            self.records,
-            self.settings['image_shape'],
-            batch_size,
-            Share(self.run.seed, kvstore.rank, kvstore.num_workers, step),
-            self.run.data.augmentation,
-            self.run.data.readers or os.cpu_count() or 1,
-        )
-
-    def tell_bad(self, rank):
-        """Print nothing: a record that cannot be read ends the run."""
-
-    def measure(self, model, context):
-        """Return ([Measured, …], problem or None) of a checkpoint, PREFIX,EPOCH, on the disk; raises UserError."""
-        engine = engines.open_mxnet(model, self.run.per_batch_size, context, self.settings['image_shape'])
-        side = min(self.settings['image_shape'][:2])
-        images = imagenet.Images(self.validation.path, imagenet.resize_for(side), side)
-        errors = imagenet.evaluate(engine, images).errors
-        return [Measured(f'top-{k}', 1 - error) for k, error in errors.items()], None
-
-
-def open_task(run):
-    """Return the task of an `options.Run`; raises UserError."""
-    return ClassTask(run) if run.data.dataset == 'imagenet' else FaceTask(run)
