@@ -1,8 +1,9 @@
 """Bring a network out of training: symbol JSON, slim checkpoint, folded BatchNorms, ONNX.
 
 With --network alone: the symbol. With --model: the checkpoint, cut at the embedding, as a plain inference network in
-MXNet's own operators, whatever forms it was trained in. All files are read back and compared with the network as it was
-trained; above the tolerance none of them is kept.
+MXNet's own operators, whatever forms it was trained in. BatchNorms are folded into the layers beside them in the ONNX
+file, and stay in the checkpoint. All files are read back and compared with the network as it was trained; above the
+tolerance none of them is kept.
 """
 
 import collections
@@ -50,18 +51,23 @@ def parse_args(argv=None):
         metavar='PREFIX',
         help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx',
     )
-    parser.add_argument(
+    folding = parser.add_mutually_exclusive_group()
+    folding.add_argument(
         '--fold-bn',
         action='store_true',
-        help='fold every BatchNorm that can be folded exactly into the layer beside it; the files are '
-        f'called PREFIX{FOLDED}-… and are for inference, not to be trained further',
+        default=None,
+        help='fold every BatchNorm that can be folded exactly in the checkpoint too; the files are called '
+        f'PREFIX{FOLDED}-… and are for inference, not to be trained further',
+    )
+    folding.add_argument(
+        '--no-fold-bn', dest='fold_bn', action='store_false', help='keep the BatchNorms in the ONNX file too'
     )
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
     parser.add_argument(
         '--precision',
         choices=[*TOLERANCES, INT8],
         default='float32',
-        help='of the ONNX file, inside; int8 wants --fold-bn and --calibration',
+        help='of the ONNX file, inside; int8 wants --calibration',
     )
     parser.add_argument(
         '--batch',
@@ -85,8 +91,12 @@ def parse_args(argv=None):
         parser.error("--batch, --precision and --triton are the ONNX file's; add --onnx")
     if args.triton and args.batch:
         parser.error('--triton is for a file that takes any number of images; leave out --batch')
-    if args.precision == INT8 and not (args.fold_bn and args.calibration):
-        parser.error('--precision int8 is for folded BatchNorms, and wants faces; add --fold-bn and --calibration DATA')
+    if args.fold_bn is False and not args.onnx:
+        parser.error('--no-fold-bn is for the ONNX file; add --onnx')
+    if args.precision == INT8 and args.fold_bn is False:
+        parser.error('--precision int8 is for folded BatchNorms; leave out --no-fold-bn')
+    if args.precision == INT8 and not args.calibration:
+        parser.error('--precision int8 wants faces; add --calibration DATA')
     if args.precision != INT8 and (args.calibration or args.verify or args.int8_for != 'cpu'):
         parser.error('--calibration, --verify and --int8-for are for --precision int8')
     if args.calibration and args.verify and os.path.realpath(args.calibration) == os.path.realpath(args.verify):
@@ -161,10 +171,10 @@ def file_rows(scratch, folder, results):
     return rows
 
 
-def report_folding(folding):
-    """Print how many BatchNorms were folded, and why others stayed."""
+def report_folding(folding, name, is_trainable):
+    """Print how many BatchNorms were folded in the file(s) `name`, and why others stayed."""
     print(
-        f'{folding.norms - len(folding.left)} of {folding.norms} BatchNorms folded; {folding.before:,} numbers '
+        f'{name}: {folding.norms - len(folding.left)} of {folding.norms} BatchNorms folded; {folding.before:,} numbers '
         f'before, {folding.after:,} after.'
     )
     first, counts = {}, collections.Counter(why for _, why in folding.left)
@@ -176,10 +186,11 @@ def report_folding(folding):
             ('count', 'where', 'the first of them'),
             [(str(counts[why]), why, name) for why, name in first.items()],
         )
-    print(
-        'Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take '
-        'the --model itself, or an export without --fold-bn.'
-    )
+    if not is_trainable:
+        print(
+            'Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take '
+            'the --model itself, or an export without --fold-bn.'
+        )
 
 
 def report_int8(quantised):
@@ -201,7 +212,7 @@ def report_int8(quantised):
 def main():
     args = parse_args()
     folder, name = os.path.split(os.path.abspath(args.output))
-    name += FOLDED * (args.fold_bn and not name.endswith(FOLDED))
+    name += FOLDED * bool(args.fold_bn and not name.endswith(FOLDED))
     prefix = os.path.join(folder, name)
     is_checkpoint = args.model and not checkpoints.is_state_dict(args.model)
     if is_checkpoint and os.path.realpath(checkpoints.parse_model(args.model)[0]) == os.path.realpath(prefix):
@@ -229,7 +240,12 @@ def main():
     if quantised:
         report_int8(quantised)
     if folding:
-        report_folding(folding)
+        report_folding(folding, f'{name}-…' if args.fold_bn else f'{name}.onnx', not args.fold_bn)
+    if args.fold_bn is False:
+        print(
+            f'{name}.onnx keeps its BatchNorms. It is not for OpenCV, which is wrong where the number of images '
+            'changes, nor for ncnn, whose converter may crash.'
+        )
     return 0
 
 

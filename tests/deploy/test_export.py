@@ -165,7 +165,13 @@ def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypat
 
 @pytest.mark.parametrize(
     'options, tolerance',
-    [([], 1e-4), (['--fold-bn'], 1e-4), (['--fold-bn', '--batch', '2'], 1e-4), (['--precision', 'float16'], 5e-3)],
+    [
+        ([], 1e-4),
+        (['--no-fold-bn'], 1e-4),
+        (['--fold-bn'], 1e-4),
+        (['--fold-bn', '--batch', '2'], 1e-4),
+        (['--precision', 'float16'], 5e-3),
+    ],
 )
 def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, tolerance):
     prefix, symbol, parameters = trained
@@ -183,6 +189,13 @@ def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, toleranc
     for count in (2,) if '--batch' in options else (1, 3):
         data = images(count, 112)
         assert_same(session.run(None, {'data': data})[0], compare.compute(symbol, parameters, data), tolerance)
+    has_norms = any(node.op_type == 'BatchNormalization' for node in model.graph.node)
+    assert has_norms == ('--no-fold-bn' in options) == ('It is not for OpenCV' in out)
+    assert ('BatchNorms folded' in out) != has_norms and ('Not to be trained further' in out) == (
+        '--fold-bn' in options
+    )
+    loaded, _, _ = mx.model.load_checkpoint(path[: -len('.onnx')], 3)
+    assert any(node['op'] == 'BatchNorm' for node in nodes(loaded)) == ('--fold-bn' not in options)
     stored = {array.data_type for array in model.graph.initializer if len(array.dims) > 1}
     assert stored == {onnx.TensorProto.FLOAT16 if 'float16' in options else onnx.TensorProto.FLOAT}
 
@@ -207,6 +220,47 @@ def test_the_insightface_package_takes_it_for_what_it_is(tmp_path, changes, half
     rgb = images(1, 112)
     bgr = rgb[0, ::-1].transpose(1, 2, 0).astype(np.uint8)
     assert_same(model.get_feat(bgr), compare.compute(symbol, parameters, rgb), 5e-3 if half else 1e-4)
+
+
+def channels_of(data, order, norm=False):
+    """Return the image with its channels in an order, each normalised, or all by a BatchNorm."""
+    parts = mx.sym.SliceChannel(data, num_outputs=3, axis=1)
+    parts = [(parts[number] - 10.0 * (number + 1)) / (50.0 + number) for number in order]
+    data = mx.sym.Concat(*parts, dim=1)
+    return mx.sym.BatchNorm(data, fix_gamma=False, name='norm') if norm else data
+
+
+NORMALISATIONS = {  # {name: (function of the image, whether it becomes one multiplication and one subtraction)}
+    'scalars': (lambda data: (data - 127.5) * (1 / 128), True),
+    'in the other order': (lambda data: data * (1 / 128) + 0.5, True),
+    'a BatchNorm': (lambda data: mx.sym.BatchNorm(data, fix_gamma=False, name='norm'), True),
+    'channels': (lambda data: channels_of(data, (0, 1, 2)), True),
+    'channels and a BatchNorm': (lambda data: channels_of(data, (0, 1, 2), norm=True), True),
+    'channels in another order': (lambda data: channels_of(data, (2, 1, 0)), False),
+    'nothing': (lambda data: data, True),
+    'a multiplication': (lambda data: data * 0.5, True),
+    'what is read twice': (lambda data: mx.sym.Concat((data - 127.5) * 0.1, data, dim=1), False),
+    'what is not affine': (lambda data: mx.sym.sqrt(data) * 0.1, False),
+}
+
+
+@pytest.mark.parametrize('name', NORMALISATIONS)
+def test_the_normalisation_is_a_multiplication_and_then_a_subtraction(name):
+    """Which onnxsim leaves; both have an effect, or it would remove them."""
+    normalised, is_all = NORMALISATIONS[name]
+    symbol = mx.sym.Convolution(normalised(mx.sym.Variable('data')), num_filter=4, kernel=(3, 3), pad=(1, 1), name='c')
+    symbol = mx.sym.FullyConnected(symbol, num_hidden=8, name='fc1')
+    parameters = settled(symbol, (2, 3, 16, 16))
+    model = onnx_writer.convert(plain(Graph.of(symbol)), parameters, (16, 16, 3))
+    first, second, third, *_ = model.graph.node
+    assert (first.name, first.op_type, first.input[0]) == ('Mul_data', 'Mul', 'data')
+    assert (second.name, second.op_type, second.input[0]) == ('Sub_data', 'Sub', 'Mul_data')
+    assert sum('data' in node.input for node in model.graph.node) == 1
+    assert (third.op_type == 'Conv') == is_all and ('Sub_data' in third.input)
+    constants = {array.name: onnx.numpy_helper.to_array(array) for array in model.graph.initializer}
+    assert (constants['data_scale'] != 1).any() and (constants['data_shift'] != 0).any()
+    data = images(2, 16)
+    assert_same(run_onnx(model, data), compare.compute(symbol, parameters, data), 1e-5)
 
 
 def save_detector(path, points, side=128):

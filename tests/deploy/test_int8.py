@@ -245,8 +245,8 @@ def test_faces_that_are_none(tmp_path):
 @pytest.mark.parametrize(
     'options, words',
     [
-        (['--onnx', '--precision', 'int8', '--calibration', 'x'], 'add --fold-bn and --calibration'),
-        (['--onnx', '--precision', 'int8', '--fold-bn'], 'add --fold-bn and --calibration'),
+        (['--onnx', '--precision', 'int8', '--no-fold-bn', '--calibration', 'x'], 'leave out --no-fold-bn'),
+        (['--onnx', '--precision', 'int8'], 'add --calibration DATA'),
         (['--precision', 'int8', '--fold-bn', '--calibration', 'x'], 'add --onnx'),
         (['--onnx', '--calibration', 'x'], '--calibration, --verify and --int8-for are for --precision int8'),
         (['--onnx', '--int8-for', 'tensorrt'], '--calibration, --verify and --int8-for are for --precision int8'),

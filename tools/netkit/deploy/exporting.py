@@ -35,7 +35,7 @@ def export_symbol(symbol, prefix):
 class Form(NamedTuple):
     """In what form a network is exported."""
 
-    fold_bn: bool
+    fold_bn: Optional[bool]  # fold the BatchNorms of all files, of none, or (None) of the ONNX file alone
     onnx: bool
     batch: Optional[int]  # images that the ONNX file takes; None: any number
     precision: str  # of the ONNX file
@@ -71,6 +71,8 @@ def export_model(form, target, pixels, prefix, promise=None):
         bar.update()
         if form.onnx:
             bar.set_description('ONNX')
+            if form.fold_bn is None:
+                graph, parameters, folding = folded(graph, parameters)
             path = prefix + '.onnx'
             save_onnx(path, graph, parameters, target.image_shape, form.batch, precision)
             results[path] = compare(compute_onnx(path, images, form.batch), expected, TOLERANCES[precision], path)

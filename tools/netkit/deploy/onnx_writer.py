@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from netkit.deploy.normalising import normalisation
 from netkit.deploy.onnx_operators import CONVERTERS
 from netkit.errors import UserError
 from netkit.graph.counts import shapes
@@ -16,6 +17,7 @@ from netkit.graph.naming import EMBEDDING
 
 OPSET, IR_VERSION = 13, 7  # both came with onnx 1.8
 HALF_MAX = float(np.finfo(np.float16).max)
+NEARLY_ONE, NEARLY_NOTHING = 1 + float(np.finfo(np.float32).eps), 1e-30  # of 0…255 in float32
 
 
 def convert(graph, parameters, image_shape, batch=None):
@@ -25,14 +27,14 @@ def convert(graph, parameters, image_shape, batch=None):
     with an attribute that ONNX does not have.
     """
     writer = Writer(graph, parameters, image_shape)
+    written = writer.normalise(normalisation(graph, parameters))
     for node in graph.nodes():
-        if node.op != 'null':
+        if node.op != 'null' and node not in written:
             if node.op not in CONVERTERS:
                 raise UserError(
                     f'{node.name} is a {node.op}, an operator that is not known here; --onnx cannot write it'
                 )
             writer.names[node] = CONVERTERS[node.op](writer, node)
-    writer.show_that_images_are_raw()
     images = batch or 'batch'
     size = writer.shape(graph.outputs[0])[1:]
     described = helper.make_graph(
@@ -104,12 +106,12 @@ class Writer:
     def read(self, node, place=0):
         """Return the name of an input of `node`; a parameter is added."""
         source, output = node.inputs[place]
-        if source.name == 'data' or source.name in self.constants:
+        if source.name in self.constants:
             return source.name
-        if source.op == 'null':
-            return self.constant(source.name, self.parameters[source.name])
-        name = self.names[source]
-        return name[output] if isinstance(name, list) else name
+        if source in self.names:
+            name = self.names[source]
+            return name[output] if isinstance(name, list) else name
+        return self.constant(source.name, self.parameters[source.name])
 
     def array(self, node, place):
         """Return (name, values) of an input of `node` that has to be a parameter."""
@@ -137,19 +139,21 @@ class Writer:
             return node.name
         return f'{node.name}_output{output if node.attr("num_outputs", 1) > 1 else ""}'
 
-    def show_that_images_are_raw(self):
-        """Add two nodes without effect, if necessary, so that the insightface package passes raw images.
+    def normalise(self, found):
+        """Write a Normalisation as a multiplication and a subtraction; return the nodes for which they stand.
 
-        Its client looks among the first eight nodes for one named Sub… or _minus… and one named Mul… or _mul…. Unless
-        both are there, it computes (x - 127.5) / 127.5 itself, whatever the network does after that.
+        insightface's client looks among the first eight nodes for one named Sub… or _minus… and one named Mul… or
+        _mul…. Unless both are there, it computes (x - 127.5) / 127.5 itself. onnxsim folds a multiplication into the
+        convolution that reads it, so the subtraction is the last; and it removes numbers without effect, so there are
+        none (but in float16, which has no such number). An image is made larger by nothing, not smaller: 0 may go into
+        a root.
         """
-        names = [node.name for node in self.nodes[:8]]
-        if all(any(name.startswith(known) for name in names) for known in (('Sub', '_minus'), ('Mul', '_mul'))):
-            return
-        for node in self.nodes:
-            for place, name in enumerate(node.input):
-                node.input[place] = 'Mul_by_one' if name == 'data' else name
-        network, self.nodes = self.nodes, []
-        self.emit('Sub', ['data', self.constant('zero', [0])], 'Sub_nothing')
-        self.emit('Mul', ['Sub_nothing', self.constant('one', [1])], 'Mul_by_one')
-        self.nodes += network
+        scale = np.full(3, NEARLY_ONE) if (found.scale == 1).all() else found.scale
+        shift = np.full(3, -NEARLY_NOTHING) if (found.shift == 0).all() else -found.shift
+        if len(set(scale)) == len(set(shift)) == 1:
+            scale, shift = scale[0], shift[0]
+        else:
+            scale, shift = scale.reshape(1, 3, 1, 1), shift.reshape(1, 3, 1, 1)
+        scaled = self.emit('Mul', ['data', self.constant('data_scale', scale)], 'Mul_data')
+        self.names[found.node] = self.emit('Sub', [scaled, self.constant('data_shift', shift)], 'Sub_data')
+        return found.within
