@@ -13,11 +13,11 @@ from netkit.project import start
 start()
 
 from netkit import published, report
-from netkit.cli import Parser, add_sizes, run, whole_number
+from netkit.cli import Parser, add_sizes, number, run, whole_number
 from netkit.data.folders import pictures_in
 from netkit.drawing import canvas as figures, charts
 from netkit.errors import UserError
-from netkit.evaluation import embeddings, imagenet as classification, verification
+from netkit.evaluation import embeddings, imagenet as classification, protocol, verification
 from netkit.evaluation.engines import open_engine
 from netkit.files import check_writable, keep_inputs
 
@@ -42,11 +42,12 @@ def faces(args):
         keep_inputs([args.plot], sets.values())
     results, show = {}, report.printer(args.markdown)
     for engine in engines_of(args):
-        found = [verification.evaluate(engine, name, path) for name, path in sets.items()]
+        found = [verification.evaluate(engine, name, path, args.far) for name, path in sets.items()]
         results[engine.label] = found
         if not args.json:
             name_table(engine.label, args)
-            show(engine.label, verification.COLUMNS, [verification.texts_of(result) for result in found])
+            show(engine.label, verification.columns(args.far), [verification.texts_of(result) for result in found])
+            show_thresholds({result.set: result.thresholds for result in found}, args.far, show)
     if args.json:
         print(json.dumps(verification.as_json(results), indent=1, ensure_ascii=False))
     elif len(results) > 1:
@@ -56,9 +57,9 @@ def faces(args):
         ]
         name_table('accuracy', args)
         show('accuracy', ('set', *results), rows)
-    is_short = any(None in result.tars.values() for found in results.values() for result in found)
-    if is_short and not args.json and not args.markdown:
-        print('–: the different pairs are too few for that rate of false acceptance')
+    short = [result.roc.different for found in results.values() for result in found if None in result.thresholds]
+    if short and not args.json and not args.markdown:
+        print(verification.too_few(min(short)))
     if args.published:
         names = list(dict.fromkeys(name for row in published.FACES for name in row.sets))
         rows = [(row.network, row.training, *(row.sets.get(name, '–') for name in names)) for row in published.FACES]
@@ -69,6 +70,15 @@ def faces(args):
         figures.save(charts.draw_roc(curves), args.plot)
         if not args.json:
             print(f'drawn into {args.plot}')
+
+
+def show_thresholds(found, fars, show):
+    """Print {set: Thresholds}."""
+    title = 'thresholds (no mirror images)'
+    if show is report.show_as_markdown:  # which prints no titles
+        print(f'\n{title}:\n')
+    rows = [row for name, of in found.items() for row in verification.texts_of_thresholds(name, fars, of)]
+    show(title, verification.COLUMNS_OF_THRESHOLDS, rows)
 
 
 def name_table(title, args):
@@ -107,8 +117,11 @@ def imagenet(args):
 def embed(args):
     """Compute the embeddings of aligned faces."""
     paths = pictures_in(args.pictures)
-    if args.similar and len(paths) > SIMILAR:
-        raise UserError(f'--similar prints the cosines of {SIMILAR} pictures at most, and these are {len(paths)}')
+    if args.similar and len(paths) > SIMILAR and not args.far:
+        raise UserError(
+            f'--similar prints the cosines of {SIMILAR} pictures at most, and these are {len(paths)}; with --far it '
+            'prints thresholds for any number'
+        )
     if args.output:
         keep_inputs([args.output], paths)
     (engine,) = engines_of(args)
@@ -116,7 +129,14 @@ def embed(args):
     if args.output:
         embeddings.save(args.output, paths, found)
         print(f'{len(paths)} embeddings of {found.shape[1]} numbers written into {args.output}')
-    if args.similar:
+    if args.far:
+        pairs = embeddings.cosines_by_folder(found, paths, max(args.far))
+        thresholds = protocol.thresholds(pairs, args.far)
+        print(f'{len(pairs.same):,} pairs of the same person, {pairs.different:,} of different people')
+        show_thresholds({engine.label: thresholds}, args.far, report.show)
+        if None in thresholds:
+            print(verification.too_few(pairs.different))
+    if args.similar and len(paths) <= SIMILAR:
         names = [os.path.basename(path) for path in paths]
         rows = [(name, *(f'{value:.3f}' for value in row)) for name, row in zip(names, embeddings.cosines(found))]
         report.show('cosines', ('file', *names), rows)
@@ -143,6 +163,16 @@ def parse_args(argv=None):
                 '--published',
                 action='store_true',
                 help='also print the published figures of all networks that have some',
+            )
+        if function is not imagenet:
+            added.add_argument(
+                '--far',
+                type=number(1e-9, 0.5),
+                nargs='+',
+                metavar='RATE',
+                default=list(verification.FARS) if function is faces else None,
+                help='false accept rates at which to print the threshold of the cosine and the true accept rate, as '
+                '1e-3 1e-4 1e-5' + (' (default: 1e-2 1e-3 1e-4)' if function is faces else ', with --similar'),
             )
         added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='images at a time')
         add_sizes(added)
@@ -171,12 +201,18 @@ def parse_args(argv=None):
     parser_ = command(embed, 'embeddings of aligned faces', models=1)
     parser_.add_argument('pictures', nargs='+', metavar='IMAGE|FOLDER', help='aligned faces')
     parser_.add_argument('-o', '--output', type=embeddings_path, metavar='FILE', help='write them: .npz or .csv')
-    parser_.add_argument('--similar', action='store_true', help='print the cosines of all pairs')
+    parser_.add_argument(
+        '--similar',
+        action='store_true',
+        help='print the cosines of all pairs; with --far thresholds, of a folder with a subfolder for each person',
+    )
     args = parser.parse_args(argv)
     if not args.command:
         parser.error(f'say what to do: {", ".join(commands.choices)}')
     if args.command == 'embed' and not args.output and not args.similar:
         parser.error('name a file with --output, or ask for --similar')
+    if args.command == 'embed' and args.far and not args.similar:
+        parser.error('--far is for --similar')
     if args.command == 'faces' and args.published and args.json:
         parser.error('--published prints a table; leave --json out')
     return args

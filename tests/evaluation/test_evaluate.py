@@ -77,7 +77,8 @@ def run_json(run_tool, *arguments):
 
 
 def test_faces_are_verified_as_the_host_does(run_tool, folder):
-    found = run_json(run_tool, 'faces', str(folder / 'net') + ',1', '--data', str(folder / 'sets'), '--batch', '7')
+    arguments = ['faces', str(folder / 'net') + ',1', '--data', str(folder / 'sets'), '--batch', '7']
+    found = run_json(run_tool, *arguments)
     assert [result['set'] for result in found] == ['cfp_fp', 'lfw']
     for result in found:
         with open(str(folder / 'sets' / (result['set'] + '.bin')), 'rb') as file:
@@ -94,6 +95,11 @@ def test_faces_are_verified_as_the_host_does(run_tool, folder):
         assert result['auc'] == pytest.approx(protocol.roc(distance, same).auc, abs=1e-9)
         assert result['mean_length'] == pytest.approx(np.linalg.norm(np.concatenate(views), axis=1).mean(), rel=1e-5)
         assert result['tar']['0.0001'] is None
+        pairs = protocol.cosines_of_pairs(views[0], same)  # without mirror images
+        assert result['thresholds'] == [None] * 3 and pairs.different < 100
+        (expected,) = protocol.thresholds(pairs, [0.2])
+        (other,) = run_json(run_tool, *arguments, '--far', '0.2', '--sets', result['set'])
+        assert other['thresholds'][0] == pytest.approx(expected._asdict(), abs=1e-4)
 
 
 def test_models_stand_side_by_side_and_are_drawn(run_tool, folder, tmp_path):
@@ -112,9 +118,13 @@ def test_models_stand_side_by_side_and_are_drawn(run_tool, folder, tmp_path):
         picture,
     )
     assert code == 0, err
-    first, second, beside = markdown(out)
-    assert first == second and beside[0][checkpoint] == beside[0][model] == first[0]['accuracy'].split()[0]
-    assert first[0]['TAR at FAR 0.001'] == '–' and 'published' not in out
+    first, cosines, second, others, beside = markdown(out)
+    assert (
+        first == second
+        and cosines == others
+        and beside[0][checkpoint] == beside[0][model] == first[0]['accuracy'].split()[0]
+    )
+    assert first[0]['TAR at FAR 0.001'] == cosines[1]['cosine above'] == '–' and 'published' not in out
     with open(picture, encoding='utf-8') as file:
         drawn = file.read()
     assert f'{checkpoint}, lfw' in drawn and f'{model}, lfw' in drawn and 'false accept rate' in drawn
@@ -148,9 +158,9 @@ def test_each_of_several_models_is_named_in_markdown(run_tool, folder):
     options = ['--data', str(folder / 'sets'), '--sets', 'lfw', '--markdown']
     code, out, err = run_tool(evaluate, 'faces', *models, *options)
     assert code == 0, err
-    assert out.count('| lfw ') == 3
+    assert out.count('| lfw ') == 9  # each has three thresholds
     assert all(f'\n{title}:\n\n| set ' in out for title in [*models, 'accuracy'])
-    assert ':\n' not in run_tool(evaluate, 'faces', models[0], *options)[1]
+    assert 'net,1:' not in run_tool(evaluate, 'faces', models[0], *options)[1]
 
 
 def test_published_accuracies_are_shown_when_asked_for(run_tool, folder):
@@ -339,6 +349,29 @@ def test_pictures_in_folders_of_people_and_too_many_to_compare(folder, run_tool,
     assert code == 0 and '21 embeddings' in out, err
     code, _, err = run_tool(evaluate, *options, '--similar')
     assert code == 2 and 'cosines of 20 pictures at most, and these are 21' in err
+    code, _, err = run_tool(evaluate, *options, '--similar', '--far', '0.1')
+    assert code == 2 and '--far wants a folder with a subfolder for each person, and two pictures of one' in err
+
+
+def test_thresholds_of_a_folder_of_people(folder, run_tool, tmp_path):
+    rng, paths = np.random.RandomState(0), []
+    for person in range(3):
+        identity = faces.draw_identity(rng)
+        (tmp_path / str(person)).mkdir()
+        for number in range(4):
+            paths.append(str(tmp_path / str(person) / f'{number}.png'))
+            Image.fromarray(faces.draw_with_landmarks(identity, rng)[0]).save(paths[-1])
+    options = ['embed', str(folder / 'net') + ',1', str(tmp_path), '--similar', '--far', '0.25', '1e-3']
+    code, out, err = run_tool(evaluate, *options)
+    assert code == 0, err
+    embeddings = embeddings_by_mxnet(str(folder / 'net'), [np.asarray(Image.open(path)) for path in paths])
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    different = sorted(unit[i] @ unit[j] for i in range(12) for j in range(i) if i // 4 != j // 4)
+    assert '18 pairs of the same person, 48 of different people' in out
+    row = next(line for line in out.splitlines() if ' 0.25 ' in line)
+    assert float(row.split('│')[3]) == pytest.approx(different[-13] + 5e-5, abs=6e-5)
+    assert '48 pairs of different people say nothing about rates below 1/48' in out
+    assert '1.000' in out  # the matrix of a few pictures is there, too
 
 
 def test_records_that_contain_the_magic_number(tmp_path):
@@ -450,6 +483,8 @@ def test_bad_sets_are_one_sentence(run_tool, folder, tmp_path, images, same, wor
         ),
         (['faces', '{net},1', '--data', '{folder}/sets', '--plot', 'roc.txt'], 'does not end in .svg'),
         (['embed', '{net},1', '{folder}'], 'name a file with --output, or ask for --similar'),
+        (['embed', '{net},1', '{folder}', '-o', 'x.npz', '--far', '0.1'], '--far is for --similar'),
+        (['faces', '{net},1', '--data', '{folder}/sets', '--far', '0'], "'0' is not a number of at least 1e-09"),
         (['embed', '{net},1', '{folder}/sets', '--similar'], 'is a folder without pictures'),
         (['embed', '{net},1', '{folder}/small.png', '--similar'], 'takes aligned faces of 112×112'),
         (['embed', '{net},1', '{folder}/deep.png', '--similar'], 'more than 8 bits'),

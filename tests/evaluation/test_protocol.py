@@ -72,3 +72,52 @@ def test_accuracy_is_the_protocols(count):
     found = protocol.accuracy(protocol.distances(embeddings), same)
     np.testing.assert_allclose(found[:2], by_the_letter(embeddings, same), atol=1e-9)
     assert 0.3 < found.mean < 1 and 0 < found.threshold < 4
+
+
+@pytest.mark.parametrize('far', [0.3, 0.05, 0.011, 1e-4])
+@pytest.mark.parametrize('block', [1 << 24, 100])
+def test_thresholds_of_all_pairs_of_people(far, block, monkeypatch):
+    """By counting: so many different pairs are above the threshold, and one more would be too many."""
+    monkeypatch.setattr(protocol, 'BLOCK', block)
+    rng = np.random.RandomState(0)
+    people = rng.randint(0, 9, 60)
+    embeddings = 5 * (rng.randn(9, 16)[people] + rng.randn(60, 16))
+    pairs = [(i, j) for i in range(60) for j in range(i)]
+    cosine = np.array(
+        [
+            embeddings[i] @ embeddings[j] / np.linalg.norm(embeddings[i]) / np.linalg.norm(embeddings[j])
+            for i, j in pairs
+        ]
+    )
+    same = np.array([people[i] == people[j] for i, j in pairs])
+    (found,) = protocol.thresholds(protocol.cosines_of_people(embeddings, people, far), [far])
+    different = cosine[~same]
+    if far * len(different) < 1:
+        assert found is None
+        return
+    assert found.far == far and (different > found.cosine).mean() <= far
+    # A threshold that is lower by more than its rounding accepts too many.
+    assert (different > found.cosine - 2e-4).mean() > far or (different > found.cosine).sum() == int(
+        far * len(different)
+    )
+    assert (different > found.cosine).sum() >= int(far * len(different)) - 1
+    assert found.tar == (cosine[same] > found.cosine).mean() > 0.5 * (far > 0.04)
+
+
+def test_thresholds_of_pairs_are_those_of_their_own_different_pairs():
+    rng = np.random.RandomState(1)
+    embeddings, same = rng.randn(800, 8), np.arange(400) % 2 == 0
+    embeddings[1::2][same] += 2 * embeddings[0::2][same]
+    pairs = protocol.cosines_of_pairs(embeddings, same)
+    cosine = [
+        first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+        for first, second in embeddings.reshape(-1, 2, 8)
+    ]
+    highest = sorted(np.array(cosine)[~same])
+    found = protocol.thresholds(pairs, [0.1, 0.005, 0.0049])
+    assert pairs.different == 200 and found[2] is None
+    for threshold, accepted in zip(found, (20, 1)):
+        assert highest[-accepted - 1] <= threshold.cosine < highest[-accepted - 1] + 1e-4
+        assert threshold.tar == (np.array(cosine)[same] > threshold.cosine).mean()
+    same_everywhere = protocol.cosines_of_pairs(np.ones((20, 4)), np.arange(10) % 2 == 0)
+    assert protocol.thresholds(same_everywhere, [0.3]) == [protocol.Threshold(0.3, 1.0, 0.0)]  # nothing separates them

@@ -7,8 +7,7 @@ import numpy as np
 
 from netkit.data.images import Unusable, open_picture
 from netkit.errors import UserError
-from netkit.evaluation import streams
-from netkit.evaluation.protocol import unit_length
+from netkit.evaluation import protocol, streams
 from netkit.files import new_files, save_arrays
 
 
@@ -36,8 +35,17 @@ def embed(engine, paths):
 
 def cosines(embeddings):
     """Return the cosines, (n, n), of embeddings."""
-    unit = unit_length(embeddings)
+    unit = protocol.unit_length(embeddings)
     return unit @ unit.T
+
+
+def cosines_by_folder(embeddings, paths, far):
+    """Return the protocol.Cosines of all pairs of pictures, with those of a person in a folder; raises UserError."""
+    folders = [os.path.dirname(path) for path in paths]
+    _, people = np.unique(folders, return_inverse=True)
+    if len(set(folders)) < 2 or len(set(folders)) == len(folders):
+        raise UserError('--far wants a folder with a subfolder for each person, and two pictures of one of them')
+    return protocol.cosines_of_people(embeddings, people, far)
 
 
 def save(path, paths, embeddings):

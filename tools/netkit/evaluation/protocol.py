@@ -1,4 +1,4 @@
-"""The measures of face verification: accuracy as LFW and insightface have it, ROC, TAR at FAR, AUC.
+"""The measures of face verification: accuracy as LFW and insightface have it, ROC, TAR at FAR, AUC, thresholds.
 
 All take embeddings of pairs, (2n, size), pair i being rows 2i and 2i + 1, or their squared distances, (n,), after
 normalisation to unit length; `same` is (n,) bool.
@@ -10,6 +10,8 @@ import numpy as np
 
 FOLDS = 10
 THRESHOLDS = np.arange(0, 4, 0.01)  # of the squared distance of two unit vectors, 0…4
+DIGITS = 4  # of a threshold of the cosine
+BLOCK = 1 << 24  # cosines that are computed at a time
 
 
 class Accuracy(NamedTuple):
@@ -82,3 +84,66 @@ def roc(distance, same):
     last = np.append(np.diff(distance[order]) > 0, True)  # of pairs with equal distances, which no threshold separates
     tar, far = (np.concatenate([[0], count[last]]) / count[-1] for count in accepted)
     return Roc(far, tar, int((~same).sum()))
+
+
+class Cosines(NamedTuple):
+    """The cosines of pairs of people."""
+
+    same: np.ndarray  # of all pairs of a person
+    highest: np.ndarray  # the highest of different people, in any order
+    different: int  # the number of all pairs of different people
+
+
+class Threshold(NamedTuple):
+    """A cosine above which two faces are taken for the same person."""
+
+    far: float  # the false accept rate that was asked for
+    cosine: float
+    tar: float  # true accept rate
+
+
+def thresholds(cosines, fars):
+    """Return a Threshold for each false accept rate, None where the different pairs are too few: less than 1/far.
+
+    No more than that share of the different pairs is above it. It has DIGITS digits, and `tar` is that of these.
+    """
+    found, step = [], 10.0**-DIGITS
+    for far in fars:
+        accepted = accepted_pairs(cosines.different, far)
+        if not accepted:
+            found.append(None)
+            continue
+        first_refused = -np.partition(-cosines.highest, accepted)[accepted]
+        cosine = round(float(np.ceil(first_refused / step) * step), DIGITS)
+        found.append(Threshold(far, cosine, float((cosines.same > cosine).mean())))
+    return found
+
+
+def accepted_pairs(different, far):
+    """Return how many of so many different pairs may be accepted at a false accept rate."""
+    return int(different * far + 1e-9)
+
+
+def cosines_of_pairs(embeddings, same):
+    """Return the Cosines of the pairs of a verification set: embeddings (2n, size), `same` (n,) bool."""
+    cosine, same = 1 - distances(embeddings) / 2, np.asarray(same, bool)
+    return Cosines(cosine[same], cosine[~same], int((~same).sum()))
+
+
+def cosines_of_people(embeddings, people, far):
+    """Return the Cosines of all pairs of embeddings, (n, size), of `people`, (n,) integers.
+
+    `highest` are as many as `thresholds` wants for rates up to `far`.
+    """
+    unit, people, same = unit_length(embeddings), np.asarray(people), []
+    pairs_of_same = sum(count * (count - 1) // 2 for count in np.bincount(people))
+    different = len(unit) * (len(unit) - 1) // 2 - pairs_of_same
+    kept, highest = accepted_pairs(different, far) + 1, np.empty(0)
+    for rows in np.array_split(np.arange(len(unit)), -(-(len(unit) ** 2) // BLOCK)):
+        cosine = unit[rows] @ unit.T
+        is_later, is_same = rows[:, None] < np.arange(len(unit)), people[rows][:, None] == people
+        same.append(cosine[is_later & is_same])
+        highest = np.concatenate([highest, cosine[is_later & ~is_same]])
+        if len(highest) > kept:
+            highest = -np.partition(-highest, kept)[:kept]
+    return Cosines(np.concatenate(same), highest, different)

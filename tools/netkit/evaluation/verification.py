@@ -2,7 +2,7 @@
 
 import glob
 import os
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from netkit.evaluation import protocol, streams
 from netkit.files import settle
 
 FARS = (1e-2, 1e-3, 1e-4)
-COLUMNS = ('set', 'pairs', 'accuracy', 'threshold', *(f'TAR at FAR {far:g}' for far in FARS), 'AUC', 'mean length')
+COLUMNS_OF_THRESHOLDS = ('set', 'FAR', 'cosine above', 'TAR')
 
 
 class Result(NamedTuple):
@@ -21,7 +21,8 @@ class Result(NamedTuple):
     set: str
     pairs: int
     accuracy: protocol.Accuracy
-    tars: Dict[float, Optional[float]]  # TAR at each of FARS; None where the pairs are too few
+    tars: Dict[float, Optional[float]]  # TAR at each FAR; None where the pairs are too few
+    thresholds: List[Optional[protocol.Threshold]]  # at each FAR, without mirror images, as applications embed
     auc: float
     length: float  # mean length of the embeddings before normalisation, insightface's XNorm
     roc: protocol.Roc
@@ -41,7 +42,12 @@ def sets_in(folder, names=None):
     return {name: found[name] for name in names} if names else found
 
 
-def evaluate(engine, name, path):
+def columns(fars):
+    """Return the titles of the columns of `texts_of`."""
+    return ('set', 'pairs', 'accuracy', 'threshold', *(f'TAR at FAR {far:g}' for far in fars), 'AUC', 'mean length')
+
+
+def evaluate(engine, name, path, fars=FARS):
     """Return the Result of a verification set; raises UserError for files that are none, and for too few pairs."""
     pairs = PairSet(path, engine.image_shape)
     embeddings = streams.run(engine, pairs.image, 2 * len(pairs), name, mirror=True)
@@ -54,12 +60,13 @@ def evaluate(engine, name, path):
         accuracy = protocol.accuracy(distance, pairs.same)
     except ValueError as error:
         raise UserError(f'{path}: {error}')
-    tars = {far: roc.tar_at(far) for far in FARS}
-    return Result(name, len(pairs), accuracy, tars, roc.auc, length, roc)
+    tars = {far: roc.tar_at(far) for far in fars}
+    thresholds = protocol.thresholds(protocol.cosines_of_pairs(embeddings[:, 0], pairs.same), fars)
+    return Result(name, len(pairs), accuracy, tars, thresholds, roc.auc, length, roc)
 
 
 def texts_of(result):
-    """Return the texts of a Result, for the table with COLUMNS."""
+    """Return the texts of a Result, for the table with `columns`."""
     mean, deviation, threshold = result.accuracy
     tars = ('–' if tar is None else f'{tar:.5f}' for tar in result.tars.values())
     return (
@@ -73,6 +80,19 @@ def texts_of(result):
     )
 
 
+def texts_of_thresholds(name, fars, thresholds):
+    """Return the rows of Thresholds, for the table with COLUMNS_OF_THRESHOLDS."""
+    return [
+        (name, f'{far:g}', *((f'{found.cosine:.4f}', f'{found.tar:.5f}') if found else ('–', '–')))
+        for far, found in zip(fars, thresholds)
+    ]
+
+
+def too_few(different):
+    """Return a sentence for a set that has too few pairs of different people."""
+    return f'–: {different:,} pairs of different people say nothing about rates below 1/{different:,}'
+
+
 def as_json(results):
     """Return {label: [Result, …]} as a list that can be written as JSON."""
     return [
@@ -84,6 +104,7 @@ def as_json(results):
             'deviation': result.accuracy.deviation,
             'threshold': result.accuracy.threshold,
             'tar': {f'{far:g}': tar for far, tar in result.tars.items()},
+            'thresholds': [threshold and threshold._asdict() for threshold in result.thresholds],
             'auc': result.auc,
             'mean_length': result.length,
         }
