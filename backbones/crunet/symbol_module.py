@@ -158,8 +158,10 @@ class SymbolModule(nn.Module):
         segment = self._segments[number]
         if self.using_checkpoint != 'torch':
             parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
-            # FSDP2 gives a layer other parameters while it is called than it has here, where they are in shards.
-            if not any(hasattr(parameter, 'full_tensor') for parameter in parameters):
+            # FSDP2 gives a layer other parameters while it is called than it has here, where they are in shards; the
+            # layers of DataParallel's replicas have tensors instead.
+            is_whole = not getattr(self, '_is_replica', False)
+            if is_whole and not any(hasattr(parameter, 'full_tensor') for parameter in parameters):
                 return Recomputed.apply(self, number, *given, *parameters)
         options = {'use_reentrant': False, 'preserve_rng_state': False}
         if not torch.compiler.is_compiling():  # which itself moves the statistics once, and takes no contexts

@@ -84,6 +84,36 @@ def test_recomputed_maps_are_counted_once():
     assert {int(norm.num_batches_tracked) for norm in norms(module)} == {1}
 
 
+def replica_of(module):
+    """Return what `torch.nn.parallel.replicate` makes of a module for another GPU, on the CPU."""
+    layers = list(module.modules())
+    copies = {layer: layer._replicate_for_data_parallel() for layer in layers}
+    for layer, copied in copies.items():
+        for name, child in layer._modules.items():
+            setattr(copied, name, copies[child])
+        for name, parameter in layer._parameters.items():
+            if parameter is None:
+                copied._parameters[name] = None
+            else:
+                setattr(copied, name, parameter.view_as(parameter))
+        for name, buffer in layer._buffers.items():
+            setattr(copied, name, buffer)
+    return copies[module]
+
+
+@pytest.mark.parametrize('memonger', [False, True, 'torch'])
+def test_gradients_of_a_replica_of_data_parallel(memonger):
+    """Its layers have tensors in place of parameters."""
+    gradients = []
+    for make in (lambda module: module, replica_of):
+        module = symbol_torch.get_model(NARROW['cru56'] + f',memonger={memonger}', num_features=24, dropout=0.0).train()
+        module.load_state_dict(network('cru56').state_dict())
+        make(module)(images()).square().sum().backward()
+        gradients.append({name: of.grad for name, of in module.named_parameters() if of.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
 def test_on_the_device_that_is_asked_for():
     with torch.device('meta'):
         module = network()
