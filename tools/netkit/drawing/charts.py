@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from netkit.graph.naming import HEAD, STEM
 
 STYLES = ('-', '--', ':', '-.')  # of verification sets; runs have colours
 SMOOTHED = 200  # points; longer curves are smoothed
+LONGEST = 90  # characters of a line of a label
 
 
 def draw_sharing(title, units):
@@ -113,19 +115,20 @@ def labels(paths):
 
 def draw_roc(curves):
     """Return a figure of ROC curves on a logarithmic axis of the false accept rate; `curves` is {label: Roc}."""
-    figure = new_figure(7, 5)
+    figure = new_figure(7, 5 + 0.2 * len(curves))
+    figure.set_layout_engine('constrained')
     panel = figure.subplots()
     for label, curve in curves.items():
         shown = curve.far > 0
-        panel.plot(
-            curve.far[shown], curve.tar[shown], drawstyle='steps-post', linewidth=1.4, label=re.sub('^_', './_', label)
-        )
+        label = textwrap.fill(re.sub('^_', './_', label), LONGEST, break_on_hyphens=False)
+        panel.plot(curve.far[shown], curve.tar[shown], drawstyle='steps-post', linewidth=1.4, label=label)
     panel.set_xscale('log')
+    panel.xaxis.set_major_formatter('{x:g}')  # the scale's own writes powers in TeX, which is off here
+    panel.xaxis.set_minor_formatter('')
     panel.set_xlim(right=1)
     panel.set_ylim(0, 1.01)
     panel.set_xlabel('false accept rate')
     panel.set_ylabel('true accept rate')
     panel.grid(alpha=0.3, which='both')
-    panel.legend(loc='lower right', fontsize=8)
-    figure.set_layout_engine('tight')
+    figure.legend(loc='outside lower left', fontsize=8)
     return figure

@@ -21,6 +21,8 @@ def size_text(shape):
 
 def number_text(number):
     """Return a number of parameters as short text: 1.2 M."""
+    if number < 1e3:
+        return str(number)
     return f'{number / 1e6:.1f} M' if number >= 1e6 else f'{number / 1e3:.0f} k'
 
 
