@@ -22,7 +22,7 @@ from netkit.data.samples import samples
 from netkit.deploy import triton
 from netkit.deploy.compare import TOLERANCES, Different
 from netkit.deploy.exporting import Form, export_model, export_symbol
-from netkit.deploy.int8 import CALIBRATION, HELD_OUT, MIN_COSINE, SCHEMES, Promise
+from netkit.deploy.int8 import CALIBRATION, HELD_OUT, MIN_CENTRED, MIN_COSINE, SCHEMES, Promise, quantise
 from netkit.deploy.plain import cut
 from netkit.errors import UserError
 from netkit.evaluation import verification
@@ -50,6 +50,12 @@ def parse_args(argv=None):
         type=file_prefix,
         metavar='PREFIX',
         help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx',
+    )
+    parser.add_argument(
+        '--onnx-in',
+        metavar='FILE.onnx',
+        help='quantise this file, of any face recogniser, instead of a checkpoint: with --precision int8; it keeps the '
+        'normalisation that it has, or has not',
     )
     folding = parser.add_mutually_exclusive_group()
     folding.add_argument(
@@ -85,8 +91,12 @@ def parse_args(argv=None):
     add_int8(parser)
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
-    if not args.model and (args.fold_bn or args.onnx or args.image):
+    if not args.model and not args.onnx_in and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; name a --model')
+    if args.onnx_in:
+        if args.precision != INT8 or any((args.model, args.network, args.fold_bn is not None, args.image, args.triton)):
+            parser.error('--onnx-in is for --precision int8 of the file as it is, without other options of networks')
+        args.onnx = True
     if not args.onnx and (args.batch or args.triton or args.precision != 'float32'):
         parser.error("--batch, --precision and --triton are the ONNX file's; add --onnx")
     if args.triton and args.batch:
@@ -130,21 +140,33 @@ def add_int8(parser):
         help=f'smallest cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA, a quarter of it '
         'where it has fewer than all those',
     )
+    group.add_argument(
+        '--min-centred-cosine',
+        type=number(-1, 1),
+        default=MIN_CENTRED,
+        help='the same, of embeddings less the mean embedding in float',
+    )
     group.add_argument('--verify', metavar='FILE.bin', help='measure the accuracy on this verification set too')
     group.add_argument('--max-drop', type=number(0, 100), default=0.3, help='points that the accuracy may fall')
 
 
-def promise_of(args, target):
-    """Return the Promise of an ONNX file in int8; None for another precision."""
+def promise_of(args, image_shape, normalised=lambda images: images):
+    """Return the Promise of an ONNX file in int8, which takes `normalised` images; None for another precision."""
     if args.precision != INT8:
         return None
-    calibration, held_out = samples(args.calibration, target.image_shape, args.calibration_images, HELD_OUT, args.seed)
+    faces = samples(args.calibration, image_shape, args.calibration_images, HELD_OUT, args.seed)
 
     def accuracy(path):
-        engine = OnnxEngine(path, args.batch or BATCH, target.image_shape)
+        engine = OnnxEngine(path, args.batch or BATCH, image_shape)
         return 100 * verification.evaluate(engine, os.path.basename(args.verify), args.verify).accuracy.mean
 
-    return Promise(calibration, held_out, args.min_cosine, args.max_drop, accuracy if args.verify else None)
+    return Promise(
+        *map(normalised, faces),
+        min_cosine=args.min_cosine,
+        min_centred=args.min_centred_cosine,
+        max_drop=args.max_drop,
+        accuracy=accuracy if args.verify else None,
+    )
 
 
 def export(args, target, prefix):
@@ -158,7 +180,29 @@ def export(args, target, prefix):
         return {}, None, None
     pixels = read_image(args.image, *target.image_shape[:2]) if args.image else None
     form = Form(args.fold_bn, args.onnx, args.batch, args.precision, args.int8_for)
-    return export_model(form, target._replace(symbol=symbol), pixels, prefix, promise_of(args, target))
+    promise = promise_of(args, target.image_shape)
+    return export_model(form, target._replace(symbol=symbol), pixels, prefix, promise)
+
+
+def quantise_file(args):
+    """Quantise the ONNX file of --onnx-in; return the exit status."""
+    from netkit.deploy import foreign  # which imports onnx, for a second
+
+    folder, name = os.path.split(os.path.abspath(args.output))
+    keep_inputs([args.output + '.onnx'], [args.onnx_in, args.calibration, args.verify])
+    given = OnnxEngine(args.onnx_in, args.batch or BATCH, args.image_size)
+    promise = promise_of(args, given.image_shape, given.normalised)
+    with new_files(folder) as scratch:
+        path = os.path.join(scratch, name + '.onnx')
+        foreign.ready(args.onnx_in, path)
+        quantised = quantise(path, scratch, promise, given.fixed, args.int8_for)
+        if OnnxEngine(path, BATCH).is_raw != given.is_raw:
+            raise UserError(f'{args.onnx_in}: the nodes by which insightface knows its normalisation would be lost')
+        size = os.path.getsize(path)
+    report.show('written', ('file', 'bytes'), [(args.output + '.onnx', f'{size:,}')])
+    print('It takes ' + ('raw images.' if given.is_raw else 'images in (x - 127.5) / 127.5, as --onnx-in does.'))
+    report_int8(quantised)
+    return 0
 
 
 def file_rows(scratch, folder, results):
@@ -199,7 +243,8 @@ def report_int8(quantised):
     drop = '' if outcome.drop is None else f'; accuracy {0 - outcome.drop:+.2f} points'  # not -0.00
     print(
         f'{quantised.layers - len(quantised.left)} of {quantised.layers} layers in int8; against float32, on other '
-        f'faces: smallest cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}{drop}'
+        f'faces: smallest cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}, smallest from the mean embedding '
+        f'{outcome.centred:.4f}{drop}'
     )
     if quantised.left:
         report.show(
@@ -209,8 +254,19 @@ def report_int8(quantised):
         )
 
 
+def refused(error):
+    """Say that a file is not what the network is; return the exit status."""
+    sys.stderr.write(f'export.py: {error}; nothing was written\n')
+    return 1
+
+
 def main():
     args = parse_args()
+    if args.onnx_in:
+        try:
+            return quantise_file(args)
+        except Different as error:
+            return refused(error)
     folder, name = os.path.split(os.path.abspath(args.output))
     name += FOLDED * bool(args.fold_bn and not name.endswith(FOLDED))
     prefix = os.path.join(folder, name)
@@ -230,8 +286,7 @@ def main():
             if repository:
                 triton.write(repository, name, os.path.join(scratch, name + '.onnx'))
     except Different as error:
-        sys.stderr.write(f'export.py: {error}; nothing was written\n')
-        return 1
+        return refused(error)
     report.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
     if results:
         print('Differences are from the network as it was trained, as a share of the range of its values.')

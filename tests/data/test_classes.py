@@ -68,6 +68,24 @@ def test_the_first_of_several_labels_is_the_class(tmp_path):
     assert ClassImages(path).labels.tolist() == [1, 0]
 
 
+def test_folders_without_images_and_images_that_are_none(tmp_path):
+    with pytest.raises(UserError, match='has no subfolders with images'):
+        ClassImages(str(tmp_path))
+    shapes.write(str(tmp_path), images=1, seed=0)
+    (tmp_path / 'zero').mkdir()
+    found = ClassImages(str(tmp_path))
+    assert found.classes == 11 and len(found) == 10 and found.names[-1] == 'zero'
+    (tmp_path / 'bar' / '0.png').write_text('nope')
+    number = found.files.index(str(tmp_path / 'bar' / '0.png'))
+    with pytest.raises(UserError, match='bar/0.png is not readable as an image'):
+        found.picture(number)
+    with pytest.raises(UserError, match='train.rec: record 1 is not readable as an image'):
+        ClassImages(write(tmp_path / 'train.rec', [0, 1])).picture(1)
+    (tmp_path / 'train.classes.json').mkdir()
+    with pytest.raises(UserError, match=r'train\.classes\.json is no list of names'):
+        ClassImages(str(tmp_path / 'train.rec'))
+
+
 @pytest.mark.parametrize(
     'content, words',
     [
@@ -76,6 +94,7 @@ def test_the_first_of_several_labels_is_the_class(tmp_path):
         ('[1]', 'is no list of names'),
         ('[', 'is no list of names'),
         ('["a"]', 'has 1 names, and .*train.rec labels of 2 classes; they do not belong together'),
+        ('["a", "b", "c"]', 'has 3 names, and .*train.rec labels of 2 classes; they do not belong together'),
     ],
 )
 def test_names_that_do_not_belong_to_the_records(tmp_path, content, words):

@@ -88,6 +88,7 @@ def in_int8(path):
 
 def run(run_tool, model, faces, output, *options):
     words = ['--model', model, '--image-size', f'{SIDE},{SIDE}', '--fold-bn', '--onnx', '--precision', 'int8']
+    options = ['--min-centred-cosine', '-1', *options]  # of random weights there is none to keep
     return run_tool(export, *words, '--calibration', faces, '--output', str(output), *options)
 
 
@@ -105,6 +106,9 @@ def test_all_layers_if_the_promise_allows(run_tool, model, faces, in_float, tmp_
     assert len(calibration) == 18 and len(others) == 6
     found = cosines(embeddings(path, others), embeddings(in_float, others))
     assert f'smallest cosine {found.min():.4f}, mean {found.mean():.4f}' in out
+    middle = embeddings(in_float, others).mean(axis=0)
+    centred = cosines(embeddings(path, others) - middle, embeddings(in_float, others) - middle).min()
+    assert f'smallest from the mean embedding {centred:.4f}' in out and centred < found.min()
     # Seven bits: a sum of two products of eight bits fits 16.
     weights = [numpy_helper.to_array(array) for array in onnx.load(path).graph.initializer]
     weights = [array for array in weights if array.dtype == np.int8 and array.ndim > 1]
@@ -122,7 +126,7 @@ def test_the_option_chooses_the_machine(run_tool, model, faces, tmp_path):
 
 @pytest.fixture(scope='module')
 def quantiser(in_float, faces, tmp_path_factory):
-    promise = int8.Promise(*samples(faces, SHAPE, 300, 100), min_cosine=0.9, max_drop=0.3)
+    promise = int8.Promise(*samples(faces, SHAPE, 300, 100), min_cosine=0.9, min_centred=0.5, max_drop=0.3)
     return int8.Quantiser(in_float, str(tmp_path_factory.mktemp('scratch')), promise)
 
 
@@ -167,6 +171,17 @@ def test_as_few_layers_in_float_as_the_promise_needs(quantiser, costs, in_float,
 
 
 @pytest.mark.usefixtures('known_costs')
+def test_the_cosine_from_the_mean_embedding_is_a_promise_too(run_tool, model, faces, tmp_path, in_float):
+    options = ['--min-cosine', '0', '--min-centred-cosine', '0.9']
+    code, out, err = run(run_tool, model, faces, tmp_path / 'x', *options)
+    assert code == 0 and 'layers that stay in float' in out, err
+    _, others = samples(faces, SHAPE, 300, 100)
+    expected = embeddings(in_float, others)
+    found = embeddings(str(tmp_path / 'x-folded.onnx'), others) - expected.mean(axis=0)
+    assert cosines(found, expected - expected.mean(axis=0)).min() > 0.9
+
+
+@pytest.mark.usefixtures('known_costs')
 def test_a_promise_that_cannot_be_kept(run_tool, model, faces, tmp_path):
     code, _, err = run(run_tool, model, faces, tmp_path / 'out' / 'x', '--min-cosine', '1')
     assert code == 1 and 'does not keep a smallest cosine of 1' in err and 'costliest layers in float' in err
@@ -204,6 +219,91 @@ def test_the_accuracy_is_measured_on_the_set_that_is_named(run_tool, model, face
     options = ['--min-cosine', '0.3', '--verify', os.path.join(faces, 'pairs.bin'), '--max-drop', '100']
     code, out, err = run(run_tool, model, faces, tmp_path / 'x', *options)
     assert code == 0 and '; accuracy ' in out and ' points' in out, err
+
+
+# ------------------------------------------------------------------------------------ files of anybody
+
+
+def as_insightface_has_them(path, target, is_raw=False, folded=True):
+    """Write an ONNX file like those of insightface's packs: opset 11, other names, images as its client gives them."""
+    graph = onnx.load(path).graph
+    nodes, renamed = list(graph.node), {'data': 'input.1', 'fc1': '683'}
+    if not is_raw:
+        nodes, renamed = nodes[2:], {**renamed, 'Sub_data': 'input.1'}
+    for number, node in enumerate(nodes):
+        if not is_raw or number > 1:
+            node.name = ''
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                names[place] = renamed.get(name, name)
+    arrays = [array for array in graph.initializer if is_raw or not array.name.startswith('data_')]
+    if not folded:  # a BatchNorm that onnxruntime can fold into the layer before it
+        at = next(place for place, node in enumerate(nodes) if node.op_type == 'Conv')
+        width = next(array.dims[0] for array in arrays if array.name == nodes[at].input[1])
+        end, nodes[at].output[0] = nodes[at].output[0], 'in front'
+        values = dict(scale=2.0, shift=0.5, mean=0.1, variance=1.5)
+        arrays += [numpy_helper.from_array(np.full(width, of, np.float32), name) for name, of in values.items()]
+        nodes.insert(at + 1, onnx.helper.make_node('BatchNormalization', ['in front', *values], [end]))
+    make, floats = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    ends = (
+        make('input.1', floats, [None, 3, SIDE, SIDE]),
+        make('683', floats, [None, graph.output[0].type.tensor_type.shape.dim[1].dim_value]),
+    )
+    new = onnx.helper.make_graph(nodes, 'r', ends[:1], ends[1:], arrays)
+    model = onnx.helper.make_model(new, opset_imports=[onnx.helper.make_opsetid('', 11)], ir_version=6)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize('is_raw, folded', [(False, True), (True, True), (False, False)])
+def test_a_file_of_anybody(run_tool, in_float, faces, tmp_path, is_raw, folded):
+    given = as_insightface_has_them(in_float, str(tmp_path / 'w600k.onnx'), is_raw, folded)
+    options = ['--precision', 'int8', '--calibration', faces, '--min-cosine', '0.3', '--min-centred-cosine', '-1']
+    options += [
+        '--verify',
+        os.path.join(faces, 'pairs.bin'),
+        '--max-drop',
+        '100',
+        '--output',
+        str(tmp_path / 'out' / 'x'),
+    ]
+    code, out, err = run_tool(export, '--onnx-in', given, *options)
+    assert code == 0, err
+    assert ('It takes raw images' if is_raw else 'It takes images in (x - 127.5) / 127.5') in out
+    assert os.listdir(str(tmp_path / 'out')) == ['x.onnx'] and '; accuracy ' in out
+    path = str(tmp_path / 'out' / 'x.onnx')
+    quantised, layers = in_int8(path)
+    assert quantised == layers and len(layers) > 50 and f'{len(layers)} of {len(layers)} layers' in out
+    _, others = samples(faces, SHAPE, 300, 100)
+    data = others.astype(np.float32) if is_raw else ((others - 127.5) / 127.5).astype(np.float32)
+    sessions = [onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider']) for file in (given, path)]
+    assert [end.name for end in sessions[1].get_inputs()] == ['input.1']
+    expected, found = (session.run(None, {'input.1': data})[0] for session in sessions)
+    assert f'smallest cosine {cosines(found, expected).min():.4f}' in out
+    assert np.ptp(expected) > 0 and cosines(found, expected).min() > 0.5
+    names = [node.name for node in onnx.load(path).graph.node[:8]]
+    assert any(name.startswith('Sub') for name in names) == any(name.startswith('Mul') for name in names) == is_raw
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ([], '--onnx-in is for --precision int8'),
+        (['--precision', 'float16'], '--onnx-in is for --precision int8'),
+        (['--precision', 'int8'], 'add --calibration DATA'),
+        (['--precision', 'int8', '--calibration', '{faces}', '--fold-bn'], 'without other options of networks'),
+        (['--precision', 'int8', '--calibration', '{faces}', '--onnx-in', '{faces}/00.png'], 'is not an ONNX file'),
+        (['--precision', 'int8', '--calibration', '{faces}', '--output', '{file}'], 'name another'),
+    ],
+)
+def test_wrong_options_for_a_file_of_anybody(run_tool, in_float, faces, tmp_path, options, words):
+    options = [option.format(faces=faces, file=in_float[: -len('.onnx')]) for option in options]
+    words_ = ['--onnx-in', in_float, '--output', str(tmp_path / 'x'), *options]
+    before = open(in_float, 'rb').read()
+    code, _, err = run_tool(export, *words_)
+    assert code == 2 and words in err and len(err.splitlines()) == 1, err
+    assert open(in_float, 'rb').read() == before and not os.listdir(str(tmp_path))
 
 
 # -------------------------------------------------------------------------------------------------- faces
@@ -280,7 +380,7 @@ def test_few_images_are_enough_for_the_ranges(run_tool, model, faces, tmp_path, 
 def test_all_images_give_ranges():
     """Also those that do not fill a batch."""
     images = np.arange(5).reshape(5, 1, 1, 1)
-    reader, seen = int8._Reader(images, 4), []
+    reader, seen = int8._Reader('data', images, 4), []
     while (batch := reader.get_next()) is not None:
         assert batch['data'].shape == (4, 1, 1, 1) and batch['data'].dtype == np.float32
         seen += batch['data'].ravel().astype(int).tolist()

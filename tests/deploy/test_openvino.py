@@ -51,7 +51,8 @@ def exported(name, folder, machine=None, side=SIDE):
     save_onnx(path, *fold(plain(Graph.of(symbol)), parameters)[:2], (side, side, 3), None, 'float32')
     if machine is None:
         return path, None
-    promise = int8.Promise(images(4, side=side), images(8, seed=2, side=side), min_cosine=-1, max_drop=0)
+    faces = images(4, side=side), images(8, seed=2, side=side)
+    promise = int8.Promise(*faces, min_cosine=-1, min_centred=-1, max_drop=0)
     return path, int8.quantise(path, str(folder), promise, machine=machine)
 
 

@@ -170,6 +170,8 @@ class Learner:
     def _compare(self):
         """Raise UserError where the validation set does not fit the training set, or the processes."""
         path, names, known = self.validation.path, self.validation.names, self.train.names
+        if self.train.classes < 2:
+            raise UserError(f'{self.train.path} has one class, and two are needed')
         if self.validation.classes > self.train.classes:
             raise UserError(f'{path} has {self.validation.classes} classes, {self.train.path} {self.train.classes}')
         if names and known and names != known:
@@ -327,19 +329,26 @@ def learn(run):
     with processes() as among:
         learner = Learner(run, among)
         start = learner.restore()
-        if start >= run.recipe.epochs and among.rank == 0:
-            print(f'{learner.path} has {start} epochs: the run is finished')
         is_first, length = among.rank == 0, len(learner.loader)
+        if start >= run.recipe.epochs:
+            errors = learner.measure()
+            if is_first:
+                print(f'{learner.path} has {start} epochs: the run is finished, {accuracies(errors)}')
         last = run.recipe.epochs * length
         writer = Writer(os.path.join(run.output, LOG), last, length, goes_on=start > 0) if is_first else None
         with writer or contextlib.nullcontext():
             for epoch in range(start, run.recipe.epochs):
                 with of_workers():
                     learner.epoch(epoch, writer)
+                if is_first:  # before it is measured: an image that cannot be read does not cost the epoch
+                    learner.save(epoch + 1)
                 errors = learner.measure()
                 if is_first:
                     for k, error in errors.items():
                         writer.measured((epoch + 1) * length, f'top-{k}', 1 - error)
-                    learner.save(epoch + 1)
-                    tops = ', '.join(f'top-{k} {1 - error:.4f}' for k, error in errors.items())
-                    print(f'epoch {epoch}: {tops}', flush=True)
+                    print(f'epoch {epoch}: {accuracies(errors)}', flush=True)
+
+
+def accuracies(errors):
+    """Return {k: error} as a text."""
+    return ', '.join(f'top-{k} {1 - error:.4f}' for k, error in errors.items())

@@ -5,7 +5,6 @@ import os
 import numpy as np
 
 from netkit._mxnet import mx
-from netkit.graph.naming import EMBEDDING
 from netkit.onnx_session import open_session
 
 # Largest allowed difference of embeddings, as a share of the range of their values.
@@ -38,8 +37,8 @@ def compute(symbol, parameters, images):
 def compute_onnx(path, images, batch, optimised=True):
     """Return the output of an ONNX file for images in onnxruntime, in batches of `batch` (None: all at once)."""
     session = open_session(path, optimised=optimised)
-    parts = in_batches(images, batch or len(images))
-    return np.concatenate([session.run([EMBEDDING], {'data': part})[0] for part in parts])[: len(images)]
+    (given,), parts = session.get_inputs(), in_batches(images, batch or len(images))
+    return np.concatenate([session.run(None, {given.name: part})[0] for part in parts])[: len(images)]
 
 
 def in_batches(images, batch):

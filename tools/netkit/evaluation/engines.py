@@ -91,15 +91,19 @@ class OnnxEngine(Engine):
         sizes = height, width
         if not all(isinstance(side, int) for side in sizes):
             sizes = (image_shape or (112, 112, 3))[:2]
-        super().__init__(path, (*sizes, 3), images if isinstance(images, int) else batch)
+        self.fixed = images if isinstance(images, int) else None  # the only number of images that the file takes
+        super().__init__(path, (*sizes, 3), self.fixed or batch)
         self.is_raw = all(any(name.startswith(known) for name in names) for known in SELF_NORMALISING)
         self.session = session
 
+    def normalised(self, images):
+        """Return raw images as the file takes them."""
+        return images if self.is_raw else (np.float32(images) - np.float32(MEAN)) / np.float32(STD)
+
     def run(self, images):
         """Return the outputs for exactly `batch` images."""
-        data = images if self.is_raw else (images - np.float32(MEAN)) / np.float32(STD)
         try:
-            (output,) = self.session.run(None, {self.input: data})
+            (output,) = self.session.run(None, {self.input: self.normalised(images)})
         except Exception as error:  # onnxruntime has many for networks that cannot be computed
             raise UserError(f'onnxruntime cannot compute {self.label}: {reason(error)}')
         return output.reshape(len(output), -1)

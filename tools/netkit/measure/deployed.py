@@ -12,7 +12,7 @@ from netkit._mxnet import mx
 from netkit.deploy.compare import cosines, in_batches
 from netkit.deploy.exporting import save_onnx
 from netkit.deploy.fold import fold
-from netkit.deploy.int8 import MIN_COSINE, Promise, quantise
+from netkit.deploy.int8 import MIN_CENTRED, MIN_COSINE, Promise, quantise
 from netkit.deploy.plain import plain
 from netkit.graph.nodes import Graph
 from netkit.measure.mxnet_engine import Floor, Step, wait
@@ -64,8 +64,8 @@ class Deployed:
         noise = np.random.RandomState(0).randint(0, 256, (2 * NOISE, *shape[1:]))
         ranges, others = subject.faces or (noise[:NOISE], noise[NOISE:])
         # Random weights keep nothing: the last BatchNorm makes much of the little in which images of noise differ.
-        least = MIN_COSINE if subject.faces else -1
-        self.quantised = quantise(self.in_int8, scratch, Promise(ranges, others, least, 0))
+        cosine, centred = (MIN_COSINE, MIN_CENTRED) if subject.faces else (-1.0, -1.0)
+        self.quantised = quantise(self.in_int8, scratch, Promise(ranges, others, cosine, centred, 0))
 
     def forms(self, batch):
         """Return {form: step} for `batch` images at a time; a step has `run(images)`, the floor apart."""
