@@ -7,6 +7,7 @@
 # make test-torch tests the networks as PyTorch modules, and in arcface_torch (installs PyTorch, 4.5 GB; five minutes)
 # make test-torch-newest tests them with the newest PyTorch, timm and torchao (installs 5.8 GB; Python 3.11 to 3.13)
 # make test-openvino tests the package insightface with OpenVINO as its provider (installs it, 0.9 GB; half a minute)
+# make test-engines compares onnxsim, OpenCV, ncnn, MNN, TFLite, onnxruntime-web and more (3.3 GB; a quarter of an hour)
 # make bench   times cru116 and att92 and plans the memory of all networks (about a quarter of an hour on two cores)
 # make pictures   draws the pictures of README.md and docs/ (about four minutes on two cores)
 # make host-env    makes .venv-host, in which insightface's own MXNet trainers run on a CPU (half a minute)
@@ -39,7 +40,7 @@ NEWEST_PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
 install = $(1)/bin/python tools/extras.py $(2) > $(1)/wanted.txt && \
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(1)/wanted.txt
 
-.PHONY: help demo lint format test test-torch test-torch-newest test-openvino test-all bench pictures mutants fuzz host-env test-host check-gpu check-gpu-install clean
+.PHONY: help demo lint format test test-torch test-torch-newest test-openvino test-engines test-all bench pictures mutants fuzz host-env test-host check-gpu check-gpu-install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -89,6 +90,19 @@ test-openvino: .venv/installed
 	$(call install,$$made,openvino) && \
 	$$made/bin/python -m pip install --quiet --disable-pip-version-check --no-deps insightface==2.1 && \
 	OPENVINO_PYTHON=$$made/bin/python $(RUN) -m pytest tests/deploy/test_openvino.py -k provider
+
+# Engines that take our ONNX file; onnxruntime-web runs in node.
+test-engines: .venv/installed .venv-engines/installed
+	$(RUN) benchmarks/engines.py --python .venv-engines/bin/python $(ARGS)
+
+.venv-engines/installed: pyproject.toml constraints.txt
+	@command -v npm >/dev/null 2>&1 || { echo "this wants node and npm (Debian: apt-get install nodejs npm)" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv-engines
+	$(call install,.venv-engines,engines)
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pnnx==20261020 insightface==2.1
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-engines/opencv5 opencv-python-headless==5.0.0.93
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix .venv-engines/node onnxruntime-web@1.30.0
+	@touch $@
 
 test-all: .venv/installed
 	ALL_DEPTHS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
@@ -157,4 +171,4 @@ check-gpu-install: .venv/installed
 	$(RUN) tools/measure.py install
 
 clean:
-	rm -rf .venv .venv-gpu .venv-gpu-mxnet .venv-host .venv-newest .venv-torch out
+	rm -rf .venv .venv-engines .venv-gpu .venv-gpu-mxnet .venv-host .venv-newest .venv-torch out

@@ -181,3 +181,75 @@ def test_the_hosts_programs(host, faces, size, tmp_path):
     assert (
         'Extra-GFLOPs' not in output and float(re.search(r'([\d.]+) GFLOPs', output)[1]) > 0
     )  # its counter sees the layers
+
+
+def write_ijb(folder):
+    """Write a miniature of IJB-C, three lists and 12 pictures of four people; return the faces, (12, 3, 112, 112).
+
+    Its landmarks are the host's own, moved by whole pixels, so that aligning crops the pictures.
+    """
+    import numpy as np
+    from PIL import Image
+
+    points = np.array(
+        [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
+    )
+    points = points + [8, 0] + 15
+    for name in ('meta', 'loose_crop'):
+        os.makedirs(os.path.join(folder, name))
+    noise, faces, lists = np.random.RandomState(9), [], {'name_5pts_score': [], 'face_tid_mid': []}
+    for number in range(12):
+        pixels = np.random.RandomState(number // 3).randint(20, 230, (8, 8, 3)) + noise.randint(-19, 20, (8, 8, 3))
+        path = os.path.join(folder, 'loose_crop', f'{number}.png')
+        Image.fromarray(pixels.astype(np.uint8)).resize((150, 150)).save(path)
+        faces.append(np.asarray(Image.open(path))[15:127, 15:127].transpose(2, 0, 1))
+        landmarks = ' '.join(f'{value:.4f}' for value in points.ravel())
+        lists['name_5pts_score'].append(f'{number}.png {landmarks} {0.9 + number / 200}')
+        lists['face_tid_mid'].append(f'{number}.png {number + 1} {number + 1}')
+    lists['template_pair_label'] = [f'{a + 1} {b + 1} {a // 3 == b // 3:d}' for a in range(12) for b in range(a)]
+    for name, lines in lists.items():
+        with open(os.path.join(folder, 'meta', f'ijbc_{name}.txt'), 'w') as file:
+            file.write('\n'.join(lines) + '\n')
+    return np.array(faces, np.float32)
+
+
+@pytest.mark.skipif(not CHECKOUT, reason='needs INSIGHTFACE=/path/to/checkout')
+@pytest.mark.parametrize('host', ['INSIGHTFACE'], indirect=True)
+def test_the_hosts_evaluation_on_ijb_takes_our_files(host, tmp_path, monkeypatch):
+    """onnx_ijbc.py an ONNX file of tools/export.py, eval_ijbc.py the model.pt; against embeddings of our own module."""
+    import numpy as np
+
+    stand_ins = {  # for what they import and need little of
+        'insightface/data.py': 'import numpy\ndef get_image(name):\n    return numpy.zeros((112, 112, 3), numpy.uint8)\n',
+        'menpo/visualize/viewmatplotlib.py': 'def sample_colours_from_colourmap(count, name):\n    return ["red"] * count\n',
+    }
+    for path, text in stand_ins.items():
+        (tmp_path / 'packages' / path).parent.mkdir(parents=True)
+        (tmp_path / 'packages' / path).write_text(text)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'packages'))
+    name = f'{NARROW},emb_size=512'
+    module = get_model(name, num_features=512)
+    images = write_ijb(str(tmp_path / 'ijb'))
+    with torch.no_grad():
+        for _ in range(20):  # settles the statistics
+            module.train()(torch.tensor((images - 127.5) / 127.5))
+    (tmp_path / 'model').mkdir()
+    torch.save(module.state_dict(), str(tmp_path / 'model.pt'))
+    export = [os.path.join(ROOT, 'tools', 'export.py'), '--model', str(tmp_path / 'model.pt'), '--network', name]
+    command = [sys.executable, *export, '--onnx', '--output', str(tmp_path / 'model' / 'x')]
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+
+    views = torch.tensor((np.stack([images, images[..., ::-1]]) - 127.5) / 127.5)
+    with torch.no_grad():
+        embeddings = sum(module.eval()(view).double().numpy() for view in views)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    expected = [unit[a] @ unit[b] for a in range(12) for b in range(a)]
+    given = ['--image-path', str(tmp_path / 'ijb'), '--target', 'IJBC']
+    (output,) = run_script(host, 'onnx_ijbc.py', '--model-root', str(tmp_path / 'model'), *given)
+    assert 'IJBC.npy-IJBC' in output
+    found = np.load(str(tmp_path / 'model' / 'IJBC_result' / 'IJBC.npy'))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    model = ['--model-prefix', str(tmp_path / 'model.pt'), '--network', name, '--result-dir', str(tmp_path)]
+    run_script(host, 'eval_ijbc.py', *model, *given, '--job', 'x')
+    (path,) = glob.glob(str(tmp_path / '**' / 'x*.npy'), recursive=True) + glob.glob(str(tmp_path / 'x' / '*.npy'))
+    np.testing.assert_allclose(np.load(path), expected, atol=1e-3)
