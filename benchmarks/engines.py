@@ -63,7 +63,7 @@ def each(run):
 
 def called(*command):
     """Run a program and return what it prints; raise RuntimeError with its last words where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     if done.returncode:
         raise RuntimeError(f'{os.path.basename(command[0])} ended with {done.returncode}: {done.stderr.strip()[-200:]}')
     return done.stdout
@@ -338,7 +338,7 @@ def row(python, name, path, output):
         os.symlink(os.path.abspath(os.path.join(output, 'images.npy')), os.path.join(folder, 'images.npy'))
         command = [python, os.path.abspath(__file__), '--engine', name, os.path.abspath(path), folder]
         environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), THREADS=str(THREADS), TF_CPP_MIN_LOG_LEVEL='3')
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=environment, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]
         return (name, 'failed', last[:200], '', ''), False

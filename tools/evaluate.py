@@ -117,6 +117,10 @@ def imagenet(args):
 def embed(args):
     """Compute the embeddings of aligned faces."""
     paths = pictures_in(args.pictures)
+    if args.far:
+        if len(args.pictures) > 1 or not os.path.isdir(args.pictures[0]):
+            raise UserError('--far wants one folder, with a subfolder for each person')
+        people = embeddings.people_of(paths, args.pictures[0])
     if args.similar and len(paths) > SIMILAR and not args.far:
         raise UserError(
             f'--similar prints the cosines of {SIMILAR} pictures at most, and these are {len(paths)}; with --far it '
@@ -130,7 +134,7 @@ def embed(args):
         embeddings.save(args.output, paths, found)
         print(f'{len(paths)} embeddings of {found.shape[1]} numbers written into {args.output}')
     if args.far:
-        pairs = embeddings.cosines_by_folder(found, paths, max(args.far))
+        pairs = protocol.cosines_of_people(found, people, max(args.far))
         thresholds = protocol.thresholds(pairs, args.far)
         print(f'{len(pairs.same):,} pairs of the same person, {pairs.different:,} of different people')
         show_thresholds({engine.label: thresholds}, args.far, report.show)
@@ -211,6 +215,8 @@ def parse_args(argv=None):
         parser.error(f'say what to do: {", ".join(commands.choices)}')
     if args.command == 'embed' and not args.output and not args.similar:
         parser.error('name a file with --output, or ask for --similar')
+    if getattr(args, 'far', None):
+        args.far = list(dict.fromkeys(args.far))
     if args.command == 'embed' and args.far and not args.similar:
         parser.error('--far is for --similar')
     if args.command == 'faces' and args.published and args.json:

@@ -66,7 +66,11 @@ def parse_args(argv=None):
         f'PREFIX{FOLDED}-… and are for inference, not to be trained further',
     )
     folding.add_argument(
-        '--no-fold-bn', dest='fold_bn', action='store_false', help='keep the BatchNorms in the ONNX file too'
+        '--no-fold-bn',
+        dest='fold_bn',
+        action='store_false',
+        default=None,
+        help='keep the BatchNorms in the ONNX file too',
     )
     parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
     parser.add_argument(
@@ -94,7 +98,8 @@ def parse_args(argv=None):
     if not args.model and not args.onnx_in and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; name a --model')
     if args.onnx_in:
-        if args.precision != INT8 or any((args.model, args.network, args.fold_bn is not None, args.image, args.triton)):
+        others = args.model, args.network, args.image, args.triton, args.batch, args.fold_bn is not None
+        if args.precision != INT8 or any(others):
             parser.error('--onnx-in is for --precision int8 of the file as it is, without other options of networks')
         args.onnx = True
     if not args.onnx and (args.batch or args.triton or args.precision != 'float32'):

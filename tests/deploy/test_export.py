@@ -261,6 +261,12 @@ def test_the_normalisation_is_a_multiplication_and_then_a_subtraction(name):
     assert (constants['data_scale'] != 1).any() and (constants['data_shift'] != 0).any()
     data = images(2, 16)
     assert_same(run_onnx(model, data), compare.compute(symbol, parameters, data), 1e-5)
+    half = onnx_writer.in_half_precision(model)  # the same two, in float32, which has numbers that are nearly nothing
+    assert [node.name for node in half.graph.node[:3]] == ['Mul_data', 'Sub_data', 'Cast_data']
+    stored = {array.name: onnx.numpy_helper.to_array(array) for array in half.graph.initializer}
+    for name in ('data_scale', 'data_shift'):
+        assert stored[name].dtype == np.float32 and np.array_equal(stored[name], constants[name])
+    assert_same(run_onnx(half, data), compare.compute(symbol, parameters, data), 1e-2)
 
 
 def save_detector(path, points, side=128):

@@ -224,7 +224,7 @@ def test_the_accuracy_is_measured_on_the_set_that_is_named(run_tool, model, face
 # ------------------------------------------------------------------------------------ files of anybody
 
 
-def as_insightface_has_them(path, target, is_raw=False, folded=True):
+def as_insightface_has_them(path, target, is_raw=False, folded=True, constants=False, **saving):
     """Write an ONNX file like those of insightface's packs: opset 11, other names, images as its client gives them."""
     graph = onnx.load(path).graph
     nodes, renamed = list(graph.node), {'data': 'input.1', 'fc1': '683'}
@@ -249,16 +249,29 @@ def as_insightface_has_them(path, target, is_raw=False, folded=True):
         make('input.1', floats, [None, 3, SIDE, SIDE]),
         make('683', floats, [None, graph.output[0].type.tensor_type.shape.dim[1].dim_value]),
     )
+    if constants:  # as nodes
+        nodes = [onnx.helper.make_node('Constant', [], [array.name], value=array) for array in arrays] + nodes
+        arrays = []
     new = onnx.helper.make_graph(nodes, 'r', ends[:1], ends[1:], arrays)
     model = onnx.helper.make_model(new, opset_imports=[onnx.helper.make_opsetid('', 11)], ir_version=6)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, target)
+    onnx.save(model, target, **saving)
     return target
 
 
-@pytest.mark.parametrize('is_raw, folded', [(False, True), (True, True), (False, False)])
-def test_a_file_of_anybody(run_tool, in_float, faces, tmp_path, is_raw, folded):
-    given = as_insightface_has_them(in_float, str(tmp_path / 'w600k.onnx'), is_raw, folded)
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'is_raw': True},
+        {'folded': False},
+        {'folded': False, 'save_as_external_data': True, 'location': 'weights'},
+        {'constants': True},
+    ],
+    ids=str,
+)
+def test_a_file_of_anybody(run_tool, in_float, faces, tmp_path, changes):
+    given, is_raw = as_insightface_has_them(in_float, str(tmp_path / 'w600k.onnx'), **changes), 'is_raw' in changes
     options = ['--precision', 'int8', '--calibration', faces, '--min-cosine', '0.3', '--min-centred-cosine', '-1']
     options += [
         '--verify',
@@ -275,6 +288,9 @@ def test_a_file_of_anybody(run_tool, in_float, faces, tmp_path, is_raw, folded):
     path = str(tmp_path / 'out' / 'x.onnx')
     quantised, layers = in_int8(path)
     assert quantised == layers and len(layers) > 50 and f'{len(layers)} of {len(layers)} layers' in out
+    assert os.path.getsize(path) < 0.4 * os.path.getsize(in_float)
+    code, _, err = run_tool(export, '--onnx-in', path, *options[:-1], str(tmp_path / 'again'))
+    assert code == 2 and 'x.onnx is quantised already' in err
     _, others = samples(faces, SHAPE, 300, 100)
     data = others.astype(np.float32) if is_raw else ((others - 127.5) / 127.5).astype(np.float32)
     sessions = [onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider']) for file in (given, path)]

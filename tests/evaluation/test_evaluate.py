@@ -358,11 +358,11 @@ def test_thresholds_of_a_folder_of_people(folder, run_tool, tmp_path):
     rng, paths = np.random.RandomState(0), []
     for person in range(3):
         identity = faces.draw_identity(rng)
-        (tmp_path / str(person)).mkdir()
-        for number in range(4):
-            paths.append(str(tmp_path / str(person) / f'{number}.png'))
+        (tmp_path / str(person) / 'more').mkdir(parents=True)
+        for number in range(4):  # a folder within a folder is of the same person
+            paths.append(str(tmp_path / str(person) / ('more' if person == 1 and number > 1 else '') / f'{number}.png'))
             Image.fromarray(faces.draw_with_landmarks(identity, rng)[0]).save(paths[-1])
-    options = ['embed', str(folder / 'net') + ',1', str(tmp_path), '--similar', '--far', '0.25', '1e-3']
+    options = ['embed', str(folder / 'net') + ',1', str(tmp_path), '--similar', '--far', '0.25', '1e-3', '0.001']
     code, out, err = run_tool(evaluate, *options)
     assert code == 0, err
     embeddings = embeddings_by_mxnet(str(folder / 'net'), [np.asarray(Image.open(path)) for path in paths])
@@ -373,6 +373,11 @@ def test_thresholds_of_a_folder_of_people(folder, run_tool, tmp_path):
     assert float(row.split('│')[3]) == pytest.approx(different[-13] + 5e-5, abs=6e-5)
     assert '48 pairs of different people say nothing about rates below 1/48' in out
     assert '1.000' in out  # the matrix of a few pictures is there, too
+    Image.new('RGB', (112, 112)).save(str(tmp_path / 'x.png'))
+    code, _, err = run_tool(evaluate, *options)
+    assert code == 2 and 'x.png is in no subfolder, and --far wants one for each person' in err
+    code, _, err = run_tool(evaluate, *options[:2], paths[0], paths[1], *options[3:])
+    assert code == 2 and '--far wants one folder' in err
 
 
 def test_records_that_contain_the_magic_number(tmp_path):

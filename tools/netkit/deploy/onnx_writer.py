@@ -16,6 +16,7 @@ from netkit.graph.counts import shapes
 from netkit.graph.naming import EMBEDDING
 
 OPSET, IR_VERSION = 13, 7  # both came with onnx 1.8
+NORMALISING = 2  # nodes, the first
 HALF_MAX = float(np.finfo(np.float16).max)
 NEARLY_ONE, NEARLY_NOTHING = 1 + float(np.finfo(np.float32).eps), 1e-30  # of 0…255 in float32
 
@@ -55,11 +56,16 @@ def convert(graph, parameters, image_shape, batch=None):
 
 
 def in_half_precision(model):
-    """Return an ONNX model with float16 inside; `data` and `fc1` stay float32. Raises UserError for larger weights."""
+    """Return an ONNX model with float16 behind its normalisation; `data` and `fc1` stay float32.
+
+    Raises UserError for larger weights.
+    """
     half = onnx.ModelProto()
     half.CopyFrom(model)
     graph = half.graph
-    stay = {name for node in graph.node if node.op_type == 'Resize' for name in node.input[1:]}
+    first, others = graph.node[:NORMALISING], graph.node[NORMALISING:]
+    stay = {name for node in others if node.op_type == 'Resize' for name in node.input[1:]}
+    stay |= {name for node in first for name in node.input}
     for constant in graph.initializer:
         values = numpy_helper.to_array(constant)
         if values.dtype != np.float32 or constant.name in stay:
@@ -70,12 +76,16 @@ def in_half_precision(model):
                 '--precision at float32'
             )
         constant.CopyFrom(numpy_helper.from_array(values.astype(np.float16), constant.name))
-    for node in graph.node:
+    (normalised,) = first[-1].output
+    for node in others:
         for names in (node.input, node.output):
             for place, name in enumerate(names):
-                if name in ('data', EMBEDDING):
+                if name in (normalised, EMBEDDING):
                     names[place] = name + '_float16'
-    graph.node.insert(0, helper.make_node('Cast', ['data'], ['data_float16'], 'Cast_data', to=TensorProto.FLOAT16))
+    graph.node.insert(
+        NORMALISING,
+        helper.make_node('Cast', [normalised], [normalised + '_float16'], 'Cast_data', to=TensorProto.FLOAT16),
+    )
     graph.node.append(
         helper.make_node('Cast', [EMBEDDING + '_float16'], [EMBEDDING], 'Cast_' + EMBEDDING, to=TensorProto.FLOAT)
     )
@@ -145,8 +155,7 @@ class Writer:
         insightface's client looks among the first eight nodes for one named Sub… or _minus… and one named Mul… or
         _mul…. Unless both are there, it computes (x - 127.5) / 127.5 itself. onnxsim folds a multiplication into the
         convolution that reads it, so the subtraction is the last; and it removes numbers without effect, so there are
-        none (but in float16, which has no such number). An image is made larger by nothing, not smaller: 0 may go into
-        a root.
+        none. An image is made larger by nothing, not smaller: 0 may go into a root.
         """
         scale = np.full(3, NEARLY_ONE) if (found.scale == 1).all() else found.scale
         shift = np.full(3, -NEARLY_NOTHING) if (found.shift == 0).all() else -found.shift

@@ -39,13 +39,16 @@ def cosines(embeddings):
     return unit @ unit.T
 
 
-def cosines_by_folder(embeddings, paths, far):
-    """Return the protocol.Cosines of all pairs of pictures, with those of a person in a folder; raises UserError."""
-    folders = [os.path.dirname(path) for path in paths]
-    _, people = np.unique(folders, return_inverse=True)
-    if len(set(folders)) < 2 or len(set(folders)) == len(folders):
+def people_of(paths, folder):
+    """Return the number of the person of each picture in a folder with a subfolder per person; raises UserError."""
+    parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
+    for path, part in zip(paths, parts):
+        if len(part) < 2:
+            raise UserError(f'{path} is in no subfolder, and --far wants one for each person in {folder}')
+    names, people = np.unique([part[0] for part in parts], return_inverse=True)
+    if len(names) < 2 or len(names) == len(people):
         raise UserError('--far wants a folder with a subfolder for each person, and two pictures of one of them')
-    return protocol.cosines_of_people(embeddings, people, far)
+    return people
 
 
 def save(path, paths, embeddings):

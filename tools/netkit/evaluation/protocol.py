@@ -126,7 +126,7 @@ def accepted_pairs(different, far):
 
 def cosines_of_pairs(embeddings, same):
     """Return the Cosines of the pairs of a verification set: embeddings (2n, size), `same` (n,) bool."""
-    cosine, same = 1 - distances(embeddings) / 2, np.asarray(same, bool)
+    cosine, same = 1 - distances(embeddings) / 2, np.asarray(same, bool)  # never above 1
     return Cosines(cosine[same], cosine[~same], int((~same).sum()))
 
 
@@ -140,7 +140,7 @@ def cosines_of_people(embeddings, people, far):
     different = len(unit) * (len(unit) - 1) // 2 - pairs_of_same
     kept, highest = accepted_pairs(different, far) + 1, np.empty(0)
     for rows in np.array_split(np.arange(len(unit)), -(-(len(unit) ** 2) // BLOCK)):
-        cosine = unit[rows] @ unit.T
+        cosine = np.minimum(unit[rows] @ unit.T, 1)
         is_later, is_same = rows[:, None] < np.arange(len(unit)), people[rows][:, None] == people
         same.append(cosine[is_later & is_same])
         highest = np.concatenate([highest, cosine[is_later & ~is_same]])
