@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DIFFERENCE, CENTRED = 1e-4, 0.999
-FACES, TURNS, THREADS = 20, 15, 2
+FACES, TURNS, RUNS, THREADS = 20, 4, 5, 2  # a turn has so many runs
 STEPS = {'cru56': 150, 'att56': 150, 'ires50': 150, 'cru56-whole': 25}
 FULL, HALF, WEIGHTS = 'float32', 'float16', '8-bit weights'
 ENGINES = {}  # {name: (precision, function of the path of a file and a folder: returns a function of images)}
@@ -269,12 +270,7 @@ def measure(name, path, folder):
     times = [[], []]
     for _ in range(TURNS):
         for run, of in zip(runs, times):
-            if hasattr(run, 'times'):  # which were taken in another process
-                of.append(run.times[len(of)])
-                continue
-            start = time.perf_counter()
-            run(images[:1])
-            of.append(1e3 * (time.perf_counter() - start))
+            of += milliseconds(run, images[:RUNS])
     middle = expected.mean(axis=0)
     print(
         json.dumps(
@@ -288,6 +284,19 @@ def measure(name, path, folder):
     )
 
 
+def milliseconds(run, images):
+    """Return the times of single images."""
+    if hasattr(run, 'times'):  # which are taken in another process
+        run(images)
+        return run.times
+    found = []
+    for image in images:
+        start = time.perf_counter()
+        run(image[None])
+        found.append(1e3 * (time.perf_counter() - start))
+    return found
+
+
 def cosine(found, expected):
     """Return the smallest cosine of embeddings with those that are expected."""
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
@@ -298,19 +307,18 @@ def cosine(found, expected):
 
 
 def prepare(output):
-    """Train and export the networks; write the faces. What is there already stays. Return {name: path of its file}."""
+    """Train the networks that are not there, and export all; write the faces. Return {name: path of its file}."""
     tools = functools.partial(os.path.join, ROOT, 'tools')
     data, files = os.path.join(output, 'cru56', 'data'), {}
     for name, steps in STEPS.items():
         network, is_whole = name.partition('-')[0], name.endswith('-whole')
         files[name], trained = os.path.join(output, name + '.onnx'), os.path.join(output, name)
-        if os.path.exists(files[name]):
-            continue
         width, batch = ('1', '8') if is_whole else ('0.25', '16')
-        drawn = ['--data', data] if os.path.isdir(data) else []
+        drawn = ['--data', data] if os.path.isfile(os.path.join(data, 'drawn.bin')) else []
         words = ['--network', network, '--multiplier', width, '--per-batch-size', batch, '--steps', str(steps)]
-        print(f'training {name}', flush=True)
-        called(sys.executable, tools('train.py'), *words, *drawn, '--output', trained, '--no-verification')
+        if not os.path.exists(os.path.join(trained, f'{network}-0001.params')):
+            print(f'training {name}', flush=True)
+            called(sys.executable, tools('train.py'), *words, *drawn, '--output', trained, '--no-verification')
         called(sys.executable, tools('export.py'), '--model', f'{trained}/{network},1', '--onnx', '--output', trained)
     sys.path[:0] = [ROOT, tools()]
     from netkit.project import start
@@ -357,6 +365,8 @@ def main():
     if args.engine:
         measure(*args.engine)
         return 0
+    if args.python and not shutil.which(args.python):
+        parser.error(f'--python {args.python} is no program')
     os.makedirs(args.output, exist_ok=True)
     wrong = []
     for network, path in prepare(args.output).items():
