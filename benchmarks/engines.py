@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/engines.py --python .venv-engines/bin/python --output out/engines
 
-Trains narrow networks on drawn faces, exports them, and gives 20 faces that they have not seen to every engine, each in
-a process of its own. The exit code is 1 where an engine in full precision differs by more than DIFFERENCE of the range,
+Trains narrow networks on drawn faces, exports them, and gives 20 faces that they have not seen to every engine. Each
+engine runs in a separate process. The exit code is 1 where an engine in full precision differs by more than DIFFERENCE of the range,
 or one in half precision by more than CENTRED in the cosine seen from the mean embedding. Times are those of one image
-on two threads, in turns with onnxruntime (A B A B).
+on two threads, interleaved with onnxruntime (A B A B).
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DIFFERENCE, CENTRED = 1e-4, 0.999
-FACES, TURNS, RUNS, THREADS = 20, 4, 5, 2  # a turn has so many runs
+FACES, TURNS, RUNS, THREADS = 20, 4, 5, 2  # runs in a turn
 STEPS = {'cru56': 150, 'att56': 150, 'ires50': 150, 'cru56-whole': 25}
 FULL, HALF, WEIGHTS = 'float32', 'float16', '8-bit weights'
 ENGINES = {}  # {name: (precision, function of the path of a file and a folder: returns a function of images)}
@@ -263,7 +263,7 @@ def web(path, folder):
 
 
 def measure(name, path, folder):
-    """Print as JSON what an engine makes of a file, and its times and onnxruntime's in turns, in milliseconds."""
+    """Print as JSON what an engine makes of a file, and its times and onnxruntime's, interleaved, in milliseconds."""
     images = np.load(os.path.join(folder, 'images.npy'))
     runs = onnxruntime(path, folder), ENGINES[name][1](path, folder)
     expected, found = (run(images) for run in runs)
@@ -333,14 +333,14 @@ def prepare(output):
 
 
 def is_right(precision, found):
-    """Tell whether an engine keeps what is asked of its precision."""
+    """Return whether an engine keeps what is asked of its precision."""
     if precision == FULL:
         return found['difference'] <= DIFFERENCE
     return precision == WEIGHTS or found['centred'] >= CENTRED
 
 
 def row(python, name, path, output):
-    """Measure an engine in a process of its own; return (row of the table, whether it is right)."""
+    """Measure an engine in a separate process; return (row of the table, whether it is right)."""
     with tempfile.TemporaryDirectory() as folder:
         os.symlink(os.path.abspath(os.path.join(output, 'images.npy')), os.path.join(folder, 'images.npy'))
         command = [python, os.path.abspath(__file__), '--engine', name, os.path.abspath(path), folder]
@@ -366,7 +366,7 @@ def main():
         measure(*args.engine)
         return 0
     if args.python and not shutil.which(args.python):
-        parser.error(f'--python {args.python} is no program')
+        parser.error(f'--python {args.python} is not a program')
     os.makedirs(args.output, exist_ok=True)
     wrong = []
     for network, path in prepare(args.output).items():

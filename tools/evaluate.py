@@ -119,7 +119,7 @@ def embed(args):
     paths = pictures_in(args.pictures)
     if args.far:
         if len(args.pictures) > 1 or not os.path.isdir(args.pictures[0]):
-            raise UserError('--far wants one folder, with a subfolder for each person')
+            raise UserError('--far needs one folder, with a subfolder for each person')
         people = embeddings.people_of(paths, args.pictures[0])
     if args.similar and len(paths) > SIMILAR and not args.far:
         raise UserError(

@@ -377,7 +377,7 @@ def test_thresholds_of_a_folder_of_people(folder, run_tool, tmp_path):
     code, _, err = run_tool(evaluate, *options)
     assert code == 2 and 'x.png is in no subfolder, and --far wants one for each person' in err
     code, _, err = run_tool(evaluate, *options[:2], paths[0], paths[1], *options[3:])
-    assert code == 2 and '--far wants one folder' in err
+    assert code == 2 and '--far needs one folder' in err
 
 
 def test_records_that_contain_the_magic_number(tmp_path):

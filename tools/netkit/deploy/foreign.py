@@ -44,14 +44,14 @@ def layers_of(graph):
 
 
 def is_plain(graph, norms=True):
-    """Tell whether the layers have their weights as initializers, and with `norms` whether no BatchNorm is there."""
+    """Return whether the layers have their weights as initializers, and with `norms` whether no BatchNorm is there."""
     constants = {array.name for array in graph.initializer}
     has_norms = norms and any(node.op_type == 'BatchNormalization' for node in graph.node)
     return not has_norms and all(set(node.input[1:]) - {''} <= constants for node in layers_of(graph))
 
 
 def folded(model, path):
-    """Return a model with its constants and BatchNorms folded by onnxruntime, by way of files beside `path`."""
+    """Return a model with its constants and BatchNorms folded by onnxruntime, by way of files next to `path`."""
     whole, fewer = path + '.whole', path + '.fewer'
     onnx.save(model, whole)  # in one file, whatever it was
     open_session(whole, written_to=fewer)

@@ -133,7 +133,7 @@ def cosines_of_pairs(embeddings, same):
 def cosines_of_people(embeddings, people, far):
     """Return the Cosines of all pairs of embeddings, (n, size), of `people`, (n,) integers.
 
-    `highest` are as many as `thresholds` wants for rates up to `far`.
+    `highest` are as many as `thresholds` needs for rates up to `far`.
     """
     unit, people, same = unit_length(embeddings), np.asarray(people), []
     pairs_of_same = sum(count * (count - 1) // 2 for count in np.bincount(people))
