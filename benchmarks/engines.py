@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/engines.py --python .venv-engines/bin/python --output out/engines
 
 Trains narrow networks on drawn faces, exports them, and gives 20 faces that they have not seen to every engine. Each
-engine runs in a separate process. The exit code is 1 where an engine in full precision differs by more than DIFFERENCE of the range,
-or one in half precision by more than CENTRED in the cosine seen from the mean embedding. Times are those of one image
-on two threads, interleaved with onnxruntime (A B A B).
+engine runs in a separate process. The exit code is 1 where an engine in full precision differs by more than DIFFERENCE
+of the range, or one in half precision has a cosine, seen from the mean embedding, below CENTRED. Times are those
+of one image on two threads, interleaved with onnxruntime (A B A B).
 """
 
 import argparse
