@@ -121,7 +121,7 @@ def embed(args):
         if len(args.pictures) > 1 or not os.path.isdir(args.pictures[0]):
             raise UserError('--far needs one folder, with a subfolder for each person')
         people = embeddings.people_of(paths, args.pictures[0])
-    if args.similar and len(paths) > SIMILAR and not args.far:
+    elif args.similar and len(paths) > SIMILAR:
         raise UserError(
             f'--similar prints the cosines of {SIMILAR} pictures at most, and these are {len(paths)}; with --far it '
             'prints thresholds for any number'

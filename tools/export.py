@@ -259,19 +259,8 @@ def report_int8(quantised):
         )
 
 
-def refused(error):
-    """Say that a file is not what the network is; return the exit status."""
-    sys.stderr.write(f'export.py: {error}; nothing was written\n')
-    return 1
-
-
-def main():
-    args = parse_args()
-    if args.onnx_in:
-        try:
-            return quantise_file(args)
-        except Different as error:
-            return refused(error)
+def export_network(args):
+    """Write the files of --network or --model, and say what they are; return the exit status."""
     folder, name = os.path.split(os.path.abspath(args.output))
     name += FOLDED * bool(args.fold_bn and not name.endswith(FOLDED))
     prefix = os.path.join(folder, name)
@@ -282,16 +271,13 @@ def main():
     if args.triton:
         triton.check_new(args.triton, name)
     target = of_options(args.network, args.model, args.image_size, args.multiplier)
-    try:
-        with contextlib.ExitStack() as stack:
-            repository = stack.enter_context(new_files(args.triton)) if args.triton else None
-            scratch = stack.enter_context(new_files(folder))
-            results, folding, quantised = export(args, target, os.path.join(scratch, name))
-            rows = file_rows(scratch, os.path.dirname(args.output), results)
-            if repository:
-                triton.write(repository, name, os.path.join(scratch, name + '.onnx'))
-    except Different as error:
-        return refused(error)
+    with contextlib.ExitStack() as stack:
+        repository = stack.enter_context(new_files(args.triton)) if args.triton else None
+        scratch = stack.enter_context(new_files(folder))
+        results, folding, quantised = export(args, target, os.path.join(scratch, name))
+        rows = file_rows(scratch, os.path.dirname(args.output), results)
+        if repository:
+            triton.write(repository, name, os.path.join(scratch, name + '.onnx'))
     report.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
     if results:
         print('Differences are from the network as it was trained, as a share of the range of its values.')
@@ -307,6 +293,15 @@ def main():
             'changes, nor for ncnn, whose converter may crash.'
         )
     return 0
+
+
+def main():
+    args = parse_args()
+    try:
+        return quantise_file(args) if args.onnx_in else export_network(args)
+    except Different as error:
+        sys.stderr.write(f'export.py: {error}; nothing was written\n')
+        return 1
 
 
 if __name__ == '__main__':

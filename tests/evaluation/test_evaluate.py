@@ -277,58 +277,52 @@ def test_top_1_and_top_5_error(run_tool, classes, data):
     assert ('1 files were skipped' in out and 'notes.txt' in out) == (data == 'set')
 
 
+class Labelled:
+    """The labels of a classification set, without its images."""
+
+    path, load = 'set', None
+
+    def __init__(self, labels, classes, names=None):
+        self.labels, self.classes, self.names = np.array(labels), classes, names
+
+    def __len__(self):
+        return len(self.labels)
+
+
+HUNDRED = Labelled(np.arange(100) % 10, 10)
+
+
+class Model:
+    label = 'the model'
+
+
 def test_the_rank_of_a_label(monkeypatch):
     """Of seven classes: top-1 and top-5 of labels on ranks 0, 1, 4, 5, 6."""
     outputs = np.tile(np.arange(7, 0, -1, dtype=float), (5, 1))
 
-    class Set:
-        path, classes, names, load, labels = 'x', 7, None, None, np.array([0, 1, 4, 5, 6])
-
-        def __len__(self):
-            return 5
-
     monkeypatch.setattr(streams, 'run', lambda *_: outputs)
-    assert imagenet.evaluate(None, Set()).errors == {1: 0.8, 5: 0.4}
+    assert imagenet.evaluate(None, Labelled([0, 1, 4, 5, 6], 7)).errors == {1: 0.8, 5: 0.4}
 
 
 def test_a_network_that_says_the_same_of_everything_is_as_good_as_chance(monkeypatch):
-    class Set:
-        path, classes, names, load, labels = 'set', 10, None, None, np.arange(100) % 10
-
-        def __len__(self):
-            return 100
-
-    class Model:
-        label = 'the model'
-
     monkeypatch.setattr(streams, 'run', lambda *_: np.zeros((100, 10)))
-    assert imagenet.evaluate(Model, Set()).errors == {1: 0.9, 5: 0.5}
+    assert imagenet.evaluate(Model, HUNDRED).errors == {1: 0.9, 5: 0.5}
     for value in (np.nan, np.inf):
         monkeypatch.setattr(streams, 'run', lambda *_, value=value: np.full((100, 10), value))
         with pytest.raises(UserError, match='the outputs of the model are not finite'):
-            imagenet.evaluate(Model, Set())
+            imagenet.evaluate(Model, HUNDRED)
 
 
 def test_images_of_other_classes_than_the_networks(monkeypatch):
     """Without names, a file may lack classes."""
-
-    class Set:
-        path, classes, names, load, labels = 'set', 10, None, None, np.arange(100) % 10
-
-        def __len__(self):
-            return 100
-
-    class Model:
-        label = 'the model'
-
-    named = type('Named', (Set,), {'names': list('abcdefghij')})
-    for outputs, images, is_right in ((10, named, True), (12, Set, True), (12, named, False), (9, Set, False)):
+    named = Labelled(np.arange(100) % 10, 10, list('abcdefghij'))
+    for outputs, images, is_right in ((10, named, True), (12, HUNDRED, True), (12, named, False), (9, HUNDRED, False)):
         monkeypatch.setattr(streams, 'run', lambda *_, outputs=outputs: np.eye(outputs)[np.arange(100) % 10 % outputs])
         if is_right:
-            assert imagenet.evaluate(Model, images()).errors[1] == 0
+            assert imagenet.evaluate(Model, images).errors[1] == 0
         else:
             with pytest.raises(UserError, match=f'set has 10 classes, the model has {outputs}'):
-                imagenet.evaluate(Model, images())
+                imagenet.evaluate(Model, images)
 
 
 def test_embeddings_that_are_not_finite_are_refused(folder, monkeypatch, run_tool, tmp_path):

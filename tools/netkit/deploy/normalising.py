@@ -53,10 +53,10 @@ def normalisation(graph, parameters):
         if not found:
             ends.update(entry for entry in node.inputs if entry in parts)
     end = next(iter(ends)) if len(ends) == 1 else (images, 0)
-    part = parts[end]
-    if list(part.channels) != list(whole.channels):
-        return Normalisation(images, whole.scale, whole.shift, set())
-    return Normalisation(end[0], part.scale, part.shift, {node for node, _ in parts} if end[0] is not images else set())
+    if list(parts[end].channels) != list(whole.channels):
+        end = images, 0
+    within = set() if end[0] is images else {node for node, _ in parts}
+    return Normalisation(end[0], parts[end].scale, parts[end].shift, within)
 
 
 def outputs_of(node, inputs, parameters):

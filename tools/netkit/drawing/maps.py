@@ -119,17 +119,22 @@ def masks_of(target):
     return names
 
 
+def entitle(panel, text, size=8):
+    """Write a title of several lines, far enough apart for underscores."""
+    panel.set_title(text, fontsize=size, linespacing=1.4)
+
+
 def draw_masks(title, image, masks):
     """Return a figure of the image and, laid over it, the mean over the channels of each mask."""
     count = 1 + len(masks)
     figure, panels = grid(title, count, min(count, max(4, math.ceil(math.sqrt(1.5 * count)))))
     panels[0].imshow(image)
-    panels[0].set_title(f'the image\n{image.shape[0]}×{image.shape[1]}\n', fontsize=8, linespacing=1.4)
+    entitle(panels[0], f'the image\n{image.shape[0]}×{image.shape[1]}\n')
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) / 255
     for panel, (name, mask) in zip(panels[1:], masks.items()):
         panel.imshow(grey)
         heat(figure, panel, mask.mean(axis=0), image.shape[:2], alpha=0.65)
-        panel.set_title(f'{name[: -len(SOFT_MASK)]}\n{described(mask)}', fontsize=8, linespacing=1.4)
+        entitle(panel, f'{name[: -len(SOFT_MASK)]}\n{described(mask)}')
     return figure
 
 
@@ -153,13 +158,11 @@ def draw_receptive(title, image, fields, pulls=None):
             outline(panel, field, scale, colour, 'solid')
             outline(panel, whole, (1, 1), colour, 'dotted')
             texts.append('{} {}×{}, image {}×{}'.format(label, *field.size(), *whole.size()))
-        panel.set_title('\n'.join([f'{module}, {found.size[0]}×{found.size[1]}', *texts]), fontsize=7, linespacing=1.4)
+        entitle(panel, '\n'.join([f'{module}, {found.size[0]}×{found.size[1]}', *texts]), 7)
         for values, (label, _) in zip(pulls[module] if pulls else (), BRANCHES):
             panel, largest = next(panels), values.max()
             heat(figure, panel, np.sqrt(values / (largest or 1)), image.shape[:2], limits=(0, 1))
-            panel.set_title(
-                f'{module}\n{label}, gradient' + ('' if largest else ' 0: it is saturated'), fontsize=8, linespacing=1.4
-            )
+            entitle(panel, f'{module}\n{label}, gradient' + ('' if largest else ' 0: it is saturated'))
     return figure
 
 
@@ -182,7 +185,7 @@ def draw_layers(title, image, layers):
     for (name, values), count in zip(layers.items(), shown):
         panel = next(panels)
         heat(figure, panel, values.mean(axis=0), image.shape[:2])
-        panel.set_title(f'{name}\n{described(values)}', fontsize=8, linespacing=1.4)
+        entitle(panel, f'{name}\n{described(values)}')
         for channel in np.argsort(-values.std(axis=(1, 2)), kind='stable')[:count]:
             panel = next(panels)
             heat(figure, panel, values[channel], image.shape[:2])

@@ -1,7 +1,7 @@
 """The measures of face verification: accuracy as LFW and insightface have it, ROC, TAR at FAR, AUC, thresholds.
 
-All take embeddings of pairs, (2n, size), pair i being rows 2i and 2i + 1, or their squared distances, (n,), after
-normalisation to unit length; `same` is (n,) bool.
+Pairs are embeddings, (2n, size), pair i being rows 2i and 2i + 1, or their squared distances, (n,), after normalisation
+to unit length; `same` is (n,) bool. `cosines_of_people` alone takes embeddings that are not in pairs.
 """
 
 from typing import NamedTuple
@@ -52,6 +52,11 @@ def accuracy(distance, same, folds=FOLDS):
     return Accuracy(float(np.mean(results)), float(np.std(results)), float(THRESHOLDS[best].mean()))
 
 
+def accepted_pairs(different, far):
+    """Return how many of so many different pairs may be accepted at a false accept rate."""
+    return int(different * far + 1e-9)
+
+
 class Roc(NamedTuple):
     """The receiver operating characteristic: rates at all thresholds, from the strictest to the laxest."""
 
@@ -64,7 +69,7 @@ class Roc(NamedTuple):
 
         None where the different pairs are too few for that: less than 1/far.
         """
-        if self.different * far < 1 - 1e-9:
+        if not accepted_pairs(self.different, far):
             return None
         return float(self.tar[self.far <= far].max())
 
@@ -117,11 +122,6 @@ def thresholds(cosines, fars):
         cosine = round(float(np.ceil(first_refused / step) * step), DIGITS)
         found.append(Threshold(far, cosine, float((cosines.same > cosine).mean())))
     return found
-
-
-def accepted_pairs(different, far):
-    """Return how many of so many different pairs may be accepted at a false accept rate."""
-    return int(different * far + 1e-9)
 
 
 def cosines_of_pairs(embeddings, same):
