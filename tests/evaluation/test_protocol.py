@@ -119,7 +119,8 @@ def test_thresholds_of_pairs_are_those_of_their_own_different_pairs():
     for threshold, accepted in zip(found, (20, 1)):
         assert highest[-accepted - 1] <= threshold.cosine < highest[-accepted - 1] + 1e-4
         assert threshold.tar == (np.array(cosine)[same] > threshold.cosine).mean()
-    copies = protocol.cosines_of_people(np.tile(rng.randn(1, 7), (40, 1)), np.arange(40) // 4, 0.3)
-    assert protocol.thresholds(copies, [0.3])[0].cosine == 1.0 and (copies.highest > 1.0).sum() == 0
+    for _ in range(50):  # products of some are above 1 by rounding
+        copies = protocol.cosines_of_people(np.tile(rng.randn(1, 7), (40, 1)), np.arange(40) // 4, 0.3)
+        assert protocol.thresholds(copies, [0.3])[0].cosine == 1.0 and (copies.highest > 1.0).sum() == 0
     same_everywhere = protocol.cosines_of_pairs(np.ones((20, 4)), np.arange(10) % 2 == 0)
     assert protocol.thresholds(same_everywhere, [0.3]) == [protocol.Threshold(0.3, 1.0, 0.0)]  # nothing separates them
