@@ -22,7 +22,7 @@
 PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
-# insightface's trainers want numpy 1.22 and scipy 1.7.3, which Python 3.11 does not have.
+# insightface's trainers need numpy 1.22 and scipy 1.7.3, which Python 3.11 does not have.
 HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
@@ -61,7 +61,7 @@ format: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
-# PyTorch comes with CUDA's libraries, 4.5 GB, so it has an environment of its own.
+# PyTorch comes with CUDA's libraries, 4.5 GB, so it has a separate environment.
 test-torch: .venv-torch/installed
 	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/measure/test_torch_engine.py
 
@@ -79,7 +79,7 @@ test-torch-newest: .venv-newest/installed
 	.venv-newest/bin/python -m pip uninstall --quiet --yes crunet
 
 .venv-newest/installed: pyproject.toml constraints.txt
-	@test -n "$(NEWEST_PYTHON)" || { echo "this wants Python 3.11, 3.12 or 3.13 with its venv module: install one or name it, make $(MAKECMDGOALS) NEWEST_PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(NEWEST_PYTHON)" || { echo "this target needs Python 3.11, 3.12 or 3.13 with its venv module: install one or name it, make $(MAKECMDGOALS) NEWEST_PYTHON=/path/to/python" >&2; exit 2; }
 	"$(NEWEST_PYTHON)" -m venv .venv-newest
 	$(call install,.venv-newest,newest test)
 	@touch $@
@@ -96,7 +96,7 @@ test-engines: .venv/installed .venv-engines/installed
 	$(RUN) benchmarks/engines.py --python .venv-engines/bin/python $(ARGS)
 
 .venv-engines/installed: pyproject.toml constraints.txt
-	@command -v npm >/dev/null 2>&1 || { echo "this wants node and npm (Debian: apt-get install nodejs npm)" >&2; exit 2; }
+	@command -v npm >/dev/null 2>&1 || { echo "this target needs node and npm (Debian: apt-get install nodejs npm)" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv-engines
 	$(call install,.venv-engines,engines)
 	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pnnx==20261020 insightface==2.1
@@ -149,13 +149,13 @@ test-host: .venv-host/installed
 	$(call install,.venv-host,host test)
 	@touch $@
 
-# What cannot be installed or run of MXNet for CUDA is told, and PyTorch goes on without it.
+# The report lists what fails of MXNet for CUDA; PyTorch continues without it.
 check-gpu: .venv-gpu/installed
-	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: going on without it" >&2
+	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: continuing without it" >&2
 	.venv-gpu/bin/python tools/measure.py gpu $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
 
 .venv-gpu/installed: pyproject.toml constraints.txt
-	@test -n "$(GPU_PYTHON)" || { echo "this wants Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(GPU_PYTHON)" || { echo "this target needs Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
 	"$(GPU_PYTHON)" -m venv .venv-gpu
 	$(call install,.venv-gpu,gpu)
 	@touch $@

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put the networks of this project into an insightface checkout, or take them out again.
+"""Install the networks of this project in an insightface checkout, or remove them.
 
     python patch_insightface.py ~/insightface              # install, or bring an old install up to date
     python patch_insightface.py ~/insightface --dry-run    # show what would change, write nothing
@@ -32,7 +32,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         prog='patch_insightface.py',
         description='Put CRU-Net, Residual Attention Network and iResNet into an '
-        'insightface checkout (python train.py --network cru116), or take them out again.',
+        'insightface checkout (python train.py --network cru116), or remove them.',
         epilog='To change a setting of a network, write a line below the block in config.py, as '
         '"network.cru116.per_batch_size = 40", or "network.cru116.memonger = False" for faster steps that take four '
         'times the memory.',
@@ -45,17 +45,17 @@ def parse_args(argv):
         action='store_true',
         help='say what is there, for every trainer; exit 1 unless all are installed and up to date',
     )
-    what.add_argument('--revert', action='store_true', help='take the networks out again')
+    what.add_argument('--revert', action='store_true', help='remove the networks')
     parser.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
     parser.add_argument(
         '--force',
         action='store_true',
-        help='replace what was edited or is not ours, keeping a backup FILE%s beside it' % BACKUP,
+        help='replace what was edited or is not ours, keeping a backup FILE%s next to it' % BACKUP,
     )
     parser.add_argument(
         '--adopt',
         action='store_true',
-        help='put the marked blocks in the place of the same lines, added by hand, keeping a backup',
+        help='replace identical lines added by hand with the marked blocks; keep a backup',
     )
     parser.add_argument(
         '--without-mxnet',
@@ -193,7 +193,7 @@ def tell(sentence):
         sys.stderr.write('patch_insightface.py: %s\n' % sentence)
         sys.stderr.flush()
     except OSError:
-        discard(sys.stderr)  # else Python would try again at its end, and exit with a status of its own
+        discard(sys.stderr)  # else Python would try again at its end, and change the exit status
 
 
 def write_anything():

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/engines.py --python .venv-engines/bin/python --output out/engines
 
-Trains narrow networks on drawn faces, exports them, and gives 20 faces that they have not seen to every engine. Each
+Trains narrow networks on synthetic faces, exports them, and gives 20 held-out faces to every engine. Each
 engine runs in a separate process. The exit code is 1 where an engine in full precision differs by more than DIFFERENCE
 of the range, or one in half precision has a cosine, seen from the mean embedding, below CENTRED. Times are those
 of one image on two threads, interleaved with onnxruntime (A B A B).
@@ -298,7 +298,7 @@ def milliseconds(run, images):
 
 
 def cosine(found, expected):
-    """Return the smallest cosine of embeddings with those that are expected."""
+    """Return the minimum cosine of embeddings with those that are expected."""
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     return float(((found * expected).sum(axis=1) / lengths).min())
 

@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py --minutes 60
 
 Every reader of a foreign file gets good files with bytes changed, cut out, doubled and swapped, and pickles with other
-names in them. An error that is no refusal, a file that appears, a reader that takes longer than a minute, or an archive
-with checksums that is read as another ends the program, which keeps the file that did it in out/.
+names in them. The program ends at an error other than a refusal, a new file, a reader that takes over a minute, or an
+archive with checksums that is read as another. It keeps the file that did it in out/.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def read_onnx(path):
 
 
 def patch_and_revert(checkout):
-    """Put the networks into a checkout and take them out again; raise UserError where that is refused."""
+    """Install the networks in a checkout and remove them; raise UserError where that is refused."""
     before, told = snapshot(checkout), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         is_refused = patch_insightface.program([checkout])
@@ -160,7 +160,7 @@ def damaged(content, random):
 
 
 def is_same(one, other):
-    """Tell whether two files were read as the same."""
+    """Return whether two files were read as the same."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -215,7 +215,7 @@ def tell_apart(kind, read, original, folder):
 def those_in(found, original):
     """Return what is in `found`, with the values of the original: the list of an archive's members has no checksum.
 
-    What is missing is told by what takes the parameters.
+    The function that takes the parameters reports the missing ones.
     """
     if isinstance(original, tuple):
         return those_in(found[0], original[0]), *original[1:]  # a state, and how far it has come

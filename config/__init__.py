@@ -1,9 +1,9 @@
 """A stand-alone config with the contract of insightface's `config.py`.
 
-`from config import config, network, dataset, loss, default, generate_config`, as the host's trainers and the builders'
-`get_symbol()` have it; inside insightface the host's own `config.py` takes this one's place. Losses and data sets are
-the host's choices plus `synthetic`, the faces that `tools/train.py` draws, and `imagenet` for the networks'
-original forms. Settings that no choice names keep the builders' defaults (`face_settings.Settings`).
+insightface's trainers and the builders import `config, network, dataset, loss, default, generate_config` from it.
+In a checkout, insightface's own `config.py` replaces it. Losses and data sets are insightface's, plus
+`synthetic` (the faces that `tools/train.py` draws) and `imagenet` for the ImageNet variants. Settings that no
+network sets keep the builders' defaults (`face_settings.Settings`).
 """
 
 import copy
@@ -40,7 +40,7 @@ loss = EasyDict(
     combined=_margin(1.0, 0.3, 0.2),
 )
 
-# Command-line defaults of the host's trainer, where a network choice does not have its own.
+# Command-line defaults of insightface's trainer, where a network does not have its own.
 _DEFAULT = dict(
     network='cru116',
     dataset='emore',

@@ -1,17 +1,17 @@
-"""The network choices: the one table that knows them.
+"""The networks: the one table that knows them.
 
-A row is what `--network NAME` sets: `net_name` is the builder module, the rest are config keys of the host
-and settings of the builder (`symbols/face_blocks.py`). Keys that the host's `default` has too
+A row is what `--network NAME` sets: `net_name` is the builder module, the rest are config keys of insightface
+and settings of the builder (`symbols/face_blocks.py`). Keys that insightface's `default` has too
 (`per_batch_size`, `lr`, `wd`, `lr_steps`, …) become that network's command-line defaults there.
 
-`NAME_imagenet` is the network as its paper has it, for the data set choice `imagenet` (224x224, 1000 classes).
+`NAME_imagenet` is the network of its paper, for `--dataset imagenet` (224x224, 1000 classes).
 
 Plain Python without imports, so that `patch_insightface.py` can read it under any interpreter.
 """
 
 # The schedule of the published face result: 8 GPUs x 80 images, lr 0.1 divided by 10 at these steps. Without
 # `memonger` 80 images fit no card of 11 GB, with it they fit for all but the deepest networks, which take fewer
-# (`tools/measure.py networks --memory`; weights, gradients, momentum, classes and CUDA itself want up to 5 GB more).
+# (`tools/measure.py networks --memory`; weights, gradients, momentum, classes and CUDA itself need up to 5 GB more).
 FACE_RECIPE = {'per_batch_size': 80, 'lr': 0.1, 'lr_steps': '80000,160000,320000,400000,560000', 'memonger': True}
 # The usual one for ImageNet: 8 GPUs x 32 images, lr 0.1 divided by 10 after 30, 60 and 80 epochs of 5005 steps.
 IMAGENET_RECIPE = {'per_batch_size': 32, 'lr': 0.1, 'wd': 0.0001, 'lr_steps': '150150,300300,400400'}
@@ -22,7 +22,7 @@ _FACE, _ORIGINAL = {}, {}
 
 
 def _add(name, face, original, face_recipe=None, imagenet_recipe=None):
-    """Add a network: the settings of its face form, what the paper's form has besides, and what the recipes change."""
+    """Add a network: the settings of its face variant, those of its ImageNet variant, and changes of the recipes."""
     _FACE[name] = dict(dict(face, **FACE_RECIPE), **(face_recipe or {}))
     _ORIGINAL[name + '_imagenet'] = dict(
         dict(dict(face, **IMAGENET_FORM), **dict(original, **IMAGENET_RECIPE)), **(imagenet_recipe or {})

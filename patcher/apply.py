@@ -195,7 +195,7 @@ def new_folders(changes):
 
 
 def is_there(path, content):
-    """Return whether a file has this content, or does not exist where that is None."""
+    """Return whether a file has this content, or does not exist if `content` is None."""
     if content is None:
         return not os.path.lexists(path)
     return os.path.isfile(path) and read(path) == content
@@ -210,7 +210,7 @@ def why(error):
 
 
 def backed_up(path):
-    """Return the path of the file of which `path` is a backup, or `path` itself if it is none."""
+    """Return the path of the file of which `path` is a backup, or `path` itself if it is not a backup."""
     folder, name = os.path.split(path)
     return os.path.join(folder, name.split(BACKUP)[0])
 

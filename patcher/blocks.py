@@ -13,16 +13,16 @@ TORCH_MODULES = ('__init__', 'alignment', 'identifiers', 'layers', 'nodes', 'sym
 
 
 def load_networks():
-    """Return the table of network choices."""
+    """Return the table of networks."""
     path = os.path.join(HERE, 'config', 'networks.py')
     try:
         return runpy.run_path(path)['NETWORKS']
-    except Exception as error:  # it is a program, and somebody may be at work on it
+    except Exception as error:  # it is a program, and the user may be editing it
         raise Refusal('%s has no table of networks: %s' % (path, error))
 
 
 def load_modules(networks):
-    """Return {file name: bytes} of the builder modules and of what they import from beside them."""
+    """Return {file name: bytes} of the builder modules and of what they import from next to them."""
     modules, wanted = {}, sorted({row['net_name'] for row in networks.values()})
     while wanted:
         name = wanted.pop()
@@ -42,7 +42,7 @@ def load_modules(networks):
     for name, row in networks.items():
         if row['net_name'] + '.py' not in modules:
             raise Refusal(
-                'the network %s wants %s, which is not there'
+                'the network %s needs %s, which does not exist'
                 % (name, os.path.join(HERE, 'symbols', row['net_name'] + '.py'))
             )
     return modules
@@ -54,7 +54,7 @@ def load_torch_modules(modules):
     paths = [os.path.join(HERE, *part) for part in [*own, ('config', 'networks.py')]]
     for path in paths:
         if not os.path.isfile(path):
-            raise Refusal('%s is not there' % path)
+            raise Refusal('%s does not exist' % path)
     return dict(modules, **{os.path.basename(path): read(path) for path in paths})
 
 
@@ -76,7 +76,7 @@ def import_lines(networks, copies, partial_fc):
 
 
 def network_lines(networks, edict):
-    """Return the network choices in the host's own style; `edict` is what it calls EasyDict."""
+    """Return the networks in insightface's own style; `edict` is what it calls EasyDict."""
     lines = []
     for name, row in networks.items():
         lines += ['', 'network.%s = %s()' % (name, edict)]
@@ -166,7 +166,7 @@ def torch_configs(networks):
         if name.endswith('_imagenet'):
             continue
         size = row.get('emb_size', 512)
-        # The host's other programs, torch2onnx.py and inference.py, know no other size.
+        # Insightface's other programs, torch2onnx.py and inference.py, know no other size.
         published = '' if size == 512 else '  # the published training had %d' % size
         text = TORCH_CONFIG.format(network=name, published=published, batch=row['per_batch_size'], lr=row['lr'])
         found['ms1mv2_%s.py' % name] = text.encode('utf-8')
@@ -186,6 +186,6 @@ def names_networks(networks):
 
 
 def networks_in(block):
-    """Return the names of the network choices that a block adds to a config."""
+    """Return the names of the networks that a block adds to a config."""
     found = re.findall(r"(?m)^(?:network\.(\w+) = |    '(\w+)': \{)", '\n'.join(block.lines if block else ()))
     return {name or in_partial_fc for name, in_partial_fc in found}

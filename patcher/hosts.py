@@ -93,7 +93,7 @@ class Trainer:
         return files
 
     def host_modules(self):
-        """Return the names of the host's own modules in the symbol folder."""
+        """Return the names of insightface's own modules in the symbol folder."""
         own = {name[:-3] for name in self.checkout.modules}
         found = os.listdir(self.symbol) if os.path.isdir(self.symbol) else []
         return {name[:-3] for name in found if name.endswith('.py') and name[0] != '_'} - own | {'fresnet'}
@@ -151,7 +151,7 @@ class Trainer:
 
 
 class TorchTrainer(Trainer):
-    """arcface_torch: its one script is the package of its backbones, and a config is a file of its own."""
+    """arcface_torch: its one script is the package of its backbones, and every config is a file."""
 
     def __init__(self, checkout, host):
         super().__init__(checkout, host)
@@ -266,7 +266,7 @@ class Checkout:
         self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
         if not self.trainers:
             raise Refusal(
-                '--only %s is no trainer of the checkout; choose from %s'
+                '--only %s is not a trainer of the checkout; choose from %s'
                 % (only, ', '.join(trainer.folder for trainer in self.others))
             )
 
@@ -309,7 +309,7 @@ class Checkout:
         return 'outdated' if sha(there) in self.recorded(path) else 'foreign'
 
     def was_there(self, path, content):
-        """Return whether somebody else has put the same file at `path`, and nobody wants it to be taken over."""
+        """Return whether an identical file that the patch did not write is at `path`, and --adopt is off."""
         return not self.adopts and self.copy_state(path, content) == 'current' and not self.recorded(path)
 
     def imported_by_hand(self):

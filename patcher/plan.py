@@ -129,7 +129,7 @@ def plan_revert(checkout, force):
         if state == 'missing' or path in kept or os.path.islink(path):
             continue
         if not checkout.recorded(path):
-            continue  # it was there before, or somebody put it there by hand
+            continue  # it was there before, or the user put it there by hand
         if state == 'foreign':
             if not force:
                 problems.append(

@@ -1,6 +1,6 @@
 """A Python file of insightface: its lines, our block in it, and the places where blocks belong.
 
-Nothing of such a file is run, and nothing of it is ever printed anew: lines are put in and taken out.
+Nothing of such a file is run, and nothing of it is ever printed again: lines are put in and taken out.
 """
 
 import ast
@@ -86,7 +86,7 @@ class Source:
     def without(self, lines):
         """Return the Source without those statements at its top that are, to the letter, in the set `lines`, and how
         many of the lines that stay stand in front of the first and of the last of them (None where it has none)."""
-        # A line of a longer statement, or inside a string, is no statement.
+        # A line of a longer statement, or inside a string, is not a statement.
         out = {start for _, start, end in self.statements() if end == start + 1 and self.bare[start] in lines}
         kept = [line for index, line in enumerate(self.lines) if index not in out]
         return Source(self.path, ''.join(kept).encode('utf-8')), ((min(out), max(out) + 1 - len(out)) if out else None)
@@ -181,7 +181,7 @@ def parse(text):
         return None  # Python takes a lone carriage return for a line end, which would shift all line numbers
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # what it thinks of the host's escape sequences is not our business
+            warnings.simplefilter('ignore')  # what it thinks of insightface's escape sequences is not our business
             return ast.parse(text.lstrip('\ufeff'))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

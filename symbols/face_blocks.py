@@ -4,8 +4,8 @@ The network modules in this folder (`fcrunet`, `fresattention`, `firesnet`) cont
 their network; `face_settings` has the settings.
 
 Naming: in a unit, `bn2` and `relu2` precede `conv2`, and the last `bn` follows the last convolution, so a
-parameter has the same name in every form of the unit (`net_unit`). As in the host, a node named `relu…` is
-the activation that `net_act` selects; stem and head have the host's names (`conv0`, `bn0`, `relu0`, `bn1`,
+parameter has the same name in every form of the unit (`net_unit`). As in insightface, a node named `relu…` is
+the activation that `net_act` selects; stem and head have insightface's names (`conv0`, `bn0`, `relu0`, `bn1`,
 `pre_fc1`, `fc1`).
 """
 
@@ -163,7 +163,7 @@ class Layers:
         return data._replace(symbol=mx.sym.Activation(data=data.symbol, act_type='sigmoid', name=name))
 
     def pool(self, data, name, padded=True):
-        """Max pooling 3x3, stride 2; `padded` by 1, or else as Caffe has it, with windows that begin in the corner."""
+        """Max pooling 3x3, stride 2; `padded` by 1, or else as in Caffe, with windows that begin in the corner."""
         size = halved(data.size) if padded else tuple(side // 2 for side in data.size)
         if not padded and min(data.size) < 3:
             raise SettingError(
@@ -263,7 +263,7 @@ def add_branch(layers, entry, shortcut, convs, form, name):
 
 
 def is_sum(name):
-    """Tell whether a node is the addition at the end of a unit, by its name."""
+    """Return whether a node is the addition at the end of a unit, by its name."""
     return name.endswith('_plus')
 
 
@@ -281,7 +281,7 @@ def project(layers, data, conv, form, name):
 
 
 def changes_shape(data, num_filter, stride):
-    """Tell whether a unit changes the shape, so that its shortcut cannot be the identity."""
+    """Return whether a unit changes the shape, so that its shortcut cannot be the identity."""
     return stride != 1 or data.channels != num_filter
 
 
@@ -332,9 +332,9 @@ def stem(layers, max_pool=True, padded=True):
 
 
 def recompute(layers, trunk, kept):
-    """With `memonger`, recompute the trunk's feature maps in the backward pass, but for the `kept` ones.
+    """With `memonger`, recompute the trunk's feature maps in the backward pass, except the `kept` ones.
 
-    `kept(name)` tells whether the output of the operator `name` stays in memory. Cheapest to keep are outputs
+    `kept(name)` returns whether the output of the operator `name` stays in memory. Cheapest to keep are outputs
     of operators whose gradient needs none of their inputs (sums, sigmoids): whatever is kept keeps the inputs
     of its gradient as well. Each network keeps what planned least memory (benchmarks/NOTES.md).
 
@@ -391,7 +391,7 @@ def head(layers, data, open_end):
         data = HEAD_LAYERS[layer](layers, data)
     if not form.has_fc:
         return mx.sym.Flatten(data.symbol, name='fc1')
-    # FullyConnected flattens by itself; the host's FLOP counter expects it to take the 4-D map.
+    # FullyConnected flattens by itself; insightface's FLOP counter expects it to take the 4-D map.
     symbol = mx.sym.FullyConnected(
         data=data.symbol,
         num_hidden=int(settings.emb_size),

@@ -70,7 +70,7 @@ HEADS = {
 class Settings(NamedTuple):
     """The settings that all networks have, under the names of insightface's config keys.
 
-    The defaults are the face form: 112x112 input, 3x3/1 stem, improved unit, PReLU, option E.
+    The defaults are the face variant: 112x112 input, 3x3/1 stem, improved unit, PReLU, option E.
     """
 
     emb_size: int = 512
@@ -111,9 +111,9 @@ def setting_names(build):
 
 
 def read_config(build):
-    """Return, as a dict, the settings of the builder `build` that the host's config defines.
+    """Return, as a dict, the settings of the builder `build` that insightface's config defines.
 
-    The host's `config` module is one folder up or beside the trainer. It is imported when a symbol is
+    The `config` module of insightface is in the folder of the trainer or above. It is imported when a symbol is
     requested, not with this module, because `generate_config` fills it in between. A key that an old
     host does not have keeps its default.
     """
@@ -131,7 +131,7 @@ def read_config(build):
 
 
 def plain_value(value):
-    """Return a number or an array of numpy as JSON has it, anything else as a text."""
+    """Return a number or an array of numpy as a JSON value, anything else as a string."""
     return value.tolist() if hasattr(value, 'tolist') else str(value)
 
 
@@ -191,8 +191,8 @@ def checked(settings):
     # Configs write switches as 0/1 or as False/True.
     for switch in ('net_se', 'net_se_bias', 'fp16', 'memonger'):
         choose(switch, getattr(settings, switch), (0, 1, False, True))
-    require('emb_size', lambda n: n == int(n) and n > 0, 'a whole number above 0')
-    require('workspace', lambda n: n == int(n) and n > 0, 'a whole number of MiB above 0')
+    require('emb_size', lambda n: n == int(n) and n > 0, 'an integer above 0')
+    require('workspace', lambda n: n == int(n) and n > 0, 'an integer of MiB above 0')
     require('bn_mom', lambda m: 0 <= m < 1, 'at least 0 and below 1')
     require('net_bn_eps', lambda eps: eps is None or 0 < eps < 1, 'above 0 and below 1, or None')
     require('net_multiplier', lambda m: 0 < m < 100, 'above 0 (and below 100)')

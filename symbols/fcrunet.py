@@ -33,7 +33,7 @@ class Unit(NamedTuple):
 
     stride_on_last: bool = False  # the stride is the last 1x1 convolution's, not the 3x3's
     active_entry: bool = False  # in a collective unit BN-A precedes the first convolution, not BN alone
-    own_shortcut: bool = False  # the projection of a collective unit's shortcut has a weight of its own
+    own_shortcut: bool = False  # the projection of a collective unit's shortcut has a separate weight
 
 
 class Stage(NamedTuple):

@@ -134,7 +134,7 @@ def kind_of(num_layers, num_group):
 
 
 def kept_sums(units, name):
-    """Return the names of the sums that stay in memory with `memonger`, in a stage of so many `units`.
+    """Return the names of the sums that stay in memory with `memonger`, in a stage with `units` units.
 
     In a long stage not all: the fewer are kept, the more is computed again at once, and a distance of half the square
     root of the units planned least memory, or nearly so (benchmarks/NOTES.md).

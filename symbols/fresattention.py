@@ -2,7 +2,7 @@
 
 Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for Image Classification",
 CVPR 2017, arXiv 1704.06904. The face network follows those of 2018: 112x112, improved unit, PReLU,
-option E, and the "dense" reading of the mask's way up. RELEASED has what released code computes differently.
+option E, and the "dense" reading of the mask's upsampling path. RELEASED has what released code computes differently.
 """
 
 from typing import Dict, NamedTuple, Tuple
@@ -92,7 +92,7 @@ class Attention(NamedTuple):
     stage: Stage
     poolings: int  # in the mask
     depth: Depth
-    up: str  # the reading of the mask's way up, see `soft_mask`
+    up: str  # the reading of the mask's upsampling path, see `soft_mask`
 
 
 def unit(layers, data, stage, name, stride=1):

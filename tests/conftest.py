@@ -14,7 +14,7 @@ settings.load_profile('ci' if os.environ.get('CI') else 'default')
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say what was left out for want of PyTorch."""
+    """Say what was left out for need of PyTorch."""
     left_out = [report for report in terminalreporter.stats.get('skipped', ()) if 'torch' in str(report.longrepr)]
     if left_out and importlib.util.find_spec('torch') is None:
         terminalreporter.write_line(

@@ -37,7 +37,7 @@ def kind_of(network):
 
 
 def some_depths_of_each():
-    """Return two network choices of every kind, of iResNet's one: what is deeper repeats their units."""
+    """Return two networks of every kind, of iResNet's one: what is deeper repeats their units."""
     found = {}
     for name in NETWORKS:
         found.setdefault(kind_of(name), []).append((entry('network', name).num_layers, name))
@@ -69,12 +69,12 @@ TINY = ['--multiplier', '0.05', '--steps', '1', '--per-batch-size', '2', *FEW_FA
 
 
 def shape_of(network):
-    """Return the image shape of a network choice."""
+    """Return the image shape of a network."""
     return settings_of(network)['image_shape']
 
 
 def size_of(network):
-    """Return the size of the embedding of a network choice."""
+    """Return the size of the embedding of a network."""
     return settings_of(network)['emb_size']
 
 
@@ -114,7 +114,7 @@ def bind(symbol, batch=2, side=48, grad_req='write', seed=0):
 MASK = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()
 unmasked = pytest.mark.skipif(
     MASK not in ('ALL', 'DEFAULT'),
-    reason='OpenVINO 2026.4 takes bfloat16 if the processor has it, and fails or crashes if oneDNN is told not to',
+    reason='OpenVINO 2026.4 takes bfloat16 if the processor has it, and fails or crashes if oneDNN must not',
 )
 
 
@@ -129,7 +129,7 @@ def has_vnni():
 @functools.lru_cache(maxsize=None)
 def openvino_core():
     """Return OpenVINO's Core, one for the process (netkit/measure/runtimes.py says why); without it, skip the test."""
-    return pytest.importorskip('openvino').Core()  # it wants Python 3.10
+    return pytest.importorskip('openvino').Core()  # it needs Python 3.10
 
 
 def settled(symbol, shape, seed=0):
@@ -184,7 +184,7 @@ def assert_gone(processes):
 
 
 def is_running(pid):
-    """Tell whether a process runs, by Linux's list of them; one that nobody has waited for yet does not."""
+    """Return whether a process runs, by Linux's list of them; one that nobody has waited for yet does not."""
     try:
         with open(f'/proc/{pid}/stat') as file:
             return file.read().rpartition(')')[2].split()[0] != 'Z'
@@ -206,7 +206,7 @@ def run_here(module, *arguments):
 
 
 def assert_trained_alike(actual, expected, initial):
-    """Assert that two trainings, {name: array}, came to the same, and did train.
+    """Assert that two training runs, {name: array}, ended alike, and did train.
 
     Every parameter and statistic of `expected` has moved away from `initial`, by more than rounding could move it, and
     by a hundred times what the two may be apart.

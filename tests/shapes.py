@@ -46,7 +46,7 @@ def draw(kind, rng, size):
 
 
 def write(folder, images, seed, size=40):
-    """Write a folder per class, with so many pictures each."""
+    """Write a folder per class, with the given number of images each."""
     rng = np.random.RandomState(seed)
     for kind in KINDS:
         os.makedirs(os.path.join(folder, kind))

@@ -1,4 +1,4 @@
-"""The stand-alone config keeps the host's contract."""
+"""The stand-alone config keeps insightface's contract."""
 
 import pytest
 

@@ -11,8 +11,8 @@ import pytest
 
 from helpers import TOOLS
 
-# What the modules of netkit may import of each other: a package, or a module beside the packages, from these only. Each
-# line names what stands in the lines above it, so there is no circle.
+# The packages and top-level modules of netkit, and those that each may import. A line names only earlier lines, so
+# imports have no cycle.
 LAYERS = {
     'project': (),
     '_mxnet': ('project',),
@@ -142,7 +142,7 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize('path', PROGRAMS, ids=name_of)
 def test_a_program_imports_the_standard_library_and_netkit(path):
-    """So what two programs want is in netkit, and a missing package is named before anything needs it."""
+    """So what two programs need is in netkit, and a missing package is named before anything needs it."""
     standard = getattr(sys, 'stdlib_module_names', None)
     if standard is None:
         pytest.skip('this Python does not tell what its standard library is')

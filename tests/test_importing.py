@@ -1,4 +1,4 @@
-"""The original forms compute what an independent implementation computes, with its weights; files of all sources."""
+"""The ImageNet variants compute what an independent implementation computes, with its weights; files of all sources."""
 
 import functools
 import os
@@ -120,7 +120,7 @@ def test_same_number_of_parameters_as_gluoncv2(network):
     ],
 )
 def test_names_in_the_files_of_iresnets_authors(network, names):
-    """`tests/backbones` has whole files, for which it wants PyTorch."""
+    """`tests/backbones` has whole files, for which it needs PyTorch."""
     source = importing.SOURCES['iresnet']
     found = source.names_for(importing.expected_of(source, network, {}))
     assert {name: found[name] for name in names} == {name: [theirs] for name, theirs in names.items()}

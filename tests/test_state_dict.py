@@ -15,7 +15,7 @@ import pytest
 from netkit import state_dict
 
 # What torch.save of PyTorch 2.4.1 wrote of {'state_dict': …, 'epoch': 3}: tensors in channels_last, a part of a longer
-# one, in float16 and bfloat16, a whole number, a Parameter, one without numbers; as text, because it is small.
+# one, in float16 and bfloat16, an integer, a Parameter, one without numbers; as text, because it is small.
 WRITTEN = zlib.decompress(
     base64.b85decode(
         r"""
@@ -121,7 +121,7 @@ class Call:
 @pytest.mark.parametrize('function', [eval, print, open, __import__])
 def test_nothing_in_a_file_is_executed(tmp_path, function, capsys):
     path = save(tmp_path / 'x.pt', pickle.dumps({'a': Call(function, str(tmp_path / 'made'))}))
-    with pytest.raises(state_dict.Malformed, match='which is no tensor'):
+    with pytest.raises(state_dict.Malformed, match='which is not a tensor'):
         state_dict.read(path)
     assert not (tmp_path / 'made').exists() and capsys.readouterr().out == ''
 
@@ -227,7 +227,7 @@ def test_a_file_of_the_old_format_that_is_none(tmp_path):
         state_dict.read(save_old(path, tensor, ['0'], (6, values), magic=state_dict.OLD_MAGIC - 1))
     with pytest.raises(state_dict.Malformed, match='it does not begin as one'):
         state_dict.read(save_old(path, tensor, ['0'], (6, values), protocol=1002))
-    with pytest.raises(state_dict.Malformed, match='which is no tensor'):
+    with pytest.raises(state_dict.Malformed, match='which is not a tensor'):
         state_dict.read(
             save_old(path, pickle.dumps({'a': Call(open, str(tmp_path / 'made'), 'w')}, 2), [], (6, values))
         )
@@ -255,7 +255,7 @@ def test_a_storage_that_would_take_ages_to_compare(tmp_path):
     for part in (state_dict._text('0'), b'J' + struct.pack('<i', 6)):  # the key, and the count
         pickled = tensor.replace(part, doubled)
         for path in (save(tmp_path / 'x.pt', pickled), save_old(tmp_path / 'y.pth', pickled, [])):
-            with pytest.raises(state_dict.Malformed, match='it holds something that is no tensor'):
+            with pytest.raises(state_dict.Malformed, match='it holds something that is not a tensor'):
                 state_dict.read(path)
     start, end = tensor.index(b'v2\n(') + 4, tensor.index(b'Q') + 1
     pickled = tensor[:start] + doubled + tensor[end:]
@@ -290,7 +290,7 @@ def test_the_backbone_of_a_checkpoint_of_all_states(tmp_path):
 
 
 class Run:
-    """Something that a trainer saves beside its weights; its pickle calls functions and sets its state."""
+    """Something that a trainer saves next to its weights; its pickle calls functions and sets its state."""
 
     def __init__(self, path):
         self.epoch, self.calls, self.numbers = 3, Call(open, path, 'w'), [np.float64(0.5), np.zeros(3)]

@@ -28,7 +28,7 @@ EPOCH = 0  # of the checkpoint that is written
 def parse_args(argv=None):
     parser = Parser(prog='convert.py', description=__doc__)
     parser.add_argument('model', metavar=MODEL, help='what to read')
-    parser.add_argument('--network', help='network choice that it is of, with settings if it has any')
+    parser.add_argument('--network', help='network that it is of, with settings if it has any')
     parser.add_argument(
         '--output',
         required=True,

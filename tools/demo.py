@@ -16,7 +16,7 @@ from netkit.training import log
 
 OUTPUT = os.path.join('out', 'demo')
 OWN = ('data', 'cru56-quarter', 'cru116')  # the folders in it that the demo makes
-DRAWN = ('property', 'train.rec', 'train.idx', 'drawn.bin')  # the files of the first, which are drawn anew
+DRAWN = ('property', 'train.rec', 'train.idx', 'drawn.bin')  # the files of the first, which are drawn again
 LEARNS = [
     '--network',
     'cru56',

@@ -23,7 +23,7 @@ from netkit.files import check_writable, keep_inputs
 
 HOST = (
     "insightface's own config names three of the six published sets in val_targets (lfw, cfp_fp, agedb_30), and its "
-    'verification program wants a GPU; this one takes every .bin file, and a CPU.'
+    'verification program needs a GPU; this one takes every .bin file, and a CPU.'
 )
 SIMILAR = 20  # pictures whose cosines are printed at most
 
@@ -161,7 +161,7 @@ def parse_args(argv=None):
         added = commands.add_parser(function.__name__, help=text, description=text)
         added.set_defaults(evaluate=function)
         added.add_argument('models', nargs=models, metavar='MODEL', help='PREFIX,EPOCH, FILE.pt or FILE.onnx')
-        added.add_argument('--network', help='network choice that a checkpoint has to be of')
+        added.add_argument('--network', help='network that a checkpoint must match')
         if models == '+':
             added.add_argument(
                 '--published',
@@ -178,7 +178,7 @@ def parse_args(argv=None):
                 help='false accept rates at which to print the threshold of the cosine and the true accept rate, as '
                 '1e-3 1e-4 1e-5' + (' (default: 1e-2 1e-3 1e-4)' if function is faces else ', with --similar'),
             )
-        added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='images at a time')
+        added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='batch size')
         add_sizes(added)
         return added
 
@@ -191,8 +191,10 @@ def parse_args(argv=None):
     form = parser_.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print JSON')
     form.add_argument('--markdown', action='store_true', help='print Markdown tables')
-    parser_ = command(imagenet, 'top-1 and top-5 error of an original form')
-    parser_.add_argument('--data', required=True, metavar='PATH', help='folder with a folder per class, or a .rec file')
+    parser_ = command(imagenet, 'top-1 and top-5 error of an ImageNet variant')
+    parser_.add_argument(
+        '--data', required=True, metavar='PATH', help='folder with one subfolder per class, or a .rec file'
+    )
     parser_.add_argument(
         '--resize',
         type=whole_number(1, 4096),

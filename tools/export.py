@@ -1,7 +1,7 @@
 """Bring a network out of training: symbol JSON, slim checkpoint, folded BatchNorms, ONNX.
 
 With --network alone: the symbol. With --model: the checkpoint, cut at the embedding, as a plain inference network in
-MXNet's own operators, whatever forms it was trained in. BatchNorms are folded into the layers beside them in the ONNX
+MXNet's own operators, whatever forms it was trained in. BatchNorms are folded into the layers next to them in the ONNX
 file, and stay in the checkpoint. All files are read back and compared with the network as it was trained; above the
 tolerance none of them is kept.
 """
@@ -31,13 +31,13 @@ from netkit.files import keep_inputs, new_files
 from netkit.targets import MODEL, of_options
 
 INT8 = 'int8'  # a value of --precision
-BATCH = 8  # images at a time in the verification
+BATCH = 8  # images in the verification
 FOLDED = '-folded'  # suffix of the prefix of files without BatchNorms
 
 
 def parse_args(argv=None):
     parser = Parser(prog='export.py', description=__doc__)
-    parser.add_argument('--network', help='network choice; with --model, the network that the checkpoint has to be of')
+    parser.add_argument('--network', help='network; with --model, the network that the checkpoint must match')
     parser.add_argument(
         '--model',
         metavar=MODEL,
@@ -77,7 +77,7 @@ def parse_args(argv=None):
         '--precision',
         choices=[*TOLERANCES, INT8],
         default='float32',
-        help='of the ONNX file, inside; int8 wants --calibration',
+        help='of the ONNX file, inside; int8 needs --calibration',
     )
     parser.add_argument(
         '--batch',
@@ -96,7 +96,7 @@ def parse_args(argv=None):
     parser.add_argument('--image', metavar='FILE', help='compare on this image too')
     args = parser.parse_args(argv)
     if not args.model and not args.onnx_in and (args.fold_bn or args.onnx or args.image):
-        parser.error('--fold-bn, --onnx and --image need weights; name a --model')
+        parser.error('--fold-bn, --onnx and --image need weights; pass --model')
     if args.onnx_in:
         others = args.model, args.network, args.image, args.triton, args.batch, args.fold_bn is not None
         if args.precision != INT8 or any(others):
@@ -111,11 +111,11 @@ def parse_args(argv=None):
     if args.precision == INT8 and args.fold_bn is False:
         parser.error('--precision int8 is for folded BatchNorms; leave out --no-fold-bn')
     if args.precision == INT8 and not args.calibration:
-        parser.error('--precision int8 wants faces; add --calibration DATA')
+        parser.error('--precision int8 needs faces; add --calibration DATA')
     if args.precision != INT8 and (args.calibration or args.verify or args.int8_for != 'cpu'):
         parser.error('--calibration, --verify and --int8-for are for --precision int8')
     if args.calibration and args.verify and os.path.realpath(args.calibration) == os.path.realpath(args.verify):
-        parser.error('--verify has to be other pairs than those that give the ranges; name another --calibration')
+        parser.error('--verify and --calibration must be different data; pass another --calibration')
     return args
 
 
@@ -126,13 +126,12 @@ def add_int8(parser):
         '--int8-for',
         choices=SCHEMES,
         default='cpu',
-        help='cpu: onnxruntime and OpenVINO; tensorrt: as TensorRT wants it, which onnxruntime runs in float on a CPU',
+        help='cpu: onnxruntime and OpenVINO; tensorrt: as TensorRT needs it, which onnxruntime runs in float on a CPU',
     )
     group.add_argument(
         '--calibration',
         metavar='DATA',
-        help="faces that give the ranges of the maps: a data set in insightface's format, a .bin file, or a folder of "
-        'aligned faces',
+        help="calibration faces: a data set in insightface's format, a .bin file, or a folder of aligned faces",
     )
     group.add_argument(
         '--calibration-images', type=whole_number(1, 100000), default=CALIBRATION, metavar='N', help='how many of them'
@@ -142,7 +141,7 @@ def add_int8(parser):
         '--min-cosine',
         type=number(0, 1),
         default=MIN_COSINE,
-        help=f'smallest cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA, a quarter of it '
+        help=f'minimum cosine with the embedding in float, on up to {HELD_OUT} other faces of DATA, a quarter of it '
         'where it has fewer than all those',
     )
     group.add_argument(
@@ -237,7 +236,7 @@ def report_folding(folding, name, is_trainable):
         )
     if not is_trainable:
         print(
-            'Not to be trained further: without its BatchNorms a network starts worse than from nothing. For that take '
+            'Not to be trained further: without its BatchNorms a network starts worse than from scratch. For that take '
             'the --model itself, or an export without --fold-bn.'
         )
 
@@ -248,7 +247,7 @@ def report_int8(quantised):
     drop = '' if outcome.drop is None else f'; accuracy {0 - outcome.drop:+.2f} points'  # not -0.00
     print(
         f'{quantised.layers - len(quantised.left)} of {quantised.layers} layers in int8; against float32, on other '
-        f'faces: smallest cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}, smallest from the mean embedding '
+        f'faces: minimum cosine {outcome.smallest:.4f}, mean {outcome.mean:.4f}, smallest from the mean embedding '
         f'{outcome.centred:.4f}{drop}'
     )
     if quantised.left:
@@ -278,7 +277,7 @@ def export_network(args):
         rows = file_rows(scratch, os.path.dirname(args.output), results)
         if repository:
             triton.write(repository, name, os.path.join(scratch, name + '.onnx'))
-    report.show('written', ('file', 'bytes', 'largest difference', 'smallest cosine'), rows)
+    report.show('written', ('file', 'bytes', 'largest difference', 'minimum cosine'), rows)
     if results:
         print('Differences are from the network as it was trained, as a share of the range of its values.')
     if args.triton:

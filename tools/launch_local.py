@@ -71,7 +71,7 @@ def with_runner(command):
 
 
 def takes_a_value(option):
-    """Tell whether this word is an option of Python whose value is the next word."""
+    """Return whether this word is an option of Python whose value is the next word."""
     return bool(re.match(r'-[a-zA-Z]*?[WX]$|--check-hash-based-pycs$', option))
 
 

@@ -1,6 +1,6 @@
 """Measure what networks cost: time, memory, and what is true on a GPU.
 
-python tools/measure.py networks cru116 att92    times, plans and readers of network choices, on this machine
+python tools/measure.py networks cru116 att92    times, plans and readers of networks, on this machine
 python tools/measure.py deployment cru116        a network in MXNet, onnxruntime and OpenVINO
 python tools/measure.py gpu                      a report on this machine's GPUs ("make check-gpu" installs for it)
 python tools/measure.py libraries                the CUDA libraries that MXNet needs, and where they are
@@ -45,7 +45,7 @@ def add_networks(parser):
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        '--memory', action='store_true', help='instead: what MXNet plans for a training step at 32, 80 and 128 images'
+        '--memory', action='store_true', help="instead: MXNet's planned memory of training steps (32, 80, 128 images)"
     )
     what.add_argument(
         '--scaling', action='store_true', help='instead: images and gradients of a training step on 1, 8 and 64 GPUs'
@@ -90,7 +90,7 @@ def check_networks(parser, args):
 
 
 def networks(args):
-    """Time network choices side by side, plan their memory, or time how long they take to build.
+    """Time networks side by side, plan their memory, or time how long they take to build.
 
     A CHOICE is NETWORK or NETWORK:SETTING=VALUE,…; on a CPU its symbol is rewritten to be fast there, as in training.
     NETWORK:insightface is the symbol that insightface binds, NETWORK:plain that with MXNet's own PReLU and without
@@ -172,11 +172,11 @@ def add_deployment(parser):
     parser.add_argument(
         '--calibration',
         metavar='DATA',
-        help="with --model: faces that give int8 its ranges, and others to compare on: a data set in insightface's "
+        help="with --model: calibration faces for int8 and others to compare on: a data set in insightface's "
         'format, a .bin file, or a folder of aligned faces',
     )
     parser.add_argument(
-        '--per-batch-size', type=batches, default=(1, 8), metavar='N,N…', help='images at a time (default: 1,8)'
+        '--per-batch-size', type=batches, default=(1, 8), metavar='N,N…', help='batch sizes (default: 1,8)'
     )
     parser.add_argument('--repetitions', type=whole_number(1), default=9, help='runs of each that are timed')
     add_output(parser)
@@ -198,10 +198,10 @@ def check_deployment(parser, args):
 def deployment(args):
     """Time a network's deployed forms side by side, in MXNet, onnxruntime and OpenVINO.
 
-    MXNet computes it as it is trained, and folded; onnxruntime the ONNX file in float32 and int8, OpenVINO in bfloat16
-    as well. All forms run in one process, in turns, on the same number of threads: OMP_NUM_THREADS, by default one for
-    each CPU. Weights are random, with which int8 is as fast as with others, but keeps nothing; with --model they are a
-    checkpoint's, and each form's embeddings are compared with MXNet's.
+    MXNet runs the trained network and the folded one; onnxruntime the ONNX file in float32 and int8; OpenVINO also in
+    bfloat16. All run in one process, interleaved (A B A B …), on the same number of threads (OMP_NUM_THREADS, default:
+    one per CPU). Weights are random: they do not change the speed of int8, but its accuracy. With --model, the weights
+    are a checkpoint's, and all embeddings are compared with MXNet's.
     """
     need(*NEEDED)
     from netkit import report
@@ -234,7 +234,7 @@ def subjects(args):
 
     if not args.model:
         choices = [parse_choice(text) for text in args.choices or ['cru116', 'att92']]
-        return [Subject(choice.label, *choice.build('gpu')) for choice in choices]  # as the host trains it
+        return [Subject(choice.label, *choice.build('gpu')) for choice in choices]  # as insightface trains it
     target = of_checkpoint(args.model)
     faces = samples(args.calibration, target.image_shape, CALIBRATION, HELD_OUT)
     return [Subject(target.label, target.symbol, target.image_shape, target.parameters, faces)]
@@ -279,7 +279,7 @@ def interpreter(text):
     """Argparse type: the path of an interpreter, or its name."""
     found = shutil.which(os.path.expanduser(text))
     if found is None:
-        raise argparse.ArgumentTypeError(f'{text!r} is no program')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a program')
     return os.path.abspath(found)
 
 
@@ -302,8 +302,8 @@ def check_gpu(parser, args):
 def gpu(args):
     """Measure what is true on this machine's GPUs, in PyTorch, onnxruntime and MXNet, into a page to send back.
 
-    Each part runs in a process of its own, within its share of --minutes; what fails or takes too long does not stop
-    the others. Without a GPU the parts run small, on the CPU, and the report says so. "make check-gpu" makes the
+    Each part runs in a separate process, within its share of --minutes. A part that fails or takes too long does not
+    stop the others. Without a GPU the parts run small, on the CPU, and the report says so. "make check-gpu" makes the
     environments.
     """
     from netkit.errors import UserError
@@ -377,7 +377,7 @@ def write_report(args, options):
 
 
 def has(module):
-    """Tell whether this Python has a module."""
+    """Return whether this Python has a module."""
     import importlib.util
 
     return importlib.util.find_spec(module) is not None

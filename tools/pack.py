@@ -1,8 +1,8 @@
 """Pack your own pictures into the formats that insightface and this project train from.
 
-`faces`: a folder with a folder per person becomes train.rec, train.idx, property and train.lst, and with --pairs a
-verification set, pairs.bin, of people who are kept out of the training. `classes`: a folder with a folder per class
-becomes a RecordIO file of images like ImageNet's; the labels are the places of the sorted names.
+`faces`: a folder with one subfolder per person becomes train.rec, train.idx, property and train.lst, and with --pairs a
+verification set, pairs.bin, of held-out people. `classes`: a folder with one subfolder per class becomes a RecordIO
+file of labelled images, like ImageNet's; a label is the index of the class in sorted order.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def faces(args):
         model = os.path.splitext(os.path.basename(args.detect))[0]
         found = f'{os.path.abspath(args.output)}.{model}.landmarks.csv'
         find = Remembering(Detector(args.detect), found, args.folder)
-        print(f'landmarks are kept in {found}: a packing that begins again goes on from there')
+        print(f'landmarks are kept in {found}: a packing that begins again continues from there')
     options = packing.Options(args.size, args.min_images, args.pairs, args.set, args.share, args.seed)
     packed = packing.pack_faces(args.folder, args.output, options, find)
     tell_skipped(packed.skipped, os.path.join(args.output, packing.SKIPPED))
@@ -53,7 +53,7 @@ def faces(args):
 
 
 def classes(args):
-    """Pack the images of classes."""
+    """Pack the labelled images."""
     check_writable(os.path.dirname(os.path.abspath(args.output)))
     count, images, skipped = packing.pack_classes(args.folder, args.output, args.resize, args.quality, args.seed)
     tell_skipped(skipped)
@@ -72,7 +72,7 @@ def set_name(text):
     """Argparse type: the name of a verification set, which is that of a file without .bin."""
     if not re.fullmatch(r'\w[\w.-]*', text) or text.endswith('.bin'):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no name of a set, letters, digits, "_", "-" and "."; write it without folder and without .bin'
+            f'{text!r} is not a name of a set (letters, digits, "_", "-" and "."); omit the folder and .bin'
         )
     check_name(text, '.bin')
     return text
@@ -91,7 +91,7 @@ def parse_args(argv=None):
     commands = parser.add_subparsers(dest='command', metavar='WHAT')
     parser_ = commands.add_parser('faces', help='the faces of people', description=faces.__doc__)
     parser_.set_defaults(pack=faces)
-    parser_.add_argument('folder', metavar='FOLDER', help='folder with a folder per person')
+    parser_.add_argument('folder', metavar='FOLDER', help='folder with one subfolder per person')
     parser_.add_argument('--output', required=True, type=folder_name, help='folder of the data set')
     parser_.add_argument('--size', type=whole_number(16, 1024), default=112, help='pixels a side')
     aligning = parser_.add_mutually_exclusive_group()
@@ -125,9 +125,9 @@ def parse_args(argv=None):
         help='share of the people who are kept out of the training for the pairs, at least two',
     )
     parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same pairs')
-    parser_ = commands.add_parser('classes', help='the images of classes', description=classes.__doc__)
+    parser_ = commands.add_parser('classes', help='the labelled images', description=classes.__doc__)
     parser_.set_defaults(pack=classes)
-    parser_.add_argument('folder', metavar='FOLDER', help='folder with a folder per class')
+    parser_.add_argument('folder', metavar='FOLDER', help='folder with one subfolder per class')
     parser_.add_argument('--output', required=True, type=record_path, metavar='FILE.rec', help='the file to write')
     parser_.add_argument('--resize', type=whole_number(16, 4096), default=256, help='pixels of the shorter side')
     parser_.add_argument('--quality', type=whole_number(1, 100), default=95, help='of the JPEG images')

@@ -1,4 +1,4 @@
-"""Summarise networks: one by its stages and units, several in a line each."""
+"""Summarise networks: one by its stages and units, several in one line each."""
 
 import json
 
@@ -84,7 +84,7 @@ def unit_rows(summary):
 
 def parse_args(argv=None):
     parser = Parser(prog='summarize.py', description=__doc__)
-    parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all network choices)')
+    parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all networks)')
     add_sizes(parser)
     parser.add_argument(
         '--sort', choices=COLUMNS, metavar='COLUMN', help=f'sort several networks by this column: {", ".join(COLUMNS)}'
@@ -95,7 +95,7 @@ def parse_args(argv=None):
     form.add_argument('--markdown', action='store_true', help='print a Markdown table')
     args = parser.parse_args(argv)
     if args.descending and not args.sort:
-        parser.error('--descending wants to know by which column; name a --sort')
+        parser.error('--descending requires --sort COLUMN')
     return args
 
 
@@ -117,8 +117,8 @@ def main(argv=None):
         show(targets[0].label, UNIT_COLUMNS, unit_rows(summaries[0]))
         if not args.markdown:
             print(
-                f'plan: what MXNet plans for a training step of {BATCH} images; of a unit, by itself, so that units '
-                'use again what others are done with and the whole is less than their sum'
+                f'plan: planned memory in MXNet of a training step of {BATCH} images. A unit is planned alone; units '
+                'share memory, so the network needs less than their sum'
             )
     else:
         show(

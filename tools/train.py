@@ -1,11 +1,11 @@
-"""Train a network choice on faces: drawn ones, or a data set in insightface's format.
+"""Train a network on faces: drawn ones, or a data set in insightface's format.
 
 Saves OUTPUT/NETWORK-symbol.json and OUTPUT/NETWORK-0001.params, cut at the embedding, and measures these files
 on the verification sets (.bin) of the data set. On several devices, and with --kvstore dist_sync in several processes
 (tools/launch_local.py), each takes its share of the images of a step. tools/train_imagenet.py trains the ImageNet
 networks.
 
-LENGTH is a number of steps, or of epochs with an e behind it: 2000, 1.5e.
+LENGTH is a number of steps (2000) or epochs (1.5e).
 """
 
 import argparse
@@ -29,7 +29,7 @@ KVSTORES = ('local', 'device', 'nccl', 'dist_sync', 'dist_sync_device')
 JOB = ('DMLC_ROLE', 'DMLC_PS_ROOT_URI', 'DMLC_PS_ROOT_PORT', 'DMLC_NUM_WORKER', 'DMLC_NUM_SERVER')
 SETTLED = 50  # steps until the first values of moving statistics weigh less than a hundredth, at a momentum of 0.9
 STEPS = 100
-# Options with a field of their own in options.Run.
+# Options with a separate field in options.Run.
 OF_RUN = 'steps', 'epochs', 'per_batch_size', 'devices', 'kvstore', 'pretrained', 'seed'
 
 
@@ -39,7 +39,7 @@ def add_what(parser):
     group.add_argument(
         '--network',
         default='cru56',
-        help=f'network choice: {", ".join(NETWORKS)}; with settings if need be, as in ires50:net_origin=release',
+        help=f'network: {", ".join(NETWORKS)}; with settings if needed, as in ires50:net_origin=release',
     )
     group.add_argument(
         '--multiplier',
@@ -49,7 +49,7 @@ def add_what(parser):
     )
     group.add_argument('--dataset', help=argparse.SUPPRESS)  # of earlier versions, which also trained on ImageNet
     group.add_argument(
-        '--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it is not there)'
+        '--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it does not exist)'
     )
     group.add_argument('--loss', default='arcface', help=f'loss: {", ".join(LOSSES)}')
     group.add_argument('--output', type=folder_name, default='out/train', help='folder for the checkpoint')
@@ -80,10 +80,10 @@ def add_how_long(parser):
         type=length,
         metavar='LENGTH',
         default=options.Length(0, False),
-        help='raise it from 0 during so long',
+        help='raise it from 0 during this LENGTH',
     )
-    group.add_argument('--mom', type=number(0, 1), help="momentum (default: the network choice's)")
-    group.add_argument('--wd', type=number(0, 1), help="weight decay (default: the network choice's)")
+    group.add_argument('--mom', type=number(0, 1), help="momentum (default: the network's)")
+    group.add_argument('--wd', type=number(0, 1), help="weight decay (default: the network's)")
 
 
 def add_images(parser):
@@ -125,7 +125,7 @@ def add_measuring(parser):
         '--verbose',
         type=length,
         metavar='LENGTH',
-        help='write and measure a checkpoint after every so long, and at the end (default: at the end)',
+        help='write and evaluate a checkpoint every LENGTH and at the end (default: at the end)',
     )
     group.add_argument(
         '--ckpt',
@@ -145,7 +145,7 @@ def add_measuring(parser):
         '--resume',
         action='store_true',
         help='continue from the last state in OUTPUT, if there is one; the options that change what is '
-        'computed have to be the same, but for --steps or --epochs, of which there may be more (the learning '
+        'computed have to be the same; --steps or --epochs may be larger (the learning '
         'rate then falls later). Without --resume, an older state is removed',
     )
     group.add_argument(
@@ -153,7 +153,7 @@ def add_measuring(parser):
         type=whole_number(0),
         default=1000,
         metavar='STEPS',
-        help='write the state of the run, for --resume, after every so many steps; 0: never',
+        help='write the state of the run, for --resume, every N steps; 0: never',
     )
 
 
@@ -187,9 +187,9 @@ def add_devices(parser):
 
 
 def add_drawing(parser):
-    """Add the options for drawn faces."""
-    group = parser.add_argument_group('drawn faces')
-    group.add_argument('--draw', action='store_true', help='draw the data set into --data if it is not there')
+    """Add the options for synthetic faces."""
+    group = parser.add_argument_group('synthetic faces')
+    group.add_argument('--draw', action='store_true', help='draw the data set into --data if it does not exist')
     group.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
     group.add_argument('--images', type=whole_number(1), default=20, help='images of each')
     group.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')
@@ -203,7 +203,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.dataset == 'imagenet':
         parser.error(
-            '--dataset imagenet is now a program of its own, in PyTorch: tools/train_imagenet.py '
+            '--dataset imagenet is now another program, in PyTorch: tools/train_imagenet.py '
             '--network cru56_imagenet --data FOLDER --output FOLDER'
         )
     if args.dataset not in (None, 'synthetic'):
@@ -212,7 +212,7 @@ def parse_args(argv=None):
         parser.error('--ckpt 1 keeps what measures best, and --no-verification measures nothing')
     if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):
         parser.error(
-            f'--kvstore {args.kvstore} wants {", ".join(JOB)}; start it with tools/launch_local.py, or see '
+            f'--kvstore {args.kvstore} needs {", ".join(JOB)}; start it with tools/launch_local.py, or see '
             'docs/several-machines.md'
         )
     return described(args)
@@ -247,7 +247,7 @@ def described(args):
 
 
 def show(result):
-    """Print what a training came to, and what was written; return the exit status."""
+    """Print the result of a training run and the written files; return the exit status."""
     report.show(
         'trained',
         ('network', 'width', 'loss', 'steps', 'parameters', 'MACs/image', 'last loss', 'measured', 'images/s'),

@@ -43,8 +43,8 @@ def attention(args):
     values = maps.compute(target, image, names)
     title = target.label
     if target.parameters is None:
-        title += ': the weights are random, as before training; name a --model to see trained ones'
-        print(f'{target.label} has no weights, these are random; name a --model to see trained ones')
+        title += ': the weights are random, as before training; pass --model to see trained ones'
+        print(f'{target.label} has no weights, these are random; pass --model to see trained ones')
     return (maps.draw_layers if args.layer else maps.draw_masks)(title, image, values)
 
 
@@ -75,7 +75,7 @@ def sharing(args):
 
 
 def training(args):
-    """Draw the curves of trainings."""
+    """Draw the curves of training runs."""
     return charts.draw_training(dict(zip(charts.labels(args.logs), map(log.read, args.logs))))
 
 
@@ -105,9 +105,9 @@ def parse_args(argv=None):
     )
     add_sizes(parser_)
     parser_ = command(attention, 'the soft masks of all attention modules over an image, or any feature map')
-    parser_.add_argument('--network', help='network choice; with --model, the one that the checkpoint has to be of')
+    parser_.add_argument('--network', help='network; with --model, the one that the checkpoint must match')
     parser_.add_argument('--model', metavar=MODEL, help='checkpoint; without it the weights are random')
-    parser_.add_argument('--image', metavar='FILE', help='an aligned face, resized if need be (default: a drawn one)')
+    parser_.add_argument('--image', metavar='FILE', help='an aligned face, resized if needed (default: a drawn one)')
     parser_.add_argument(
         '--layer',
         metavar='NAME',
@@ -127,7 +127,7 @@ def parse_args(argv=None):
     parser_ = command(sharing, 'how many parameters sharing saves, unit by unit')
     parser_.add_argument('network', metavar='NETWORK', help=HELP)
     add_sizes(parser_)
-    parser_ = command(training, 'loss, accuracy, verification and speed of trainings, over each other')
+    parser_ = command(training, 'loss, accuracy, verification and speed of training runs, over each other')
     parser_.add_argument(
         'logs', nargs='+', metavar='LOG', help="train.log of tools/train.py, or what insightface's train.py printed"
     )

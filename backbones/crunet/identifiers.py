@@ -106,7 +106,7 @@ def read_config(folder):
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror}')
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'{path} is no config of crunet.save_pretrained: {error}')
+        raise ValueError(f'{path} is not a config of crunet.save_pretrained: {error}')
     return network, {key: tuple(of) if isinstance(of, list) else of for key, of in settings.items()}
 
 

@@ -6,13 +6,13 @@ from torch.nn import functional
 
 
 def pair(attrs, key, default):
-    """Return an attribute like `(3, 3)` as a tuple of whole numbers."""
+    """Return an attribute like `(3, 3)` as a tuple of integers."""
     text = attrs.get(key) or default
     return tuple(int(part) for part in text.strip('()[] ').split(',') if part.strip())
 
 
 def is_set(attrs, key):
-    """Tell whether a switch is on; MXNet writes True, true and 1."""
+    """Return whether a switch is on; MXNet writes True, true and 1."""
     return attrs.get(key, 'False') in ('True', 'true', '1')
 
 
@@ -34,7 +34,7 @@ def _convolution(attrs, x):
 
 
 class StandingBatchNorm2d(nn.Module):
-    """BatchNorm by its moving statistics, in training too; it is none that could be synchronised or averaged."""
+    """BatchNorm by its moving statistics, in training too; SyncBatchNorm does not apply to it."""
 
     def __init__(self, channels, eps, _):
         super().__init__()

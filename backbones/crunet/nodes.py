@@ -42,11 +42,11 @@ def read_json(path):
     except OSError:
         raise
     except Exception as error:  # JSON of anything else
-        raise ValueError(f'{path} is no symbol of one output that MXNet has written: {error!r}')
+        raise ValueError(f'{path} is not a symbol of one output that MXNet has written: {error!r}')
     if not in_order or not 0 <= head < len(nodes):
-        raise ValueError(f'{path} is no symbol that MXNet has written: its nodes are not in order')
+        raise ValueError(f'{path} is not a symbol that MXNet has written: its nodes are not in order')
     if nodes[head].op == 'null':
-        raise ValueError(f'{path} is no network: its output is a variable')
+        raise ValueError(f'{path} is not a network: its output is a variable')
     given = [node.name for node in nodes]
     if len(set(given)) < len(given):
         raise ValueError(f'{path} has two nodes of one name')
@@ -65,7 +65,7 @@ class Recorded:
         return _Output(self, output)
 
     def get_children(self):
-        """Return the inputs; None for a variable, as MXNet has it."""
+        """Return the inputs; None for a variable, as in MXNet."""
         return self.inputs or None
 
     def get_internals(self):
@@ -106,7 +106,7 @@ OPERATORS = {'reshape': 'Reshape', 'identity': '_copy'}  # names of functions th
 
 
 def recorder():
-    """Return a module that can take the place of `mxnet` while a builder runs."""
+    """Return a module that can replace `mxnet` while a builder runs."""
 
     def operator(name):
         def call(*given, **settings):

@@ -22,23 +22,23 @@ from .nodes import IDENTITIES, INPUTS, source
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
-HEAD_TYPE = 'float32'  # to which a symbol with a trunk in 16 bits is cast behind it
+HEAD_TYPE = 'float32'  # to which a symbol with a trunk in half precision is cast behind it
 
 
 class Variable(str):
-    """The name of a parameter or moving statistic, in the place of a value."""
+    """The name of a parameter or moving statistic, instead of a value."""
 
 
 class Layer(str):
-    """The path of a layer, in the place of a function."""
+    """The path of a layer, instead of a function."""
 
 
 class Value(str):
-    """The name of what a step has computed, in the place of an argument."""
+    """The name of what a step has computed, instead of an argument."""
 
 
 def checked(x):
-    """Return images; raises TypeError for whole numbers, which would not be normalised."""
+    """Return images; raises TypeError for integers, which would not be normalised."""
     if not x.is_floating_point():
         raise TypeError(f'images are (x - 127.5) / 127.5 with a fraction, not {x.dtype}; crunet.transform makes them')
     return x
@@ -120,7 +120,7 @@ class SymbolModule(nn.Module):
         from safetensors.torch import save_file
 
         if self.config is None:
-            raise ValueError('the config wants a network by its name; make it with crunet.create_model')
+            raise ValueError('the config needs a network by its name; make it with crunet.create_model')
         config = {**self.config, 'num_features': self.size, 'mean': [0.5] * 3, 'std': [0.5] * 3}
         weights, text = (os.path.join(folder, name) for name in (names.WEIGHTS, names.CONFIG))
         os.makedirs(folder, exist_ok=True)
@@ -132,7 +132,7 @@ class SymbolModule(nn.Module):
             os.replace(path + '.new', path)
 
     def _autocast(self, x, is_on):
-        """Compute in the 16 bits that the device is made for, or `trunk_type`, or, off, in float32."""
+        """Compute in the half precision that the device is made for, or `trunk_type`, or, off, in float32."""
         if not self.fp16:  # a graph without autocast can be exported
             return contextlib.nullcontext()
         of_device = torch.float16 if x.device.type == 'cuda' else torch.bfloat16
@@ -196,7 +196,7 @@ class SymbolModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self):
-        """Return what pickle keeps: all but functions, which are made anew."""
+        """Return what pickle keeps: all but functions, which are made again."""
         return {key: value for key, value in self.__dict__.items() if key != '_runs'}
 
     def __setstate__(self, state):
@@ -294,7 +294,7 @@ def autocast_of(device):
 
 
 def is_narrow(module):
-    """Tell whether a 1x1 convolution reads fewer than 16 channels.
+    """Return whether a 1x1 convolution reads fewer than 16 channels.
 
     With a stride of 2 and in channels_last PyTorch's convolution for CPUs with AVX-512 then writes beyond its memory
     (found with 2.3.1, 2.4.1 and 2.14.1).
@@ -390,7 +390,7 @@ class _Assembly:
         """Add the step of a node that is a layer, and the layer, unless it is there; return the name of its value."""
         attrs = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
         if not isinstance(x, Value) or not all(isinstance(variable, Variable) for variable in variables):
-            raise ValueError('what it reads is no parameter')
+            raise ValueError('what it reads is not a parameter')
         if node.op == 'Dropout' and self.dropout is not None:
             attrs['p'] = str(self.dropout)
         if node.op == 'FullyConnected' and self.on_meta[x].ndim > 2:
@@ -443,7 +443,7 @@ class _Assembly:
         return path
 
     def _is_free(self, path):
-        """Tell whether a layer can have a path: no attribute of the modules around it has a part of its name."""
+        """Return whether a layer can have a path: no attribute of the modules around it has a part of its name."""
         parent, parts = self.module, path.split('.')
         for name in parts[:-1]:
             if name not in parent._modules:
@@ -465,9 +465,9 @@ class _Assembly:
         return name
 
     def _fold_input(self):
-        """Fold the host's normalisation and the network's into one multiplication, or an addition besides."""
+        """Fold insightface's normalisation and the network's into one multiplication, or an addition besides."""
         if len(self.steps) < 2:
-            raise ValueError('that is no network: it has no layers')
+            raise ValueError('that is not a network: it has no layers')
         (first, subtract, given), (second, multiply, then) = self.steps[:2]
         if (subtract, given[0], multiply, then[0]) == (torch.sub, 'data', torch.mul, first):
             mean, scale = given[1], then[1]

@@ -1,6 +1,6 @@
 """MXNet symbols as PyTorch modules: the face networks in insightface's `arcface_torch`, without MXNet.
 
-A network is described once, by its builder in `symbols/`. Here a network choice becomes nodes (`nodes.py`), and these a
+A network is described once, by its builder in `symbols/`. Here a network becomes nodes (`nodes.py`), and these a
 module (`symbol_module.py`). Needs PyTorch 2.3 or newer, and nothing else.
 """
 
@@ -23,7 +23,7 @@ OPTIONS = 'dropout', 'fp16', 'using_checkpoint', 'channels_last'  # of SymbolMod
 
 
 def choice(folder, row, **changes):
-    """Return the SymbolModule of a row of the table of network choices.
+    """Return the SymbolModule of a row of the table of networks.
 
     `folder` is that of the builders, `changes` are the options of `SymbolModule` and settings of the builder. Raises
     ValueError for settings that it does not accept.
@@ -88,7 +88,7 @@ def split(text):
 
 
 def is_known(name):
-    """Tell whether `get_model` knows a network: a choice or a symbol's JSON, with or without settings."""
+    """Return whether `get_model` knows a network: a choice or a symbol's JSON, with or without settings."""
     name, _ = split(name)
     return name.endswith('.json') or name in networks()
 
@@ -96,21 +96,21 @@ def is_known(name):
 def get_model(name, num_features=512, fp16=False, **_):
     """Return a face network by the convention of arcface_torch's `backbones`.
 
-    `name` is a network choice, `cru116`, or the path of a symbol's JSON, either with settings if need be, as in
+    `name` is a network, `cru116`, or the path of a symbol's JSON, either with settings if needed, as in
     `cru116:net_multiplier=0.25,dropout=0.0,memonger=True`. A choice takes the settings of its builder, and both take
 
-    - `dropout`: the host passes 0.0 to every backbone, so that is no wish; the recipe's 0.4 counts unless set here;
+    - `dropout`: of the embedding (default: 0.4); the `dropout=0.0` that insightface always passes is ignored;
     - `memonger`: whether feature maps are computed again in the backward pass, False by default; 'torch' does it by
       torch.utils.checkpoint;
     - `channels_last`: the layout of the feature maps, by default True unless the network is narrower than a quarter;
-    - `pretrained`: the path of a state dict to start from, as the host's model.pt.
+    - `pretrained`: the path of a state dict to start from, as insightface's model.pt.
 
     A JSON, and `emb_size` in the name, count more than `num_features`. Raises ValueError, naming what there is.
     """
     network, settings = parsed(name)
     weights = settings.pop('pretrained', None)
     if 'fp16' in settings:
-        raise ValueError('fp16 is no setting of a name; config.fp16 says it')
+        raise ValueError('fp16 is not a setting of a name; config.fp16 says it')
     if not network.endswith('.json'):
         settings = {'emb_size': num_features, **settings}
     module = made(network, {'fp16': fp16, **settings}, [key for key in networks() if not key.endswith('_imagenet')])
@@ -122,7 +122,7 @@ def get_model(name, num_features=512, fp16=False, **_):
 
 
 def made(network, settings, known=None):
-    """Return the SymbolModule of a network choice, one of `known` if not None, or of a symbol's JSON.
+    """Return the SymbolModule of a network, one of `known` if not None, or of a symbol's JSON.
 
     `settings` are those of the builder, and `dropout`, `memonger`, `channels_last` and `fp16`. Raises ValueError.
     """
@@ -135,7 +135,7 @@ def made(network, settings, known=None):
     }
     for key in ('using_checkpoint', 'folder', 'row', 'self'):
         if key in settings:
-            raise ValueError(f'{key} is no setting of a name')
+            raise ValueError(f'{key} is not a setting of a name')
     if network.endswith('.json'):
         if settings:
             raise ValueError(f'{", ".join(settings)}: what {network} says cannot be changed')
@@ -163,7 +163,7 @@ def switch(key, value, *others):
 def rate(value):
     """Return a rate of Dropout or None; raises ValueError for anything else."""
     if value is not None and (isinstance(value, (str, bool, tuple)) or not 0 <= value < 1):
-        raise ValueError(f'dropout={value} is no number of at least 0 and below 1')
+        raise ValueError(f'dropout={value} is not a number of at least 0 and below 1')
     return value
 
 
@@ -176,7 +176,7 @@ def load_weights(module, path):
         raise ValueError(f'cannot read {path}: {error.strerror or error}')
     except Exception as error:  # torch.load has many for files that are none
         why = re.split(r'\. |\n', str(error) or repr(error))[0]  # the others advise to run what is in the file
-        raise ValueError(f'{path} is no state dict, or has other things beside; tools/convert.py reads more: {why}')
+        raise ValueError(f'{path} is not a state dict, or has other things next to; tools/convert.py reads more: {why}')
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if not is_count(name)}
     for name in [*wanted, *shapes]:
         if shapes.get(name) != wanted.get(name):
@@ -188,7 +188,7 @@ def load_weights(module, path):
 
 
 def is_count(name):
-    """Tell whether a tensor of a state dict counts batches, which older ones do not, and BatchNorm can do without."""
+    """Return whether a tensor of a state dict counts batches, which older ones do not, and BatchNorm can do without."""
     return name.endswith('num_batches_tracked')
 
 

@@ -1,6 +1,6 @@
 """The networks inside arcface_torch, put there by patch_insightface.py.
 
-The host is the miniature of tests/host. With INSIGHTFACE=/path/to/checkout the same is done to a copy of that
+Insightface is the miniature of tests/host. With INSIGHTFACE=/path/to/checkout the same is done to a copy of that
 checkout, whose own train_v2.py runs on a CPU by way of tests/host/on_cpu.py. Skipped without PyTorch.
 """
 
@@ -68,7 +68,7 @@ def free_port():
 
 
 def run_script(host, *command, processes=1):
-    """Run a script of the host in so many processes, each as torchrun starts it; return what they printed."""
+    """Run a script of insightface in `processes` processes, each as torchrun starts it; return what they printed."""
     shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port()), 'WORLD_SIZE': str(processes)}
     running = [
         subprocess.Popen(
@@ -127,7 +127,7 @@ def test_two_processes_end_with_equal_weights(host, faces, options):
 def test_a_training_starts_from_other_weights_and_trains_all_of_them(host, faces, lr, tmp_path):
     """Without a learning rate the weights at the end are those at the beginning.
 
-    A beta that a BatchNorm behind a 1x1 convolution takes out again has no gradient but rounding, which float16 between
+    A beta that a BatchNorm after a 1x1 convolution cancels has no gradient but rounding, which float16 between
     the processes has no room for.
     """
     first = get_model(NARROW, num_features=32).state_dict()
@@ -153,7 +153,7 @@ def test_the_hosts_own_networks_are_as_before(host):
     done = subprocess.run(
         [sys.executable, '-c', code % 'r7'], cwd=host, capture_output=True, text=True, timeout=PATIENCE
     )
-    assert 'raise ValueError()' in done.stderr  # the host's
+    assert 'raise ValueError()' in done.stderr  # insightface's
 
 
 @pytest.mark.skipif(not CHECKOUT, reason='needs INSIGHTFACE=/path/to/checkout')
@@ -186,7 +186,7 @@ def test_the_hosts_programs(host, faces, size, tmp_path):
 def write_ijb(folder):
     """Write a miniature of IJB-C, three lists and 12 pictures of four people; return the faces, (12, 3, 112, 112).
 
-    Its landmarks are the host's own, moved by whole pixels, so that aligning crops the pictures.
+    Its landmarks are insightface's own, moved by whole pixels, so that aligning crops the pictures.
     """
     import numpy as np
     from PIL import Image

@@ -199,7 +199,7 @@ def test_two_processes_share_their_statistics(memonger, tmp_path):
 
 
 def in_sync(rank, store, memonger):
-    """Take a step of half a batch beside another process, and of the whole batch alone."""
+    """Take a step of half a batch next to another process, and of the whole batch alone."""
     distributed = torch.distributed
     torch.set_num_threads(1)
     distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)

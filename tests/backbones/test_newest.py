@@ -36,7 +36,7 @@ def images(count=4):
 
 
 def assert_near(found, expected, within=1e-5):
-    """The difference is small beside the largest number."""
+    """The difference is small next to the largest number."""
     difference = (torch.as_tensor(found) - expected).abs().max() / expected.abs().max()
     assert difference < within, difference
 
@@ -231,7 +231,7 @@ def test_a_model_of_timm_is_the_network(timm, name):
     assert [info['reduction'] for info in model.feature_info] == [4, 8, 16, 32]
     assert model.get_classifier().out_features == 10
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in other.named_parameters()]
-    model.stage4.unit1.conv1.register_forward_hook(lambda *_: pytest.fail('it goes on behind the last index'))
+    model.stage4.unit1.conv1.register_forward_hook(lambda *_: pytest.fail('it continues behind the last index'))
     (second,) = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
     assert torch.equal(second, maps[1])
     with pytest.raises(ValueError, match='output_fmt=NLC is not NCHW'):
@@ -282,7 +282,7 @@ def test_groups_of_parameters_for_layer_decay(timm, name):
 @pytest.mark.parametrize('zero_init_last', [True, False])
 @pytest.mark.parametrize('name', TIMM)
 def test_units_begin_at_zero_in_timm(timm, name, zero_init_last):
-    """So the weights within a branch change nothing, but for the network that begins as the paper's."""
+    """So the weights within a branch change nothing, except the network that begins as the paper's."""
     model = timm.create_model(name, net_multiplier=0.25, zero_init_last=zero_init_last).eval()
     x = torch.randn(1, 3, 224, 224)
     before = model.forward_features(x)

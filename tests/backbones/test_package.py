@@ -96,7 +96,7 @@ def test_a_folder_that_is_none(crunet, tmp_path, content):
     [
         ('cru57', {}, "there is no network 'cru57'; choose from cru56, cru116"),
         ('cru56', {'net_multiplyer': 1}, 'net_multiplyer is not a setting'),
-        ('cru56', {'dropout': 2}, 'dropout=2 is no number'),
+        ('cru56', {'dropout': 2}, 'dropout=2 is not a number'),
         ('cru56', {'memonger': 'no'}, 'memonger=no is neither True nor False'),
         ('cru56', {'pretrained': 'nowhere.pt', **NARROW}, 'cannot read nowhere.pt'),
         ('cru56', {'pretrained': True}, 'there are no pretrained weights of cru56; pass the path'),

@@ -78,7 +78,7 @@ def test_outputs(name, origin):
 def test_eps_instead_of_other_variances():
     """The one and the other make up for PyTorch's eps."""
     network, images = released.random_network('ires18', 'release'), images_of(96)
-    network.bn1.running_var.mul_(1e-4)  # so that the eps is no trifle
+    network.bn1.running_var.mul_(1e-4)  # so that the eps is not a trifle
     network.conv1.weight.data.mul_(1e-2)
     expected, values = expected_of(network, images), values_of(network)
     symbol, parameters = ours('ires18', 'release', values, image_shape=(96, 96, 3))

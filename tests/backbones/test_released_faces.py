@@ -64,7 +64,7 @@ def narrow(case):
 
 
 def adapted(case, name, array):
-    """Return an array as our network has it."""
+    """Return an array as in our network."""
     return importing.SOURCES[CASES[case][0]].adapt(name, array)
 
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip('torch')
 
 import config as host  # noqa: E402
-from crunet import symbol_torch  # noqa: E402  it wants PyTorch
+from crunet import symbol_torch  # noqa: E402  it needs PyTorch
 from crunet.identifiers import mxnet_names, torch_name  # noqa: E402
 from crunet.nodes import record  # noqa: E402
 from helpers import COMPUTED, FACE_NETWORKS, FIXED_GAMMAS, PATIENCE, PLAIN, RELEASED, ROOT, bind  # noqa: E402
@@ -403,7 +403,7 @@ def test_a_symbols_json_is_the_same_network(tmp_path):
 @pytest.mark.parametrize('content', ['', '[]', '{"nodes": [], "heads": [[0, 0, 0]]}', '{"nodes": 1}'])
 def test_what_is_no_symbol_is_refused(tmp_path, content):
     (tmp_path / 'x.json').write_text(content)
-    with pytest.raises(ValueError, match=r'x\.json is no symbol'):
+    with pytest.raises(ValueError, match=r'x\.json is not a symbol'):
         symbol_torch.read_json(str(tmp_path / 'x.json'))
 
 
@@ -500,7 +500,7 @@ def test_a_json_without_layers_or_marks(tmp_path):
 
 
 def test_a_module_in_16_bits_throughout():
-    """Without fp16, its type is the user's: half() computes the head in 16 bits, too."""
+    """Without fp16, its type is the user's: half() computes the head in half precision, too."""
     module = symbol_torch.SymbolModule(recorded('cru56'), (48, 48)).bfloat16().eval()
     assert module(torch.zeros((2, 3, 48, 48), dtype=torch.bfloat16)).dtype == torch.bfloat16
 
@@ -647,12 +647,12 @@ def test_functions_of_the_first_arcface_torch():
         ('cru56:colour=1', 'colour is not a setting'),
         ('cru56:memonger=no', 'memonger=no is neither True nor False'),
         ('cru56:channels_last=7', 'channels_last=7 is neither True nor False'),
-        ('cru56:dropout=abc', 'dropout=abc is no number'),
-        ('cru56:dropout=1', 'dropout=1 is no number of at least 0 and below 1'),
+        ('cru56:dropout=abc', 'dropout=abc is not a number'),
+        ('cru56:dropout=1', 'dropout=1 is not a number of at least 0 and below 1'),
         ('cru56:dropout=True', 'dropout=True is no number'),
-        ('cru56:fp16=True', 'fp16 is no setting of a name; config.fp16 says it'),
-        ('cru56:self=1', 'self is no setting of a name'),
-        ('cru56:using_checkpoint=True', 'using_checkpoint is no setting of a name'),
+        ('cru56:fp16=True', 'fp16 is not a setting of a name; config.fp16 says it'),
+        ('cru56:self=1', 'self is not a setting of a name'),
+        ('cru56:using_checkpoint=True', 'using_checkpoint is not a setting of a name'),
         ('nowhere.json', 'cannot read nowhere.json: No such file'),
     ],
 )

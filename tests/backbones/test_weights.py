@@ -127,7 +127,7 @@ def test_dtypes_of_tensors(dtype, tmp_path):
 
 
 class Whole(torch.nn.Module):
-    """A module of a trainer that has the network beside its loss, as in Lightning."""
+    """A module of a trainer that has the network next to its loss, as in Lightning."""
 
     def __init__(self, network):
         super().__init__()
@@ -169,7 +169,7 @@ def test_weights_as_trainers_save_them(kind, run_tool, tmp_path):
     expected = TorchEngine(module)(images)
     close = dict(rtol=0, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_allclose(open_engine(f'{tmp_path}/net,0', 2)(images), expected, **close)
-    if kind in ('Lightning', 'timm', 'model'):  # of what is beside the weights PyTorch's safe reader takes little
+    if kind in ('Lightning', 'timm', 'model'):  # of what is next to the weights PyTorch's safe reader takes little
         with pytest.raises(ValueError, match='tools/convert.py reads more'):
             symbol_torch.get_model(f'{TINY},pretrained={path}', num_features=24)
         path = str(tmp_path / 'alone.pt')
@@ -179,7 +179,7 @@ def test_weights_as_trainers_save_them(kind, run_tool, tmp_path):
 
 
 @pytest.mark.parametrize('read', [state_dict.read, symbol_torch.read_state])
-@pytest.mark.parametrize('kind', ['beside the weights', 'bare pickle', 'old format', 'tar'])
+@pytest.mark.parametrize('kind', ['next to the weights', 'bare pickle', 'old format', 'tar'])
 def test_nothing_in_a_file_is_called(read, kind, tmp_path):
     """Not by PyTorch's readers of older formats either, which call the pickle module themselves."""
 
@@ -188,7 +188,7 @@ def test_nothing_in_a_file_is_called(read, kind, tmp_path):
             return open, (str(tmp_path / 'made'), 'w')
 
     path = str(tmp_path / 'x.pt')
-    if kind == 'beside the weights':
+    if kind == 'next to the weights':
         torch.save({'state_dict': {'a': torch.zeros(2)}, 'args': Call()}, path)
     elif kind == 'tar':
         (tmp_path / 'storages').write_bytes(pickle.dumps(Call(), 2))

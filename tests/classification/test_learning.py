@@ -152,7 +152,7 @@ def test_what_is_refused(images, tmp_path, run_tool):
 
 
 def test_data_that_do_not_fit(images, tmp_path):
-    """A file that is no image, a class under another name, too few images for the processes, a label of none."""
+    """A file that is not an image, a class under another name, too few images for the processes, a label of none."""
     import shutil
 
     folder = tmp_path / 'shapes'

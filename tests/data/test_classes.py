@@ -1,4 +1,4 @@
-"""Images of classes: labels and names that do not belong together, in `.rec` files."""
+"""Labelled images: labels and names that do not belong together, in `.rec` files."""
 
 import os
 
@@ -24,7 +24,7 @@ def write(path, labels, flag=0):
 
 
 def test_records_of_pack_are_the_images_of_the_folder(tmp_path):
-    """In an order of their own; MXNet reads the same labels."""
+    """In the order of the file; MXNet reads the same labels."""
     pictures, packed = str(tmp_path / 'pictures'), str(tmp_path / 'train.rec')
     shapes.write(pictures, images=2, seed=0)
     packing.pack_classes(pictures, packed, 40)

@@ -267,7 +267,7 @@ def test_classes_become_a_record_file(run_tool, people, tmp_path):
 
 def test_a_failing_write_leaves_nothing(people, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, 'write_faces', lambda folder, *_: open(os.path.join(folder, 'train.rec'), 'w').close())
-    with pytest.raises(UserError, match='could not be written whole'):
+    with pytest.raises(UserError, match='could not be written completely'):
         packing.pack_faces(str(people), str(tmp_path / 'set'), packing.Options())
     assert not (tmp_path / 'set').exists()
 
@@ -509,7 +509,7 @@ def test_classes_for_which_the_disk_has_no_room(run_tool, people, tmp_path, monk
 
     monkeypatch.setattr(mx.recordio.MXRecordIO, 'write', write)
     code, _, err = run_tool(pack, 'classes', str(people), '--output', str(tmp_path / 'out' / 'x.rec'))
-    assert code == 2 and 'x.rec could not be written whole, perhaps because the disk is full: ' in err
+    assert code == 2 and 'x.rec could not be written completely, perhaps because the disk is full: ' in err
     assert err.count('\n') == 1 and not (tmp_path / 'out').exists()
 
 
@@ -559,7 +559,7 @@ def test_a_hundred_pictures_without_a_face_are_enough():
     for number in range(199):
         if number == 99:
             blind.model.finds = True
-            blind('x', image)  # one face, and the count begins anew
+            blind('x', image)  # one face, and the count begins again
             blind.model.finds = False
             continue
         with pytest.raises(Unusable):

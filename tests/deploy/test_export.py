@@ -207,7 +207,7 @@ def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, toleranc
 )
 @pytest.mark.parametrize('half', [False, True], ids=['float32', 'float16'])
 def test_the_insightface_package_takes_it_for_what_it_is(tmp_path, changes, half):
-    insightface = pytest.importorskip('insightface')  # it wants Python 3.10
+    insightface = pytest.importorskip('insightface')  # it needs Python 3.10
     symbol = symbol_of('ires50', **dict(NARROW, image_shape=(112, 112, 3), **changes))
     parameters = settled(symbol, (2, 3, 112, 112))
     path, shape = str(tmp_path / 'ires50.onnx'), (112, 112, 3)
@@ -298,7 +298,7 @@ def save_detector(path, points, side=128):
 
 def test_face_analysis_finds_it_in_a_folder_of_its_models(tmp_path):
     """As docs/deployment.md says: detect, align, embed in one call; the alignment is that of `crunet.align`."""
-    insightface = pytest.importorskip('insightface')  # it wants Python 3.10
+    insightface = pytest.importorskip('insightface')  # it needs Python 3.10
     from PIL import Image
 
     from crunet.alignment import TEMPLATE, aligned
@@ -384,7 +384,7 @@ def test_a_checkpoint_of_another_width(trained, tool, tmp_path):
     code, out, err = tool(
         '--model', trained[0] + ',3', '--network', 'cru56', '--multiplier', '0.25', '--output', str(tmp_path / 'net')
     )
-    assert code == 2 and 'add --multiplier' not in err  # it has an embedding of its own
+    assert code == 2 and 'add --multiplier' not in err  # its embedding differs
     assert 'pre_fc1_weight in shape' in err, err
 
 
@@ -443,14 +443,14 @@ def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'options, words',
     [
-        ([], 'name a --network, a --model, or both'),
+        ([], 'pass --network, --model or both'),
         (['--network', 'cru57'], "there is no network 'cru57'; choose from cru56"),
-        (['--network', 'cru56', '--onnx'], 'name a --model'),
+        (['--network', 'cru56', '--onnx'], 'pass --model'),
         (['--model', 'nothing'], 'nothing is neither PREFIX,EPOCH'),
         (['--model', 'nothing,1'], 'cannot read nothing-symbol.json: No such file or directory'),
         (['--model', '{model},7'], 'model-0007.params: No such file or directory'),
         (['--model', '{model},3', '--batch', '2'], 'add --onnx'),
-        (['--model', '{model},3', '--onnx', '--batch', '0'], "'0' is not a whole number of at least 1"),
+        (['--model', '{model},3', '--onnx', '--batch', '0'], "'0' is not an integer of at least 1"),
         (['--model', '{model},3', '--image-size', '112'], "'112' is not HEIGHT,WIDTH"),
         (['--model', '{model},3', '--image-size', '224,224'], 'pre_fc1_weight in shape'),
         (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),

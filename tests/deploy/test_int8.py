@@ -32,7 +32,7 @@ SHAPE = (SIDE, SIDE, 3)
 
 @pytest.fixture(scope='module')
 def faces(tmp_path_factory):
-    """A folder of 24 small drawn faces, and 20 pairs in pairs.bin."""
+    """A folder of 24 small synthetic faces, and 20 pairs in pairs.bin."""
     folder = tmp_path_factory.mktemp('faces')
     drawn = tmp_path_factory.mktemp('drawn')
     synthetic.write_synthetic(str(drawn), identities=4, images=6, pairs=20, seed=1)
@@ -105,7 +105,7 @@ def test_all_layers_if_the_promise_allows(run_tool, model, faces, in_float, tmp_
     calibration, others = samples(faces, SHAPE, 300, 100)
     assert len(calibration) == 18 and len(others) == 6
     found = cosines(embeddings(path, others), embeddings(in_float, others))
-    assert f'smallest cosine {found.min():.4f}, mean {found.mean():.4f}' in out
+    assert f'minimum cosine {found.min():.4f}, mean {found.mean():.4f}' in out
     middle = embeddings(in_float, others).mean(axis=0)
     centred = cosines(embeddings(path, others) - middle, embeddings(in_float, others) - middle).min()
     assert f'smallest from the mean embedding {centred:.4f}' in out and centred < found.min()
@@ -195,7 +195,7 @@ def test_the_cosine_from_the_mean_embedding_is_a_promise_too(
 @pytest.mark.usefixtures('known_costs')
 def test_a_promise_that_cannot_be_kept(run_tool, model, faces, tmp_path):
     code, _, err = run(run_tool, model, faces, tmp_path / 'out' / 'x', '--min-cosine', '1')
-    assert code == 1 and 'does not keep a smallest cosine of 1' in err and 'costliest layers in float' in err
+    assert code == 1 and 'does not keep a minimum cosine of 1' in err and 'costliest layers in float' in err
     assert len(err.splitlines()) == 1 and not os.path.exists(str(tmp_path / 'out'))
 
 
@@ -307,7 +307,7 @@ def test_a_file_of_anybody(run_tool, in_float, faces, tmp_path, changes):
     sessions = [onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider']) for file in (given, path)]
     assert [end.name for end in sessions[1].get_inputs()] == ['input.1']
     expected, found = (session.run(None, {'input.1': data})[0] for session in sessions)
-    assert f'smallest cosine {cosines(found, expected).min():.4f}' in out
+    assert f'minimum cosine {cosines(found, expected).min():.4f}' in out
     assert np.ptp(expected) > 0 and cosines(found, expected).min() > 0.5
     names = [node.name for node in onnx.load(path).graph.node[:8]]
     assert any(name.startswith('Sub') for name in names) == any(name.startswith('Mul') for name in names) == is_raw
@@ -443,7 +443,7 @@ def test_what_is_read_is_not_overwritten(run_tool, model, tmp_path):
 
 @pytest.mark.skipif('ALL_DEPTHS' not in os.environ, reason='it trains for minutes; make test-all')
 def test_a_trained_network_verifies_as_well(tmp_path):
-    """At more than a quarter of its width, on pairs that gave no ranges; in onnxruntime and in OpenVINO."""
+    """At more than a quarter of its width, on pairs that calibration did not see; in onnxruntime and in OpenVINO."""
     core = openvino_core()
     data, learnt, prefix = str(tmp_path / 'data'), str(tmp_path / 'learnt'), str(tmp_path / 'net')
     words = ['--network', 'cru56', '--multiplier', '0.3125', '--steps', '135', '--output', learnt]

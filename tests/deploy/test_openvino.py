@@ -21,7 +21,7 @@ from netkit.graph.naming import is_original
 from netkit.graph.nodes import Graph
 from netkit.networks import build
 
-pytest.importorskip('openvino')  # it wants Python 3.10
+pytest.importorskip('openvino')  # it needs Python 3.10
 
 FAMILIES = ['cru56', 'att56', 'attnext56', 'ires50', 'iresgroup50', 'cru56_imagenet', 'att56_imagenet']
 OF_OTHERS = ['cru56:net_origin=release', 'att56:net_origin=facexzoo']
@@ -128,7 +128,7 @@ def test_openvino_stays_in_int8(name, in_int8):
 
 @pytest.mark.parametrize('name', ['cru56', 'att56'])
 def test_int8_for_tensorrt(name, tmp_path):
-    """As its importer wants it: signed, zero points of 0, nothing in int32, and quantised inputs of layers only."""
+    """As its importer needs it: signed, zero points of 0, nothing in int32, and quantised inputs of layers only."""
     path, quantised = exported(name, tmp_path, 'tensorrt')
     onnx.checker.check_model(onnx.load(path), full_check=True)
     graph = onnx.load(path).graph

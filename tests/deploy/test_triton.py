@@ -30,7 +30,7 @@ def run(run_tool, model, output, repository, *options):
 
 @pytest.mark.parametrize('precision, name', [('float32', 'face'), ('float16', 'Gesichter "ä" \\1')])
 def test_a_repository_as_triton_reads_it(run_tool, model, tmp_path, precision, name):
-    model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2')  # it wants Python 3.10
+    model_config = pytest.importorskip('tritonclient.grpc.model_config_pb2')  # it needs Python 3.10
     from google.protobuf import text_format
 
     repository = tmp_path / 'models'
@@ -60,7 +60,7 @@ def test_a_model_that_is_there_already_stays(run_tool, model, tmp_path):
     folder.mkdir(parents=True)
     (folder / 'config.pbtxt').write_text('mine')
     code, _, err = run(run_tool, model, tmp_path / 'face', tmp_path / 'models', '--fold-bn')
-    assert code == 2 and 'face-folded is there already; remove it, or name another --output or --triton' in err
+    assert code == 2 and 'face-folded already exists; remove it, or pass another --output or --triton' in err
     assert (folder / 'config.pbtxt').read_text() == 'mine' and os.listdir(str(tmp_path)) == ['models']
 
 

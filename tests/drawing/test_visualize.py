@@ -90,12 +90,12 @@ def test_a_network_is_drawn_with_a_box_for_each_unit(draw, network):
 
 
 def test_lines_go_where_the_network_goes():
-    """In the paper's reading nothing but the skips joins the mask's way up."""
+    """In the paper's reading nothing but the skips joins the mask's upsampling path."""
     sizes = {}
     for network in ('att56', 'att56_imagenet'):
         figure = network_drawing.draw(network, units_of(network), (112, 112, 3))
         sizes[network] = collections.Counter(type(artist).__name__ for artist in figure.axes[0].get_children())
-    # The dense reading has, in stages 1 to 3, the trunk's line and its circle, and a line beside each of 2 + 1 skips.
+    # The dense reading has, in stages 1 to 3, the trunk's line and its circle, and a line next to each of 2 + 1 skips.
     difference = {kind: sizes['att56'][kind] - sizes['att56_imagenet'][kind] for kind in ('Circle', 'Line2D')}
     assert difference == {'Circle': 3, 'Line2D': 3}
 
@@ -159,7 +159,7 @@ def test_a_unit_is_the_papers_figure():
     assert texts[1] == ['BN', 'ReLU', '1×1, 512, /2']
     assert chains[1].start is unit_drawing.INPUT and words_module.node_text(chains[1].end) == '+'
     offsets = unit_drawing.lanes(rows, chains)
-    assert offsets[0] == 0 and offsets[1] >= unit_drawing.WIDTH  # beside it, not on it
+    assert offsets[0] == 0 and offsets[1] >= unit_drawing.WIDTH  # next to it, not on it
     weights = filter(None, map(units_module.weight_of, unit.nodes))
     users = collections.Counter({weight: 6 for weight in weights if weight.name.startswith('stage2_group1_')})
     colours = [unit_drawing.colour_of(node, unit, users) for node in unit.nodes if node.op == 'Convolution']
@@ -453,8 +453,8 @@ def refused(run_tool):
     [
         ([], 'say what to draw: network, attention, receptive, sharing, training'),
         (['receptive', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules by the names of our networks'),
-        (['receptive', '-o', '{out}.png'], 'name a --network, a --model, or both'),
-        (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network choice'),
+        (['receptive', '-o', '{out}.png'], 'pass --network, --model or both'),
+        (['network', 'cru57', '-o', '{out}.svg'], 'cru57 is not a network'),
         (['network', 'cru56', '-o', '{out}.jpeg'], 'does not end in .svg, .png, .pdf'),
         (['network', 'cru56', '-o', '{file}/x.svg'], 'cannot write to'),
         (['network', 'cru56', '--detail', 'stage9_unit1', '-o', '{out}.svg'], 'there is no such unit; say unit'),
@@ -463,7 +463,7 @@ def refused(run_tool):
             'there is no such unit; say unit',
         ),
         (['sharing', 'ires50', '-o', '{out}.svg'], 'ires50 shares no weights'),
-        (['attention', '-o', '{out}.png'], 'name a --network, a --model, or both'),
+        (['attention', '-o', '{out}.png'], 'pass --network, --model or both'),
         (['attention', '--network', 'cru56', '-o', '{out}.png'], 'cru56 has no attention modules; name a feature map'),
         (['attention', '--network', 'att56', '--image', '{file}', '-o', '{out}.png'], 'is not readable as an image'),
         (['attention', '--network', 'att56', '--image', 'none.png', '-o', '{out}.png'], 'No such file'),

@@ -1,6 +1,6 @@
 """Print what scikit-learn makes of the scores of test_protocol.py, as JSON: `python make_roc.py > roc.json`.
 
-In an environment of its own, with scikit-learn 1.3.2: where that is installed, MXNet imports it, which takes more than
+In a separate environment, with scikit-learn 1.3.2: where that is installed, MXNet imports it, which takes more than
 a second of every process.
 """
 
@@ -11,7 +11,7 @@ from sklearn import metrics
 
 
 def scores(count=400, seed=0, decimals=None):
-    """Return squared distances of pairs, and which are of the same person: these are nearer, as a rule."""
+    """Return squared distances of pairs, and which are of the same person: these are nearer, usually."""
     rng = np.random.RandomState(seed)
     same = rng.uniform(size=count) < 0.5
     distance = np.where(same, rng.normal(1.0, 0.4, count), rng.normal(1.6, 0.4, count)).clip(0, 4)

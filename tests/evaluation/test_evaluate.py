@@ -118,11 +118,11 @@ def test_models_stand_side_by_side_and_are_drawn(run_tool, folder, tmp_path):
         picture,
     )
     assert code == 0, err
-    first, cosines, second, others, beside = markdown(out)
+    first, cosines, second, others, nearest = markdown(out)
     assert (
         first == second
         and cosines == others
-        and beside[0][checkpoint] == beside[0][model] == first[0]['accuracy'].split()[0]
+        and nearest[0][checkpoint] == nearest[0][model] == first[0]['accuracy'].split()[0]
     )
     assert first[0]['TAR at FAR 0.001'] == cosines[1]['cosine above'] == '–' and 'published' not in out
     with open(picture, encoding='utf-8') as file:
@@ -345,7 +345,7 @@ def test_pictures_in_folders_of_people_and_too_many_to_compare(folder, run_tool,
     code, _, err = run_tool(evaluate, *options, '--similar')
     assert code == 2 and 'cosines of 20 pictures at most, and these are 21' in err
     code, _, err = run_tool(evaluate, *options, '--similar', '--far', '0.1')
-    assert code == 2 and '--far wants a folder with a subfolder for each person, and two pictures of one' in err
+    assert code == 2 and '--far needs a folder with a subfolder for each person, and two pictures of one' in err
 
 
 def test_thresholds_of_a_folder_of_people(folder, run_tool, tmp_path):
@@ -369,7 +369,7 @@ def test_thresholds_of_a_folder_of_people(folder, run_tool, tmp_path):
     assert '1.000' in out  # the matrix of a few pictures is there, too
     Image.new('RGB', (112, 112)).save(str(tmp_path / 'x.png'))
     code, _, err = run_tool(evaluate, *options)
-    assert code == 2 and 'x.png is in no subfolder, and --far wants one for each person' in err
+    assert code == 2 and 'x.png is in no subfolder, and --far needs one for each person' in err
     code, _, err = run_tool(evaluate, *options[:2], paths[0], paths[1], *options[3:])
     assert code == 2 and '--far needs one folder' in err
 

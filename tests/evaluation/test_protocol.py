@@ -10,7 +10,7 @@ from netkit.evaluation import protocol
 
 
 def scores(count=400, seed=0, decimals=None):
-    """Return squared distances of pairs, and which are of the same person: these are nearer, as a rule."""
+    """Return squared distances of pairs, and which are of the same person: these are nearer, usually."""
     rng = np.random.RandomState(seed)
     same = rng.uniform(size=count) < 0.5
     distance = np.where(same, rng.normal(1.0, 0.4, count), rng.normal(1.6, 0.4, count)).clip(0, 4)
@@ -77,7 +77,7 @@ def test_accuracy_is_the_protocols(count):
 @pytest.mark.parametrize('far', [0.3, 0.05, 0.011, 1e-4])
 @pytest.mark.parametrize('block', [1 << 24, 100])
 def test_thresholds_of_all_pairs_of_people(far, block, monkeypatch):
-    """By counting: so many different pairs are above the threshold, and one more would be too many."""
+    """By counting: this number of different pairs is above the threshold, and one more would be too many."""
     monkeypatch.setattr(protocol, 'BLOCK', block)
     rng = np.random.RandomState(0)
     people = rng.randint(0, 9, 60)

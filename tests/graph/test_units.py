@@ -192,7 +192,7 @@ def test_a_network_without_units_is_told_by_its_layers(tool, tmp_path):
         (['{file}'], 'is not a symbol JSON'),
         (['cru56', '--image-size', '20,20'], 'image_shape'),
         (['cru56', '--sort', 'beauty'], "invalid choice: 'beauty'"),
-        (['cru56', '--descending'], 'name a --sort'),
+        (['cru56', '--descending'], 'requires --sort COLUMN'),
     ],
 )
 def test_wrong_input_is_one_sentence(run_tool, tmp_path, arguments, words):
@@ -211,7 +211,7 @@ def test_a_network_that_somebody_added_has_no_published_row(run_tool, monkeypatc
 
 
 def flat(features, **reshape):
-    """Return a small network that flattens its feature maps in a way of its own."""
+    """Return a small network that flattens its feature maps in an unusual way."""
     features = mx.sym.Convolution(features, num_filter=8, kernel=(3, 3), name='conv0')
     return mx.sym.BatchNorm(mx.sym.FullyConnected(mx.sym.Reshape(features, **reshape), num_hidden=4), name='fc1')
 

@@ -51,7 +51,7 @@ def lay_out_partial_fc(root):
 
 
 def symbol_folder(trainer):
-    """Return the symbol folder of a trainer folder: its own or the shared one beside it."""
+    """Return the symbol folder of a trainer folder: its own or the shared one next to it."""
     own = os.path.join(trainer, 'symbol')
     return own if os.path.isdir(own) else os.path.join(os.path.dirname(trainer), 'symbol')
 

@@ -36,7 +36,7 @@ EXACT = [FORMS[place] for place in (0, 1, 2, 4)]
 
 @pytest.fixture
 def with_openvino():
-    pytest.importorskip('openvino')  # it wants Python 3.10
+    pytest.importorskip('openvino')  # it needs Python 3.10
 
 
 @unmasked
@@ -72,7 +72,7 @@ def test_the_deployment_of_a_checkpoint_is_timed_and_compared(run_tool, tmp_path
             for column, first in (('ratio', rows[0]), ('to onnxruntime', rows[2])):
                 expected = float(first['ms/image']) / float(row['ms/image'])
                 assert float(row[column][:-1]) == pytest.approx(expected, rel=0.06, abs=0.01)
-        found = {row['form']: row['smallest cosine'] for row in rows}
+        found = {row['form']: row['minimum cosine'] for row in rows}
         assert found.pop(FORMS[-1]) == '–'
         assert [found.pop(form) for form in EXACT] == ['1.0000'] * len(EXACT)
         assert 0.98 < float(found.pop('OpenVINO, bfloat16')) <= 1
@@ -90,7 +90,7 @@ def test_the_deployment_of_a_checkpoint_is_timed_and_compared(run_tool, tmp_path
         (['--model', 'net,1'], '--model and --calibration belong together'),
         (['--calibration', 'faces'], '--model and --calibration belong together'),
         (['cru56', '--model', 'net,1', '--calibration', 'faces'], 'name CHOICEs or a --model'),
-        (['cru56', '--per-batch-size', '1,x'], "'x' is not a whole number"),
+        (['cru56', '--per-batch-size', '1,x'], "'x' is not an integer"),
     ],
 )
 def test_deployment_that_cannot_be_timed(run_tool, options, words):
@@ -199,7 +199,7 @@ def test_a_network_that_int8_does_not_keep(run_tool, monkeypatch):
 
     def fails(path, scratch, promise):
         promises.append(promise)
-        raise Different('x in int8 does not keep a smallest cosine of 0.99')
+        raise Different('x in int8 does not keep a minimum cosine of 0.99')
 
     monkeypatch.setattr(deployed, 'quantise', fails)
     code, out, err = run_tool(measure, 'deployment', 'cru56:' + SMALL)
@@ -209,4 +209,4 @@ def test_a_network_that_int8_does_not_keep(run_tool, monkeypatch):
     with tempfile.TemporaryDirectory() as scratch, pytest.raises(Different):
         deployed.Deployed(deployed.Subject('x', symbol, shape, None, (faces, faces)), scratch)
     assert promises[1].min_cosine == 0.99 and promises[1].held_out is faces
-    assert err == 'measure.py: x in int8 does not keep a smallest cosine of 0.99\n'
+    assert err == 'measure.py: x in int8 does not keep a minimum cosine of 0.99\n'

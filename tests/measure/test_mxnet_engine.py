@@ -172,7 +172,7 @@ def test_another_error_than_that_of_memory_is_one():
 
 @pytest.mark.parametrize('way', [Way(), Way(rewritten=False), Way(memonger=True)])
 def test_executors_that_share_weights_compute_what_a_step_computes(way):
-    """A Step of its own, with the same weights and images, in another form."""
+    """Another Step, with the same weights and images, in another form."""
     network = Network(CHOICE)
     weights = network.step(Way(memonger=True), 2).weights
     assert network.step(way, 4).weights is weights
@@ -193,10 +193,10 @@ def test_executors_that_share_weights_compute_what_a_step_computes(way):
 
 
 def test_an_inference_is_one():
-    """It moves no statistics, and has the embeddings of a Step of its own."""
+    """It moves no statistics, and has the embeddings of a separate Step."""
     network = Network(CHOICE)
     sharing = network.infer(Way(), 2)
-    assert not sharing.weights.gradients  # which an inference does not need
+    assert not sharing.weights.gradients  # which a forward pass does not need
     before = engine.as_float64(sharing.weights.statistics)
     sharing()
     alone = Step(network.symbol(Way(rewritten=False)), network.shape(2), engine.DEVICE, training=False)
@@ -238,5 +238,5 @@ def test_faces_are_what_train_py_says(monkeypatch):
     found = engine.faces(parts.Options())
     assert found['steps'] == 4 and found['loss, last ten steps'] > 1 and '±' in found['verification on drawn']
     monkeypatch.setattr(engine, 'FACES_ON_CPU', ['--steps', '0'])
-    with pytest.raises(UserError, match="tools/train.py: .*--steps.*'0' is not a whole number"):
+    with pytest.raises(UserError, match="tools/train.py: .*--steps.*'0' is not an integer"):
         engine.faces(parts.Options())

@@ -26,7 +26,7 @@ def test_differences():
 
 
 def test_moving_statistics_are_compared_by_the_deviation_of_their_layer():
-    """A mean of next to nothing is no reason for a large difference."""
+    """A mean of next to nothing does not make a difference large."""
     expected = {'x_moving_mean': np.array([1e-9, 2.0]), 'x_moving_var': np.array([4.0, 1.0])}
     found = {'x_moving_mean': np.array([0.2, 2.0]), 'x_moving_var': np.array([4.0, 1.0])}
     assert agreement.moved(found, expected) == pytest.approx(0.1)
@@ -72,8 +72,8 @@ def test_what_is_beyond_its_bound_is_a_problem(measured, marks, problems):
 
 
 @pytest.mark.parametrize('lasting', [None, 0])
-@pytest.mark.parametrize('anew', [False, True])
-def test_turns(anew, lasting, monkeypatch):
+@pytest.mark.parametrize('again', [False, True])
+def test_turns(again, lasting, monkeypatch):
     """A B A B, and a step's time, on a clock that the steps move; what a maker and a first run take is not counted."""
     now, order, made, queued = [0.0], [], [], []
     monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
@@ -95,11 +95,11 @@ def test_turns(anew, lasting, monkeypatch):
         """A run is queued, and computed by the time that one waits."""
         now[0] += queued.pop() if queued else 0
 
-    *_, found = timing.in_turns(makers, wait, None, None, lasting, anew)
+    *_, found = timing.in_turns(makers, wait, None, None, lasting, again)
     assert found == {'slow': [pytest.approx(0.25)] * timing.ROUNDS, 'quick': [pytest.approx(0.1)] * timing.ROUNDS}
     changes = [label for place, label in enumerate(order) if place == 0 or order[place - 1] != label]
     assert changes == ['slow', 'quick'] * (timing.ROUNDS + 1)
-    assert made == ['slow', 'quick'] * (timing.ROUNDS + 1 if anew else 1)
+    assert made == ['slow', 'quick'] * (timing.ROUNDS + 1 if again else 1)
 
 
 def test_only_one_of_those_that_are_made_anew_is_there_at_a_time():
@@ -117,7 +117,7 @@ def test_only_one_of_those_that_are_made_anew_is_there_at_a_time():
         there.clear()
         return Step()
 
-    step = timing.in_turns({'a': maker, 'b': maker}, lambda: None, lasting=0, anew=True)
+    step = timing.in_turns({'a': maker, 'b': maker}, lambda: None, lasting=0, again=True)
     assert [sorted(found) for found in step] == [['a', 'b']] * timing.ROUNDS
 
 
@@ -249,7 +249,7 @@ def test_speeds_are_of_the_batches_that_fit(network):
 
 
 def test_compiling_is_for_one_batch(network):
-    """The one that fits uncompiled, since each size is compiled anew, which takes minutes."""
+    """The one that fits uncompiled, since each size is compiled again, which takes minutes."""
     sizes = []
     network.step = lambda way, batch: (sizes.append((way, batch)), Network.step(network, way, batch))[1]
     found, _ = shown(parts.compiled(engine(), network, {'wide': 'wide', 'compiled': 'narrow'}))

@@ -128,7 +128,7 @@ def test_nothing_is_left_of_the_files_of_a_part(monkeypatch, tmp_path):
 
 
 def test_the_commands_of_parts():
-    """The variables and libraries that MXNet needs, and the options that a part is told."""
+    """The variables and libraries that MXNet needs, and the options that a part receives."""
 
     asked = parts.Options(quick=True, mxnet_python='/elsewhere/python', insightface='/a checkout')
 
@@ -161,7 +161,7 @@ def test_an_interpreter_that_is_not_there(monkeypatch):
 
 
 def test_what_there_is_of_an_interrupted_part_is_kept(monkeypatch):
-    """And the part does not go on."""
+    """And the part does not continue."""
 
     def interrupted(wait, seconds):
         raise KeyboardInterrupt
@@ -319,7 +319,7 @@ def test_the_picture_has_the_numbers(monkeypatch, tmp_path):
             "plan has no case 'x' here; choose from cru116, att92",
         ),
         (['--minutes', '0'], "'0' is not a number of at least"),
-        (['--mxnet-python', '/no/such/python'], "'/no/such/python' is no program"),
+        (['--mxnet-python', '/no/such/python'], "'/no/such/python' is not a program"),
         (['--json'], '--json is of a part; add --part PART'),
         (['--part', 'plan', '--only', 'plan'], '--only is of a report; --part writes none'),
         (['--part', 'plan', '--output', 'x'], '--output is of a report; --part writes none'),
@@ -341,7 +341,7 @@ def test_nothing_is_written_where_no_engine_computes(run_tool, monkeypatch, tmp_
 
 @pytest.mark.parametrize('problems, code', [((), 0), (('att92: out of memory',), 1)])
 def test_the_exit_code_tells_whether_all_parts_were_finished(run_tool, monkeypatch, tmp_path, problems, code):
-    """An engine that is left out is no failure: the page says why."""
+    """An engine that is left out is not a failure: the page says why."""
 
     def run(part, engine, *_):
         if part == 'card':

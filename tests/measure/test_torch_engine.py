@@ -220,7 +220,7 @@ def test_the_r100_of_a_checkout(short, tmp_path):
 
 
 def test_a_file_in_onnxruntime_gives_what_pytorch_gives(short, monkeypatch):
-    """Through tools/export.py, with the statistics of the module; and a provider that is not there is not measured."""
+    """Through tools/export.py, with the statistics of the module; a missing provider is not measured."""
     monkeypatch.setattr(onnx_engine, 'providers', lambda: (onnx_engine.CPU, onnx_engine.CUDA))
     monkeypatch.setattr(choices, 'SPEED', ['cru56'])
     cases = parts.cases_of('inference', 'onnxruntime', QUICK._replace(mxnet_python=sys.executable))
@@ -282,7 +282,7 @@ def test_a_step_alone_sums_nothing(monkeypatch):
     [('torch.OutOfMemoryError: CUDA out of memory', None), ('ValueError: no such network', 'no such network')],
 )
 def test_what_a_process_said_is_told(monkeypatch, said, sentence):
-    """And not that it has said something; where it was memory, the caller is told."""
+    """And not that it has said something; where it was memory, the caller gets False."""
 
     def spawn(*_):
         raise engine.multiprocessing.ProcessRaisedException(
@@ -300,7 +300,7 @@ def test_two_processes_share_their_gradients():
 
 
 def test_a_run_that_fails_is_not_taken_up_by_the_cpu():
-    """As onnxruntime would have it, with a word that nobody reads."""
+    """As onnxruntime writes them, with a key that no code reads."""
     network = onnx_engine.Network('cru56', onnx_engine.CPU, onnx_engine.Files(sys.executable))
     assert network.session(('float32', ()))._enable_fallback is False
 
@@ -333,7 +333,7 @@ def test_the_code_for_gpus_runs(sham, monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda module, fullgraph, dynamic: compiled.append(module) or module)
     rows = [figure.row for figure in parts.cases_of('compile', 'torch', QUICK)['cru116']()]
     first, second = engine.COMPILE
-    assert rows == [first, first, second] and len(compiled) == 1  # uncompiled first, and again in turns
+    assert rows == [first, first, second] and len(compiled) == 1  # uncompiled first, and again alternately
 
 
 def test_memory_is_what_pytorch_counts_beside_the_gradients(sham, monkeypatch):
@@ -366,7 +366,7 @@ def test_a_card_that_pytorch_has_no_code_for(sham, monkeypatch):
 
 
 def test_the_report(run_tool, tmp_path):
-    """Of all engines; each figure again by the command beside it."""
+    """Of all engines; each figure again by the command next to it."""
     only = [word for part in ('correctness', 'plan', 'memory') for word in ('--only', part)]
     code, out, _ = run_tool(measure, 'gpu', '--quick', *only, '--output', str(tmp_path))
     assert code == 0 and '# Measured on a CPU, not on a GPU' in out
@@ -387,7 +387,7 @@ def test_the_report(run_tool, tmp_path):
     assert np.isclose(found['plan', 'mxnet']['figures'][0]['value'], 28660, rtol=0.01)  # docs/memory.md
 
 
-# ------------------------------------------------------------------------- beside MXNet, on a CPU, side by side
+# ------------------------------------------------------------------------- next to MXNet, on a CPU, side by side
 
 SIDE_BY_SIDE = ['--engine', 'torch', '--per-batch-size', '2', '--repetitions', '1', '--markdown']
 

@@ -1,6 +1,6 @@
 """The networks inside insightface, put there by hand as the README says, or by patch_insightface.py.
 
-The host is the miniature of tests/host, in every layout. With INSIGHTFACE=/path/to/checkout the same is
+Insightface is the miniature of tests/host, in every layout. With INSIGHTFACE=/path/to/checkout the same is
 done to a copy of that checkout, whose trainer needs scikit-learn, scipy <= 1.7.3 and opencv as well.
 """
 
@@ -26,10 +26,10 @@ NETWORKS = {'cru56': ('fcrunet', 56), 'att56': ('fresattention', 56), 'ires50': 
 
 @pytest.fixture(scope='session')
 def faces_folder(tmp_path_factory):
-    # 40 pairs: the host divides by the number of different pairs in each of ten folds.
+    # 40 pairs: insightface divides by the number of different pairs in each of ten folds.
     folder = str(tmp_path_factory.mktemp('faces with space'))
     synthetic.write_synthetic(folder, identities=4, images=4, pairs=40, seed=0)
-    os.rename(os.path.join(folder, 'drawn.bin'), os.path.join(folder, 'lfw.bin'))  # a name of the host's config
+    os.rename(os.path.join(folder, 'drawn.bin'), os.path.join(folder, 'lfw.bin'))  # a name of insightface's config
     return folder
 
 
@@ -85,7 +85,7 @@ def set_up_small_run(trainer, faces_folder):
 
 
 def train(trainer, network, models):
-    """Run the host's trainer for two steps; return its output."""
+    """Run insightface's trainer for two steps; return its output."""
     command = [
         sys.executable,
         '-u',
@@ -143,7 +143,7 @@ def test_trains(trainer, faces_folder, plug_in, network, tmp_path):
     assert symbol.list_outputs() == ['fc1_output']
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
     assert set(aux_params) == set(symbol.list_auxiliary_states())
-    # Of CRU-Net as released, the projection of the shortcut has a weight of its own.
+    # Of CRU-Net as released, the projection of the shortcut has a separate weight.
     assert network != 'cru56' or 'stage2_unit1_shortcut_weight' in arg_params
 
 
@@ -164,7 +164,7 @@ def test_patched_trained_and_reverted_nothing_is_left(trainer, faces_folder, tmp
 
 
 def test_same_bytes_work_without_any_config(tmp_path):
-    """The builder's own function needs neither the host nor its config."""
+    """The builder's own function needs neither insightface nor its config."""
     for module in MODULES:
         shutil.copy(os.path.join(ROOT, 'symbols', module), str(tmp_path))
     code = "import fcrunet, sys; s = fcrunet.build(56, emb_size=8); print(s.name, 'config' in sys.modules)"

@@ -1,4 +1,4 @@
-"""patch_insightface.py: in with one command, out again without a trace, and nothing of the user's touched."""
+"""patch_insightface.py: one command installs, another removes without a trace, and the user's lines stay."""
 
 import contextlib
 import io
@@ -53,7 +53,7 @@ def run(*options):
 
 
 def run_alone(*options):
-    """The same in a process of its own."""
+    """The same in a separate process."""
     done = subprocess.run([sys.executable, TOOL] + list(options), capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stdout, done.stderr
 
@@ -85,7 +85,7 @@ def file_in(checkout, *names):
     return os.path.join(checkout, 'recognition', *names)
 
 
-# ----------------------------------------------------------------------------------------- in and out again
+# ----------------------------------------------------------------------------------------- install and remove
 
 
 def test_every_layout(layout, tmp_path):
@@ -315,7 +315,7 @@ def test_a_file_that_cannot_be_given_back_is_ones_own(checkout, monkeypatch, pro
 
 
 def block(path):
-    """Return the lines of the plug-in's block in a file, but for its checksums, and the line in front of it."""
+    """Return the lines of the plug-in's block in a file, except its checksums, and the line in front of it."""
     with open(path) as file:
         lines = file.read().splitlines()
     start, end = [index for index, line in enumerate(lines) if line.startswith((source.BEGIN, source.END))]
@@ -487,7 +487,7 @@ def test_a_star_import_of_a_config_that_has_the_block_is_left(checkout, monkeypa
 
 @pytest.fixture
 def project_of_ones_own(tmp_path):
-    """A copy of this project, which somebody works on."""
+    """A copy of this project, which its user edits."""
     project = str(tmp_path / 'project')
     os.mkdir(project)
     shutil.copy(TOOL, project)
@@ -499,7 +499,7 @@ def project_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     'name, content, words',
     [
-        ('symbols/fcrunet.py', None, r'the network cru56 wants .*fcrunet\.py, which is not there'),
+        ('symbols/fcrunet.py', None, r'the network cru56 needs .*fcrunet\.py, which does not exist'),
         ('symbols/fcrunet.py', 'def x(:\n', r'fcrunet\.py is not a Python module'),
         ('config/networks.py', 'NETWORKS = {', r'networks\.py has no table of networks: '),
         ('config/networks.py', 'NETWORK = {}', r'networks\.py has no table of networks: '),
@@ -538,7 +538,7 @@ def test_the_place_in_partial_fc_is_behind_generate_config(checkout):
     'files, script, before',
     [
         (['fother.py'], 'import os\nimport fother\nimport sys\n', 'import fother'),
-        ([], 'import os\nimport fresnet\nimport sys\n', 'import fresnet'),  # it has been the host's in every version
+        ([], 'import os\nimport fresnet\nimport sys\n', 'import fresnet'),  # it has been insightface's in every version
         (['_hidden.py', 'notes.txt'], 'import fresnet\nimport _hidden\nimport notes\n', 'import fresnet'),
         (['fother.py'], 'import fresnet\nimport fother.part\n', 'import fresnet'),
     ],
@@ -553,7 +553,7 @@ def test_the_hosts_modules_are_those_of_its_symbol_folder(checkout, files, scrip
     shutil.rmtree(file_in(checkout, 'subcenter_arcface'))
     assert command.main([checkout]) == 0
     assert block(file_in(checkout, *TRAIN))[1] == before
-    # Its own modules, there by now, are none of the host's: a second install finds the same place.
+    # Its own modules, there by now, are none of insightface's: a second install finds the same place.
     assert command.main([checkout]) == 0 and block(file_in(checkout, *TRAIN))[1] == before
 
 
@@ -897,7 +897,7 @@ def test_revert_of_one_trainer_leaves_what_another_imports_by_hand(tmp_path):
     )
     assert run(root, '--revert', '--only', first)[0] == 0
     assert set(MODULES) <= set(os.listdir(os.path.join(root, 'recognition', 'symbol')))
-    refused(root, '--only  is no trainer of the checkout', '--only', '')
+    refused(root, '--only  is not a trainer of the checkout', '--only', '')
 
 
 def test_an_update_of_one_trainer_reaches_the_one_that_shares_its_modules(tmp_path, monkeypatch):
@@ -1302,7 +1302,7 @@ def test_what_cannot_be_undone_is_undone_by_the_next_run(checkout, monkeypatch):
     ids=range(13),
 )
 def test_a_journal_that_is_not_ours_is_named(checkout, content):
-    """Also one in a checkout of somebody who means harm: it may only change Python files below recognition."""
+    """Also one in a hostile checkout: it may only change Python files below recognition."""
     os.symlink('/tmp', file_in(checkout, 'outside'))
     with open(os.path.join(checkout, apply.JOURNAL), 'w') as file:
         file.write(content)
@@ -1607,7 +1607,7 @@ values = st.one_of(st.integers(), st.booleans(), st.text(max_size=12), st.lists(
 
 @st.composite
 def network_entries(draw):
-    """The network choices of a config, written as people write them."""
+    """The networks of a config, written as people write them."""
     lines = ['network = edict()']
     for name in draw(st.lists(names, max_size=4)):
         lines += draw(st.sampled_from([[], [''], ['', '# ' + name], ['if True:  # ' + name, '    pass']]))

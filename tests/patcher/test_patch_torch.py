@@ -1,4 +1,4 @@
-"""patch_insightface.py in arcface_torch: a block in get_model, a folder beside the backbones, configs."""
+"""patch_insightface.py in arcface_torch: a block in get_model, a folder next to the backbones, configs."""
 
 import contextlib
 import io
@@ -61,7 +61,7 @@ def content_of(*names):
 
 
 def package(host):
-    """Run the host's package of backbones with a stand-in for the module that needs PyTorch; return its names."""
+    """Run insightface's package of backbones with a stand-in for the module that needs PyTorch; return its names."""
     stand_in = types.ModuleType('backbones.crunet.symbol_torch')
     stand_in.is_known = lambda name: name == 'cru116'
     stand_in.get_model = lambda name, **options: (name, options)

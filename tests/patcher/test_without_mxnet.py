@@ -89,7 +89,7 @@ def test_images_are_resized_as_by_mxnet(ours, size):
 
 
 def test_arrays_as_verification_uses_them(ours):
-    """`ours.nd` is `ndarray`; torch.from_numpy wants arrays without negative strides."""
+    """`ours.nd` is `ndarray`; torch.from_numpy needs arrays without negative strides."""
     image, expected = ours.image.imdecode(IMAGES['PNG']), mx.image.imdecode(IMAGES['PNG'])
     moved = ours.nd.transpose(image, axes=(2, 0, 1))
     flipped = ours.ndarray.flip(data=moved, axis=2).asnumpy()
@@ -203,7 +203,7 @@ def test_what_else_is_asked_for_is_named(ours, name):
 
 
 def tree(folder, names=('b', 'a', 'c')):
-    """Write a folder of pictures for each name, and a file that is none."""
+    """Write a folder of pictures for each name, and a file that is not an image."""
     for name in names:
         os.makedirs(os.path.join(folder, name))
         for number in range(3):
@@ -419,7 +419,7 @@ def test_a_folder_of_the_users_own_is_not_replaced(checkout):
 
 
 def test_thresholds_are_those_of_the_old_scipy():
-    """Of scipy 1.7.3, made with the lines below; false accept rates come in steps, so many are equal."""
+    """Of scipy 1.7.3, made with the lines below; false accept rates come in steps, therefore several are equal."""
     names = {'np': np}
     exec('\n'.join(modern.INTERPOLATION), names)
     interp1d = names['interpolate'].interp1d

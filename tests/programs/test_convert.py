@@ -222,7 +222,7 @@ def test_names_in_pytorch(name, expected):
 
 @pytest.mark.parametrize('network', ['cru56', 'att56', 'attnext56', 'ires50', 'cru56:net_origin=release'])
 def test_names_there_and_back(network):
-    """The rule back wants nothing but names and numbers of axes; a count of batches has no place in MXNet."""
+    """The rule back needs nothing but names and numbers of axes; a count of batches has no place in MXNet."""
     symbol = build(*parse(network)[:1], **{**parse(network)[1], **NARROW})
     axes = {torch_name(name): len(shape) for name, shape in shapes_of(symbol).items()}
     assert len(axes) == len(shapes_of(symbol))
@@ -288,7 +288,7 @@ def test_its_network_is_recognised(tmp_path, network, options):
 def test_settings_are_named(tmp_path):
     parameters = weights_of(bind(build('cru56', net_act='relu', **NARROW), batch=1, side=112))
     state_dict.write(str(tmp_path / 'x.pt'), parameters)
-    with pytest.raises(UserError, match='has the parameters of no network choice; name its --network'):
+    with pytest.raises(UserError, match='matches no network; pass --network'):
         of_checkpoint(str(tmp_path / 'x.pt'))
     target = of_checkpoint(str(tmp_path / 'x.pt'), network='cru56:net_act=relu')
     assert set(target.parameters) == set(parameters)
@@ -299,7 +299,7 @@ def test_settings_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'network, words', [(None, 'has the parameters of no network choice'), ('cru56', 'has no conv0_weight')]
+    'network, words', [(None, 'has the parameters of no network'), ('cru56', 'has no conv0_weight')]
 )
 def test_other_state_dicts(model, tmp_path, network, words):
     """One with nothing of a network, and one with a stage too many."""
@@ -318,7 +318,7 @@ def test_a_state_dict_that_was_not_written_whole(tmp_path, monkeypatch):
     real = state_dict.write
     monkeypatch.setattr(state_dict, 'write', lambda path, arrays: real(path, {k: a + 1 for k, a in arrays.items()}))
     symbol = mx.sym.FullyConnected(name='fc1', num_hidden=2)
-    with pytest.raises(UserError, match='x.pt could not be written whole'):
+    with pytest.raises(UserError, match='x.pt could not be written completely'):
         checkpoints.save_state_dict(str(tmp_path / 'x.pt'), symbol, {'fc1_weight': np.ones((2, 2), np.float32)})
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import tokenize
 
 import pytest
 
@@ -19,6 +20,15 @@ PAGES = sorted(
     os.path.relpath(path, ROOT)
     for pattern in ('*.md', 'docs/*.md', 'benchmarks/*.md')
     for path in glob.glob(os.path.join(ROOT, pattern))
+)
+
+
+with open(os.path.join(ROOT, 'tests', 'words.txt'), encoding='utf-8') as file:
+    STUMBLING = re.compile('|'.join(line for line in file.read().splitlines() if line and line[0] != '#'), re.I)
+SOURCES = ['Makefile', 'pyproject.toml', 'patch_insightface.py', 'hubconf.py'] + sorted(
+    os.path.relpath(path, ROOT)
+    for folder in ('symbols', 'config', 'patcher', 'backbones', 'tools', 'benchmarks', 'tests')
+    for path in glob.glob(os.path.join(ROOT, folder, '**', '*.py'), recursive=True)
 )
 
 
@@ -72,6 +82,23 @@ def test_the_readme_has_every_family():
         )
         ranges = [f'{min(of):.1f}–{max(of):.1f}' for of in (millions, billions)]
         assert row == [str(size_of(names[0])), f'{ranges[0]} M', f'{ranges[1]} G']
+
+
+def prose_of(path):
+    """Return [(line, text)] of what people read in a file: comments and strings of Python, all of other files."""
+    if not path.endswith('.py'):
+        return list(enumerate(read(path).splitlines(), 1))
+    with open(os.path.join(ROOT, path), 'rb') as file:
+        tokens = [
+            token for token in tokenize.tokenize(file.readline) if token.type in (tokenize.COMMENT, tokenize.STRING)
+        ]
+    return [(token.start[0] + at, line) for token in tokens for at, line in enumerate(token.string.splitlines())]
+
+
+@pytest.mark.parametrize('path', PAGES + SOURCES)
+def test_the_english_is_plain(path):
+    found = [(line, STUMBLING.search(text)) for line, text in prose_of(path)]
+    assert [f'{line}: {match.group()}' for line, match in found if match] == []
 
 
 class Parsed(Exception):

@@ -167,7 +167,7 @@ WHOLE = {'a': 'new', 'b': 'new', 'c': 'new', 'kept': 'old'}
 
 
 def killed(folder, at, *what):
-    """Run new_files, or settle, in a process that is killed at the `at`-th change of names; tell whether it was."""
+    """Run new_files, or settle, in a process that is killed at the `at`-th change of names; return whether it was."""
     done = subprocess.run([sys.executable, '-c', KILLED, str(folder), str(at), *what], stderr=subprocess.PIPE)
     return done.returncode == -signal.SIGKILL
 
@@ -393,7 +393,7 @@ def test_a_checkpoint_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatc
     real = params_file.write
     monkeypatch.setattr(params_file, 'write', lambda path, arrays: (real(path, arrays), cut_off(path, count)))
     code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
-    assert code == 2 and 'cru56-0001.params could not be written whole; is the disk full?' in err
+    assert code == 2 and 'cru56-0001.params could not be written completely; is the disk full?' in err
     assert not list(tmp_path.glob('cru56*'))
 
 
@@ -402,7 +402,7 @@ def test_a_checkpoint_with_another_number(tmp_path, monkeypatch):
     monkeypatch.setattr(
         params_file, 'write', lambda path, arrays: real(path, {name: array + 1 for name, array in arrays.items()})
     )
-    with pytest.raises(UserError, match='could not be written whole'):
+    with pytest.raises(UserError, match='could not be written completely'):
         checkpoints.save(
             str(tmp_path / 'x'),
             0,
@@ -421,7 +421,7 @@ def test_a_drawn_data_set_of_which_the_end_is_missing(tmp_path, run_tool, monkey
 
     monkeypatch.setattr(mx.recordio.MXIndexedRecordIO, 'close', close)
     code, _, err = run_tool(tool, *QUICK, '--output', str(tmp_path))
-    assert code == 2 and 'could not be written whole' in err and not (tmp_path / 'data').exists()
+    assert code == 2 and 'could not be written completely' in err and not (tmp_path / 'data').exists()
 
 
 def test_a_symbol_of_which_the_end_is_missing(tmp_path, run_tool, monkeypatch):
@@ -524,7 +524,7 @@ for path in sys.argv[1:]:
 
 
 def test_addresses_in_a_pickle_are_not_followed(tmp_path):
-    """In a process of its own: what is tried here has ended one."""
+    """In a separate process: what is tried here has ended one."""
     paths = []
     for number, address in enumerate(ADDRESSES):
         for place, content in enumerate((([b''], address), (address, [True]))):

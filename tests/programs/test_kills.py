@@ -67,7 +67,7 @@ def measured(given):
 WRITERS = {
     'pack faces': program(pack, 'faces', '{given}/people', '--output', '{into}'),
     'pack classes': program(pack, 'classes', '{given}/people', '--output', '{into}/val.rec'),
-    'drawn faces': lambda given, into: synthetic.write_synthetic(
+    'synthetic faces': lambda given, into: synthetic.write_synthetic(
         into, identities=2, images=2, pairs=2, seed=int(given[-1])
     ),
     'export': program(export, '--model', '{given}/x,0', '--onnx', '--output', '{into}/x'),
@@ -82,7 +82,7 @@ WRITERS = {
 # What reads these is the next program; of the others any one is.
 READERS = {
     'pack faces': lambda into: FaceRecords(into),
-    'drawn faces': lambda into: image_shape_of(into),
+    'synthetic faces': lambda into: image_shape_of(into),
     'pack classes': lambda into: ClassImages(f'{into}/val.rec'),
     'export': lambda into: checkpoints.load(f'{into}/x', 0),
     'convert': lambda into: checkpoints.load_parameters(f'{into}/x-0000.params'),

@@ -95,7 +95,7 @@ def test_training_and_what_comes_of_it(run_there, tmp_path):
         '0.001',
     ]
     run_there('tools/train.py', '--steps', '1', *options)
-    assert 'going on behind step 1 of 2' in run_there('tools/train.py', '--steps', '2', '--resume', *options)
+    assert 'continuing after step 1 of 2' in run_there('tools/train.py', '--steps', '2', '--resume', *options)
     model = os.path.join(output, 'cru56,1')
     run_there('tools/export.py', '--model', model, '--onnx', '--output', str(tmp_path / 'net'))
     assert onnxruntime.InferenceSession(str(tmp_path / 'net.onnx')).get_outputs()[0].name == 'fc1'

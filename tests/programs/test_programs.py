@@ -244,7 +244,7 @@ def test_ctrl_c_that_is_ignored_stays_so():
 
 
 def small_disk(*command):
-    """Run a command with a disk of its own at `$1`, which it sees as {disk}; skip if that cannot be."""
+    """Run a command with a separate disk at `$1`, which it sees as {disk}; skip if that cannot be."""
     if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
         pytest.skip('no mount namespaces here')
     return subprocess.run(['unshare', '-m', 'sh', '-c', *command], capture_output=True, text=True, timeout=PATIENCE)
@@ -380,7 +380,7 @@ esac
 
 @pytest.mark.parametrize('status', [0, 1])
 def test_the_gpu_install_is_tried_with_a_driver_that_stands_in(run_tool, tmp_path, status):
-    """Up to the 2.5 GB of packages: a library that wants functions of a driver stands for MXNet's."""
+    """Up to the 2.5 GB of packages: a library that needs functions of a driver stands for MXNet's."""
     files = {name: str(tmp_path / name) for name in ('log', 'mxnet', 'driver')}
     source = tmp_path / 'mxnet.c'
     source.write_text(

@@ -1,4 +1,4 @@
-"""Every registered network choice: its counts and structure against the papers, its contract, its numbers."""
+"""Every registered network: its counts and structure against the papers, its contract, its numbers."""
 
 import hashlib
 import importlib
@@ -233,7 +233,7 @@ def test_every_argument_gets_a_gradient(network):
 
 @pytest.mark.parametrize('network', COMPUTED)
 def test_training_lowers_the_loss(network):
-    """Through Module, with batch statistics, the host's initialiser and softmax."""
+    """Through Module, with batch statistics, insightface's initialiser and softmax."""
     symbol = build(network, **NARROW)
     if not network.endswith('_imagenet'):  # those have their classifier
         symbol = mx.sym.FullyConnected(symbol, num_hidden=4, name='fc7')
@@ -534,7 +534,7 @@ def test_images_too_small_to_be_pooled_without_padding():
 @pytest.mark.parametrize('network', SAMPLES + ['ires50'])
 @pytest.mark.parametrize('form', ['', '_imagenet'])
 def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
-    """The host's head has 2e-5; the BatchNorm in front of an original form's classifier belongs to the trunk."""
+    """Insightface's head has 2e-5; the BatchNorm in front of an ImageNet variant's classifier belongs to the trunk."""
     symbol = build(network + form, net_bn_eps=1e-3)
     found = {node['name']: float(node['attrs']['eps']) for node in nodes(symbol) if node['op'] == 'BatchNorm'}
     of_head = {'bn1', 'fc1'} if not form else set()

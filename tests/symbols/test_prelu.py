@@ -54,7 +54,7 @@ def head():
 
 
 def slope_gradients(network, prelu, memonger=False, number=np.float64):
-    """Return {name: gradient of the loss by the slopes of one PReLU} as the backward pass has it."""
+    """Return {name: gradient of the loss by the slopes of one PReLU} of the backward pass."""
     executor = bind(network, prelu, memonger, number)
     executor.forward(is_train=True)
     executor.backward(mx.nd.array(head(), dtype=number))
@@ -122,7 +122,7 @@ def distances(network, expected):
 
 @pytest.fixture(scope='module', params=['oneDNN', 'without'])
 def measured(request, true_gradients, tmp_path_factory):
-    """Return {network: distances} of a process of its own."""
+    """Return {network: distances} of a separate process."""
     path = str(tmp_path_factory.mktemp('prelu') / 'true.npz')
     np.savez(
         path, **{f'{network} {name}': array for network in NETWORKS for name, array in true_gradients[network].items()}

@@ -27,13 +27,13 @@ SMALL = ['--network', 'cru56', '--multiplier', '0.1', '--per-batch-size', '2', '
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp('drawn faces'))
+    folder = str(tmp_path_factory.mktemp('synthetic faces'))
     synthetic.write_synthetic(folder, identities=4, images=4, pairs=10, seed=1)
     return folder
 
 
 def run(*command):
-    """Run a Python script; one that takes too long is told to end, as a launcher is that has children to end, too."""
+    """Run a Python script; end one that takes too long by a signal, so that a launcher ends its children."""
     process = subprocess.Popen(
         [sys.executable] + list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
     )
@@ -95,7 +95,7 @@ tool.run(tool.main)
 
 
 def test_two_workers_train_as_one_process(tmp_path):
-    """They draw the data, are stopped in the third step, and go on.
+    """They draw the data, are stopped in the third step, and continue.
 
     With Dropout, whose masks follow from the step and the device's number in the whole job. Only the first looks at the
     verification pairs.
@@ -140,7 +140,7 @@ def test_two_workers_train_as_one_process(tmp_path):
     for path in tmp_path.glob('pairs-*'):
         path.unlink()
     done = run(*job, '--resume')
-    assert done.returncode == 0 and 'going on behind step 2 of 4' in done.stdout, done.stderr
+    assert done.returncode == 0 and 'continuing after step 2 of 4' in done.stdout, done.stderr
     assert len(list(tmp_path.glob('pairs-*'))) == 1
     alone = run(TRAIN, *options, '--devices', '2', '--output', str(tmp_path / 'one'))
     assert alone.returncode == 0, alone.stderr
@@ -284,12 +284,12 @@ def test_a_tool_that_gives_up_behind_its_kvstore_ends_the_job(data, tmp_path):
     'tool, options, words',
     [
         (launch_local, [], 'say what the workers are to run'),
-        (launch_local, ['--workers', '0', '--', 'true'], "'0' is not a whole number of at least 1"),
+        (launch_local, ['--workers', '0', '--', 'true'], "'0' is not an integer of at least 1"),
         (launch_local, ['--', 'no-such-command'], 'cannot start no-such-command: No such file or directory'),
-        (tool, ['--kvstore', 'dist_sync'], '--kvstore dist_sync wants DMLC_ROLE, DMLC_PS_ROOT_URI'),
+        (tool, ['--kvstore', 'dist_sync'], '--kvstore dist_sync needs DMLC_ROLE, DMLC_PS_ROOT_URI'),
         (tool, ['--kvstore', 'carrier_pigeon'], "invalid choice: 'carrier_pigeon'"),
         (tool, ['--kvstore', 'nccl'], '--kvstore nccl: this MXNet was built without it'),
-        (tool, ['--fp16'], '--fp16 wants a GPU'),
+        (tool, ['--fp16'], '--fp16 needs a GPU'),
         (tool, ['--on-bad-record', 'hope'], "invalid choice: 'hope'"),
     ],
 )
@@ -333,7 +333,7 @@ def test_killed_and_resumed_is_as_never_killed(data, tmp_path):
     assert kills >= 2
     done = run(TRAIN, *options, '--output', output, '--resume')
     assert done.returncode == 0, done.stderr
-    assert 'going on behind step' in done.stdout
+    assert 'continuing after step' in done.stdout
     names = ['cru56-0001.params', 'cru56-symbol.json']
     trained = read_arrays(mx.nd.load(os.path.join(output, names[0])))
     assert_trained_alike(trained, trained, first_weights())

@@ -166,7 +166,7 @@ def test_a_longer_training_goes_on_being_counted(data, tmp_path, steps):
 
 
 def test_a_set_that_comes_during_the_training_is_not_measured(data, tmp_path, capsys, monkeypatch):
-    """Its people may be in the training; the one that was there, and has five pairs, is told before."""
+    """Its people may be in the training; the one that was there, and has five pairs, is reported first."""
     for name in os.listdir(data):
         (tmp_path / name).write_bytes(open(os.path.join(data, name), 'rb').read())
     images, same = pickle.loads((tmp_path / 'drawn.bin').read_bytes())
@@ -302,7 +302,7 @@ def test_training_starts_from_weights_that_fit(data, tmp_path, capsys):
     for name in {name for name in given if name.startswith('arg:')} - {'arg:fc1_gamma'}:  # which is set to 1
         np.testing.assert_allclose(found[name], given[name], rtol=0, atol=1e-30, err_msg=name)
     assert f'{len(given)} of {len(given) + 1} parameters are those of' in out  # the classes are new
-    assert 'not in it, begun anew: fc7_weight\n' in out and 'of another shape' not in out
+    assert 'not in it, begun again: fc7_weight\n' in out and 'of another shape' not in out
     run(*options)
     assert not np.array_equal(given['arg:fc1_beta'], arrays(f'{second}/cru56', 1)['arg:fc1_beta'])
 
@@ -317,7 +317,7 @@ def test_what_does_not_fit_is_told(data, tmp_path, capsys):
     run(*options, '--pretrained', f'{path},1')
     lines = ' '.join(capsys.readouterr().out.split())
     assert ' 1 of ' in lines and 'in it, but not in this network: other' in lines
-    assert 'of another shape, begun anew: fc1_gamma not in it' in lines
+    assert 'of another shape, begun again: fc1_gamma not in it' in lines
     for content, words in (
         ({'arg:fc1_beta': mx.nd.ones(256) / 0}, 'has NaN or infinity in fc1_beta'),
         ({'arg:nothing': mx.nd.ones(3)}, 'no parameter of it has the name and shape'),
@@ -339,7 +339,7 @@ def test_what_does_not_fit_is_told(data, tmp_path, capsys):
         (['--lr-steps', '5,3'], "'5,3' are not lengths that grow"),
         (['--lr-steps', '5,2e'], "'5,2e' are not lengths that grow, all in steps or all in epochs"),
         (['--lr-steps', '0,4'], 'are not lengths that grow'),
-        (['--warmup', '2.5'], "'2.5' is neither a number of steps nor, with an e behind it, of epochs"),
+        (['--warmup', '2.5'], "'2.5' is not a number of steps (2000) or epochs (1.5e)"),
         (['--ckpt', '1', '--no-verification'], '--ckpt 1 keeps what measures best'),
         (['--crop', '2'], "'2' is not a number of at least 0.1 and at most 1"),
         (['--pretrained', 'nothing'], 'is neither PREFIX,EPOCH'),

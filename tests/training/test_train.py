@@ -1,4 +1,4 @@
-"""The trainer on drawn faces: what it leaves behind, that it repeats itself, and what it says to bad input."""
+"""The trainer on synthetic faces: what it leaves behind, that it repeats itself, and what it says to bad input."""
 
 import filecmp
 import os
@@ -31,7 +31,7 @@ OUTPUT = ['cru56-0001.params', 'cru56-symbol.json']
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp('drawn faces'))
+    folder = str(tmp_path_factory.mktemp('synthetic faces'))
     synthetic.write_synthetic(folder, identities=4, images=3, pairs=10, seed=1)
     return folder
 
@@ -237,18 +237,18 @@ def test_settings_behind_the_name_are_what_is_trained(data, tmp_path):
         (['--network', 'ires50:net_akt=relu'], "'net_akt' is not a setting"),
         (['--network', 'att128:net_origin=release'], "net_origin='release' is not known"),
         (['--loss', 'triplet'], "there is no loss 'triplet'; choose from"),
-        (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not a whole number of at least 1"),
-        (['--steps', 'many'], "argument --steps: 'many' is not a whole number of at least 1"),
+        (['--per-batch-size', '0'], "argument --per-batch-size: '0' is not an integer of at least 1"),
+        (['--steps', 'many'], "argument --steps: 'many' is not an integer of at least 1"),
         (['--lr', '-1'], "argument --lr: '-1' is not a number of at least 1e-30 and at most 1000"),
         (['--multiplier', '1000'], 'net_multiplier=1000.0 is not legal'),
         (['--data', os.path.join(ROOT, 'tests')], 'is neither empty nor a data set'),
         (
             ['--data', os.path.join(ROOT, 'tests', 'misspelt')],
-            'name another --data, or add --draw to have one drawn there',
+            'pass another --data, or add --draw to generate one there',
         ),
         (['--data', ''], 'the name of the folder is empty'),
         (['--output', ''], 'the name of the folder is empty'),
-        (['--seed', '4294967296'], "'4294967296' is not a whole number of at least 0 and at most 4294967295"),
+        (['--seed', '4294967296'], "'4294967296' is not an integer of at least 0 and at most 4294967295"),
         (['--lr', '1e300'], "'1e300' is not a number of at least 1e-30"),
         (['--output', os.path.join(TOOL, 'out')], 'cannot write to'),
         (['--no-such-option'], 'unrecognized arguments: --no-such-option'),

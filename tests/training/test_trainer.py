@@ -138,7 +138,7 @@ def test_eight_devices_train_as_one(network):
 
 
 def test_shared_weights_get_the_gradients_of_all_uses_from_all_devices():
-    """Untied, every use has a weight of its own, and the sum of their gradients is the shared one's."""
+    """Untied, every use has its weight, and the sum of their gradients is the shared one's."""
     symbol = smooth_symbol('cru56')
     graph, copies = Graph.of(symbol), {}
     for shared, readers in list(graph.readers().items()):
@@ -589,7 +589,7 @@ def test_a_finished_run_goes_on_to_more_steps_and_not_to_fewer(data, tmp_path, c
     train('--steps', '3', '--data', data, '--output', output, '--no-verification')
     before = on_disk(output)[1]
     train('--steps', '5', '--data', data, '--output', output, '--no-verification', '--resume')
-    assert 'going on behind step 3 of 5' in capsys.readouterr().out
+    assert 'continuing after step 3 of 5' in capsys.readouterr().out
     after = on_disk(output)[1]
     assert all((after[name] != before[name]).any() for name in after if name.endswith('_weight'))
     with pytest.raises(UserError, match='is of step 5, behind the last of --steps 4; ask for more'):
@@ -619,7 +619,7 @@ def test_other_data_do_not_go_on(finished, tmp_path):
 def test_workers_that_see_other_states_do_not_go_on(finished, data, monkeypatch):
     monkeypatch.setattr(starting, 'first_workers', lambda kvstore, number: 1)
     with pytest.raises(
-        UserError, match='the first worker goes on behind step 1, this one behind step 2; all have to see'
+        UserError, match='the first worker continues after step 1, this one after step 2; all have to see'
     ):
         train('--steps', '2', '--data', data, '--output', finished, '--no-verification', '--resume')
 

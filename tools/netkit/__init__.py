@@ -2,7 +2,7 @@
 
     project                         where the folders are, and how a program starts
     errors, files, cli, report      refusals; safe writing; arguments and the way a program ends; tables
-    networks, published             from a network choice to its symbol; the published figures
+    networks, published             from a network to its symbol; the published figures
     graph/                          symbols as nodes: names, units, counts, planned memory
     params_file, checkpoints        files of weights
     targets, summaries              what a program is asked to look at, and what there is to tell about it

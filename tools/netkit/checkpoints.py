@@ -51,7 +51,7 @@ def meant(text):
 
 
 def is_state_dict(model):
-    """Tell whether a model is arcface_torch's, a state dict, by the name of its file, or a folder of the package's."""
+    """Return whether a model is a state dict of arcface_torch, by its file name, or a folder of the package."""
     return model.endswith(state_dict.SUFFIXES) or os.path.isfile(os.path.join(model, CONFIG))
 
 
@@ -93,7 +93,7 @@ def files(prefix, epoch):
 def save(prefix, epoch, symbol, parameters):
     """Write a checkpoint of `symbol` and `parameters`, {name: array}, as MXNet's Module does, and read it back.
 
-    Raises UserError if it was not written whole.
+    Raises UserError if it was not written completely.
     """
     symbol_path, path = files(prefix, epoch)
     save_symbol(symbol_path, symbol)
@@ -111,7 +111,7 @@ def save(prefix, epoch, symbol, parameters):
     except UserError:
         is_whole = False
     if not is_whole:
-        raise UserError(f'{os.path.basename(path)} could not be written whole; is the disk full?')
+        raise UserError(f'{os.path.basename(path)} could not be written completely; is the disk full?')
 
 
 def save_state_dict(path, symbol, parameters):
@@ -131,11 +131,11 @@ def save_state_dict(path, symbol, parameters):
     state_dict.write(path, parameters)
     written = read_with(state_dict.read, path, 'a state dict of PyTorch')
     if any(not np.array_equal(written[name], values, equal_nan=True) for name, values in parameters.items()):
-        raise UserError(f'{os.path.basename(path)} could not be written whole; is the disk full?')
+        raise UserError(f'{os.path.basename(path)} could not be written completely; is the disk full?')
 
 
 def read_with(reader, path, kind):
-    """Return what `reader`, a function of a path, reads; raises UserError for what is no file of that `kind`."""
+    """Return what `reader`, a function of a path, reads; raises UserError for what is not a file of that `kind`."""
     try:
         return reader(path)
     except OSError as error:
@@ -164,9 +164,9 @@ def load_parameters(path):
     for key, values in load_arrays(path).items():
         kind, _, name = key.partition(':')
         if kind not in ('arg', 'aux'):
-            raise UserError(f'{path} is no checkpoint of a Module: {key} has neither arg: nor aux: in front')
+            raise UserError(f'{path} is not a checkpoint of a Module: {key} has neither arg: nor aux: in front')
         if values.dtype.kind != 'f':
-            raise UserError(f'{path} holds {name} as {values.dtype}, which is no number with a fraction')
+            raise UserError(f'{path} holds {name} as {values.dtype}, which is not a number with a fraction')
         parameters[name] = values.astype(np.float32, copy=False)
     return parameters
 
@@ -207,7 +207,7 @@ def fitting(parameters, symbol, image_shape, path):
             raise UserError(f'{path} has no {name}; is it a checkpoint of another network?')
         if parameters[name].shape != shape:
             raise UserError(
-                f'{path} has {name} in shape {parameters[name].shape} where the network wants {shape}; is '
+                f'{path} has {name} in shape {parameters[name].shape} where the network needs {shape}; is '
                 'it a checkpoint of another network, or for images of another size?'
             )
         if not np.isfinite(parameters[name]).all():

@@ -55,7 +55,7 @@ def command_of(arguments):
 
 
 def whole_number(least, most=None):
-    """Return an argparse type: a whole number from `least` to `most`."""
+    """Return an argparse type: an integer from `least` to `most`."""
 
     def parse(text):
         try:
@@ -64,7 +64,7 @@ def whole_number(least, most=None):
             number = None
         if number is None or number < least or most is not None and number > most:
             limit = '' if most is None else f' and at most {most}'
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least {least}{limit}')
+            raise argparse.ArgumentTypeError(f'{text!r} is not an integer of at least {least}{limit}')
         return number
 
     return parse
@@ -129,13 +129,10 @@ def add_sizes(parser):
         '--image-size',
         type=image_size,
         metavar='HEIGHT,WIDTH',
-        help="images' size (default: the network choice's, a checkpoint's if it tells, else 112,112)",
+        help="images' size (default: the network's, a checkpoint's if it tells, else 112,112)",
     )
     parser.add_argument(
-        '--multiplier',
-        type=multiplier,
-        default=1.0,
-        help='width of the network choice against the paper (net_multiplier)',
+        '--multiplier', type=multiplier, default=1.0, help='width of the network against the paper (net_multiplier)'
     )
 
 
@@ -191,7 +188,7 @@ def tell(sentence):
         sys.stderr.write(f'{os.path.basename(sys.argv[0])}: {text}\n')
         sys.stderr.flush()
     except OSError:
-        discard(sys.stderr)  # else Python would try again at its end, and exit with a status of its own
+        discard(sys.stderr)  # else Python would try again at its end, and change the exit status
 
 
 def refuse(sentence):
@@ -223,7 +220,7 @@ def take_signals():
         if time.time() - began[0] > IMPATIENT:
             os._exit(128 + number)
 
-    # SIGHUP, of a terminal that is closed, is not there on Windows.
+    # SIGHUP, of a terminal that is closed, does not exist on Windows.
     for number in filter(None, (signal.SIGTERM, signal.SIGINT, getattr(signal, 'SIGHUP', None))):
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell has background jobs ignore Ctrl-C, nohup SIGHUP
             signal.signal(number, end)

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, sets of files all or none, and no input file is overwritten."""
+"""Files are written completely or not at all, sets of files all or none, and no input file is overwritten."""
 
 import contextlib
 import errno

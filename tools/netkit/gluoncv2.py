@@ -6,7 +6,7 @@ from netkit import networks
 from netkit.errors import UserError
 from netkit.published import IMAGENET_MEAN, IMAGENET_STD
 
-# {network choice: name in gluoncv2}, patterns.
+# {network: name in gluoncv2}, patterns.
 PEERS = ((r'cru(\d+)_imagenet', r'crunet\1'), (r'att(\d+)_imagenet', r'resattnet\1'))
 NETWORKS = [name for name in networks.NETWORKS if any(re.fullmatch(ours, name) for ours, _ in PEERS)]  # that it has
 BN_EPS = 1e-5
@@ -70,7 +70,7 @@ def _rename(table, name):
 
 
 def gluoncv2_name(name, attention):
-    """Return the name of our parameter `name` in gluoncv2, None if it is not there.
+    """Return the name of our parameter `name` in gluoncv2, None if it does not exist.
 
     `attention` tells a Residual Attention Network: the projection of its shortcut is a bare convolution.
     """
@@ -92,7 +92,7 @@ def copies(name, theirs):
 
 
 def names_for(expected):
-    """Return {our name: its names in gluoncv2, where a shared weight has several; none if it is not there}."""
+    """Return {our name: its names in gluoncv2, where a shared weight has several; none if it does not exist}."""
     attention = any('_attention' in name for name in expected)
     found = {}
     for name in expected:
@@ -102,7 +102,7 @@ def names_for(expected):
 
 
 def peer_name(network):
-    """Return the name of a network choice in gluoncv2; raises UserError if it is not there."""
+    """Return the name of a network in gluoncv2; raises UserError if it does not exist."""
     for ours, theirs in PEERS:
         if re.fullmatch(ours, network):
             return re.sub(ours, theirs, network)
@@ -110,6 +110,6 @@ def peer_name(network):
 
 
 def settings_for(network):
-    """Return the settings with which a network choice computes what gluoncv2's network does."""
+    """Return the settings with which a network computes what gluoncv2's network does."""
     settings = {'net_mean': IMAGENET_MEAN, 'net_std': IMAGENET_STD}
     return dict(settings, net_mask_up='dense') if network.startswith('att') else settings

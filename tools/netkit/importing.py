@@ -149,7 +149,7 @@ def load(path):
     Raises UserError for another file, naming what is most like it, and for NaN and infinity.
     """
     if path.endswith('.onnx'):
-        raise UserError(f'{path} is no file of weights{checkpoints.meant(path)}')
+        raise UserError(f'{path} is not a file of weights{checkpoints.meant(path)}')
     loaded = read(path)
     source = source_of(loaded)
     if source is None:

@@ -12,23 +12,23 @@ NETWORKS = [
 ]
 BN_EPS = 1e-5  # PyTorch's
 ENDS = {'conv0': 'conv1', 'bn0': 'bn1', 'fc1': 'fc'}  # {our layer before the first stage or after the last: theirs}
-BESIDE = {'shortcut': 'downsample.1', 'shortcut_bn': 'downsample.2'}  # downsample.0 is the max pooling
-BESIDE_IN_RESNET = {'shortcut': 'downsample.0', 'shortcut_bn': 'downsample.1'}
+SHORTCUT = {'shortcut': 'downsample.1', 'shortcut_bn': 'downsample.2'}  # downsample.0 is the max pooling
+SHORTCUT_IN_RESNET = {'shortcut': 'downsample.0', 'shortcut_bn': 'downsample.1'}
 END = re.compile(r'stage\d+_unit\d+_bn_gamma')  # of the units with which iResNet's stages end
 PARAMETER = re.compile(r'(?:stage(\d+)_unit(\d+)_)?(.+?)_(' + '|'.join(SUFFIXES) + ')')
 
 
 def names_for(expected):
-    """Return {our name: [its name in the authors' state dicts]}; an empty list if it is not there.
+    """Return {our name: [its name in the authors' state dicts]}; an empty list if it does not exist.
 
     In a unit, what precedes our `conv1` is their `bn0`, so that our `bn2` is their `bn1`. The BatchNorm after the
     addition of the last unit in a stage has the number of the unit's last convolution.
     """
-    beside = BESIDE if any(map(END.fullmatch, expected)) else BESIDE_IN_RESNET
-    return {name: _names(name, expected, beside) for name in expected}
+    shortcut = SHORTCUT if any(map(END.fullmatch, expected)) else SHORTCUT_IN_RESNET
+    return {name: _names(name, expected, shortcut) for name in expected}
 
 
-def _names(name, expected, beside):
+def _names(name, expected, shortcut):
     stage, unit, layer, kind = PARAMETER.fullmatch(name).groups()
     if not stage:
         return [f'{ENDS[layer]}.{SUFFIXES[kind]}'] if layer in ENDS else []
@@ -36,7 +36,7 @@ def _names(name, expected, beside):
         layer = 'bn3' if f'stage{stage}_unit{unit}_conv3_weight' in expected else 'bn2'
     elif layer.startswith('bn'):
         layer = f'bn{int(layer[2:]) - 1}'
-    return [f'layer{stage}.{int(unit) - 1}.{beside.get(layer, layer)}.{SUFFIXES[kind]}']
+    return [f'layer{stage}.{int(unit) - 1}.{shortcut.get(layer, layer)}.{SUFFIXES[kind]}']
 
 
 def settings_for(network):

@@ -1,4 +1,4 @@
-"""From a network choice to its symbol: choice → settings → builder → symbol."""
+"""From a network to its symbol: choice → settings → builder → symbol."""
 
 import importlib
 
@@ -9,7 +9,7 @@ from netkit.errors import UserError
 from netkit.graph.naming import is_original
 
 NETWORKS, LOSSES = tuple(host.network), tuple(host.loss)  # the names of the choices
-# What may follow a name in arcface_torch (`backbones/symbol_torch.py`) and is no matter of what is computed.
+# What may follow a name in arcface_torch (`backbones/symbol_torch.py`) and does not change what is computed.
 OF_THE_TRAINER = 'dropout', 'channels_last', 'pretrained'
 
 
@@ -22,14 +22,14 @@ def entry(kind, name):
 
 
 def builder(network):
-    """Return the module in symbols/ that builds a network choice."""
+    """Return the module in symbols/ that builds a network."""
     return importlib.import_module(entry('network', network).net_name)
 
 
 def parse(text, words=None):
-    """Return (network choice, {setting: value}) of NETWORK or NETWORK:SETTING=VALUE,…; raises UserError.
+    """Return (network, {setting: value}) of NETWORK or NETWORK:SETTING=VALUE,…; raises UserError.
 
-    `words` are {word: settings} that may stand for settings. What the trainer is told in this way is left out.
+    `words` are {word: settings} that may stand for settings. Settings that are for the trainer only are left out.
     """
     network, _, settings = text.partition(':')
     known, found = setting_names(builder(network).build), {}
@@ -80,5 +80,5 @@ def settings_for(device):
 
 
 def initializer():
-    """Return the initialisation of the weights, the same as the host's."""
+    """Return the initialisation of the weights, the same as insightface's."""
     return mx.init.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2)

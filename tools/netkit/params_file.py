@@ -42,7 +42,7 @@ class _Reader:
 
 
 def begins(start):
-    """Tell whether a file with these first bytes, eight or more, is a .params file."""
+    """Return whether a file with these first bytes, eight or more, is a .params file."""
     return start.startswith(struct.pack('<Q', FILE_MAGIC))
 
 

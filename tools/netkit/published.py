@@ -48,7 +48,7 @@ PUBLISHED = {
     'resnet200_imagenet': Published(64673832, 15007481856),
 }
 
-# The normalisation with which weights for ImageNet are trained as a rule, in units of raw 0…255 RGB.
+# The normalisation with which weights for ImageNet are trained usually, in units of raw 0…255 RGB.
 IMAGENET_MEAN = tuple(255 * part for part in (0.485, 0.456, 0.406))
 IMAGENET_STD = tuple(255 * part for part in (0.229, 0.224, 0.225))
 

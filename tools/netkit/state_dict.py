@@ -10,7 +10,7 @@ machine, the same dict of tensors, and the list of the storages' keys; then, in 
 its count (int64) and its values. A storage may be a part of another, and its persistent id then has (KEY, offset,
 count) of that part in the end.
 
-Trainers put more into a file, such as their settings; what of it is no tensor is passed over.
+Trainers put more into a file, such as their settings; what of it is not a tensor is passed over.
 """
 
 import functools
@@ -90,7 +90,7 @@ class _Named(dict):
 
 
 class _Foreign:
-    """What stands for anything that is no part of a state dict: whatever a pickle does with it, nothing happens."""
+    """What stands for anything that is not a part of a state dict: whatever a pickle does with it, nothing happens."""
 
     def __init__(self, name):
         self.name = name
@@ -140,7 +140,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts
         """Put what a pickle makes of a class and arguments on the stack: the class, which is foreign."""
         self.stack.pop()  # type: ignore[attr-defined]
         if not isinstance(self.stack[-1], _Foreign):  # type: ignore[attr-defined]
-            raise Malformed('it makes an object of what is no class')
+            raise Malformed('it makes an object of what is not a class')
 
     def load_nothing(self):
         """Take the state of an object off the stack: none has one here."""
@@ -220,7 +220,7 @@ def _part(identity):
     _, first, length = (view and view[0]) or (None, 0, count)
     numbers = (isinstance(number, int) for number in (count, first, length))
     if kind != 'storage' or not isinstance(of_class, _Storage) or not isinstance(key, str) or not all(numbers):
-        raise Malformed('it holds something that is no tensor')
+        raise Malformed('it holds something that is not a tensor')
     return _Part(key, of_class.name, count, first, length)
 
 
@@ -280,7 +280,7 @@ def _read_old(file):
 
 
 def begins(start):
-    """Tell whether a file with these first bytes is an archive, or of the format before."""
+    """Return whether a file with these first bytes is an archive, or of the format before."""
     return start.startswith((b'PK\x03\x04', OLD_START))
 
 
@@ -303,7 +303,7 @@ def read(path):
         except Malformed:
             raise
         except (zipfile.BadZipFile, EOFError, OSError):  # the last of a place in the archive that no file has
-            raise Malformed('it is no archive, or ends too early')
+            raise Malformed('it is not an archive, or ends too early')
         except Exception as error:  # a pickle of anything else raises anything
             raise Malformed(f'{type(error).__name__}: {error}')
 
@@ -326,7 +326,7 @@ def _tensors(found):
         if not isinstance(name, str):
             raise Malformed('it holds something that has no name')
         if not isinstance(tensor, _Tensor):
-            raise Malformed(f'it holds {name[:60]!r}, which is no tensor, and none of {", ".join(WRAPPERS)}')
+            raise Malformed(f'it holds {name[:60]!r}, which is not a tensor, and none of {", ".join(WRAPPERS)}')
     return _without_prefixes(found)
 
 

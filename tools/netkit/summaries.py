@@ -1,4 +1,4 @@
-"""What there is to tell about a network: its figures, unit by unit, beside the published ones."""
+"""What there is to tell about a network: its figures, unit by unit, next to the published ones."""
 
 from netkit.deploy.plain import plain
 from netkit.graph.memory import planned_memories, planned_memory
@@ -18,7 +18,7 @@ def units_of(target):
 def summarise(target, with_units=True):
     """Return what there is to tell about a Target, as a dict that can be written as JSON.
 
-    `macs` and `plan_mb` are for one image; `plan_mb` is what MXNet plans for feature maps and their gradients in a
+    `macs` and `plan_mb` are for one image; `plan_mb` is MXNet's planned memory of feature maps and their gradients in a
     training step of BATCH images, in MB of 2^20 bytes; that of a unit is for the unit by itself.
     """
     units = units_of(target)

@@ -1,4 +1,4 @@
-"""What a program is asked to look at: a network choice, a symbol JSON, or a checkpoint."""
+"""Resolve a command-line argument to a network, a symbol JSON or a checkpoint."""
 
 import contextlib
 import difflib
@@ -20,7 +20,7 @@ from netkit.networks import NETWORKS, build, builder, parse, settings_of
 
 DEFAULT_SHAPE = (112, 112, 3)
 COMMON_SHAPES = DEFAULT_SHAPE, (224, 224, 3)  # of faces, of ImageNet
-HELP = "a network choice, a symbol JSON, or a checkpoint as PREFIX,EPOCH or arcface_torch's model.pt"
+HELP = "a network, a symbol JSON, or a checkpoint as PREFIX,EPOCH or arcface_torch's model.pt"
 MODEL = 'PREFIX,EPOCH|FILE.pt'  # of options
 # Face networks whose parameters tell their origin: they have other names or shapes than the default's.
 RELEASED = (
@@ -43,14 +43,14 @@ class Target(NamedTuple):
     label: str  # for titles
     symbol: mx.sym.Symbol
     image_shape: Tuple[int, int, int]  # height, width, channels
-    network: Optional[str] = None  # the network choice, if it is one at its own width
+    network: Optional[str] = None  # the network, if it is one at its own width
     parameters: Optional[Dict[str, np.ndarray]] = None  # of a checkpoint
 
 
 def open_target(text, image_shape=None, multiplier=1.0):
     """Return the Target that `text` names, for images of `image_shape`, by default those that it was made for.
 
-    `multiplier` is the width of a network choice. Raises UserError if there is none, or it does not take such images.
+    `multiplier` is the width of a network. Raises UserError if there is none, or it does not take such images.
     """
     if text.partition(':')[0] in host.network:
         return of_network(text, image_shape, multiplier)
@@ -66,7 +66,7 @@ def open_target(text, image_shape=None, multiplier=1.0):
 
 
 def of_network(text, image_shape=None, multiplier=1.0, **changes):
-    """Return the Target of a network choice, with settings if need be, `multiplier` times as wide; raises UserError.
+    """Return the Target of a network, with settings if needed, `multiplier` times as wide; raises UserError.
 
     `changes` are settings besides those in `text`.
     """
@@ -88,7 +88,7 @@ def of_options(network, model, image_shape, multiplier=1.0):
         return of_checkpoint(model, image_shape, network, multiplier)
     if network:
         return of_network(network, image_shape, multiplier)
-    raise UserError('name a --network, a --model, or both')
+    raise UserError('pass --network, --model or both')
 
 
 def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwise=None):
@@ -117,7 +117,7 @@ def of_checkpoint(model, image_shape=None, network=None, multiplier=1.0, otherwi
 def of_state_dict(path, image_shape=None, network=None, multiplier=1.0):
     """Return the Target of a state dict of a face network; raises UserError.
 
-    It has no symbol. Without `network`, that is the one in the config beside it, or the choice whose parameters have
+    It has no symbol. Without `network`, that is the one in the config next to it, or the choice whose parameters have
     these names. The size of the embedding is that of the parameters, and so is the width, unless `multiplier` says
     otherwise.
     """
@@ -150,8 +150,7 @@ def recognised(parameters, path, image_shape):
             if width:
                 return network, width
     raise UserError(
-        f'{path} has the parameters of no network choice; name its --network, with settings if it has any, as in '
-        'cru116:net_act=relu'
+        f'{path} matches no network; pass --network, with settings if it has any, as in cru116:net_act=relu'
     )
 
 
@@ -225,7 +224,7 @@ def is_same(symbol, other):
 
 
 def check_width(parameters, wanted, network, multiplier, image_shape, path):
-    """Raise UserError if a checkpoint is of the network choice, but of another width than `wanted`; name the width."""
+    """Raise UserError if a checkpoint is of the network, but of another width than `wanted`; name the width."""
     stem = STEM_WEIGHT
     if stem in parameters and stem in wanted and parameters[stem].ndim == 4 and set(wanted) <= set(parameters):
         filters, asked_for = parameters[stem].shape[0], wanted[stem][0]
@@ -239,7 +238,7 @@ def check_width(parameters, wanted, network, multiplier, image_shape, path):
 
 
 def width_of(parameters, network, image_shape):
-    """Return the width, with as few decimals as possible, at which a network choice has these stages, or None."""
+    """Return the width, with as few decimals as possible, at which a network has these stages, or None."""
 
     def stages(width):
         target = of_network(network, image_shape, width)
@@ -270,9 +269,7 @@ def found_shape(symbol, parameters, path, otherwise=None):
     if len(fitting) > 1 and otherwise:
         return otherwise
     if len(fitting) > 1:
-        raise UserError(
-            f'{path} takes images of any size: name theirs with --image-size HEIGHT,WIDTH, 112,112 for faces as a rule'
-        )
+        raise UserError(f'{path} accepts any image size; pass --image-size HEIGHT,WIDTH (usually 112,112 for faces)')
     return fitting[0] if fitting else DEFAULT_SHAPE  # if none fits, `fitting` will name the parameter
 
 

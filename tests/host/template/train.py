@@ -32,7 +32,7 @@ def parse_args():
 
 
 def count_flops(symbol, data):
-    """Of convolutions and FCs; an FC's input has to be 4-D, as in the host."""
+    """Of convolutions and FCs; an FC's input has to be 4-D, as in insightface."""
     internals = symbol.get_internals()
     shapes = dict(zip(internals.list_outputs(), internals.infer_shape(data=data)[1]))
     graph = json.loads(symbol.tojson())['nodes']

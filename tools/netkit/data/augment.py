@@ -46,7 +46,7 @@ def recoloured(picture, brightness, contrast, saturation):
     """Return a PIL image with its brightness, contrast and saturation multiplied.
 
     Saturation is the distance of a pixel from its own grey, contrast that from the image's mean grey. The three commute
-    but for the limits 0 and 255, so they are one product.
+    except the limits 0 and 255, so they are one product.
     """
     mix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), LUMA))
     offset = np.full((3, 1), brightness * (1 - contrast) * np.asarray(picture.convert('L')).mean())

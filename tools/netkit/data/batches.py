@@ -15,7 +15,7 @@ from netkit._mxnet import mx
 from netkit.data.augment import NO_AUGMENTATION, NUMBERS, prepared
 from netkit.errors import UserError
 
-ORDER, AUGMENTATION = 2, 4  # purposes of random numbers, beside the seed; 0 and 1 draw faces, 3 is Dropout's
+ORDER, AUGMENTATION = 2, 4  # purposes of random numbers, next to the seed; 0 and 1 draw faces, 3 is Dropout's
 AHEAD = 2  # batches that readers prepare ahead
 
 
@@ -47,7 +47,7 @@ class Sample(NamedTuple):
 class FaceBatches:
     """An endless stream of training batches, shuffled in every pass and mirrored at random.
 
-    With `readers`, so many processes decode and augment the images ahead; the batches are the same.
+    `readers` is the number of processes that decode and augment the images ahead; the batches are the same.
     """
 
     def __init__(self, records, batch_size, share=ALONE, augmentation=NO_AUGMENTATION, readers=0):
@@ -123,14 +123,14 @@ class FaceBatches:
 
 
 def all_prepared(tasks):
-    """Return the images of the arguments of `prepared`; None for those that are None, and for what is no image."""
+    """Return the images of the arguments of `prepared`; None for those that are None, and for what is not an image."""
     return [task and prepared(*task) for task in tasks]
 
 
 class Readers:
     """Processes that prepare images.
 
-    Each has a pipe of its own, so that one that is killed, even while it writes, is noticed; the standard library's
+    Each has its own pipe, so that one that is killed, even while it writes, is noticed; the standard library's
     executor waits for such a one for ever.
     """
 

@@ -13,7 +13,7 @@ from netkit.errors import UserError, reason
 
 SIDE = 640  # pixels of the square in which the detector looks
 LEAST = 0.5  # of its score
-BORDER = 4  # a border of a side's fourth part, where nothing is found without: a detector wants room around a face
+BORDER = 4  # a border of a side's fourth part, where nothing is found without: a detector needs room around a face
 BLIND = 100  # pictures in a row without a face, after which nobody needs to wait for the others
 STEEPEST = 60  # degrees of a face's roll; upside down a detector takes the eyes for the mouth
 
@@ -28,14 +28,14 @@ class Detector:
         try:
             from insightface.model_zoo import get_model
         except ImportError as error:
-            raise UserError(f'--detect wants the package insightface ({error}); pip install insightface onnxruntime')
+            raise UserError(f'--detect needs the package insightface ({error}); pip install insightface onnxruntime')
         try:
             self.model = get_model(os.path.abspath(path), providers=['CPUExecutionProvider'])
             kind = getattr(self.model, 'taskname', None)
-        except Exception as error:  # whatever onnxruntime has for a file that is none
-            raise UserError(f'{path} is no model that insightface can run: {reason(error)}')
+        except Exception as error:  # onnxruntime has many for a file that is not a model
+            raise UserError(f'{path} is not a model that insightface can run: {reason(error)}')
         if kind != 'detection' or not getattr(self.model, 'use_kps', False):
-            raise UserError(f'{path} is no detection model with five landmarks, like det_10g.onnx of buffalo_l')
+            raise UserError(f'{path} is not a detection model with five landmarks, like det_10g.onnx of buffalo_l')
         self.model.prepare(ctx_id=-1, input_size=(SIDE, SIDE), det_thresh=LEAST)
         self.without = 0
 
@@ -78,7 +78,7 @@ class Remembering:
     """
 
     def __init__(self, find, path, folder):
-        """Read what is in the file; raises UserError where it is none of landmarks, or cannot be written."""
+        """Read what is in the file; raises UserError if it is not a file of landmarks, or cannot be written."""
         self.find, self.folder, self.known, self.as_of = find, folder, {}, 0.0
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -112,7 +112,7 @@ def read_whole_lines(path, folder):
         lines = io.StringIO(whole.decode('utf-8-sig', 'surrogateescape'), newline='')
         known = landmarks_in(lines, path, folder)
     except (UserError, csv.Error):
-        raise UserError(f'{path} is no list of landmarks; move it away, or name another --output')
+        raise UserError(f'{path} is not a list of landmarks; move it away, or pass another --output')
     if len(whole) < len(content):
         with open(path, 'r+b') as file:
             file.truncate(len(whole))

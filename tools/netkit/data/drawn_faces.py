@@ -262,7 +262,7 @@ def draw_with_landmarks(identity, rng):
 
 
 def draw_people(rng, people, images):
-    """Yield so many images of each of so many people, person by person."""
+    """Yield `images` images of each of `people` people, person by person."""
     for _ in range(people):
         identity = draw_identity(rng)
         for _ in range(images):

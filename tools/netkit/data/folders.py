@@ -8,7 +8,7 @@ ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.webp', '.tif', '.
 
 
 def is_picture(path):
-    """Tell whether a file is a picture, by its name; a hidden one is none, as those that macOS puts beside others."""
+    """Return whether a file is an image, by its name; hidden files, which macOS adds, are not."""
     return path.lower().endswith(ENDINGS) and not os.path.basename(path).startswith('.')
 
 
@@ -21,7 +21,7 @@ def names_in(folder):
 
 
 def classes_in(folder):
-    """Return ({name of a class: [path, …]}, {path: why it is skipped}) of a folder with a folder per class, sorted."""
+    """Return ({class: [path, …]}, {path: why it is skipped}) of a folder with one subfolder per class, sorted."""
     classes, skipped = {}, {}
     for name in names_in(folder):
         path = os.path.join(folder, name)

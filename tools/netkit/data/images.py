@@ -15,7 +15,7 @@ LONGEST = 20000  # pixels of a side, of a picture that is scaled
 
 
 class Unusable(ValueError):
-    """A picture that cannot be used; the message goes on after its name."""
+    """A picture that cannot be used; the message continues after its name."""
 
 
 def open_picture(source, longest=None):
@@ -35,7 +35,7 @@ def open_picture(source, longest=None):
         raise
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         is_new = isinstance(source, str) and source.lower().endswith(('.heic', '.avif'))
-        advice = '; such files want the package pillow-heif' if is_new else ''
+        advice = '; such files need the package pillow-heif' if is_new else ''
         why = '' if isinstance(error, Image.UnidentifiedImageError) else f': {error}'  # that one names the path again
         raise Unusable(f'is not readable as an image{why}{advice}')
 

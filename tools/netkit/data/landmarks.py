@@ -40,5 +40,5 @@ def landmarks_in(lines, path, folder):
 
 
 def is_heading(row):
-    """Tell whether a row of a CSV file has names of columns: no numbers behind the first cell."""
+    """Return whether a row of a CSV file has names of columns: no numbers behind the first cell."""
     return not any(re.match(r'\s*[-+]?[.\d]', cell) for cell in row[1:])

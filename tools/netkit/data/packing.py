@@ -117,7 +117,7 @@ class Person(NamedTuple):
 
 
 def load_people(folder, options, find, spool):
-    """Return ([Person, …], {path: why it was skipped}) of a folder with a folder per person."""
+    """Return ([Person, …], {path: why it was skipped}) of a folder with one subfolder per person."""
     classes, skipped = classes_in(folder)
     people = []
     for name in [name for name in classes if set(name) & set('\t\r\n')]:
@@ -215,10 +215,10 @@ def write_faces(folder, people, size, spool):
 
 
 def pack_faces(folder, output, options, find=None):
-    """Pack a folder with a folder per person into the folder `output`, all files or none; return what was Packed.
+    """Pack a folder with one subfolder per person into the folder `output`, all files or none; return what was Packed.
 
     `find(path, image)` returns the landmarks of a picture; without it they are aligned. Raises UserError for too few
-    people or pairs, and where the files cannot be written whole.
+    people or pairs, and where the files cannot be written completely.
     """
     own = options.set + '.bin' if options.pairs else None
     others = (
@@ -227,7 +227,7 @@ def pack_faces(folder, output, options, find=None):
     if others:
         raise UserError(
             f'{os.path.join(output, others[0])} may be of an earlier packing, and its people in this training; name '
-            'another --output, write that set anew (--pairs, --set), or remove it'
+            'another --output, write that set again (--pairs, --set), or remove it'
         )
     shape = (options.size, options.size, 3)
     with new_files(output) as scratch:
@@ -242,7 +242,7 @@ def pack_faces(folder, output, options, find=None):
             write_faces(scratch, training, options.size, spool)
             records = FaceRecords(scratch, shape)
         except (mx.MXNetError, UserError) as error:
-            raise UserError(f'the data set could not be written whole to {output}: {error}')
+            raise UserError(f'the data set could not be written completely to {output}: {error}')
         if pairs:
             path = os.path.join(scratch, options.set + '.bin')
             write_pairs(path, list(map(spool.read, pairs[0])), pairs[1])
@@ -278,7 +278,7 @@ def counted(skipped):
 
 
 def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
-    """Pack a folder with a folder per class, sorted, into a RecordIO file; return (classes, images, skipped).
+    """Pack a folder with one subfolder per class, sorted, into a RecordIO file; return (classes, images, skipped).
 
     The shorter side of the images is `resize` pixels, if it is longer. The records are in random order, since a trainer
     shuffles no further than it reads ahead.
@@ -303,7 +303,7 @@ def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
                 skipped[path] = str(error)
                 continue
             header = mx.recordio.IRHeader(0, float(label), sum(counts.values()), 0)
-            with refusals(f'{name} could not be written whole, perhaps because the disk is full'):
+            with refusals(f'{name} could not be written completely, perhaps because the disk is full'):
                 record.write(mx.recordio.pack(header, content))
             counts[label] += 1
         record.close()
@@ -311,7 +311,7 @@ def pack_classes(folder, output, resize, quality=QUALITY, seed=0):
             if not count:
                 raise UserError(f'{os.path.join(folder, class_name)} has no picture that can be packed')
         if len(RecordFile(os.path.join(scratch, name))) != sum(counts.values()):
-            raise UserError(f'{name} could not be written whole; is the disk full?')
+            raise UserError(f'{name} could not be written completely; is the disk full?')
         with open(os.path.join(scratch, names_path(name)), 'w', encoding='utf-8') as file:
             json.dump(list(classes), file, indent=0)
     return len(classes), sum(counts.values()), skipped

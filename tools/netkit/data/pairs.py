@@ -22,7 +22,7 @@ class PairSet:
     """
 
     def __init__(self, path, image_shape):
-        """Read the file; raises UserError if it is none, or has not two images for each pair."""
+        """Read the file; raises UserError if it is invalid, or has not two images for each pair."""
         self.path, self.image_shape = path, tuple(image_shape)
         try:
             with open(path, 'rb') as file:
@@ -39,9 +39,9 @@ class PairSet:
         return len(self.same)
 
     def image(self, number):
-        """Return an image, (height, width, 3) uint8 RGB; raises UserError if it is none.
+        """Return an image, (height, width, 3) uint8 RGB; raises UserError if it cannot be decoded.
 
-        One of another size is resized as insightface's `load_bin` does, shorter side first; it has to be of the same
+        One of another size is resized as insightface's `load_bin` does, shorter side first; it must match the same
         proportions.
         """
         try:
@@ -82,7 +82,7 @@ def _decode(content):
 
 
 class _ArrayRead:
-    """Takes the place of a NumPy array in a pickle and keeps its state; NumPy would trust the addresses in it."""
+    """Replaces a NumPy array in a pickle and keeps its state; NumPy would trust the addresses in it."""
 
     def __init__(self, *_):
         self.state = None
@@ -99,7 +99,7 @@ class _ArrayRead:
 
 
 class _TypeRead:
-    """Takes the place of a NumPy dtype in a pickle."""
+    """Replaces a NumPy dtype in a pickle."""
 
     def __init__(self, code, *_):
         self.code, self.order = _text(code), '|'
@@ -120,17 +120,17 @@ def _text(value):
 
 
 def _buffer_read(content, of_type, shape, order):
-    """Take the place of the function that makes an array in pickles of protocol 5."""
+    """Replace the function that makes an array in pickles of protocol 5."""
     return np.frombuffer(bytes(content), of_type.value()).reshape(shape, order=order)
 
 
 def _scalar_read(of_type, content):
-    """Take the place of the function that makes NumPy scalars."""
+    """Replace the function that makes NumPy scalars."""
     return np.frombuffer(content, of_type.value())[0]
 
 
 def _bytes_read(text, encoding):
-    """Take the place of `_codecs.encode`: Python 3 writes bytes as text in pickles of protocol 2."""
+    """Replace `_codecs.encode`: Python 3 writes bytes as text in pickles of protocol 2."""
     if encoding != 'latin1':
         raise pickle.UnpicklingError(f'it names an encoding, {encoding!r}')
     return text.encode('latin1')
@@ -161,7 +161,7 @@ class _PairUnpickler(pickle.Unpickler):
     """Reads lists and arrays of bytes and truth values, nothing else: a pickle can name any function to call."""
 
     def find_class(self, module, name):
-        """Return what takes the place of a name."""
+        """Return what replaces a name."""
         if (module, name) not in READERS:
             raise pickle.UnpicklingError(f'it names {module}.{name}')
         return READERS[module, name]
@@ -170,7 +170,7 @@ class _PairUnpickler(pickle.Unpickler):
 def _as_list(read):
     """Return a list or array that was read from a pickle as a list; raises ValueError for other objects."""
     if not isinstance(read, (list, tuple, np.ndarray, _ArrayRead)):
-        raise ValueError(f'it holds a {type(read).__name__} in the place of a list')
+        raise ValueError(f'it holds a {type(read).__name__} instead of a list')
     values = list(read.value() if isinstance(read, _ArrayRead) else read)
     return [value.value() if isinstance(value, _ArrayRead) else value for value in values]
 

@@ -39,7 +39,7 @@ class RecordFile:
     """The records of a file, as a sequence of (label, bytes of an image)."""
 
     def __init__(self, path):
-        """Find the records; raises UserError for a file that is none, or truncated."""
+        """Find the records; raises UserError for a file that is not RecordIO, or truncated."""
         settle(os.path.dirname(path) or os.curdir)
         self.path, self.offsets = path, []
         try:

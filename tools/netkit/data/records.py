@@ -17,12 +17,12 @@ from netkit.data.recordio import RecordFile, label_at, unpack
 from netkit.errors import UserError
 from netkit.files import settle
 
-MOST_CLASSES = 2**24  # the labels are float32, which has no whole numbers beyond
+MOST_CLASSES = 2**24  # the labels are float32, which has no integers beyond
 RECORDS, INDEX, PROPERTY = 'train.rec', 'train.idx', 'property'
 
 
 def is_data_set(folder):
-    """Tell whether a folder has a data set, or part of one."""
+    """Return whether a folder has a data set, or part of one."""
     return any(os.path.exists(os.path.join(folder, name)) for name in (RECORDS, PROPERTY))
 
 
@@ -59,7 +59,7 @@ def read_property(folder):
 
 
 def read_index(path):
-    """Return {record: offset} of a `train.idx`; raises UserError for a file that is none."""
+    """Return {record: offset} of a `train.idx`; raises UserError for a file that is not an index."""
     offsets = {}
     try:
         with open(path, encoding='ascii') as file:
@@ -114,7 +114,7 @@ class FaceRecords:
         return dict(enumerate(RecordFile(self.path).offsets))
 
     def _has_ranges(self):
-        """Tell whether record 0 has no image: then it is the range of the identities."""
+        """Return whether record 0 has no image: then it is the range of the identities."""
         return 0 in self.offsets and not self._read(0)[1]
 
     def _identities(self):
@@ -134,7 +134,7 @@ class FaceRecords:
         return len(labels), max(labels, default=-1) + 1
 
     def _label(self, number):
-        """Return the label of a record; raises UserError where it is none."""
+        """Return the label of a record; raises UserError if it has none."""
         try:
             label = label_at(self._file, self.offsets[number])
         except (ValueError, OSError, OverflowError):
@@ -142,7 +142,7 @@ class FaceRecords:
         return self._as_class(number, label)
 
     def _as_class(self, number, label):
-        """Return a label as a whole number; raises UserError where `property` does not allow it."""
+        """Return a label as an integer; raises UserError where `property` does not allow it."""
         most, whose = (self.classes, '"property" allows') if self.classes else (MOST_CLASSES, 'a label is')
         if not (0 <= label < most and label == int(label)):
             raise UserError(f'{self.path}: record {number} has label {label}; {whose} 0 to {most - 1}')

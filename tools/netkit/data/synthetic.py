@@ -1,4 +1,4 @@
-"""A data set of drawn faces, written in insightface's formats.
+"""A data set of synthetic faces, written in insightface's formats.
 
 The folder of a data set contains `train.rec` and `train.idx`, `property` ("classes,height,width") and the verification
 pairs `drawn.bin`.
@@ -31,7 +31,7 @@ def write_synthetic(folder, identities, images, pairs, seed):
             write_records(scratch, faces.SIZE, [images] * identities, _drawn(identities, images, seed, bar))
             FaceRecords(scratch, (faces.SIZE, faces.SIZE, 3))
         except (mx.MXNetError, UserError):
-            raise UserError(f'the data set could not be written whole to {folder}; is the disk full?')
+            raise UserError(f'the data set could not be written completely to {folder}; is the disk full?')
         _write_pairs(os.path.join(scratch, 'drawn.bin'), pairs, seed, bar)
 
 

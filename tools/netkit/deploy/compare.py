@@ -55,7 +55,7 @@ def cosines(actual, expected):
 
 
 def compare(actual, expected, tolerance, path):
-    """Return (largest difference as a share of the range, smallest cosine); raises Different above `tolerance`."""
+    """Return (largest difference as a share of the range, minimum cosine); raises Different above `tolerance`."""
     difference = np.abs(actual - expected).max() / np.ptp(expected)
     cosine = cosines(actual, expected).min()
     if not difference <= tolerance:  # also where it is NaN

@@ -47,7 +47,7 @@ def export_model(form, target, pixels, prefix, promise=None):
 
     `target` is the checkpoint, cut at its embedding; `pixels`, (height, width, 3) or None, is an image to compare on
     besides noise; `promise` is what an ONNX file in int8 keeps.
-    Returns ({path: (largest difference, smallest cosine)}, Folding or None, Quantised or None). Raises Different.
+    Returns ({path: (largest difference, minimum cosine)}, Folding or None, Quantised or None). Raises Different.
     """
     precision, quantised = 'float32' if promise else form.precision, None
     epoch = checkpoints.epoch_of(target.label)

@@ -1,4 +1,4 @@
-"""BatchNorms folded into the convolutions and fully connected layers beside them, for inference.
+"""BatchNorms folded into the convolutions and fully connected layers next to them, for inference.
 
 Parameters are dicts {name: float32 array}.
 """
@@ -10,7 +10,7 @@ from netkit.graph.nodes import Node
 
 
 def fold(graph, parameters):
-    """Fold every BatchNorm that can be folded exactly into the layers beside it; remove Dropout.
+    """Fold every BatchNorm that can be folded exactly into the layers next to it; remove Dropout.
 
     A BatchNorm is folded into the convolution or fully connected layer that it reads, if nothing else reads that
     layer, or else into the layers that read it, if none of them pads: padded zeros come after the BatchNorm, and would
@@ -47,14 +47,14 @@ def without_dropout(graph):
 
 
 def is_layer(node):
-    """Tell whether a node is a convolution or fully connected layer with one filter per output channel."""
+    """Return whether a node is a convolution or fully connected layer with one filter per output channel."""
     if node is None or node.op not in ('Convolution', 'FullyConnected') or node.inputs[1][0].op != 'null':
         return False
     return node.attr('flatten', True) and node.attr('layout') in (None, 'None', 'NCHW')
 
 
 def is_padded(layer):
-    """Tell whether a convolution pads its input."""
+    """Return whether a convolution pads its input."""
     return any(layer.attr('pad', ()))
 
 

@@ -2,7 +2,7 @@
 
 Convolutions and fully connected layers are quantised, between pairs of QuantizeLinear and DequantizeLinear (QDQ), which
 onnxruntime, OpenVINO and TensorRT read: weights per filter, maps as a whole, by the ranges that images gave. What they
-want of it differs (SCHEMES).
+need of it differs (SCHEMES).
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Scheme(NamedTuple):
 
 SCHEMES = {
     # onnxruntime computes a layer in int8 only if its output is quantised too, and signed maps take it twice the time.
-    # OpenVINO does not mind. Processors without VNNI add products in pairs in 16 bits, which eight bits overflow.
+    # OpenVINO does not mind. Processors without VNNI add pairs of products in int16, which eight bits overflow.
     'cpu': Scheme(signed=False, weight_bits=7, outputs=True, biases=True, optimised=True),
     # TensorRT refuses other zero points than 0, and biases in int32.
     'tensorrt': Scheme(signed=True, weight_bits=8, outputs=False, biases=False, optimised=False),
@@ -60,13 +60,13 @@ class Outcome(NamedTuple):
 
     smallest: float  # cosine
     mean: float  # cosine
-    centred: float  # smallest cosine, seen from the mean embedding in float
+    centred: float  # minimum cosine, seen from the mean embedding in float
     drop: Optional[float]  # of the accuracy, in points; None if that was not asked for
     holds: bool
 
 
 class Quantised(NamedTuple):
-    """What a quantisation came to."""
+    """The result of a quantisation."""
 
     layers: int
     left: Dict[str, float]  # layers that stay in float: what quantising each alone takes from the mean cosine
@@ -179,7 +179,7 @@ class Quantiser:
 
     @contextlib.contextmanager
     def light_model(self):
-        """Yield the model with its weights in a file of their own, which need not be written for every layer."""
+        """Yield the model with its weights in a separate file, which need not be written for every layer."""
         import onnx
 
         light, path = copy_of(self.model), os.path.join(self.scratch, 'light.onnx')
@@ -189,7 +189,7 @@ class Quantiser:
         os.remove(os.path.join(self.scratch, WEIGHTS))
 
     def write_alone(self, path, light, layer):
-        """Write the network with one layer quantised, beside the weights of the others."""
+        """Write the network with one layer quantised, next to the weights of the others."""
         import onnx
 
         model = copy_of(light)
@@ -209,7 +209,7 @@ def copy_of(model):
 
 
 def put_in_order(graph):
-    """Move the nodes of an ONNX graph behind those that they read, as the format wants it; the others keep their order.
+    """Move the nodes of an ONNX graph behind those that they read, as the format needs it; the others keep their order.
 
     Those that insightface's client looks for among the first stay there, other than with onnxruntime's own sorting.
     """
@@ -230,7 +230,7 @@ def put_in_order(graph):
 
 
 def quantise(path, scratch, promise, batch=None, machine='cpu'):
-    """Quantise the ONNX file `path` in place, with as few layers in float as `promise` wants; return Quantised.
+    """Quantise the ONNX file `path` in place, with as few layers in float as `promise` needs; return Quantised.
 
     The other arguments are Quantiser's.
     Tries all layers, then without the costliest one, two, four, …, then what lies between. Raises Different, and leaves
@@ -272,7 +272,7 @@ def costliest(costs, count):
 
 def broken(name, promise, whole, last, left):
     """Return the sentence for a promise that cannot be kept."""
-    wanted = f'a smallest cosine of {promise.min_cosine:g}, from the mean face {promise.min_centred:g}'
+    wanted = f'a minimum cosine of {promise.min_cosine:g}, from the mean face {promise.min_centred:g}'
     if promise.accuracy:
         wanted += f', and no more than {promise.max_drop:g} points of accuracy lost'
     return (

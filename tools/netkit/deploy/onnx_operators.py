@@ -21,7 +21,7 @@ def converts(*operators):
 
 
 def only(node, key, *known):
-    """Return an attribute of a node, by default the first of `known`; raise UserError if it is none of them."""
+    """Return an attribute of a node, by default the first of `known`; raise UserError if it is another."""
     value = node.attr(key, known[0])
     if value not in known:
         raise UserError(f'{node.name}, a {node.op}, has {key}={value}, which is not known here; --onnx cannot write it')

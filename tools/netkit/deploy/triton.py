@@ -40,7 +40,7 @@ def check_new(folder, name):
     """Raise UserError if the repository `folder` has a model `name` already."""
     path = os.path.join(folder, name)
     if os.path.lexists(path):
-        raise UserError(f'{path} is there already; remove it, or name another --output or --triton')
+        raise UserError(f'{path} already exists; remove it, or pass another --output or --triton')
 
 
 def write(folder, name, onnx_path):

@@ -83,7 +83,7 @@ def draw_module(lane, module):
 
 
 def draw_mask(lane, module, trunk_end):
-    """Draw a mask's way down, its way up with the skips, and its end."""
+    """Draw a mask's downsampling path, its way up with the skips, and its end."""
     sheet, down = lane.sheet, {}
 
     def widths(level):

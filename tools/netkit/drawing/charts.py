@@ -1,4 +1,4 @@
-"""Charts: what sharing saves in a network, and the curves of trainings."""
+"""Charts: what sharing saves in a network, and the curves of training runs."""
 
 import os
 import re

@@ -46,7 +46,7 @@ def compute(target, image, names):
             raise UserError(f'--layer {name}: {target.label} has no such layer{advice}')
     check_room(
         planned_memory(symbol, 1, image.shape) * 2**20,  # it is bound as for training
-        f'take a smaller --image-size: {target.label} wants for one image',
+        f'take a smaller --image-size: {target.label} needs for one image',
     )
     data = np.float32(image).transpose(2, 0, 1)[None]
     module = mx.mod.Module(mx.sym.Group([known[name] for name in names]), label_names=None)
@@ -54,7 +54,7 @@ def compute(target, image, names):
     module.bind([('data', data.shape)], for_training=True)
     for name, (_, shape) in zip(names, module.output_shapes):
         if len(shape) != 4:
-            raise UserError(f'--layer {name} is no feature map: its shape is {shape}')
+            raise UserError(f'--layer {name} is not a feature map: its shape is {shape}')
     has_weights = target.parameters is not None
     if has_weights:
         arrays = {name: mx.nd.array(values) for name, values in target.parameters.items()}

@@ -1,4 +1,4 @@
-"""The inside of a unit as papers draw it: layers from top to bottom, shortcuts beside them, weights in colour."""
+"""The inside of a unit as papers draw it: layers from top to bottom, shortcuts next to them, weights in colour."""
 
 import collections
 
@@ -24,7 +24,7 @@ Chain = collections.namedtuple('Chain', 'start nodes end')
 
 
 def is_drawable(unit):
-    """Tell whether a unit can be drawn: not the nodes of an attention module that are in none of its units."""
+    """Return whether a unit can be drawn: not the nodes of an attention module that are in none of its units."""
     return not unit.name.endswith(MASK)
 
 
@@ -66,7 +66,7 @@ def sources(node):
 
 
 def layout(unit):
-    """Return ({node: row}, [Chain, …]). The first chain is the longest, the others are drawn beside it."""
+    """Return ({node: row}, [Chain, …]). The first chain is the longest, the others are drawn next to it."""
     inside = set(unit.nodes)
     edges = {node: [source if source in inside else INPUT for source in sources(node)] for node in unit.nodes}
     rows = {INPUT: 0}

@@ -55,13 +55,13 @@ def conv_text(node):
 
 
 def unit_text(unit):
-    """Return the convolutions on a unit's main branch, a line each."""
+    """Return the convolutions on a unit's main branch, one per line."""
     convs = [node for node in unit.nodes if node.op == 'Convolution' and is_on_branch(node.name)]
     return '\n'.join(map(conv_text, convs))
 
 
 def halves(unit):
-    """Tell whether a unit halves the map."""
+    """Return whether a unit halves the map."""
     return any(stride_of(node) == 2 for node in unit.nodes if node.op in ('Convolution', 'Pooling'))
 
 

@@ -44,10 +44,10 @@ def people_of(paths, folder):
     parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
     for path, part in zip(paths, parts):
         if len(part) < 2:
-            raise UserError(f'{path} is in no subfolder, and --far wants one for each person in {folder}')
+            raise UserError(f'{path} is in no subfolder, and --far needs one for each person in {folder}')
     names, people = np.unique([part[0] for part in parts], return_inverse=True)
     if len(names) < 2 or len(names) == len(people):
-        raise UserError('--far wants a folder with a subfolder for each person, and two pictures of one of them')
+        raise UserError('--far needs a folder with a subfolder for each person, and two pictures of one of them')
     return people
 
 

@@ -21,7 +21,7 @@ MEAN = STD = 127.5
 
 
 class Engine:
-    """A network that runs `batch` images at a time; `run` is what subclasses have of their own."""
+    """A network that runs batches of `batch` images; subclasses implement `run`."""
 
     def __init__(self, label, image_shape, batch):
         self.label, self.image_shape, self.batch = label, tuple(image_shape), batch
@@ -82,7 +82,7 @@ class OnnxEngine(Engine):
             raise UserError(f'{path} is not an ONNX file that onnxruntime can run: {reason(error)}')
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0][1]) != 4:
             raise UserError(
-                f'{path} is no network from images to embeddings: it has {len(inputs)} inputs and '
+                f'{path} is not a network from images to embeddings: it has {len(inputs)} inputs and '
                 f'{len(outputs)} outputs'
             )
         ((self.input, (images, channels, height, width)),) = inputs
@@ -123,7 +123,7 @@ def open_engine(model, batch, network=None, image_shape=None, multiplier=1.0, ot
         return OnnxEngine(model, batch, image_shape)
     if ',' not in model and not is_state_dict(model):
         advice = meant(model) or ': name a checkpoint, PREFIX,EPOCH, or a .pt or .onnx file'
-        raise UserError(f'{model} is no model{advice}')
+        raise UserError(f'{model} is not a model{advice}')
     target = of_checkpoint(model, image_shape, network, multiplier, otherwise)
     context = mx.gpu(0) if mx.context.num_gpus() else mx.cpu(0)
     return MXNetEngine(target, batch, context)

@@ -1,4 +1,4 @@
-"""Classification: top-1 and top-5 error on a folder with a folder per class, or on a RecordIO file."""
+"""Classification: top-1 and top-5 error on a folder with one subfolder per class, or on a RecordIO file."""
 
 from typing import Dict, NamedTuple
 
@@ -39,7 +39,7 @@ class Images(ClassImages):
     """The images of a classification set as networks are measured on them: `images.load(number)`."""
 
     def __init__(self, path, resize, crop):
-        """List the images; raises UserError for a path that is no such set."""
+        """List the images; raises UserError for a path without labelled images."""
         super().__init__(path)
         self.resize, self.crop = resize, crop
 
@@ -53,7 +53,7 @@ class Images(ClassImages):
 
 
 class Result(NamedTuple):
-    """What a network came to."""
+    """The result of a network."""
 
     images: int
     errors: Dict[int, float]  # {k: share of images whose label is not among the k largest outputs}

@@ -1,4 +1,4 @@
-"""The measures of face verification: accuracy as LFW and insightface have it, ROC, TAR at FAR, AUC, thresholds.
+"""The measures of face verification: accuracy as in LFW and insightface, ROC, TAR at FAR, AUC, thresholds.
 
 Pairs are embeddings, (2n, size), pair i being rows 2i and 2i + 1, or their squared distances, (n,), after normalisation
 to unit length; `same` is (n,) bool. `cosines_of_people` alone takes embeddings that are not in pairs.
@@ -53,7 +53,7 @@ def accuracy(distance, same, folds=FOLDS):
 
 
 def accepted_pairs(different, far):
-    """Return how many of so many different pairs may be accepted at a false accept rate."""
+    """Return how many of `different` pairs may be accepted at a false accept rate."""
     return int(different * far + 1e-9)
 
 

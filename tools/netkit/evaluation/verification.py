@@ -16,7 +16,7 @@ COLUMNS_OF_THRESHOLDS = ('set', 'FAR', 'cosine above', 'TAR')
 
 
 class Result(NamedTuple):
-    """What a network came to on a verification set."""
+    """The result of a network on a verification set."""
 
     set: str
     pairs: int

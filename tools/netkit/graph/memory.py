@@ -99,7 +99,7 @@ def likeness(unit, readers, described):
 
 
 def part_of(unit, readers, described):
-    """Return a unit as a symbol of its own, and its inputs, {name: (shape, dtype)}.
+    """Return a unit as a separate symbol, and its inputs, {name: (shape, dtype)}.
 
     `readers` are those of its graph, `described` has the (shape, dtype) of all maps.
     """

@@ -1,4 +1,4 @@
-"""The meaning of the names of network choices, nodes and parameters, in one place.
+"""The meaning of the names of networks, nodes and parameters, in one place.
 
 A node's name tells where it is: `stage3_unit4_conv2` is in the unit `stage3_unit4`, here and in insightface;
 `stage2_attention1_mask_up1_unit1_bn1` is in an attention module.
@@ -6,7 +6,7 @@ A node's name tells where it is: `stage3_unit4_conv2` is in the unit `stage3_uni
 
 import re
 
-IMAGENET = '_imagenet'  # suffix of the choice of a network's original form
+IMAGENET = '_imagenet'  # suffix of the choice of a network's ImageNet variant
 EMBEDDING = 'fc1'  # node of the embedding, in insightface too
 STEM_WEIGHT = 'conv0_weight'  # of the first convolution
 STEM, HEAD = 'stem', 'head'  # the units before the first stage and after the last
@@ -17,10 +17,10 @@ SOFT_MASK = '_mask_sigmoid'  # suffix of the node that computes a soft mask
 UNIT = re.compile(r'(.*(?:unit|block)_?\d+)(?:_|$)')
 MASK_LEVEL = re.compile(r'mask_down(\d+)_')
 ADDS = '_plus'  # suffix of an addition
-ADDS_DOWN, ADDS_TRUNK = '_plus_down', '_plus_trunk'  # those in a mask's way up, in its 'dense' form
-FIRST_UNIT, TRUNK, CLOSING = 'unit', 'trunk_unit', 'close'  # units of an attention module, but for those of its mask
+ADDS_DOWN, ADDS_TRUNK = '_plus_down', '_plus_trunk'  # those in a mask's upsampling path, in its 'dense' form
+FIRST_UNIT, TRUNK, CLOSING = 'unit', 'trunk_unit', 'close'  # units of an attention module, except those of its mask
 ATTENDS = '_attend'  # suffix of the multiplication by the mask
-BESIDE = ('shortcut', 'project', '_sc', '_se_')  # in the names of layers that are not on a unit's main branch
+SHORTCUT_WORDS = ('shortcut', 'project', '_sc', '_se_')  # in the names of layers that are not on a unit's main branch
 
 
 def is_original(network):
@@ -29,12 +29,12 @@ def is_original(network):
 
 
 def original_form(network):
-    """Return the network choice of the original form of `network`."""
+    """Return the network of the ImageNet variant of `network`."""
     return network if is_original(network) else network + IMAGENET
 
 
 def face_form(network):
-    """Return the network choice of the face form of `network`."""
+    """Return the network of the face variant of `network`."""
     return network[: -len(IMAGENET)] if is_original(network) else network
 
 
@@ -77,8 +77,8 @@ def sharing_group(weight):
 
 
 def is_on_branch(layer):
-    """Tell whether a layer of a unit is on its main branch, by its name."""
-    return not any(word in layer for word in BESIDE)
+    """Return whether a layer of a unit is on its main branch, by its name."""
+    return not any(word in layer for word in SHORTCUT_WORDS)
 
 
 def in_stage(module):
@@ -87,30 +87,30 @@ def in_stage(module):
 
 
 def is_weight(parameter):
-    """Tell whether a parameter is the weight of a convolution or fully connected layer."""
+    """Return whether a parameter is the weight of a convolution or fully connected layer."""
     return parameter.endswith('_weight')
 
 
 def is_label(variable):
-    """Tell whether a variable is the label of a loss, and no parameter."""
+    """Return whether a variable is the label of a loss, and no parameter."""
     return variable.endswith('label')
 
 
 def is_scale(parameter):
-    """Tell whether a parameter is a factor, one per channel: BatchNorm's gamma or PReLU's slopes."""
+    """Return whether a parameter is a factor, one per channel: BatchNorm's gamma or PReLU's slopes."""
     return parameter.endswith('gamma')
 
 
 def is_offset(parameter):
-    """Tell whether a parameter is added, one per channel: BatchNorm's beta or a bias."""
+    """Return whether a parameter is added, one per channel: BatchNorm's beta or a bias."""
     return parameter.endswith(('beta', 'bias'))
 
 
 def is_variance(statistic):
-    """Tell whether a moving statistic is a variance."""
+    """Return whether a moving statistic is a variance."""
     return statistic.endswith('var')
 
 
 def is_slope(parameter):
-    """Tell whether a parameter is the slopes of a PReLU, whose names end in `gamma` as BatchNorm's do."""
+    """Return whether a parameter is the slopes of a PReLU, whose names end in `gamma` as BatchNorm's do."""
     return is_scale(parameter) and 'relu' in parameter

@@ -99,7 +99,7 @@ def analyse(graph, image_shape):
 
 
 def is_map(node):
-    """Tell whether the output of a node is a map: an operator's or the images, not a parameter."""
+    """Return whether the output of a node is a map: an operator's or the images, not a parameter."""
     return node.op != 'null' or node.name == 'data'
 
 

@@ -20,7 +20,7 @@ EMBEDDINGS, GRADIENTS, STATISTICS = (table for table, _ in TABLES)
 
 
 class Computed(NamedTuple):
-    """What came of a training step and of an inference, each {name: float64 array}."""
+    """What came of a training step and of a forward pass, each {name: float64 array}."""
 
     embeddings: dict  # with the weights before the step, and the moving statistics that the reference's step moved
     gradients: dict
@@ -55,7 +55,7 @@ def judged(row, column, bounds, differences, problems):
 
 
 def differences(found, expected):
-    """Return what `judged` wants, of two Computed."""
+    """Return what `judged` needs, of two Computed."""
     return (
         distance(found.embeddings, expected.embeddings),
         cosine(found.gradients, expected.gradients),

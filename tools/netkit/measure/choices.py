@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 
     @property
     def per_batch_size(self):
-        """The default batch of the network choice."""
+        """The default batch of the network."""
         return host.network[self.network]['per_batch_size']
 
     @property
@@ -71,7 +71,7 @@ def choice_of(name, is_gpu):
 
 
 def batch_of(name, is_gpu):
-    """Return the images of a training step that the report measures: the network choice's, few on a CPU."""
+    """Return the images of a training step that the report measures: the network's, few on a CPU."""
     return host.network[name]['per_batch_size'] if is_gpu else SMALL_BATCH
 
 

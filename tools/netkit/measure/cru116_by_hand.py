@@ -1,6 +1,6 @@
 """cru116 for faces, written by hand as PyTorch modules: what the module made from the symbol is measured against.
 
-Independent of `symbols/`: from the paper's table (arXiv 1703.02180) and the description of the face form.
+Independent of `symbols/`: from the paper's table (arXiv 1703.02180) and the description of the face variant.
 """
 
 from torch import nn

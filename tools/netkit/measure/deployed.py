@@ -20,9 +20,9 @@ from netkit.measure.runtimes import OnnxRuntime, OpenVINO
 from netkit.measure.side_by_side import texts_of_times
 from netkit.measure.timing import in_turns
 
-COLUMNS = ('form', 'ms/image', 'spread', 'images/s', 'ratio', 'to onnxruntime', 'smallest cosine')
+COLUMNS = ('form', 'ms/image', 'spread', 'images/s', 'ratio', 'to onnxruntime', 'minimum cosine')
 RUNTIME = 'onnxruntime'  # the form that the others are compared with, besides the first
-NOISE = 12  # images of it that give the ranges of random weights
+NOISE = 12  # calibration images of it, for random weights
 
 
 class Subject(NamedTuple):
@@ -68,7 +68,7 @@ class Deployed:
         self.quantised = quantise(self.in_int8, scratch, Promise(ranges, others, cosine, centred, 0))
 
     def forms(self, batch):
-        """Return {form: step} for `batch` images at a time; a step has `run(images)`, the floor apart."""
+        """Return {form: step} for batches of `batch` images; a step has `run(images)`, the floor apart."""
         subject, context = self.subject, mx.cpu()
         shape = (batch, 3, *subject.image_shape[:2])
         trained, folded = (

@@ -38,13 +38,13 @@ TF32 = ', float32 with TF32 where the card has it' if IS_GPU else ''
 # What the titles of tables say besides.
 SPEED, INFERENCE, SCALING = f' (forward and backward pass{TF32})', TF32, f', with the copies to the devices{TF32}'
 PEAK, LARGEST = 'weights and gradients, as the card has less', ', without momentum'
-MAKES_ANEW = True  # the executors of all ways have no room beside each other
+MAKES_ANEW = True  # the executors of all ways have no room next to each other
 FACES_ON_GPU = ['--per-batch-size', '64']
 FACES_ON_CPU = ['--multiplier', '0.1', '--per-batch-size', '4', '--identities', '4', '--images', '4', '--pairs', '10']
 
 
 class Way(NamedTuple):
-    """How to compute: settings of the builder, whose BatchNorm (None: as the symbol has it), forms for a CPU."""
+    """How to compute: settings of the builder, whose BatchNorm (None: the symbol's), forms for a CPU."""
 
     memonger: bool = False
     cudnn: Optional[bool] = None
@@ -127,7 +127,7 @@ def release():
 
 
 def fits(function):
-    """Call a function; tell whether the memory of the card was enough for it."""
+    """Call a function; return whether the memory of the card was enough for it."""
     is_enough = True
     try:
         function()
@@ -181,7 +181,7 @@ class Weights:
 
 
 class Step:
-    """A training step (forward and backward pass) or an inference of a symbol on noise; a call runs it."""
+    """A training step (forward and backward pass) or a forward pass of a symbol on noise; a call runs it."""
 
     def __init__(self, symbol, shape, context, training, weights=None, data_gradient=False):
         self.training = training
@@ -209,7 +209,7 @@ class Step:
             arrays[name][:] = values
 
     def run(self, images):
-        """Return the outputs of an inference of images."""
+        """Return the outputs of a forward pass of images."""
         self.data[:] = images
         self()
         return self.executor.outputs[0].asnumpy()
@@ -221,7 +221,7 @@ class Step:
 
 
 class Network:
-    """A network choice on the device, with weights that its ways of computing share."""
+    """A network on the device, with weights that its ways of computing share."""
 
     def __init__(self, choice):
         self.choice, self.weights = choice, {}
@@ -241,11 +241,11 @@ class Network:
         return ways(part, quick)
 
     def shape(self, batch):
-        """Return the shape of so many images."""
+        """Return the shape of `batch` images."""
         return batch, 3, *self.choice.image_shape[:2]
 
     def step(self, way, batch, training=True):
-        """Return the training step, or the inference, of so many images in a Way."""
+        """Return the training step, or the forward pass, of `batch` images in a Way."""
         release()  # of the way before
         symbol, key = self.symbol(way, training), (way.fp16, training)
         if key not in self.weights:
@@ -253,7 +253,7 @@ class Network:
         return Step(symbol, self.shape(batch), DEVICE, training, self.weights[key])
 
     def infer(self, way, batch):
-        """Return the inference of so many images in a Way."""
+        """Return the forward pass of `batch` images in a Way."""
         return self.step(way, batch, training=False)
 
     def peak(self, way, batch):
@@ -390,7 +390,7 @@ def trainer(name, devices, batch, kvstore):
 
 
 def faces(options):
-    """Return {what: value} of a training by tools/train.py on drawn faces, with loss and verification."""
+    """Return {what: value} of a training by tools/train.py on synthetic faces, with loss and verification."""
     steps, more = (50 if options.quick else 150, FACES_ON_GPU) if IS_GPU else (4, FACES_ON_CPU)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, os.path.join(ROOT, 'tools', 'train.py'), '--network', choices.FACES]

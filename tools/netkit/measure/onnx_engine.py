@@ -88,7 +88,7 @@ def fits(function):
 
 
 class Network:
-    """A network choice as ONNX files, on a provider; its Ways are pairs (precision of the file, options)."""
+    """A network as ONNX files, on a provider; its Ways are pairs (precision of the file, options)."""
 
     def __init__(self, name, provider, files):
         self.name, self.provider, self.files = name, provider, files
@@ -113,7 +113,7 @@ class Network:
         precision, options = way
         behind = [CUDA] if self.provider == TENSORRT else []
         found = open_session(self.files.path(self.name, precision), [(self.provider, dict(options)), *behind])
-        found.disable_fallback()  # else a run that fails would be one of the next provider, without a word
+        found.disable_fallback()  # else a run that fails would be one of the next provider, silently
         return found if found.get_providers()[0] == self.provider else None
 
     def why_not(self, way):
@@ -121,7 +121,7 @@ class Network:
         return None if self.session(way) else 'its libraries do not load'
 
     def infer(self, way, batch):
-        """Return the inference of so many images in a Way."""
+        """Return the forward pass of `batch` images in a Way."""
         given = {'data': raw_images(self.choice)[:batch]}
         return lambda: self.session(way).run(None, given)
 

@@ -92,7 +92,7 @@ def as_json(outcomes, command, date):
 
 
 def value_of(figure):
-    """Return what JSON has for the value of a Figure: what is no number as a text, of which JSON has none."""
+    """Return what JSON has for the value of a Figure: what is not a number as a text, of which JSON has none."""
     is_odd = isinstance(figure.value, float) and not math.isfinite(figure.value)
     return text_of(figure.value) if is_odd else figure.value
 

@@ -27,7 +27,7 @@ MACHINE = 'the machine'
 PLAN = 'MB that MXNet plans for the feature maps of a training step and their gradients'
 DEVICES = 'training on several devices, images per second in all'
 SHARE = 'training on several devices, share of a step for summing gradients, %'
-FACES = 'a training on drawn faces, verified on drawn pairs of other people'
+FACES = 'a training on synthetic faces, verified on drawn pairs of other people'
 
 
 class Options(NamedTuple):
@@ -59,7 +59,7 @@ def card(engine, _options):
 
 
 def plan(_engine, options):
-    """What MXNet plans for a training step, the same on every device; nothing is computed."""
+    """MXNet's planned memory of a training step, the same on every device; nothing is computed."""
     from netkit.graph.memory import planned_memory
     from netkit.networks import build
 
@@ -104,7 +104,7 @@ def batch_and_label(engine, network):
 
 
 def speed(engine, network, ways, batch=None):
-    """Images per second of training steps with so many images, by default the network's, or what fits."""
+    """Images per second of training steps at a batch size, by default the network's, or what fits."""
     (wanted, column), batches, problems = batch_and_label(engine, network), {}, Problems()
     wanted = wanted if batch is None else batch
     table = f'training{engine.SPEED}, images per second, batch {wanted}'
@@ -116,7 +116,7 @@ def speed(engine, network, ways, batch=None):
             if not batches[row]:
                 yield Figure(table, row, column, NO_ROOM)
     makers = {row: functools.partial(network.step, ways[row], batch) for row, batch in batches.items() if batch}
-    for seconds in in_turns(makers, engine.wait, problems, anew=engine.MAKES_ANEW):
+    for seconds in in_turns(makers, engine.wait, problems, again=engine.MAKES_ANEW):
         for row, median in medians(seconds).items():
             yield Figure(table, row, column, round(batches[row] / median, 1), note_of(batches[row], wanted))
     problems.check()
@@ -197,7 +197,7 @@ def memory(engine, network, ways):
             two = {batch: peaks[way, batch] for batch in (half, known[row])}
             batch = largest_batch(two, network.room(), functools.partial(fits, way))
             if batch:
-                more = '; more was not tried' if batch >= LARGEST else ''
+                more = '; more was untested' if batch >= LARGEST else ''
                 title = f'largest batch that was found to fit{engine.LARGEST}, and its MB, likewise'
                 yield Figure(title, row, label, batch, f'{peaks[way, batch]:,.0f} MB{more}')
     problems.check()
@@ -247,7 +247,7 @@ def scaling(engine, _options):
 
 
 def faces(engine, options):
-    """A training on drawn faces, with loss and verification."""
+    """A training on synthetic faces, with loss and verification."""
     return {choices.FACES: lambda: facts_in(FACES, engine.LABEL, engine.faces(options))}
 
 
@@ -257,7 +257,7 @@ class Part(NamedTuple):
     cases: Callable
     shares: Dict[str, int]
     quick: Tuple[str, ...]  # engines in which --quick measures it
-    options: Dict[str, str] = {}  # {engine: field of Options that its process is told besides}
+    options: Dict[str, str] = {}  # {engine: field of Options that its process receives in addition}
     variables: Dict[str, Tuple[str, ...]] = {}  # {engine: NAME=VALUE, for the libraries}
     is_computed: bool = True  # or nothing is: then it does not matter whether the engine computes here
 
@@ -301,7 +301,7 @@ def cases_of(part, engine, options):
 
 
 def measure(part, engine, options, tell):
-    """Measure the cases of a part; return whether all came to their end.
+    """Measure the cases of a part; return whether all finished.
 
     `tell` is called with a dict for what becomes known: the device and the cases; each Figure; each case's end.
     """

@@ -15,12 +15,12 @@ GPUS = (1, 8, 64)
 
 
 def megabytes(numbers):
-    """Return the size of so many float32 numbers in MB (2^20 bytes)."""
+    """Return the size of `numbers` float32 numbers in MB (2^20 bytes)."""
     return 4 * numbers / 2**20
 
 
 def memory(choices):
-    """What MXNet plans for a training step, without and with `memonger`."""
+    """MXNet's planned memory of a training step, without and with `memonger`."""
     rows = []
     for choice in tqdm(choices, unit='choice', leave=False, disable=None):
         symbol, image_shape = choice.build()

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 def command(part, engine, options, seconds):
-    """Return the command that measures a part in so many seconds, relative to the project's folder."""
+    """Return the command that measures a part in `seconds`, relative to the project's folder."""
     python = options.mxnet_python if engine == 'mxnet' else sys.executable
     found = [python, PROGRAM, 'gpu', '--part', part, '--engine', engine] + ['--quick'] * options.quick
     if engine == 'mxnet':  # for CUDA it does not start without the libraries that are found first
@@ -72,7 +72,7 @@ def end(process):
 
 
 def run(part, engine, options, seconds, keep=lambda outcome: None):
-    """Measure a part in a process of its own, for at most so many seconds; return its Outcome.
+    """Measure a part in a separate process, for at most `seconds`; return its Outcome.
 
     `keep` is given what there is of it by an interruption.
     """
@@ -206,7 +206,7 @@ def fit(cards):
 
 
 def check_measured(outcomes, parts):
-    """Raise UserError if no engine came to the end of its card, or none has one of `parts`, which were asked for."""
+    """Raise UserError if no engine finished the part `card`, or none has one of `parts`, which were asked for."""
     if not any(outcome.part == CARD and not outcome.problems for outcome in outcomes):
         told = '; '.join(f'{ENGINES[outcome.engine]}: {", ".join(outcome.problems)}' for outcome in outcomes)
         raise UserError(f'no engine computes here; "make check-gpu" brings them ({told})')

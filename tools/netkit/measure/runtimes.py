@@ -21,7 +21,7 @@ def threads():
 
 
 class OnnxRuntime:
-    """An inference of an ONNX file in onnxruntime; a call runs it on `data`."""
+    """A forward pass of an ONNX file in onnxruntime; a call runs it on `data`."""
 
     def __init__(self, path, data):
         self.session = open_session(path, threads=threads())
@@ -36,7 +36,7 @@ class OnnxRuntime:
 
 
 class OpenVINO:
-    """An inference of an ONNX file in OpenVINO, in `precision`, 'f32' or 'bf16'; a call runs it on `data`."""
+    """A forward pass of an ONNX file in OpenVINO, in `precision`, 'f32' or 'bf16'; a call runs it on `data`."""
 
     def __init__(self, path, data, precision):
         core = openvino_core()

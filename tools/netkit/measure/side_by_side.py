@@ -1,4 +1,4 @@
-"""Network choices timed side by side, by MXNet and, on a CPU, by PyTorch, beside what they cannot go below."""
+"""Networks timed side by side, by MXNet and, on a CPU, by PyTorch, next to what they cannot go below."""
 
 import multiprocessing
 import os
@@ -84,14 +84,14 @@ def check(choice, how):
     if how.device == 'cpu':
         check_room(
             how.per_batch_size * planned_memory(symbol, 1, image_shape, how.only != 'inference') * 2**20,
-            f'take a smaller --per-batch-size: {choice.label} with {how.per_batch_size} images wants',
+            f'take a smaller --per-batch-size: {choice.label} with {how.per_batch_size} images needs',
         )
     if how.peer == 'gluoncv2':
         peer_name(choice.network)
     if how.peer == 'by_hand' and choice.network != BY_HAND:
         raise UserError(f'--peer by_hand: only {BY_HAND} is written by hand, not {choice.network}')
     if how.peer == 'by_hand' and 4 * choice.overrides.get('net_multiplier', 1) % 1:
-        raise UserError('--peer by_hand: its groups want a net_multiplier of quarters, as 0.25')
+        raise UserError('--peer by_hand: its groups need a net_multiplier of quarters, as 0.25')
     if how.engine == 'torch':
         try:
             import torch  # noqa: F401
@@ -212,7 +212,7 @@ def time_choices(choices, how, training):
 def peak_memory(choice, batch, device, training):
     """Return the peak resident MB of this process after one step, None where the system does not tell it.
 
-    For a process of its own.
+    To be run in a separate process.
     """
     symbol, (height, width, _) = choice.build(device, training)
     Step(symbol, (batch, 3, height, width), mx.Context(device), training)()

@@ -1,4 +1,4 @@
-"""How anything here is timed: in turns (A B A B …), so that the ratios hold on a busy machine; and what fits."""
+"""How anything here is timed: alternately (A B A B …), so that the ratios hold on a busy machine; and what fits."""
 
 import contextlib
 import statistics
@@ -7,15 +7,15 @@ import time
 from tqdm import tqdm
 
 ROUNDS, SECONDS, MOST = 3, 0.3, 20  # turns of each, how long each lasts about, and its runs at most
-MULTIPLE = 8  # of which the largest batches are, as half-precision kernels want it
+MULTIPLE = 8  # of which the largest batches are, as half-precision kernels need it
 ENOUGH = 0.02  # of a batch: how much smaller the next guess at the largest is
 LARGEST = 2048  # images: no larger batch is looked for, at which cuDNN's indices may end
 
 
-def in_turns(makers, wait, problems=None, rounds=None, lasting=None, anew=False):
+def in_turns(makers, wait, problems=None, rounds=None, lasting=None, again=False):
     """Yield {label: [seconds of a run, …]} after each round of turns.
 
-    `makers` are {label: function that returns the function to time}. It is called once, or `anew` for every turn where
+    `makers` are {label: function that returns the function to time}. It is called once, or `again` for every turn where
     there is no memory for all at once. `wait` ends their work. A turn lasts about `lasting` seconds, and at least one
     run; what a run chooses and allocates at first is not timed. One that fails is one of the `problems`
     (figures.Problems), where they are given, and is left out of further rounds.
@@ -25,11 +25,11 @@ def in_turns(makers, wait, problems=None, rounds=None, lasting=None, anew=False)
 
     def take_turn(label, make, is_timed):
         run = made[label] if label in made else make()
-        if anew or not is_timed:
+        if again or not is_timed:
             run()
         if is_timed:
             seconds.setdefault(label, []).append(seconds_of_a_run(run, wait, lasting))
-        if not anew:
+        if not again:
             made[label] = run
 
     with tqdm(total=(rounds + 1) * len(makers), unit='turn', leave=False, disable=None) as bar:
@@ -59,7 +59,7 @@ def seconds_of_a_run(run, wait, lasting):
 
 
 def seconds_of(run, times, wait):
-    """Return the seconds of so many runs of a function."""
+    """Return the seconds that a function takes when run `times` times."""
     wait()
     start = time.perf_counter()
     for _ in range(times):

@@ -68,7 +68,7 @@ BEFORE_AMPERE = {
     'float32, channels last, recomputed': Way(tf32=False, last=True, again=True),
     **{row: way for row, way in WAYS.items() if way.half is torch.float16},
 }
-# On a CPU there is no TF32, and 16 bits are bfloat16.
+# On a CPU there is no TF32, and half precision is bfloat16.
 ON_CPU = {
     'float32': Way(tf32=False),
     'float32, channels last': Way(tf32=False, last=True),
@@ -117,7 +117,7 @@ def ways(part, quick):
 
 def networks(part, names, options):
     """Return {case: function that returns the Network} of some choices, and of insightface's r100 for its speed."""
-    torch.backends.cudnn.benchmark = part in ('speed', 'inference', 'compile')  # as arcface_torch has it
+    torch.backends.cudnn.benchmark = part in ('speed', 'inference', 'compile')  # as in arcface_torch
     found = {name: functools.partial(Network, choices.choice_of(name, IS_GPU)) for name in names}
     if part == 'speed' and options.insightface:
         found['r100'] = functools.partial(HostNetwork, choices.path_of_r100(options.insightface))
@@ -142,17 +142,17 @@ def release():
 
 
 def is_ampere():
-    """Tell whether there is a GPU that has TF32 and bfloat16: Ampere or later."""
+    """Return whether there is a GPU that has TF32 and bfloat16: Ampere or later."""
     return IS_GPU and torch.cuda.get_device_capability()[0] >= 8
 
 
 def is_of_memory(error):
-    """Tell whether an error says that memory is short, in one of the ways of PyTorch, CUDA, cuDNN and cuBLAS."""
+    """Return whether an error says that memory is short, in one of the ways of PyTorch, CUDA, cuDNN and cuBLAS."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(mark in str(error).lower() for mark in SHORT)
 
 
 def fits(function):
-    """Call a function; tell whether the memory of the card was enough for it."""
+    """Call a function; return whether the memory of the card was enough for it."""
     is_enough = True
     try:
         function()
@@ -177,7 +177,7 @@ def tensor_float32(is_on):
 
 
 def module_of(choice, device=DEVICE, **options):
-    """Return a network choice as a module; `options` are those of `symbol_torch.choice`.
+    """Return a network as a module; `options` are those of `symbol_torch.choice`.
 
     Forms that are for MXNet's sake are left out.
     """
@@ -195,12 +195,12 @@ def images_of(count, shape, device=DEVICE):
 
 
 class Network:
-    """A network choice on the device: a module for each layout, with SGD and its momentum, and steps of it."""
+    """A network on the device: a module for each layout, with SGD and its momentum, and steps of it."""
 
     def __init__(self, choice, dropout=0.0):
         self.choice, self.dropout, once = choice, dropout, functools.lru_cache(maxsize=None)
         self.module = once(self.make)
-        # One graph for one size or an error: else PyTorch goes on uncompiled, or for any size, without a word.
+        # One graph for one size or an error: else PyTorch continues uncompiled, or for any size, silently.
         self.compiled = once(lambda last: torch.compile(self.module(last), fullgraph=True, dynamic=False))
         self.sgd = once(lambda last: sgd_of(self.module(last)))
         self.initial = once(lambda: module_of(choice, 'cpu', dropout=0.0).state_dict())
@@ -214,11 +214,11 @@ class Network:
         return ways(part, quick)
 
     def step(self, way, batch):
-        """Return the training step of so many images in a Way, with SGD."""
+        """Return the training step of `batch` images in a Way, with SGD."""
         return Training(self, way, batch)
 
     def infer(self, way, batch):
-        """Return the inference of so many images in a Way."""
+        """Return the forward pass of `batch` images in a Way."""
         return Inference(self, way, batch)
 
     def peak(self, way, batch):
@@ -348,7 +348,7 @@ class Training(Backward):
 
 
 class Inference(Backward):
-    """An inference; a call does one, and returns the embeddings."""
+    """A forward pass; a call does one, and returns the embeddings."""
 
     def __call__(self):
         take_way(self.module, self.way)
@@ -404,7 +404,7 @@ def work(rank, world, name, batch, folder):
     backend = 'nccl' if IS_GPU else 'gloo'
     distributed.init_process_group(backend, f'file://{folder}/store', rank=rank, world_size=world)
     choice = choices.choice_of(name, IS_GPU)
-    module = DistributedDataParallel(  # without buffers, as arcface_torch has it
+    module = DistributedDataParallel(  # without buffers, as in arcface_torch
         module_of(choice, device, dropout=0.0, fp16=IS_GPU, channels_last=True).train(),
         [rank] if IS_GPU else None,
         broadcast_buffers=False,
@@ -440,7 +440,7 @@ def shared_seconds(step, module, is_summed):
 
 
 def faces(options):
-    """Return {what: value} of a training on drawn faces, with loss and verification."""
+    """Return {what: value} of a training on synthetic faces, with loss and verification."""
     width = {} if IS_GPU else {'net_multiplier': choices.SMALL['net_multiplier']}
     choice = choices.Choice(choices.FACES, choices.FACES, width)
     make = functools.partial(module_of, choice, dropout=0.0, fp16=IS_GPU, channels_last=IS_GPU)

@@ -1,4 +1,4 @@
-"""A short training on drawn faces in PyTorch, verified on drawn pairs of other people: whether a network learns."""
+"""A short training on synthetic faces in PyTorch, verified on drawn pairs of other people: whether a network learns."""
 
 import time
 
@@ -55,7 +55,7 @@ def verified(module, images, same):
 
 
 def train(module, images, labels, batch, steps):
-    """Train a network for so many steps with ArcFace and SGD; return (losses, seconds)."""
+    """Train a network for `steps` steps with ArcFace and SGD; return (losses, seconds)."""
     device = next(module.parameters()).device
     weight = nn.Parameter(torch.randn((labels.max() + 1, module.train().size), device=device) * 0.01)
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad] + [weight]

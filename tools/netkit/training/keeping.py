@@ -38,7 +38,7 @@ class Keeper:
         )
 
     def is_due(self, step):
-        """Tell whether a checkpoint is written behind a step that is not the last."""
+        """Return whether a checkpoint is written behind a step that is not the last."""
         return self.checkpoints.every and step % self.checkpoints.every == 0 and step < self.steps
 
     def keep(self, trainer, step):
@@ -91,7 +91,7 @@ class Keeper:
     def counted(self, step):
         """Return (saved, kept) behind the checkpoint of a step.
 
-        The last one counts if `every` says so too; if not, a run that goes on from there writes another in its place.
+        The last one counts if `every` says so too; if not, a run that continues from there writes another in its place.
         """
         every = self.checkpoints.every
         counts = step != self.kept and (step < self.steps or bool(every) and step % every == 0)

@@ -59,7 +59,7 @@ class Writer:
             self._start_line()
 
     def measured(self, step, name, mean, deviation=None):
-        """Write an accuracy: of a verification set with its deviation, as the host does; else without."""
+        """Write an accuracy: of a verification set with its deviation, as insightface does; else without."""
         if deviation is None:
             self.file.write(f'[{name}][{step}]Accuracy: {mean:1.5f}\n')
         else:

@@ -1,6 +1,6 @@
 """The training heads of insightface's trainer, for training outside it: softmax and the margin family.
 
-Not copied into insightface, which has its own; names and arithmetic are the host's.
+Not copied into insightface, which has its own; names and arithmetic are insightface's.
 """
 
 from netkit._mxnet import mx

@@ -16,7 +16,7 @@ from netkit.training.workers import create_kvstore
 
 
 class Result(NamedTuple):
-    """What a training came to."""
+    """The result of a training run."""
 
     network: str
     multiplier: float

@@ -10,14 +10,14 @@ LR_STEPS = (0.7, 0.9)  # shares of the steps
 
 
 def length(text):
-    """Argparse type: a number of steps, or of epochs with an e behind it; returns a Length."""
+    """Argparse type: a number of steps, or of epochs ending in `e`; returns a Length."""
     in_epochs = text.endswith('e')
     try:
         number = float(text[:-1]) if in_epochs else int(text)
     except ValueError:
         number = -1
     if not 0 <= number <= 1e12:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither a number of steps nor, with an e behind it, of epochs')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of steps (2000) or epochs (1.5e)')
     return Length(number, in_epochs)
 
 

@@ -42,7 +42,7 @@ def settings_with(network, contexts, of_task):
     if network.memonger is not None:
         changes['memonger'] = network.memonger
     if network.fp16 and device == 'cpu':
-        raise UserError('--fp16 wants a GPU: MXNet has no float16 matrix product on a CPU')
+        raise UserError('--fp16 needs a GPU: MXNet has no float16 matrix product on a CPU')
     return settings_of(network.name, **{**changes, **network.settings, **of_task})
 
 
@@ -59,7 +59,7 @@ def check_memory(embedding, of_head, classes, image_shape, batch, contexts):
     check_room(
         len(contexts) * (weights + batch * maps),
         f'take fewer --devices or a smaller --per-batch-size: {len(contexts)} devices with '
-        f'{batch} images each and {classes} classes want',
+        f'{batch} images each and {classes} classes need',
     )
 
 
@@ -93,8 +93,8 @@ def decay_of(descent, network):
 def start_from(trainer, model, is_told):
     """Set the parameters that a checkpoint, PREFIX,EPOCH or a state dict, has in the same shape.
 
-    With `is_told`, print which did not fit. Raises UserError for a checkpoint that is none, holds NaN or infinity, or
-    has nothing that fits.
+    With `is_told`, print those that did not fit. Raises UserError for a checkpoint that is invalid, holds NaN or
+    infinity, or has nothing that fits.
     """
     try:
         path = checkpoints.parameters_path(model)
@@ -111,8 +111,8 @@ def start_from(trainer, model, is_told):
     if is_told:
         print(f'{len(fitting)} of {len(wanted)} parameters are those of {path}')
         groups = (
-            ('of another shape, begun anew', [name for name in wanted if name in found and name not in fitting]),
-            ('not in it, begun anew', [name for name in wanted if name not in found]),
+            ('of another shape, begun again', [name for name in wanted if name in found and name not in fitting]),
+            ('not in it, begun again', [name for name in wanted if name not in found]),
             ('in it, but not in this network', [name for name in found if name not in wanted]),
         )
         for title, names in groups:
@@ -137,15 +137,15 @@ def resume(trainer, run, same):
     elif is_first:
         state.forget(output)
         if asked:
-            print(f'there is no state in {output}; the run begins anew')
+            print(f'there is no state in {output}; the run begins again')
     steps = first_workers(trainer.kvstore, trainer.steps)
     if steps != trainer.steps:
         raise UserError(
-            f'--resume: the first worker goes on behind step {steps}, this one behind step '
+            f'--resume: the first worker continues after step {steps}, this one after step '
             f'{trainer.steps}; all have to see the same --output'
         )
     if steps > run.steps:
         raise UserError(f'--resume: {path} is of step {steps}, behind the last of --steps {run.steps}; ask for more')
     if found and is_first:
-        print(f'going on behind step {steps} of {run.steps}')
+        print(f'continuing after step {steps} of {run.steps}')
     return progress

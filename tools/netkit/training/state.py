@@ -19,7 +19,7 @@ FILE = 'resume.npz'
 
 
 class Progress(NamedTuple):
-    """How far a run has come, beside the state of its Trainer."""
+    """How far a run has come, next to the state of its Trainer."""
 
     loss: List[float]  # smoothed loss and accuracy
     best: Optional[float]  # largest accuracy of its checkpoints so far
@@ -59,18 +59,18 @@ def load(folder, settings):
         with np.load(path, allow_pickle=False) as archive:
             state = {name: np.asarray(archive[name]) for name in archive.files}
         if any(array.dtype.kind not in 'fiubU' for array in state.values()):
-            raise ValueError('it holds something that is no array of numbers')
+            raise ValueError('it holds something that is not an array of numbers')
         run = json.loads(str(state.pop('run')))
         made_with, best = dict(run['settings']), run['best']
         best, saved = None if best is None else float(best), run.get('saved')
         saved, kept = (None if number is None else int(number) for number in (saved, run.get('kept')))
         progress = Progress([float(value) for value in run['loss']], best, saved, kept)
     except Exception as error:  # a damaged archive may cause any exception in zipfile and NumPy
-        raise UserError(f'{path} is not the state of a training run: {error}; remove it to start anew')
+        raise UserError(f'{path} is not the state of a training run: {error}; remove it to start again')
     for option, value in settings.items():
         if made_with.get(option) != value:
             raise UserError(
                 f'{path} was made with {option} {made_with.get(option)}, not {value}; repeat the options '
-                'of that run, or remove it to start anew'
+                'of that run, or remove it to start again'
             )
     return state, progress

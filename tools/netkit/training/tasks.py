@@ -62,16 +62,16 @@ class FaceTask:
     def _draw_if_missing(self):
         if settle(self.folder):
             raise UserError(
-                f'another run is writing into {self.folder}; wait until it has ended, or name another --data'
+                f'another run is writing into {self.folder}; wait until it has ended, or pass another --data'
             )
         if is_data_set(self.folder):
             print(f'using the data set that is in {self.folder}')
             return
         if os.path.isdir(self.folder) and os.listdir(self.folder):
-            raise UserError(f'{self.folder} is neither empty nor a data set (it has no train.rec); name another --data')
+            raise UserError(f'{self.folder} is neither empty nor a data set (it has no train.rec); pass another --data')
         if self.data.folder and not self.data.draw:
             raise UserError(
-                f'there is no data set in {self.folder}; name another --data, or add --draw to have one drawn there'
+                f'there is no data set in {self.folder}; pass another --data, or add --draw to generate one there'
             )
         drawn = self.data.identities, self.data.images, self.data.pairs
         write_synthetic(self.folder, *drawn, self.run.seed)

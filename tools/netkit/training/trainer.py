@@ -1,7 +1,7 @@
 """A network in training: its weights, its steps, its state.
 
 All that this project knows about how MXNet trains is here, in terms of executors, a kvstore and an updater.
-`mx.mod.Module` is not used: it keeps a second copy of the weights, saves that one, and lets it go stale without a word
+`mx.mod.Module` is not used: it keeps a second copy of the weights, saves that one, and lets it go stale silently
 when anything but Module changes the first. Here the devices' arrays are the only copies.
 """
 
@@ -14,11 +14,11 @@ from netkit.errors import UserError
 
 # The MXNet with which the order of random numbers, the updater's states and the moving statistics were checked.
 WRITTEN_FOR = '1.9.1'
-DROPOUT = 3  # purpose of random numbers, beside the seed: 0 to 2 are the data set's
+DROPOUT = 3  # purpose of random numbers, next to the seed: 0 to 2 are the data set's
 
 
 def all_finite(arrays):
-    """Tell whether no element is infinite or NaN."""
+    """Return whether no element is infinite or NaN."""
     # MXNet's operator crashes with more than 200 arrays.
     return all(
         mx.nd.multi_all_finite(*arrays[start : start + 200], num_arrays=len(arrays[start : start + 200])).asscalar()
@@ -82,8 +82,8 @@ class Trainer:
         return place * len(self.contexts) + device
 
     def _updater(self, updates=0):
-        """Return SGD after so many updates, without momentum."""
-        options = dict(self.sgd, lr_scheduler=copy.deepcopy(self.sgd.get('lr_scheduler')))  # it has a state of its own
+        """Return SGD after `updates` updates, without momentum."""
+        options = dict(self.sgd, lr_scheduler=copy.deepcopy(self.sgd.get('lr_scheduler')))  # it has a state
         return mx.optimizer.get_updater(mx.optimizer.create('sgd', begin_num_update=updates, **options))
 
     def initialize(self, initializer):

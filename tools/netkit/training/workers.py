@@ -18,7 +18,7 @@ def wait_for_workers(kvstore):
 
 
 def first_workers(kvstore, number):
-    """Return the whole number, below 2^24, with which the first worker called this; all workers have to call it."""
+    """Return the integer, below 2^24, with which the first worker called this; all workers have to call it."""
     if kvstore.num_workers == 1:
         return number
     array = mx.nd.array([number])
