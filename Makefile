@@ -1,5 +1,5 @@
-# make help    lists what there is
-# make demo    trains a network on faces drawn for the purpose (about four minutes on two cores)
+# make help    lists the targets
+# make demo    trains a network on synthetic faces (about four minutes on two cores)
 # make test    runs the tests (seven minutes to a quarter of an hour on two cores)
 # make test-all   runs them for every depth of every network
 # make lint    checks the code with ruff and mypy (pyproject.toml)
@@ -33,6 +33,7 @@ GPU_PYTHON ?= $(shell for v in 3.12 3.11 3.10; do \
 # MXNet for CUDA cannot even be imported without the driver's library.
 HAS_DRIVER = { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q libcuda.so.1
 RUN = .venv/bin/python
+NEEDS_PYTHON = @test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or pass it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }
 NEWEST_PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
@@ -66,6 +67,7 @@ test-torch: .venv-torch/installed
 	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -n auto --dist worksteal tests/backbones tests/measure/test_torch_engine.py
 
 .venv-torch/installed: pyproject.toml constraints.txt
+	$(NEEDS_PYTHON)
 	"$(PYTHON)" -m venv .venv-torch
 	$(call install,.venv-torch,mxnet tools test arcface-torch)
 	@touch $@
@@ -79,14 +81,14 @@ test-torch-newest: .venv-newest/installed
 	.venv-newest/bin/python -m pip uninstall --quiet --yes crunet
 
 .venv-newest/installed: pyproject.toml constraints.txt
-	@test -n "$(NEWEST_PYTHON)" || { echo "this target needs Python 3.11, 3.12 or 3.13 with its venv module: install one or name it, make $(MAKECMDGOALS) NEWEST_PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(NEWEST_PYTHON)" || { echo "this target needs Python 3.11, 3.12 or 3.13 with its venv module: install one or pass it: make $(MAKECMDGOALS) NEWEST_PYTHON=/path/to/python" >&2; exit 2; }
 	"$(NEWEST_PYTHON)" -m venv .venv-newest
 	$(call install,.venv-newest,newest test)
 	@touch $@
 
 # In an environment for this test alone, since the packages of onnxruntime exclude each other.
 test-openvino: .venv/installed
-	@made=$$(mktemp -d) && trap "rm -rf $$made" EXIT && "$(PYTHON)" -m venv $$made && \
+	@made=$$(mktemp -d) && trap "rm -rf $$made" EXIT && $(RUN) -m venv $$made && \
 	$(call install,$$made,openvino) && \
 	$$made/bin/python -m pip install --quiet --disable-pip-version-check --no-deps insightface==2.1 && \
 	OPENVINO_PYTHON=$$made/bin/python $(RUN) -m pytest tests/deploy/test_openvino.py -k provider
@@ -97,6 +99,7 @@ test-engines: .venv/installed .venv-engines/installed
 
 .venv-engines/installed: pyproject.toml constraints.txt
 	@command -v npm >/dev/null 2>&1 || { echo "this target needs node and npm (Debian: apt-get install nodejs npm)" >&2; exit 2; }
+	$(NEEDS_PYTHON)
 	"$(PYTHON)" -m venv .venv-engines
 	$(call install,.venv-engines,engines)
 	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pnnx==20261020 insightface==2.1
@@ -132,7 +135,7 @@ mutants: .venv/installed
 	$(RUN) benchmarks/mutants.py
 
 .venv/installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or name it, make PYTHON=/path/to/python" >&2; exit 2; }
+	$(NEEDS_PYTHON)
 	"$(PYTHON)" -m venv .venv
 	$(call install,.venv,mxnet tools test dev)
 	@touch $@
@@ -144,7 +147,7 @@ test-host: .venv-host/installed
 	INSIGHTFACE="$(abspath $(INSIGHTFACE))" .venv-host/bin/python -m pytest tests/patcher/test_in_host.py -k INSIGHTFACE
 
 .venv-host/installed: pyproject.toml constraints.txt
-	@test -n "$(HOST_PYTHON)" || { echo "insightface's trainers need Python 3.8, 3.9 or 3.10 with its venv module: install one or name it, make HOST_PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -n "$(HOST_PYTHON)" || { echo "insightface's trainers need Python 3.8, 3.9 or 3.10 with its venv module: install one or pass it: make HOST_PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
 	"$(HOST_PYTHON)" -m venv .venv-host
 	$(call install,.venv-host,host test)
 	@touch $@
@@ -155,13 +158,13 @@ check-gpu: .venv-gpu/installed
 	.venv-gpu/bin/python tools/measure.py gpu $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
 
 .venv-gpu/installed: pyproject.toml constraints.txt
-	@test -n "$(GPU_PYTHON)" || { echo "this target needs Python 3.10, 3.11 or 3.12 with its venv module: install one or name it, make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(GPU_PYTHON)" || { echo "this target needs Python 3.10, 3.11 or 3.12 with its venv module: install one or pass it: make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
 	"$(GPU_PYTHON)" -m venv .venv-gpu
 	$(call install,.venv-gpu,gpu)
 	@touch $@
 
 .venv-gpu-mxnet/installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one or name it, make check-gpu PYTHON=/path/to/python" >&2; exit 2; }
+	$(NEEDS_PYTHON)
 	"$(PYTHON)" -m venv .venv-gpu-mxnet
 	$(call install,.venv-gpu-mxnet,$$($(HAS_DRIVER) && echo mxnet-gpu || echo mxnet) tools)
 	@touch $@

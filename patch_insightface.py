@@ -24,7 +24,15 @@ from patcher.apply import BACKUP, alone_in, apply, is_unfinished, remove_scratch
 from patcher.hosts import Checkout, TorchTrainer
 from patcher.modern import real_mxnet
 from patcher.plan import plan_install, plan_revert, remove_empty_folders
-from patcher.report import print_changes, print_diff, print_leftovers, print_next_step, status, versions
+from patcher.report import (
+    print_changes,
+    print_configs_left,
+    print_diff,
+    print_leftovers,
+    print_next_step,
+    status,
+    versions,
+)
 from patcher.source import VERSION, Refusal
 
 
@@ -64,11 +72,13 @@ def parse_args(argv):
         'and pip refuse: it then runs on Python 3.13; later runs keep them up to date, --revert removes them',
     )
     parser.add_argument(
-        '--only',
+        '--trainer',
+        dest='only',
         metavar='FOLDER',
-        help='only the trainer in this folder (an install also reaches those that have the '
-        'networks and share its symbol folder)',
+        help='change only this trainer, by its folder or the end of it, as arcface_torch (an install also updates '
+        'trainers that have the networks and share its symbol folder)',
     )
+    parser.add_argument('--only', help=argparse.SUPPRESS)  # as --trainer was called before
     args = parser.parse_args(argv)
     if args.status and (args.dry_run or args.force or args.adopt):
         parser.error('--status changes nothing; leave out --dry-run, --force and --adopt')
@@ -125,6 +135,7 @@ def work(args, root):
         remove_empty_folders(checkout)
         print('Taken out: %d files.' % len(changes) if changes else 'Nothing to take out of %s.' % checkout.root)
         print_leftovers(checkout)
+        print_configs_left(checkout)
     else:
         print('Done: %d files.' % len(changes) if changes else 'Nothing to change: %s is up to date.' % checkout.root)
         print_next_step(checkout)

@@ -2,7 +2,7 @@
 
 insightface's trainers and the builders import `config, network, dataset, loss, default, generate_config` from it.
 In a checkout, insightface's own `config.py` replaces it. Losses and data sets are insightface's, plus
-`synthetic` (the faces that `tools/train.py` draws) and `imagenet` for the ImageNet variants. Settings that no
+`faces` (your own, or the synthetic ones of `tools/train.py`) and `imagenet` for the ImageNet variants. Settings that no
 network sets keep the builders' defaults (`face_settings.Settings`).
 """
 
@@ -23,7 +23,7 @@ dataset = EasyDict(
     emore=dict(num_classes=85742, image_shape=(112, 112, 3)),
     retina=dict(num_classes=93431, image_shape=(112, 112, 3)),
     imagenet=dict(num_classes=1000, image_shape=(224, 224, 3)),
-    synthetic=dict(num_classes=64, image_shape=(112, 112, 3)),
+    faces=dict(num_classes=64, image_shape=(112, 112, 3)),
 )
 
 

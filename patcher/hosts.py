@@ -70,6 +70,13 @@ class Trainer:
         """The paths of the files that get a block."""
         return self.scripts + self.configs + self.mends
 
+    def is_in(self, folder):
+        """Return whether this trainer is meant by a path, absolute or in the checkout, or by the end of one."""
+        root, given = self.checkout.root, os.path.normpath(folder) if folder else ''
+        if os.path.realpath(folder) == self.folder or os.path.realpath(os.path.join(root, folder)) == self.folder:
+            return True
+        return bool(given) and (os.sep + os.path.relpath(self.folder, root)).endswith(os.sep + given)
+
     def _existing(self, names):
         paths = [os.path.join(self.folder, *name.split('/')) for name in names]
         return [self.checkout.inside(path) for path in paths if os.path.lexists(path)]
@@ -261,13 +268,12 @@ class Checkout:
             trainer.configs = self.with_networks(trainer.configs)
             if isinstance(trainer, TorchTrainer):
                 trainer.modernise(without_mxnet)
-        chosen = [os.path.realpath(path) for path in (only, os.path.join(root, only))] if only is not None else []
-        self.others = [trainer for trainer in self.trainers if only is not None and trainer.folder not in chosen]
+        self.others = [trainer for trainer in self.trainers if only is not None and not trainer.is_in(only)]
         self.trainers = [trainer for trainer in self.trainers if trainer not in self.others]
         if not self.trainers:
             raise Refusal(
-                '--only %s is not a trainer of the checkout; choose from %s'
-                % (only, ', '.join(trainer.folder for trainer in self.others))
+                '--trainer %s: the checkout has no such trainer; choose from %s'
+                % (only, ', '.join(os.path.relpath(trainer.folder, root) for trainer in self.others))
             )
 
     def with_networks(self, configs):
@@ -358,7 +364,7 @@ class Checkout:
         return blocks
 
     def needed_by_others(self):
-        """Return the paths of copied files that a trainer which --only leaves alone has a block for."""
+        """Return the paths of copied files that a trainer which --trainer leaves alone has a block for."""
         return {
             path
             for trainer in self.others
@@ -367,7 +373,7 @@ class Checkout:
         }
 
     def bring_along(self):
-        """Let --only take in the trainers that have a block and share copied files with those that it names.
+        """Let --trainer take in the trainers that have a block and share copied files with those that it names.
 
         Their blocks record what was copied, so an update has to reach them together.
         """

@@ -2,6 +2,7 @@
 
 import collections
 import difflib
+import glob
 import os
 import re
 import sys
@@ -10,6 +11,8 @@ from patcher.apply import backed_up
 from patcher.blocks import names_networks
 from patcher.hosts import CONFIGS, TorchTrainer
 from patcher.source import read
+
+NAMES_NETWORK = rb"""(?m)^[ \t]*config\.network[ \t]*=[ \t]*['"]([\w.]+)"""
 
 
 def print_leftovers(checkout):
@@ -30,6 +33,18 @@ def print_leftovers(checkout):
                 'Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
                 % (os.path.relpath(path, checkout.root), line)
             )
+
+
+def print_configs_left(checkout):
+    """Point out configs of the user's, in arcface_torch, that name a network which is gone."""
+    for trainer in checkout.trainers:
+        for path in sorted(glob.glob(os.path.join(glob.escape(trainer.folder), 'configs', '*.py'))):
+            found = re.search(NAMES_NETWORK, read(path)) if os.path.isfile(path) else None
+            if found and found.group(1).decode() in checkout.networks:
+                print(
+                    'Note: %s uses %s, which this trainer no longer has.'
+                    % (os.path.relpath(path, checkout.root), found.group(1).decode())
+                )
 
 
 def kind(change):

@@ -312,7 +312,7 @@ def get_model_place(source):
         return len(source.bare), '', None
     raise Refusal(
         '%s: cannot find its get_model(name, **kwargs); add the networks by hand (docs/arcface-torch.md), and name '
-        'another trainer with --only' % source.path
+        'another trainer with --trainer' % source.path
     )
 
 

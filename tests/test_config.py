@@ -9,7 +9,7 @@ from config import config, dataset, default, generate_config, loss, network
 
 def test_choices():
     assert {'cru56', 'cru116', 'att56', 'att92'} <= set(network)
-    assert {'emore', 'retina', 'synthetic'} <= set(dataset)
+    assert {'emore', 'retina', 'faces'} <= set(dataset)
     assert set(loss) == {'softmax', 'nsoftmax', 'arcface', 'cosface', 'combined'}
     assert network.cru116.per_batch_size == 80 and network.cru116.emb_size == 256
 

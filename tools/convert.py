@@ -28,8 +28,9 @@ EPOCH = 0  # of the checkpoint that is written
 def parse_args(argv=None):
     parser = Parser(prog='convert.py', description=__doc__)
     parser.add_argument('model', metavar=MODEL, help='what to read')
-    parser.add_argument('--network', help='network that it is of, with settings if it has any')
+    parser.add_argument('--network', help='network of the model, with settings if it has any (default: detected)')
     parser.add_argument(
+        '-o',
         '--output',
         required=True,
         type=file_prefix,
@@ -79,7 +80,10 @@ def main():
             checkpoints.save(os.path.join(scratch, name), EPOCH, target.symbol, target.parameters)
     count = sum(array.size for array in target.parameters.values())
     rows = [(path, f'{os.path.getsize(path):,}') for path in outputs]
-    report.show(f'{target.label}: {len(target.parameters)} arrays, {count:,} numbers', ('file', 'bytes'), rows)
+    recognised = name_of(target) or 'another network'
+    report.show(
+        f'{target.label} ({recognised}): {len(target.parameters)} arrays, {count:,} numbers', ('file', 'bytes'), rows
+    )
     if to_torch:
         network = with_settings(network, f'pretrained={os.path.abspath(args.output)}')
         print(f"in arcface_torch's config: config.network = '{network}'")

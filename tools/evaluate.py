@@ -31,7 +31,7 @@ SIMILAR = 20  # pictures whose cosines are printed at most
 def engines_of(args, otherwise=None):
     """Yield the Engine of each model on the command line; `otherwise` is the image shape of those that take any."""
     for model in args.models:
-        yield open_engine(model, args.batch, args.network, args.image_size, args.multiplier, otherwise)
+        yield open_engine(model, args.batch_size, args.network, args.image_size, args.multiplier, otherwise)
 
 
 def faces(args):
@@ -141,9 +141,15 @@ def embed(args):
         if None in thresholds:
             print(verification.too_few(pairs.different))
     if args.similar and len(paths) <= SIMILAR:
-        names = [os.path.basename(path) for path in paths]
+        names = shortened(paths)
         rows = [(name, *(f'{value:.3f}' for value in row)) for name, row in zip(names, embeddings.cosines(found))]
         report.show('cosines', ('file', *names), rows)
+
+
+def shortened(paths):
+    """Return the paths without the folders that all of them share."""
+    folder = os.path.commonpath([os.path.dirname(path) for path in map(os.path.abspath, paths)])
+    return [os.path.relpath(path, folder) for path in paths]
 
 
 def embeddings_path(text):
@@ -178,7 +184,7 @@ def parse_args(argv=None):
                 help='false accept rates at which to print the threshold of the cosine and the true accept rate, as '
                 '1e-3 1e-4 1e-5' + (' (default: 1e-2 1e-3 1e-4)' if function is faces else ', with --similar'),
             )
-        added.add_argument('--batch', type=whole_number(1, 4096), default=32, metavar='N', help='batch size')
+        added.add_argument('--batch-size', type=whole_number(1, 4096), default=32, metavar='N', help='batch size')
         add_sizes(added)
         return added
 

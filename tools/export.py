@@ -1,4 +1,4 @@
-"""Bring a network out of training: symbol JSON, slim checkpoint, folded BatchNorms, ONNX.
+"""Export a trained network: symbol JSON, slim checkpoint, folded BatchNorms, ONNX.
 
 With --network alone: the symbol. With --model: the checkpoint, cut at the embedding, as a plain inference network in
 MXNet's own operators, whatever forms it was trained in. BatchNorms are folded into the layers next to them in the ONNX
@@ -45,6 +45,7 @@ def parse_args(argv=None):
         "arcface_torch's model.pt",
     )
     parser.add_argument(
+        '-o',
         '--output',
         required=True,
         type=file_prefix,
@@ -77,13 +78,10 @@ def parse_args(argv=None):
         '--precision',
         choices=[*TOLERANCES, INT8],
         default='float32',
-        help='of the ONNX file, inside; int8 needs --calibration',
+        help='of the weights and maps in the ONNX file; inputs and outputs stay float32; int8 needs --calibration',
     )
     parser.add_argument(
-        '--batch',
-        type=whole_number(1, 4096),
-        metavar='N',
-        help='images that the ONNX file takes at a time (default: any number)',
+        '--batch-size', type=whole_number(1, 4096), metavar='N', help='fixed batch size of the ONNX file (default: any)'
     )
     parser.add_argument(
         '--triton',
@@ -98,14 +96,14 @@ def parse_args(argv=None):
     if not args.model and not args.onnx_in and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; pass --model')
     if args.onnx_in:
-        others = args.model, args.network, args.image, args.triton, args.batch, args.fold_bn is not None
+        others = args.model, args.network, args.image, args.triton, args.batch_size, args.fold_bn is not None
         if args.precision != INT8 or any(others):
             parser.error('--onnx-in is for --precision int8 of the file as it is, without other options of networks')
         args.onnx = True
-    if not args.onnx and (args.batch or args.triton or args.precision != 'float32'):
-        parser.error("--batch, --precision and --triton are the ONNX file's; add --onnx")
-    if args.triton and args.batch:
-        parser.error('--triton is for a file that takes any number of images; leave out --batch')
+    if not args.onnx and (args.batch_size or args.triton or args.precision != 'float32'):
+        parser.error("--batch-size, --precision and --triton are the ONNX file's; add --onnx")
+    if args.triton and args.batch_size:
+        parser.error('--triton is for a file that takes any number of images; leave out --batch-size')
     if args.fold_bn is False and not args.onnx:
         parser.error('--no-fold-bn is for the ONNX file; add --onnx')
     if args.precision == INT8 and args.fold_bn is False:
@@ -161,7 +159,7 @@ def promise_of(args, image_shape, normalised=lambda images: images):
     faces = samples(args.calibration, image_shape, args.calibration_images, HELD_OUT, args.seed)
 
     def accuracy(path):
-        engine = OnnxEngine(path, args.batch or BATCH, image_shape)
+        engine = OnnxEngine(path, args.batch_size or BATCH, image_shape)
         return 100 * verification.evaluate(engine, os.path.basename(args.verify), args.verify).accuracy.mean
 
     return Promise(
@@ -183,7 +181,7 @@ def export(args, target, prefix):
         export_symbol(symbol, prefix)
         return {}, None, None
     pixels = read_image(args.image, *target.image_shape[:2]) if args.image else None
-    form = Form(args.fold_bn, args.onnx, args.batch, args.precision, args.int8_for)
+    form = Form(args.fold_bn, args.onnx, args.batch_size, args.precision, args.int8_for)
     promise = promise_of(args, target.image_shape)
     return export_model(form, target._replace(symbol=symbol), pixels, prefix, promise)
 
@@ -194,7 +192,7 @@ def quantise_file(args):
 
     folder, name = os.path.split(os.path.abspath(args.output))
     keep_inputs([args.output + '.onnx'], [args.onnx_in, args.calibration, args.verify])
-    given = OnnxEngine(args.onnx_in, args.batch or BATCH, args.image_size)
+    given = OnnxEngine(args.onnx_in, args.batch_size or BATCH, args.image_size)
     promise = promise_of(args, given.image_shape, given.normalised)
     with new_files(folder) as scratch:
         path = os.path.join(scratch, name + '.onnx')

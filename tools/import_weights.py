@@ -32,7 +32,7 @@ def parse_args(argv=None):
     parser.add_argument('file', metavar='FILE', help='weights, as MXNet, gluoncv2 or torch.save wrote them')
     parser.add_argument('--network', help='network that the weights must match (default: detected)')
     parser.add_argument(
-        '--output', required=True, type=file_prefix, metavar='PREFIX', help='prefix of the two files to write'
+        '-o', '--output', required=True, type=file_prefix, metavar='PREFIX', help='prefix of the two files to write'
     )
     either = parser.add_mutually_exclusive_group()
     either.add_argument('--face', action='store_true', help='start the face network from every weight that fits')

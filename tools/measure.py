@@ -23,6 +23,7 @@ from netkit.drawing.canvas import picture_path
 
 MODES = ('training', 'inference')
 ENGINES = ('mxnet', 'torch')
+PER_BATCH_SIZE = 4
 PEERS = {'gluoncv2': 'mxnet', 'by_hand': 'torch'}  # {peer: engine}
 PARTS = 'card', 'plan', 'correctness', 'memory', 'speed', 'inference', 'scaling', 'faces', 'compile'
 GPU_ENGINES = 'torch', 'onnxruntime', 'mxnet'
@@ -44,16 +45,18 @@ def add_networks(parser):
         'cru116; otherwise: all networks)',
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        '--memory', action='store_true', help="instead: MXNet's planned memory of training steps (32, 80, 128 images)"
-    )
+    what.add_argument('--memory', action='store_true', help="instead: MXNet's planned memory of a training step")
     what.add_argument(
         '--scaling', action='store_true', help='instead: images and gradients of a training step on 1, 8 and 64 GPUs'
     )
     what.add_argument('--reading', action='store_true', help='instead: images read, and trained on, per second')
     what.add_argument('--building', action='store_true', help='instead: how long symbol and JSON take')
     parser.add_argument('--only', choices=MODES, help='time only this')
-    parser.add_argument('--per-batch-size', type=whole_number(1), default=4, help='images in a step')
+    parser.add_argument(
+        '--per-batch-size',
+        type=whole_number(1),
+        help=f'images in a step (default: {PER_BATCH_SIZE}; --memory: 32, 80 and 128)',
+    )
     parser.add_argument('--repetitions', type=whole_number(1), default=5, help='steps of each that are timed')
     parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu', help='where to compute')
     parser.add_argument(
@@ -81,6 +84,8 @@ def check_networks(parser, args):
     """Refuse options of `networks` that do not go together."""
     if args.plot and (args.memory or args.building or args.scaling or args.reading):
         parser.error('--plot draws times; leave it out with --memory, --scaling, --reading and --building')
+    if args.per_batch_size and (args.building or args.scaling):
+        parser.error('--per-batch-size does not apply to --building and --scaling; leave it out')
     if args.peer and PEERS[args.peer] != args.engine:
         parser.error(f'--peer {args.peer} is for --engine {PEERS[args.peer]}')
     if args.engine == 'torch' and args.device == 'gpu':
@@ -106,11 +111,14 @@ def networks(args):
     if args.reading:
         side_by_side.check_device(args.device)
         choices = [parse_choice(text) for text in args.choices or ['cru116']]
-        rows = reading.measure(choices, args.repetitions, args.per_batch_size, args.device)
+        rows = reading.measure(choices, args.repetitions, args.per_batch_size or PER_BATCH_SIZE, args.device)
         show('images per second', reading.COLUMNS, rows)
     elif args.memory or args.building or args.scaling:
-        table = plans.building if args.building else plans.scaling if args.scaling else plans.memory
-        show(*table([parse_choice(text) for text in args.choices or NETWORKS]))
+        choices = [parse_choice(text) for text in args.choices or NETWORKS]
+        if args.memory:
+            show(*plans.memory(choices, [args.per_batch_size] if args.per_batch_size else plans.BATCHES))
+        else:
+            show(*(plans.building if args.building else plans.scaling)(choices))
     else:
         show_times(args, show)
 
@@ -127,7 +135,13 @@ def show_times(args, show):
         raise UserError(f'each choice has to be named once: {" ".join(texts)}')
     choices = [parse_choice(text) for text in texts]
     how = side_by_side.How(
-        args.per_batch_size, args.repetitions, args.device, args.engine, args.peer, args.compile, args.only
+        args.per_batch_size or PER_BATCH_SIZE,
+        args.repetitions,
+        args.device,
+        args.engine,
+        args.peer,
+        args.compile,
+        args.only,
     )
     for choice in choices:
         side_by_side.check(choice, how)  # refuses wrong values now, not after minutes
@@ -135,7 +149,7 @@ def show_times(args, show):
     results = {}
     for mode in (args.only,) if args.only else MODES:
         rows = results[mode] = side_by_side.time_choices(choices, how, mode == 'training')
-        title = f'{mode}, batch {args.per_batch_size}'
+        title = f'{mode}, batch {how.per_batch_size}'
         show(title, side_by_side.COLUMNS, [side_by_side.texts_of(row) for row in rows])
     draw(results, args.plot)
 
@@ -256,7 +270,7 @@ def add_gpu(parser):
         f'--quick: {QUICK})',
     )
     parser.add_argument(
-        '--output', type=folder_name, help=f'folder of report.md, report.json and report.png (default: {OUTPUT})'
+        '-o', '--output', type=folder_name, help=f'folder of report.md, report.json and report.png (default: {OUTPUT})'
     )
     parser.add_argument('--engine', choices=GPU_ENGINES, help='this engine only (default: all that are there)')
     parser.add_argument(

@@ -92,7 +92,7 @@ def parse_args(argv=None):
     parser_ = commands.add_parser('faces', help='the faces of people', description=faces.__doc__)
     parser_.set_defaults(pack=faces)
     parser_.add_argument('folder', metavar='FOLDER', help='folder with one subfolder per person')
-    parser_.add_argument('--output', required=True, type=folder_name, help='folder of the data set')
+    parser_.add_argument('-o', '--output', required=True, type=folder_name, help='folder of the data set')
     parser_.add_argument('--size', type=whole_number(16, 1024), default=112, help='pixels a side')
     aligning = parser_.add_mutually_exclusive_group()
     aligning.add_argument(
@@ -128,7 +128,9 @@ def parse_args(argv=None):
     parser_ = commands.add_parser('classes', help='the labelled images', description=classes.__doc__)
     parser_.set_defaults(pack=classes)
     parser_.add_argument('folder', metavar='FOLDER', help='folder with one subfolder per class')
-    parser_.add_argument('--output', required=True, type=record_path, metavar='FILE.rec', help='the file to write')
+    parser_.add_argument(
+        '-o', '--output', required=True, type=record_path, metavar='FILE.rec', help='the file to write'
+    )
     parser_.add_argument('--resize', type=whole_number(16, 4096), default=256, help='pixels of the shorter side')
     parser_.add_argument('--quality', type=whole_number(1, 100), default=95, help='of the JPEG images')
     parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same order')

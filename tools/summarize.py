@@ -1,5 +1,6 @@
 """Summarise networks: one by its stages and units, several in one line each."""
 
+import fnmatch
 import json
 
 from netkit.project import start
@@ -8,6 +9,7 @@ start()
 
 from netkit import report
 from netkit.cli import Parser, add_sizes, run
+from netkit.graph.naming import is_original
 from netkit.networks import NETWORKS
 from netkit.summaries import BATCH, summarise
 from netkit.targets import HELP, open_target, with_noted_network
@@ -84,7 +86,12 @@ def unit_rows(summary):
 
 def parse_args(argv=None):
     parser = Parser(prog='summarize.py', description=__doc__)
-    parser.add_argument('networks', nargs='*', metavar='NETWORK', help=HELP + ' (default: all networks)')
+    parser.add_argument(
+        'networks',
+        nargs='*',
+        metavar='NETWORK',
+        help=HELP + ", or a pattern such as '*_imagenet' (default: the face networks)",
+    )
     add_sizes(parser)
     parser.add_argument(
         '--sort', choices=COLUMNS, metavar='COLUMN', help=f'sort several networks by this column: {", ".join(COLUMNS)}'
@@ -99,11 +106,16 @@ def parse_args(argv=None):
     return args
 
 
+def named(texts):
+    """Return the networks that the command line names; a pattern stands for all networks that it fits."""
+    if not texts:
+        return [name for name in NETWORKS if not is_original(name)]
+    return [name for text in texts for name in fnmatch.filter(NETWORKS, text) or [text]]
+
+
 def main(argv=None):
     args = parse_args(argv)
-    targets = [
-        with_noted_network(open_target(text, args.image_size, args.multiplier)) for text in args.networks or NETWORKS
-    ]
+    targets = [with_noted_network(open_target(name, args.image_size, args.multiplier)) for name in named(args.networks)]
     one = len(targets) == 1
     summaries = [
         summarise(target, with_units=one or args.json) for target in report.progress(targets, 'network', hidden=one)

@@ -52,7 +52,7 @@ def add_what(parser):
         '--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it does not exist)'
     )
     group.add_argument('--loss', default='arcface', help=f'loss: {", ".join(LOSSES)}')
-    group.add_argument('--output', type=folder_name, default='out/train', help='folder for the checkpoint')
+    group.add_argument('-o', '--output', type=folder_name, default='out/train', help='folder for the checkpoint')
     group.add_argument(
         '--pretrained',
         metavar='PREFIX,EPOCH',
@@ -206,8 +206,8 @@ def parse_args(argv=None):
             '--dataset imagenet is now another program, in PyTorch: tools/train_imagenet.py '
             '--network cru56_imagenet --data FOLDER --output FOLDER'
         )
-    if args.dataset not in (None, 'synthetic'):
-        parser.error('--dataset is not needed: name the folder of a data set with --data')
+    if args.dataset not in (None, 'faces', 'synthetic'):
+        parser.error(f'--dataset {args.dataset}: the only one is faces; pass the folder of the data set as --data')
     if args.ckpt == BEST and args.no_verification:
         parser.error('--ckpt 1 keeps what measures best, and --no-verification measures nothing')
     if args.kvstore and args.kvstore.startswith('dist') and not all(name in os.environ for name in JOB):

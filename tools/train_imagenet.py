@@ -22,11 +22,13 @@ def parse_args():
     )
     parser.add_argument('--data', required=True, type=folder_name, help='folder with train and val')
     parser.add_argument(
-        '--output', required=True, type=folder_name, help='folder of the run: model.pt, last.pt, train.log'
+        '-o', '--output', required=True, type=folder_name, help='folder of the run: model.pt, last.pt, train.log'
     )
     group = parser.add_argument_group('recipe')
     group.add_argument('--recipe', choices=list(RECIPES), help="preset (default: the network's)")
-    group.add_argument('--batch', type=whole_number(1), help='images of a step, of all processes (default: the preset)')
+    group.add_argument(
+        '--batch-size', type=whole_number(1), help='images of a step, of all processes (default: the preset)'
+    )
     group.add_argument('--lr', type=number(0, 100), help='learning rate (default: the preset)')
     group.add_argument('--epochs', type=whole_number(1), help='(default: the preset)')
     group.add_argument(
@@ -68,7 +70,7 @@ def described(name):
 def recipe(args, network):
     """Return the Recipe of a preset with what the command line changes; raises UserError."""
     preset = RECIPES[args.recipe or recipe_of(network)]
-    given = {'batch': args.batch, 'lr': args.lr, 'epochs': args.epochs, 'wd': args.wd, 'color': args.color}
+    given = {'batch': args.batch_size, 'lr': args.lr, 'epochs': args.epochs, 'wd': args.wd, 'color': args.color}
     changes = {key: value for key, value in given.items() if value is not None}
     if args.lr_steps is not None:
         try:

@@ -87,7 +87,7 @@ def test_a_model_is_shared_as_a_folder(crunet, tmp_path):
 def test_a_folder_that_is_none(crunet, tmp_path, content):
     if content is not None:
         (tmp_path / 'config.json').write_text(content)
-    with pytest.raises(ValueError, match='cannot read .*config.json' if content is None else 'is no config of'):
+    with pytest.raises(ValueError, match='cannot read .*config.json' if content is None else 'is not a config of'):
         crunet.create_model(str(tmp_path))
 
 
@@ -122,8 +122,14 @@ def test_a_picture_becomes_the_input(crunet, tmp_path):
             crunet.transform(wrong)
 
 
+def snippet(*path):
+    """Return the first lines of Python in a page that import the package."""
+    with open(os.path.join(ROOT, *path), encoding='utf-8') as file:
+        return re.search(r'```python\n(import crunet.*?)```', file.read(), re.DOTALL).group(1)
+
+
 def test_from_two_photographs_to_a_cosine(crunet, tmp_path, monkeypatch, capsys):
-    """The lines of the README: of one face, upright and turned, which differ by the rounding of its pixels."""
+    """The lines of docs/arcface-torch.md: one face, upright and turned, which differ by the rounding of its pixels."""
     pixels = np.full((300, 300, 3), 128, np.uint8)
     points = np.array([(120.0, 120.0), (180.0, 120.0), (150.0, 150.0), (130.0, 190.0), (170.0, 190.0)])
     for x, y in points.astype(int):
@@ -136,8 +142,7 @@ def test_from_two_photographs_to_a_cosine(crunet, tmp_path, monkeypatch, capsys)
     torch.save(create('cru116', num_features=512).state_dict(), str(tmp_path / 'model.pt'))
     monkeypatch.setattr(crunet, 'create_model', create)
     monkeypatch.chdir(tmp_path)
-    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
-        (code,) = re.findall(r'```python\n(import crunet.*?)```', file.read(), re.DOTALL)
+    code = snippet('docs', 'arcface-torch.md')
     names = {'photographs': photographs}
     exec(code, names)
 
@@ -156,6 +161,13 @@ def test_from_two_photographs_to_a_cosine(crunet, tmp_path, monkeypatch, capsys)
     for wrong in (points.ravel(), points[:4], points * np.nan):
         with pytest.raises(ValueError, match=r'landmarks are 5 points \(x, y\), finite numbers'):
             crunet.align(pixels, wrong)
+
+
+def test_the_first_lines_of_the_readme(crunet, capsys):
+    code = snippet('README.md')
+    exec(code, {})
+    printed = capsys.readouterr().out.strip()
+    assert printed == 'torch.Size([2, 256])' and f'# {printed}' in code
 
 
 def test_a_photograph_says_how_it_is_turned(crunet, tmp_path):

@@ -489,7 +489,7 @@ def test_what_a_json_says_and_is_not_known_here_is_refused(node, attrs, words, t
 
 def test_a_json_without_layers_or_marks(tmp_path):
     path = changed_json(tmp_path, lambda nodes, graph: graph.update(heads=[[0, 0, 0]]))
-    with pytest.raises(ValueError, match='is no network: its output is a variable'):
+    with pytest.raises(ValueError, match='is not a network: its output is a variable'):
         symbol_torch.read_json(path)
     path = changed_json(tmp_path, lambda nodes, graph: graph.update(heads=[[1, 0, 0]]))
     with pytest.raises(ValueError, match='has no layers'):
@@ -622,7 +622,7 @@ def test_weights_that_are_none(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r'x\.pt (is no state dict|has not the weights of this network: [\w.]+ has)'
+        ValueError, match=r'x\.pt (is not a state dict|has not the weights of this network: [\w.]+ has)'
     ) as error:
         symbol_torch.get_model(f'{TINY},pretrained={path}')
     assert len(str(error.value)) < 400 and str(error.value).count('\n') == 0
@@ -649,7 +649,7 @@ def test_functions_of_the_first_arcface_torch():
         ('cru56:channels_last=7', 'channels_last=7 is neither True nor False'),
         ('cru56:dropout=abc', 'dropout=abc is not a number'),
         ('cru56:dropout=1', 'dropout=1 is not a number of at least 0 and below 1'),
-        ('cru56:dropout=True', 'dropout=True is no number'),
+        ('cru56:dropout=True', 'dropout=True is not a number'),
         ('cru56:fp16=True', 'fp16 is not a setting of a name; config.fp16 says it'),
         ('cru56:self=1', 'self is not a setting of a name'),
         ('cru56:using_checkpoint=True', 'using_checkpoint is not a setting of a name'),

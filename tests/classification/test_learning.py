@@ -50,7 +50,7 @@ def images(tmp_path_factory):
 
 def command(images, output, *options, network=NETWORK):
     """Return the command of a run of quick steps."""
-    quick = ['--batch', '50', '--lr', '0.05', '--image-size', '32', '--workers', '2']
+    quick = ['--batch-size', '50', '--lr', '0.05', '--image-size', '32', '--workers', '2']
     return [PROGRAM, '--network', network, '--data', images, '--output', str(output), *quick, *options]
 
 
@@ -143,9 +143,9 @@ def test_what_is_refused(images, tmp_path, run_tool):
         (command(images, tmp_path / 'a', '--lr-steps', 'x'), '--lr-steps x is not a list of epochs'),
         (command(images, tmp_path / 'a', '--lr-steps', '0'), '--lr-steps 0 is not a list of epochs'),
         (command(images, tmp_path / 'a', network=NETWORK + ',num_classes=10'), 'num_classes: the data and the options'),
-        (command(images, tmp_path / 'a', '--batch', '25', '--mixup', '1'), '--mixup takes images in pairs'),
+        (command(images, tmp_path / 'a', '--batch-size', '25', '--mixup', '1'), '--mixup takes images in pairs'),
         (command(str(empty), tmp_path / 'a'), 'has neither train/ with a subfolder per class nor train.rec'),
-        (command(images, tmp_path / 'a', '--batch', '2000'), 'has 1500 images, fewer than a batch of 2000'),
+        (command(images, tmp_path / 'a', '--batch-size', '2000'), 'has 1500 images, fewer than a batch of 2000'),
     ):
         code, _, errors = run_tool(train_imagenet, *arguments[1:])
         assert code == 2 and words in errors and 'Traceback' not in errors, errors

@@ -82,17 +82,17 @@ def test_folders_without_images_and_images_that_are_none(tmp_path):
     with pytest.raises(UserError, match='train.rec: record 1 is not readable as an image'):
         ClassImages(write(tmp_path / 'train.rec', [0, 1])).picture(1)
     (tmp_path / 'train.classes.json').mkdir()
-    with pytest.raises(UserError, match=r'train\.classes\.json is no list of names'):
+    with pytest.raises(UserError, match=r'train\.classes\.json is not a list of names'):
         ClassImages(str(tmp_path / 'train.rec'))
 
 
 @pytest.mark.parametrize(
     'content, words',
     [
-        ('3', 'is no list of names'),
-        ('{"a": 1}', 'is no list of names'),
-        ('[1]', 'is no list of names'),
-        ('[', 'is no list of names'),
+        ('3', 'is not a list of names'),
+        ('{"a": 1}', 'is not a list of names'),
+        ('[1]', 'is not a list of names'),
+        ('[', 'is not a list of names'),
         ('["a"]', 'has 1 names, and .*train.rec labels of 2 classes; they do not belong together'),
         ('["a", "b", "c"]', 'has 3 names, and .*train.rec labels of 2 classes; they do not belong together'),
     ],

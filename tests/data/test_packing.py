@@ -183,7 +183,7 @@ def test_what_cannot_be_packed_is_named(run_tool, people, tmp_path):
         ('tiny.png', 'is of 1×1 pixels, not 112×112'),
         ('deep.png', 'has more than 8 bits'),
         ('cut.jpg', 'is not readable as an image'),
-        ('film.mp4', 'is no picture by its name'),
+        ('film.mp4', 'is not a picture by its name'),
         ('inner', 'is a folder within a folder'),
         ('loose.jpg', 'is in no folder of its own'),
         ('only one', 'has 1 usable pictures, fewer than --min-images'),
@@ -413,8 +413,8 @@ def test_what_is_no_detection_model(run_tool, people, tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), str(tmp_path / 'face.onnx'))
     for name, words in (
         ('missing.onnx', 'no such file'),
-        ('text.onnx', 'is no model that insightface can run'),
-        ('face.onnx', 'is no detection model with five landmarks'),
+        ('text.onnx', 'is not a model that insightface can run'),
+        ('face.onnx', 'is not a detection model with five landmarks'),
     ):
         options = ['--output', str(tmp_path / 'out'), '--detect', str(tmp_path / name)]
         code, out, err = run_tool(pack, 'faces', str(people), *options)
@@ -590,7 +590,7 @@ def test_a_file_that_is_no_list_of_landmarks_stays(tmp_path):
     notes, kept = tmp_path / 'notes.csv', tmp_path / 'kept.csv'
     for text in ('my notes', 'my notes\nand more\n'):
         notes.write_text(text)
-        with pytest.raises(UserError, match='is no list of landmarks; move it away'):
+        with pytest.raises(UserError, match='is not a list of landmarks; move it away'):
             detect.Remembering(None, str(notes), str(tmp_path))
         assert notes.read_text() == text
     picture = tmp_path / 'x.png'

@@ -169,7 +169,7 @@ def test_a_checkpoint_opens_in_mxnet(trained, tool, tmp_path, options, monkeypat
         ([], 1e-4),
         (['--no-fold-bn'], 1e-4),
         (['--fold-bn'], 1e-4),
-        (['--fold-bn', '--batch', '2'], 1e-4),
+        (['--fold-bn', '--batch-size', '2'], 1e-4),
         (['--precision', 'float16'], 5e-3),
     ],
 )
@@ -183,10 +183,10 @@ def test_the_onnx_file_in_onnxruntime(trained, tool, tmp_path, options, toleranc
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [('', 13)]
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     (given,), (computed,) = session.get_inputs(), session.get_outputs()
-    batch = 2 if '--batch' in options else 'batch'
+    batch = 2 if '--batch-size' in options else 'batch'
     assert (given.name, given.type, given.shape) == ('data', 'tensor(float)', [batch, 3, 112, 112])
     assert (computed.name, computed.type, computed.shape) == ('fc1', 'tensor(float)', [batch, 32])
-    for count in (2,) if '--batch' in options else (1, 3):
+    for count in (2,) if '--batch-size' in options else (1, 3):
         data = images(count, 112)
         assert_same(session.run(None, {'data': data})[0], compare.compute(symbol, parameters, data), tolerance)
     has_norms = any(node.op_type == 'BatchNormalization' for node in model.graph.node)
@@ -403,7 +403,7 @@ def test_the_size_of_the_images_is_what_the_parameters_fit(tmp_path, network, ex
     if expected:
         assert targets.of_checkpoint(prefix + ',1').image_shape == expected + (3,)
     else:
-        with pytest.raises(UserError, match='takes images of any size: name theirs with --image-size'):
+        with pytest.raises(UserError, match='accepts any image size; pass --image-size'):
             targets.of_checkpoint(prefix + ',1')
     assert targets.of_checkpoint(prefix + ',1', shape).image_shape == shape
 
@@ -449,8 +449,8 @@ def test_what_differs_is_not_kept(trained, tool, tmp_path, monkeypatch):
         (['--model', 'nothing'], 'nothing is neither PREFIX,EPOCH'),
         (['--model', 'nothing,1'], 'cannot read nothing-symbol.json: No such file or directory'),
         (['--model', '{model},7'], 'model-0007.params: No such file or directory'),
-        (['--model', '{model},3', '--batch', '2'], 'add --onnx'),
-        (['--model', '{model},3', '--onnx', '--batch', '0'], "'0' is not an integer of at least 1"),
+        (['--model', '{model},3', '--batch-size', '2'], 'add --onnx'),
+        (['--model', '{model},3', '--onnx', '--batch-size', '0'], "'0' is not an integer of at least 1"),
         (['--model', '{model},3', '--image-size', '112'], "'112' is not HEIGHT,WIDTH"),
         (['--model', '{model},3', '--image-size', '224,224'], 'pre_fc1_weight in shape'),
         (['--model', '{model},3', '--image', 'none.png'], '--image none.png is not readable as an image'),

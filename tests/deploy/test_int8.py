@@ -398,7 +398,9 @@ def test_the_options_choose_the_faces(run_tool, model, faces, tmp_path, monkeypa
     assert code == 2 and str((faces, SHAPE, 7, 100, 3)) in err
 
 
-@pytest.mark.parametrize('options', [['--calibration-images', '3'], ['--calibration-images', '5', '--batch', '16']])
+@pytest.mark.parametrize(
+    'options', [['--calibration-images', '3'], ['--calibration-images', '5', '--batch-size', '16']]
+)
 def test_few_images_are_enough_for_the_ranges(run_tool, model, faces, tmp_path, options):
     code, out, err = run(run_tool, model, faces, tmp_path / 'x', '--min-cosine', '0.1', *options)
     assert code == 0 and 'layers in int8' in out, err
@@ -428,7 +430,7 @@ def test_a_disk_that_is_full_while_the_ranges_are_found(run_tool, model, faces, 
 def test_accuracy_is_of_other_pairs_than_the_ranges(run_tool, model, faces, tmp_path):
     pairs = os.path.join(faces, 'pairs.bin')
     code, _, err = run(run_tool, model, pairs, tmp_path / 'x', '--verify', os.path.join(faces, '.', 'pairs.bin'))
-    assert code == 2 and '--verify has to be other pairs' in err and not os.listdir(str(tmp_path))
+    assert code == 2 and '--verify and --calibration must be different data' in err and not os.listdir(str(tmp_path))
 
 
 def test_what_is_read_is_not_overwritten(run_tool, model, tmp_path):

@@ -76,8 +76,11 @@ def test_a_repository_and_files_are_both_written_or_neither(run_tool, model, tmp
 @pytest.mark.parametrize(
     'options, words',
     [
-        (['--triton', 'models', '--onnx', '--batch', '1'], '--triton is for a file that takes any number of images'),
-        (['--triton', 'models'], "--batch, --precision and --triton are the ONNX file's; add --onnx"),
+        (
+            ['--triton', 'models', '--onnx', '--batch-size', '1'],
+            '--triton is for a file that takes any number of images',
+        ),
+        (['--triton', 'models'], "--batch-size, --precision and --triton are the ONNX file's; add --onnx"),
         (['--triton', '', '--onnx'], 'the name of the folder is empty'),
     ],
 )

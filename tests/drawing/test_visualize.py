@@ -473,7 +473,7 @@ def refused(run_tool):
         ),
         (
             ['attention', '--network', 'cru56', '--layer', 'fc1', '-o', '{out}.png'],
-            'no feature map: its shape is (1, 256)',
+            'not a feature map: its shape is (1, 256)',
         ),
         (['attention', '--model', '{out},1', '-o', '{out}.png'], 'cannot read'),
         (['training', '{file}', '-o', '{out}.png'], 'has no line of a training log'),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 
 import numpy as np
 import onnx
@@ -77,7 +78,7 @@ def run_json(run_tool, *arguments):
 
 
 def test_faces_are_verified_as_the_host_does(run_tool, folder):
-    arguments = ['faces', str(folder / 'net') + ',1', '--data', str(folder / 'sets'), '--batch', '7']
+    arguments = ['faces', str(folder / 'net') + ',1', '--data', str(folder / 'sets'), '--batch-size', '7']
     found = run_json(run_tool, *arguments)
     assert [result['set'] for result in found] == ['cfp_fp', 'lfw']
     for result in found:
@@ -436,6 +437,14 @@ def test_embeddings_of_pictures(run_tool, folder, pictures, tmp_path, ending):
     assert f'{unit[0] @ unit[1]:.3f}' in out and out.count('1.000') >= 3
 
 
+def test_cosines_name_pictures_of_the_same_name_apart(run_tool, folder, pictures, tmp_path):
+    for person in ('ann', 'bob'):
+        shutil.copytree(str(pictures), str(tmp_path / 'people' / person))
+    code, out, err = run_tool(evaluate, 'embed', str(folder / 'net') + ',1', str(tmp_path / 'people'), '--similar')
+    assert code == 0, err
+    assert 'ann/a b.png' in out and 'bob/a b.png' in out and 'people' not in out
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
@@ -473,7 +482,7 @@ def test_bad_sets_are_one_sentence(run_tool, folder, tmp_path, images, same, wor
     [
         (['faces', 'nothing', '--data', '.'], 'there is no verification set (.bin) in .'),
         (['faces', '{net},1', '--data', '{folder}/sets', '--sets', 'agedb_30'], 'there is no agedb_30.bin in'),
-        (['faces', '{folder}/sets', '--data', '{folder}/sets'], 'is no model: name a checkpoint'),
+        (['faces', '{folder}/sets', '--data', '{folder}/sets'], 'is not a model: name a checkpoint'),
         (['faces', '{folder}/sets/lfw.bin.onnx', '--data', '{folder}/sets'], 'cannot read'),
         (['faces', '{folder}/foreign.onnx', '--data', '{folder}/sets'], 'is not an ONNX file that onnxruntime can run'),
         (['faces', '{net},9', '--data', '{folder}/sets'], 'cannot read'),

@@ -132,6 +132,17 @@ def test_several_are_sorted_by_any_column(tool):
     assert [row.split('|')[1].strip() for row in table] == ['network', ':--', 'att56', 'ires50', 'cru56']
 
 
+def test_without_a_name_all_face_networks_and_patterns(tool, monkeypatch):
+    monkeypatch.setattr(summarize, 'NETWORKS', ['cru56', 'cru56_imagenet', 'ires18', 'ires18_imagenet', 'ires34'])
+
+    def named(*arguments):
+        return [row.split('|')[1].strip() for row in tool(*arguments, '--markdown').splitlines()[2:]]
+
+    assert named() == ['cru56', 'ires18', 'ires34']
+    assert named('*_imagenet') == ['cru56_imagenet', 'ires18_imagenet']
+    assert named('ires34', 'cru*') == ['ires34', 'cru56', 'cru56_imagenet']
+
+
 def test_json_has_units_and_the_paper(tool):
     (summary,) = json.loads(tool('att56', '--json'))
     assert summary['published'] == {

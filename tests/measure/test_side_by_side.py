@@ -89,7 +89,7 @@ def layer_macs(step):
 
 @pytest.mark.parametrize('network', ['cru116', 'att56', 'ires50_imagenet'])
 def test_memory_table(network):
-    _, _, (row,) = plans.memory([choices.parse_choice(network)])
+    _, _, (row,) = plans.memory([choices.parse_choice(network)], plans.BATCHES)
     of_choice = host.network[network]
     assert row[:3] == (network, str(of_choice.per_batch_size), 'on' if of_choice.get('memonger') else 'off')
     assert row[3] == f'{count_parameters(build(network), shape_of(network)) / 2**18:,.0f}'
@@ -134,6 +134,8 @@ def test_building_table():
         (['cru56', '--repetitions', '0'], ['0', 'at least 1']),
         (['cru56', '--memory', '--building'], ['--memory']),
         (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
+        (['cru56', '--building', '--per-batch-size', '8'], ['--per-batch-size', '--building']),
+        (['cru56', '--scaling', '--per-batch-size', '8'], ['--per-batch-size', '--scaling']),
         (['cru56', '--plot', 'x.jpeg'], ['x.jpeg', '.png']),
         (['cru56', '--device', 'gpu'], ['GPU']),
         (['cru56', '--plot', '/dev/null/times.png'], ['/dev/null']),
@@ -145,6 +147,12 @@ def test_bad_input_is_one_sentence(arguments, words, tmp_path, monkeypatch):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
     assert os.listdir(str(tmp_path)) == []
+
+
+def test_memory_of_one_batch():
+    done = run_here(measure, 'networks', 'cru56:net_multiplier=0.25', '--memory', '--markdown', '--per-batch-size', '2')
+    ((row,),) = markdown(done.stdout)
+    assert 'off 2' in row and 'on 2' in row and 'off 32' not in row
 
 
 def test_scaling():

@@ -796,7 +796,7 @@ def test_as_the_readme_has_it_is_by_hand(checkout):
 def test_a_trainer_that_only_shares_the_modules_is_not_installed(tmp_path):
     root = str(tmp_path / 'checkout')
     first, other = lay_out(root, 'B')
-    assert run(root, '--only', first)[0] == 0
+    assert run(root, '--trainer', first)[0] == 0
     assert run(root, '--status')[1].splitlines() == [
         f'installed      {os.path.relpath(first, root)}  ({source.VERSION})',
         'not installed  ' + os.path.relpath(other, root),
@@ -835,7 +835,7 @@ def test_revert_of_one_trainer_leaves_an_older_module_that_another_needs(tmp_pat
         older.setattr(hosts, 'load_networks', lambda: OLD_NETWORKS)
         older.setattr(hosts, 'load_modules', lambda networks: OLD_MODULES)
         assert command.main([root]) == 0
-    assert run(root, '--revert', '--only', first)[0] == 0
+    assert run(root, '--revert', '--trainer', first)[0] == 0
     assert os.path.exists(os.path.join(root, 'recognition', 'symbol', 'foldnet.py'))
 
 
@@ -895,9 +895,9 @@ def test_revert_of_one_trainer_leaves_what_another_imports_by_hand(tmp_path):
         os.path.join(other, 'train_parall.py'),
         lambda text: b''.join(line for line in text.splitlines(True) if b'plug-in' not in line),
     )
-    assert run(root, '--revert', '--only', first)[0] == 0
+    assert run(root, '--revert', '--trainer', first)[0] == 0
     assert set(MODULES) <= set(os.listdir(os.path.join(root, 'recognition', 'symbol')))
-    refused(root, '--only  is not a trainer of the checkout', '--only', '')
+    refused(root, '--trainer : the checkout has no such trainer', '--trainer', '')
 
 
 def test_an_update_of_one_trainer_reaches_the_one_that_shares_its_modules(tmp_path, monkeypatch):
@@ -910,9 +910,9 @@ def test_an_update_of_one_trainer_reaches_the_one_that_shares_its_modules(tmp_pa
         older.setattr(hosts, 'load_networks', lambda: OLD_NETWORKS)
         older.setattr(hosts, 'load_modules', lambda networks: OLD_MODULES)
         assert command.main([root]) == 0 and os.path.exists(module)
-    assert command.main([root, '--only', first]) == 0 and not os.path.exists(module)
+    assert command.main([root, '--trainer', first]) == 0 and not os.path.exists(module)
     assert run(root, '--status')[0] == 0
-    assert run(root, '--revert', '--only', first)[0] == 0 and run(root, '--status', '--only', other)[0] == 0
+    assert run(root, '--revert', '--trainer', first)[0] == 0 and run(root, '--status', '--trainer', other)[0] == 0
     with monkeypatch.context() as older:
         older.setattr(hosts, 'load_networks', lambda: OLD_NETWORKS)
         older.setattr(hosts, 'load_modules', lambda networks: OLD_MODULES)
@@ -925,15 +925,23 @@ def test_only_one_trainer(tmp_path):
     first, *others = lay_out(root, 'C')
     assert others
     before = snapshot(root)
-    assert run(root, '--only', os.path.relpath(first, root))[0] == 0
-    assert run(root, '--status', '--only', first)[0] == 0
+    assert run(root, '--trainer', os.path.basename(first))[0] == 0  # the end of its path
+    for name in (first, os.path.relpath(first, root), os.path.basename(first) + os.sep):
+        assert run(root, '--status', '--trainer', name)[0] == 0
+    assert run(root, '--status', '--only', first)[0] == 0  # the name of earlier versions
+    refused(root, 'the checkout has no such trainer', '--trainer', os.path.basename(first)[1:])
     assert {path for path, content in snapshot(root).items() if before.get(path) != content} and all(
         path.startswith(first + os.sep) for path, content in snapshot(root).items() if before.get(path) != content
     )
     assert run(root)[0] == 0
-    assert run(root, '--revert', '--only', first)[0] == 0 and run(root, '--status', '--only', others[0])[0] == 0
+    assert run(root, '--revert', '--trainer', first)[0] == 0 and run(root, '--status', '--trainer', others[0])[0] == 0
     assert run(root, '--revert')[0] == 0 and snapshot(root) == before
-    refused(root, '--only .*nothere is no trainer of the checkout; choose from .*arcface_mxnet', '--only', 'nothere')
+    refused(
+        root,
+        '--trainer nothere: the checkout has no such trainer; choose from recognition/arcface_mxnet, ',
+        '--trainer',
+        'nothere',
+    )
 
 
 def test_every_backup_has_a_name_of_its_own(checkout):
@@ -1572,9 +1580,9 @@ def test_killed_while_it_undoes(checkout, tmp_path):
     assert killed(6, command.program, [checkout, '--revert', '--force'])
     while True:
         root = copied(checkout, str(tmp_path / 'copy'))
-        was_killed = killed(again, command.program, [root, '--only', 'nothing'])
+        was_killed = killed(again, command.program, [root, '--trainer', 'nothing'])
         found.append(relative(root))
-        run(root, '--only', 'nothing')
+        run(root, '--trainer', 'nothing')
         assert relative(root) == before, again
         if not was_killed:
             break

@@ -162,9 +162,9 @@ def test_other_trainers_are_reached_with_only(host, tmp_path):
     root = str(tmp_path / 'checkout')
     lay_out(root, 'C')
     before = snapshot(host)
-    assert run(root, '--only', 'recognition/arcface_mxnet')[0] == 0 and snapshot(host) == before
+    assert run(root, '--trainer', 'recognition/arcface_mxnet')[0] == 0 and snapshot(host) == before
     write('get_model = 1\n', host, 'backbones', '__init__.py')
-    assert run(root)[0] == 2 and run(root, '--only', 'recognition/arcface_mxnet')[0] == 0
+    assert run(root)[0] == 2 and run(root, '--trainer', 'recognition/arcface_mxnet')[0] == 0
 
 
 @pytest.mark.parametrize('name', ['configs/ms1mv2_cru116.py', 'backbones/crunet/fcrunet.py'])
@@ -217,6 +217,15 @@ def test_what_was_put_in_by_hand(host):
     assert run(host, '--revert')[0] == 0
     assert content_of(host, 'backbones', '__init__.py') == before
     assert not os.path.exists(os.path.join(host, 'backbones', 'crunet'))
+
+
+def test_configs_of_the_user_are_named_that_use_what_has_gone(host):
+    assert run(host)[0] == 0
+    write("config = 1\nconfig.network = 'cru116:net_origin=release'\n", host, 'configs', 'mine.py')
+    write("config.network = 'r50'  # not config.network = 'cru116'\n", host, 'configs', 'other.py')
+    _, output, _ = run(host, '--revert')
+    notes = [line for line in output.splitlines() if line.startswith('Note')]
+    assert len(notes) == 1 and notes[0].endswith('configs/mine.py uses cru116, which this trainer no longer has.')
 
 
 def test_compiled_files_go_with_the_folder_and_others_stay(host):

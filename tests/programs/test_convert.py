@@ -63,9 +63,9 @@ def test_a_folder_of_the_package(tmp_path, run_tool):
 @pytest.mark.parametrize(
     'config, words',
     [
-        ('{', 'is no config of crunet.save_pretrained'),
-        ('[]', 'is no config of crunet.save_pretrained'),
-        ('{"network": "cru56", "settings": 3}', 'is no config of crunet.save_pretrained'),
+        ('{', 'is not a config of crunet.save_pretrained'),
+        ('[]', 'is not a config of crunet.save_pretrained'),
+        ('{"network": "cru56", "settings": 3}', 'is not a config of crunet.save_pretrained'),
         ('{"network": "../x", "settings": {}}', '../x'),
         ('{"network": "cru56", "settings": {"net_act": "; rm"}}', "net_act=';rm' is not known"),
     ],
@@ -88,7 +88,7 @@ def outputs_of(prefix, images):
 def test_there_and_back(model, tmp_path, run_tool):
     path, executor = model
     code, out, err = run_tool(convert, path, '--output', str(tmp_path / 'out' / 'x'))
-    assert code == 0 and err == '' and 'x-0000.params' in out
+    assert code == 0 and err == '' and 'x-0000.params' in out and '(cru56:net_multiplier=0.125)' in out
     found = outputs_of(str(tmp_path / 'out' / 'x'), executor.arg_dict['data'])
     expected = executor.forward(is_train=False)[0].asnumpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -253,7 +253,7 @@ def test_a_state_dict_of_a_known_source_is_named(program, tmp_path, run_tool):
     for names, words in (
         (['backbone.attention_body.0.conv1.weight'], "is a file of FaceX-Zoo's attention networks; run tools/import_w"),
         (['layer1.0.conv1.weight'], "is a file of iResNet's authors; run tools/import_weights.py"),
-        (['layer1.0.conv1.weight', 'prelu.weight'], 'has the parameters of no network'),
+        (['layer1.0.conv1.weight', 'prelu.weight'], 'matches no network'),
     ):
         state_dict.write(path, {name: np.ones(3, np.float32) for name in names})
         code, _, err = run_tool(program, *options[program])
@@ -298,9 +298,7 @@ def test_settings_are_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    'network, words', [(None, 'has the parameters of no network'), ('cru56', 'has no conv0_weight')]
-)
+@pytest.mark.parametrize('network, words', [(None, 'matches no network'), ('cru56', 'has no conv0_weight')])
 def test_other_state_dicts(model, tmp_path, network, words):
     """One with nothing of a network, and one with a stage too many."""
     state_dict.write(str(tmp_path / 'x.pt'), {'block.conv.weight': np.ones((3, 3))})

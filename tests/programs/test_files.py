@@ -657,7 +657,7 @@ def test_a_second_signal_changes_nothing(name, status):
         (tool, ['--lr', '3e38'], 'and at most 1000'),
         (export, ['--network', 'cru56', '--output', 'x' * 240], 'longer than the'),
         (export, ['--model', 'a,' + '1' * 5000, '--output', 'x'], 'is neither PREFIX,EPOCH'),
-        (export, ['--model', 'a,1', '--onnx', '--batch', '1' + '0' * 15, '--output', 'x'], 'at most 4096'),
+        (export, ['--model', 'a,1', '--onnx', '--batch-size', '1' + '0' * 15, '--output', 'x'], 'at most 4096'),
         (visualize, ['network', 'cru56', '-o', 'x' * 252 + '.svg'], 'longer than the'),
         (visualize, ['network', 'cru56', '--image-size', '99999,99999', '-o', 'x.svg'], 'of at most 4096'),
     ],

@@ -334,7 +334,7 @@ def test_what_does_not_fit_is_told(data, tmp_path, capsys):
     'options, words',
     [
         (['--dataset', 'imagenet'], 'in PyTorch: tools/train_imagenet.py --network cru56_imagenet --data FOLDER'),
-        (['--dataset', 'emore'], '--dataset is not needed: name the folder of a data set with --data'),
+        (['--dataset', 'emore'], '--dataset emore: the only one is faces; pass the folder of the data set as --data'),
         (['--steps', '3', '--epochs', '2'], 'not allowed with argument'),
         (['--lr-steps', '5,3'], "'5,3' are not lengths that grow"),
         (['--lr-steps', '5,2e'], "'5,2e' are not lengths that grow, all in steps or all in epochs"),

@@ -53,7 +53,7 @@ def settings_of(text, **changes):
     network, named = parse(text)
     names = setting_names(builder(network).build)
     chosen = {key: value for key, value in entry('network', network).items() if key in names}
-    dataset = host.dataset.imagenet if is_original(network) else host.dataset.synthetic
+    dataset = host.dataset.imagenet if is_original(network) else host.dataset.faces
     return {**Settings()._asdict(), **chosen, 'image_shape': tuple(dataset.image_shape), **named, **changes}
 
 

@@ -24,9 +24,9 @@ def class_names(path):
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f'{names_path(path)} is no list of names: {error}')
+        raise UserError(f'{names_path(path)} is not a list of names: {error}')
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f'{names_path(path)} is no list of names')
+        raise UserError(f'{names_path(path)} is not a list of names')
     return names
 
 

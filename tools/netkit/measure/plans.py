@@ -10,7 +10,7 @@ from tqdm import tqdm
 from netkit.graph.counts import count_copies, count_parameters
 from netkit.graph.memory import planned_memory
 
-BATCHES = (32, 80, 128)  # images of the training steps that `memory` plans
+BATCHES = (32, 80, 128)  # images of the training steps that `memory` plans by default
 GPUS = (1, 8, 64)
 
 
@@ -19,8 +19,8 @@ def megabytes(numbers):
     return 4 * numbers / 2**20
 
 
-def memory(choices):
-    """MXNet's planned memory of a training step, without and with `memonger`."""
+def memory(choices, batches):
+    """MXNet's planned memory of a training step of each of `batches` images, without and with `memonger`."""
     rows = []
     for choice in tqdm(choices, unit='choice', leave=False, disable=None):
         symbol, image_shape = choice.build()
@@ -32,9 +32,9 @@ def memory(choices):
         ]
         for memonger in (False, True):
             symbol, image_shape = choice.build(memonger=memonger)
-            row += [f'{planned_memory(symbol, batch, image_shape):,.0f}' for batch in BATCHES]
+            row += [f'{planned_memory(symbol, batch, image_shape):,.0f}' for batch in batches]
         rows.append(tuple(row))
-    columns = [f'{word} {batch}' for word in ('off', 'on') for batch in BATCHES]
+    columns = [f'{word} {batch}' for word in ('off', 'on') for batch in batches]
     return (
         'planned MB for the feature maps of a training step and their gradients, memonger off and on; add three '
         'times the weights (weights, gradients, momentum)',
