@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tokenize
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import config as host
 import paper
 from helpers import ROOT, shape_of, size_of
+from host.layouts import lay_out
 from netkit.graph.naming import is_original
 
 PAGES = sorted(
@@ -114,6 +116,27 @@ COMMANDS = sorted(
         if re.match(r'\s*python tools/\w+\.py', line)
     }
 )
+
+
+DEMO = 'python tools/train.py --network cru56 --draw --data out/demo/data --output out/demo/cru56-quarter'
+QUICK = '--multiplier 0.1 --steps 1 --per-batch-size 4 --identities 4 --images 2 --pairs 20'
+
+
+def test_the_commands_of_the_readme_run(tmp_path):
+    """In its order, but for make, insightface's trainers and published weights, which other tests run."""
+    for name in ('tools', 'symbols', 'config', 'backbones', 'patcher', 'patch_insightface.py'):
+        os.symlink(os.path.join(ROOT, name), str(tmp_path / name))
+    lay_out(str(tmp_path / 'insightface'), 'C')
+    text = '\n'.join(re.findall(r'(?ms)^```\w*\n(.*?)^```', read('README.md')))
+    lines = re.findall(r'(?m)^python (?:patch_|tools/(?!import_weights)|-c).*', text)
+    assert len(lines) == 5
+    for line in [DEMO, *lines]:
+        line = f'{line} {QUICK}' if 'train.py' in line else line
+        words = [sys.executable, *shlex.split(line.replace('~', str(tmp_path)))[1:]]
+        done = subprocess.run(words, cwd=str(tmp_path), capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout, (line, done.stderr)
+    assert 'ArcFaceONNX' in done.stdout
+    assert {'roc.svg', 'quarter.onnx', 'att56'} <= set(os.listdir(str(tmp_path / 'out')))
 
 
 def test_there_are_commands():
