@@ -10,7 +10,7 @@ Plain Python without imports, so that `patch_insightface.py` can read it under a
 """
 
 # The schedule of the published face result: 8 GPUs x 80 images, lr 0.1 divided by 10 at these steps. Without
-# `memonger` 80 images fit no card of 11 GB, with it they fit for all but the deepest networks, which take fewer
+# `memonger` 80 images fit no GPU with 11 GB, with it they fit for all but the deepest networks, which take fewer
 # (`tools/measure.py networks --memory`; weights, gradients, momentum, classes and CUDA itself need up to 5 GB more).
 FACE_RECIPE = {'per_batch_size': 80, 'lr': 0.1, 'lr_steps': '80000,160000,320000,400000,560000', 'memonger': True}
 # The usual one for ImageNet: 8 GPUs x 32 images, lr 0.1 divided by 10 after 30, 60 and 80 epochs of 5005 steps.

@@ -1,4 +1,4 @@
-"""Which cards there are, and whether MXNet's code runs on them; a driver and libraries stand in for the real ones."""
+"""Which GPUs there are, and whether MXNet's code runs on them; a driver and libraries stand in for the real ones."""
 
 import subprocess
 
@@ -12,7 +12,7 @@ DRIVER = """
 int cuInit(unsigned flags) { return INIT; }
 int cuDeviceGetCount(int *count) { *count = 2; return 0; }
 int cuDeviceGetName(char *name, int length, int device) {
-    strncpy(name, device ? "card B" : "card A", length);
+    strncpy(name, device ? "GPU B" : "GPU A", length);
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(device ? 81559 : 11264) << 20; return 0; }
@@ -32,7 +32,7 @@ def driver(folder, init=0, source=DRIVER):
 
 
 def test_the_driver_names_the_cards(tmp_path):
-    assert cuda.cards(driver(tmp_path)) == [('card A', (6, 1), 11264), ('card B', (9, 0), 81559)]
+    assert cuda.cards(driver(tmp_path)) == [('GPU A', (6, 1), 11264), ('GPU B', (9, 0), 81559)]
 
 
 @pytest.mark.parametrize('source', [DRIVER.replace('INIT;', '100;'), 'int cuInit(unsigned flags) { return 0; }', ''])

@@ -53,7 +53,7 @@ class Edited(Network):
 def test_what_is_wrong_is_seen():
     """Statistics that move twice, embeddings and gradients with another eps, gradients of MXNet's own PReLU."""
     ways = {
-        'recomputed': Way(memonger=True, bounds=agreement.FLOAT32),
+        'checkpointing': Way(memonger=True, bounds=agreement.FLOAT32),
         'twice': Edit('momentum', '0.81'),  # what two moves by a tenth come to
         'eps': Edit('eps', '0.1'),
         'slopes': Way(net_prelu='op', rewritten=False, bounds=agreement.FLOAT32),
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_seen():
     beyond = {key for key, row in found.items() if row.note.startswith('NOT')}
     assert {table for table, row in beyond if row == 'twice'} == {agreement.STATISTICS}
     assert {table for table, row in beyond if row == 'slopes'} == {agreement.GRADIENTS}
-    assert (agreement.EMBEDDINGS, 'eps') in beyond and not {row for _, row in beyond} & {'recomputed'}
+    assert (agreement.EMBEDDINGS, 'eps') in beyond and not {row for _, row in beyond} & {'checkpointing'}
     assert found[agreement.STATISTICS, 'twice'].value > 0.05  # and so would be seen in float16
     assert all(f'{way}: ' in str(refusal.value) for way in ('twice', 'eps', 'slopes'))
 
@@ -84,8 +84,8 @@ def test_the_ways_differ_in_what_their_names_say(name):
         forced = any('force_mirroring' in key for node in norms for key in node.attrs)
         if 'BatchNorm' in row:
             assert {node.attrs.get('cudnn_off') == 'True' for node in norms} == {"MXNet's" in row}, row
-        if 'kept' in row or 'recomputed' in row or 'memory' in row:
-            assert forced == ('recomputed' in row), row
+        if 'all maps stored' in row or 'checkpointing' in row or 'memory' in row:
+            assert forced == ('checkpointing' in row), row
         assert ('float16' in symbol.tojson()) == ('float16' in row), row
     assert len(engine.ways('speed', True)) < len(engine.ways('speed', False))
 
@@ -113,19 +113,19 @@ def test_a_card_that_mxnet_has_no_code_for(monkeypatch, capability, is_there):
     monkeypatch.setattr(engine, 'IS_GPU', True)
     monkeypatch.setattr(cuda, 'cards', lambda: [cuda.Card('NVIDIA Sham', capability, 8000)])
     found = engine.facts()
-    assert found['card 0'] == 'NVIDIA Sham' and found['card 0, code for it'] == ('yes' if is_there else 'no')
+    assert found['GPU 0'] == 'NVIDIA Sham' and found['GPU 0, code for it'] == ('yes' if is_there else 'no')
     assert found['libcudnn.so.8'] == 'not found'
     why = engine.computing().get('its code')
-    assert why is None if is_there else '8.6, and this card has 9.0' in why
+    assert why is None if is_there else '8.6, and this GPU has 9.0' in why
 
 
 def test_plans_do_not_depend_on_the_device():
     found = figures_of(parts.plan(engine, parts.Options(quick=True))['cru116']())
-    assert found[parts.PLAN, 'kept'] > 20000 > 8000 > found[parts.PLAN, 'recomputed']  # docs/memory.md
+    assert found[parts.PLAN, 'all maps stored'] > 20000 > 8000 > found[parts.PLAN, 'checkpointing']  # docs/memory.md
 
 
 def test_memory_is_what_the_card_has_less(monkeypatch):
-    """On a card of 1,000 MB: 100 for every executor, 10 for each image; nothing is left behind."""
+    """On a GPU with 1,000 MB: 100 for every executor, 10 for each image; nothing is left behind."""
     used = [0]
     monkeypatch.setattr(mx.context, 'gpu_memory_info', lambda number: ((1000 - used[0]) * 2**20, 1000 * 2**20))
     monkeypatch.setattr(engine, 'Weights', lambda *_: None)

@@ -145,7 +145,7 @@ def test_a_round_that_fails_leaves_the_others():
     'per_image, room', [(10.0, 5000.0), (1.0, 5000.0), (300.0, 5000.0), (900.0, 5000.0), (6000.0, 5000.0)]
 )
 def test_the_largest_batch(per_image, room):
-    """On a card that takes somewhat more for large batches than two small ones promise."""
+    """On a GPU that takes somewhat more for large batches than two small ones promise."""
     tried = []
 
     def needs(batch):
@@ -169,7 +169,7 @@ def test_the_largest_batch(per_image, room):
 
 
 class Network:
-    """cru116 on a card of 1,000 MB: a step takes 10 for each image; in the way `wide`, 30."""
+    """cru116 on a GPU with 1,000 MB: a step takes 10 for each image; in the way `wide`, 30."""
 
     choice = Choice('cru116', 'cru116', {})
 
@@ -353,4 +353,4 @@ def test_a_card_on_which_nothing_computes():
     assert shown(cases['described']())[0] == {('the', 'MXNet', 'MXNet'): ('1.9.1', '')}
     found, problem = shown(cases['computing']())
     assert found['the', 'PReLU', 'MXNet'] == ('no: no kernel', '') and found['the', 'sums', 'MXNet'] == ('computes', '')
-    assert problem == 'MXNet does not compute on this card: PReLU: no kernel'
+    assert problem == 'MXNet does not compute on this GPU: PReLU: no kernel'

@@ -35,12 +35,12 @@ def test_figures_come_from_a_process_with_the_command_of_their_case(monkeypatch)
         monkeypatch,
         'print("[12:00:01] a library says something"); print("3"); print("[]"); tell(level=3)\n'
         'assert sys.argv[1:] == ["--json"]\n'
-        'tell(where="a card", cases=["a", "b"])\n'
+        'tell(where="a GPU", cases=["a", "b"])\n'
         'tell(case="a", figure=["t", "r", "c", 2.5, ""]); tell(case="a", figure=["t", "r", "c", 1.5, ""])\n'
         'tell(case="a", seconds=1, problem=None)\n'
         'tell(case="b", figure=["t", "r", "d", "no", "n"]); tell(case="b", seconds=1, problem=None)\n',
     )
-    assert found.where == 'a card' and found.problems == []
+    assert found.where == 'a GPU' and found.problems == []
     assert found.figures == [('a', Figure('t', 'r', 'c', 1.5)), ('b', Figure('t', 'r', 'd', 'no', 'n'))]
     assert found.commands['b'].endswith("--case b'") or found.commands['b'].endswith('--case b')
 
@@ -233,7 +233,7 @@ def measured(where, engine='torch', problems=()):
 def test_the_page_of_a_gpu(tmp_path):
     outcomes = [
         card('torch', 'NVIDIA H100'),
-        card('mxnet', 'NVIDIA H100', ['MXNet does not compute on this card: BatchNorm']),
+        card('mxnet', 'NVIDIA H100', ['MXNet does not compute on this GPU: BatchNorm']),
         card('onnxruntime'),
         measured('NVIDIA H100', problems=['att92: something']),
     ]
@@ -241,7 +241,7 @@ def test_the_page_of_a_gpu(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['report.json', 'report.md', 'report.png']
     assert (tmp_path / 'report.md').read_text(encoding='utf-8') == text
     assert text.startswith('# Measured on NVIDIA H100\n') and 'on a CPU' not in text.split('## speed')[1]
-    assert 'MXNet was left out: MXNet does not compute on this card: BatchNorm.' in text
+    assert 'MXNet was left out: MXNet does not compute on this GPU: BatchNorm.' in text
     assert 'onnxruntime was left out: it sees no GPU.' in text and 'PyTorch was left out' not in text
     assert 'Not finished: att92: something' in text and 'do a\ndo b' in text
     (table,) = [rows for rows in markdown(text) if 'cru116' in rows[0]]
@@ -257,7 +257,7 @@ def test_the_page_of_a_gpu(tmp_path):
 
 
 def test_the_title_is_of_where_networks_were_computed(tmp_path):
-    """Not of a card on which an engine fails, nor of a plan."""
+    """Not of a GPU on which an engine fails, nor of a plan."""
     planned = Outcome('plan', 'mxnet', 'NVIDIA H100', {'a': 'do it'}, [], 1.0, [])
     outcomes = [card('torch'), card('mxnet', 'NVIDIA H100', ['no code']), planned, measured(None)]
     text = page.save(outcomes, 'python tools/measure.py gpu', '2026-11-27', str(tmp_path))

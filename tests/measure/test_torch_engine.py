@@ -50,7 +50,7 @@ def short(monkeypatch):
 
 
 class Card:
-    """A card of 1,200 MB, of which 200 are taken."""
+    """A GPU of 1,200 MB, of which 200 are taken."""
 
     def __init__(self, monkeypatch):
         self.peak = 0
@@ -93,9 +93,9 @@ def sham(monkeypatch, short):
 def test_a_step_is_the_same_recomputed_and_nearly_so_in_16_bits():
     network = Network(CHOICE)
     found = figures_of(parts.correctness(engine, network, network.ways('correctness', True)))
-    assert found[agreement.EMBEDDINGS, 'float32, recomputed'] < 1e-5
-    assert found[agreement.GRADIENTS, 'float32, recomputed'] > 0.99999
-    assert found[agreement.STATISTICS, 'float32, recomputed'] < 1e-5
+    assert found[agreement.EMBEDDINGS, 'float32, checkpointing'] < 1e-5
+    assert found[agreement.GRADIENTS, 'float32, checkpointing'] > 0.99999
+    assert found[agreement.STATISTICS, 'float32, checkpointing'] < 1e-5
     assert 1e-4 < found[agreement.EMBEDDINGS, 'bfloat16'] < 0.1
     assert 0.9 < found[agreement.GRADIENTS, 'bfloat16'] < 0.9999
 
@@ -119,14 +119,14 @@ class Wrong(Network):
 
 def test_what_is_wrong_is_seen():
     """And an error of one way stops no other."""
-    ways = {row: engine.COMPARED[row] for row in ('float32', 'float32, recomputed')}
+    ways = {row: engine.COMPARED[row] for row in ('float32', 'float32, checkpointing')}
     rows = []
-    with pytest.raises(UserError, match="^no way: 'str' object.*; float32, recomputed: "):
+    with pytest.raises(UserError, match="^no way: 'str' object.*; float32, checkpointing: "):
         for row in parts.correctness(engine, Wrong(CHOICE), {'no way': 'of computing', **ways}):
             rows.append(row)
     beyond = {(row.table, row.row) for row in rows if row.note.startswith('NOT')}
     assert len(rows) == 6
-    assert beyond == {(table, 'float32, recomputed') for table in (agreement.GRADIENTS, agreement.STATISTICS)}
+    assert beyond == {(table, 'float32, checkpointing') for table in (agreement.GRADIENTS, agreement.STATISTICS)}
 
 
 def test_a_way_is_what_its_row_says(monkeypatch):
@@ -159,7 +159,7 @@ def test_a_way_is_what_its_row_says(monkeypatch):
         assert step.module.training and not torch.equal(before, step.module.conv0.weight)
         assert seen[-1] == (way.last, way.half or False, way.again, way.tf32, way.tf32)
         assert way.last == ('channels last' in row) and way.tf32 == (not row.startswith('float32'))
-        assert way.again == ('torch' if 'torch.utils' in row else 'recomputed' in row)
+        assert way.again == ('torch' if 'torch.utils' in row else 'checkpointing' in row)
         assert network.infer(way._replace(again=False), 2)().shape == (2, 256)
         assert not step.module.training and seen[-1][1] == (way.half or False)
 
@@ -216,7 +216,7 @@ def test_the_r100_of_a_checkout(short, tmp_path):
     rows = list(parts.cases_of('speed', 'torch', asked)['r100']())
     assert [row.row for row in rows] == ['float32', 'float32, channels last'] and all(row.value > 0 for row in rows)
     assert {row.column for row in rows} == {'r100 of insightface, whole, 112×112'}
-    assert 'recomputed' not in str(engine.HostNetwork(str(path)).ways('speed', False))
+    assert 'checkpointing' not in str(engine.HostNetwork(str(path)).ways('speed', False))
 
 
 def test_a_file_in_onnxruntime_gives_what_pytorch_gives(short, monkeypatch):
@@ -318,7 +318,7 @@ def test_the_loss_is_that_of_arcface():
 
 def test_the_code_for_gpus_runs(sham, monkeypatch):
     assert engine.where() == 'NVIDIA Sham' and onnx_engine.where() is None  # this onnxruntime is for a CPU
-    assert engine.facts()['card 0'] == 'NVIDIA Sham' and engine.facts()['card 0, memory MB'] == 1000
+    assert engine.facts()['GPU 0'] == 'NVIDIA Sham' and engine.facts()['GPU 0, memory MB'] == 1000
     for part, row in (('correctness', 'TF32'), ('speed', 'TF32'), ('inference', 'float16, channels last')):
         (case, *_) = parts.cases_of(part, 'torch', QUICK).values()
         assert row in {figure.row for figure in case()}

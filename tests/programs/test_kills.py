@@ -61,7 +61,7 @@ def program(module, *options):
 def measured(given):
     """Return the Outcome of a part of the report on GPUs, with something to draw."""
     figures = [('a', Figure('training, images per second, batch 2', way, 'cru56', 1.5)) for way in ('float32', 'TF32')]
-    return Outcome('speed', 'mxnet', 'a card', {'a': given}, figures, 1.0, [])
+    return Outcome('speed', 'mxnet', 'a GPU', {'a': given}, figures, 1.0, [])
 
 
 WRITERS = {

@@ -1,4 +1,4 @@
-"""The cards, and the CUDA libraries that mxnet-cu112 needs: in NVIDIA's wheels, or on the system."""
+"""The GPUs, and the CUDA libraries that mxnet-cu112 needs: in NVIDIA's wheels, or on the system."""
 
 import collections
 import ctypes
@@ -32,7 +32,7 @@ ALL = dict(LIBRARIES, **NEEDED_BY_OTHERS)
 SEES_GPUS = 'import mxnet; print(mxnet.__version__, flush=True); print(mxnet.context.num_gpus())'
 Found = collections.namedtuple('Found', 'folder version')  # version of the wheel or driver, or ''
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
-# The cards for which the wheel mxnet-cu112 1.9.1, the last, has machine code, by compute capability; it has no PTX.
+# The GPUs for which the wheel mxnet-cu112 1.9.1, the last, has machine code, by compute capability; it has no PTX.
 CODE = (5, 0), (6, 0), (7, 0), (8, 0), (8, 6)
 
 
@@ -89,7 +89,7 @@ def driver_version(folder):
 
 
 def cards(driver=DRIVER):
-    """Return the Cards that the driver's library knows; none without a driver, or where it does not answer."""
+    """Return the GPUs that the driver's library knows; none without a driver, or where it does not answer."""
     number, text, size, found = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t(), []
 
     def asked(function, *arguments):
@@ -114,7 +114,7 @@ def cards(driver=DRIVER):
 
 
 def runs_on(capability):
-    """Return whether MXNet runs on a card: one of the same major version as the code, with the same or a later minor.
+    """Return whether MXNet runs on a GPU: one of the same major version as the code, with the same or a later minor.
 
     (CUDA C++ Programming Guide, "Application Compatibility".)
     """

@@ -34,10 +34,10 @@ IS_GPU = mx.context.num_gpus() > 0
 DEVICE = mx.gpu(0) if IS_GPU else mx.cpu()
 DEVICES, DEVICE_NAME = (mx.context.num_gpus(), 'GPU') if IS_GPU else (2, 'CPU context')
 SHORT = ('out of memory', 'out_of_memory', '_alloc_failed', 'reducing batch/model size')  # in messages on memory
-TF32 = ', float32 with TF32 where the card has it' if IS_GPU else ''
+TF32 = ', float32 with TF32 where the GPU has it' if IS_GPU else ''
 # What the titles of tables say besides.
 SPEED, INFERENCE, SCALING = f' (forward and backward pass{TF32})', TF32, f', with the copies to the devices{TF32}'
-PEAK, LARGEST = 'weights and gradients, as the card has less', ', without momentum'
+PEAK, LARGEST = 'weights and gradients, as the GPU has less', ', without momentum'
 MAKES_ANEW = True  # the executors of all ways have no room next to each other
 FACES_ON_GPU = ['--per-batch-size', '64']
 FACES_ON_CPU = ['--multiplier', '0.1', '--per-batch-size', '4', '--identities', '4', '--images', '4', '--pairs', '10']
@@ -54,43 +54,49 @@ class Way(NamedTuple):
     bounds: Bounds = agreement.NONE  # in the part `correctness`
 
 
-INACCURATE = 'kept, net_prelu=op (its gradient is wrong)'
+INACCURATE = 'all maps stored, net_prelu=op (its gradient is wrong)'
 WAYS = {
-    "recomputed, MXNet's BatchNorm": Way(memonger=True, cudnn=False),  # as the trainers build it
-    "recomputed, cuDNN's BatchNorm (it would move the statistics twice)": Way(memonger=True, cudnn=True),
-    "kept, MXNet's BatchNorm": Way(cudnn=False),
-    "kept, cuDNN's BatchNorm": Way(cudnn=True),
-    'kept, rewritten for a CPU': Way(rewritten=True),
+    "checkpointing, MXNet's BatchNorm": Way(memonger=True, cudnn=False),  # as the trainers build it
+    "checkpointing, cuDNN's BatchNorm (it would move the statistics twice)": Way(memonger=True, cudnn=True),
+    "all maps stored, MXNet's BatchNorm": Way(cudnn=False),
+    "all maps stored, cuDNN's BatchNorm": Way(cudnn=True),
+    'all maps stored, rewritten for a CPU': Way(rewritten=True),
     INACCURATE: Way(net_prelu='op'),
-    'float16, kept': Way(fp16=True),
-    'float16, recomputed': Way(memonger=True, fp16=True),
+    'float16, all maps stored': Way(fp16=True),
+    'float16, checkpointing': Way(memonger=True, fp16=True),
 }
 ON_CPU = {  # where there is no cuDNN
-    'recomputed': Way(memonger=True),
-    'kept': Way(),
-    'kept, not rewritten': Way(rewritten=False),
+    'checkpointing': Way(memonger=True),
+    'all maps stored': Way(),
+    'all maps stored, not rewritten': Way(rewritten=False),
     INACCURATE: Way(net_prelu='op'),
 }
-QUICK = "recomputed, MXNet's BatchNorm", "kept, cuDNN's BatchNorm", 'kept, rewritten for a CPU', 'float16, kept', 'kept'
+QUICK = (
+    "checkpointing, MXNet's BatchNorm",
+    "all maps stored, cuDNN's BatchNorm",
+    'all maps stored, rewritten for a CPU',
+    'float16, all maps stored',
+    'all maps stored',
+)
 MEMORY = {
     'float32': Way(),
-    'float32, recomputed': Way(memonger=True),
+    'float32, checkpointing': Way(memonger=True),
     'float16': Way(fp16=True),
-    'float16, recomputed': Way(memonger=True, fp16=True),
+    'float16, checkpointing': Way(memonger=True, fp16=True),
 }
 REFERENCE = Way(rewritten=True)  # on the CPU; its gradients are right everywhere
 COMPARED = {
-    "kept, cuDNN's BatchNorm": Way(cudnn=True, bounds=FLOAT32),
-    "kept, MXNet's BatchNorm": Way(cudnn=False, bounds=FLOAT32),
-    "recomputed, MXNet's BatchNorm": Way(memonger=True, cudnn=False, bounds=FLOAT32),  # as the trainers build it
-    'recomputed, rewritten for a CPU': Way(memonger=True, rewritten=True, bounds=FLOAT32),
-    'float16, recomputed': Way(memonger=True, fp16=True, bounds=HALF),
+    "all maps stored, cuDNN's BatchNorm": Way(cudnn=True, bounds=FLOAT32),
+    "all maps stored, MXNet's BatchNorm": Way(cudnn=False, bounds=FLOAT32),
+    "checkpointing, MXNet's BatchNorm": Way(memonger=True, cudnn=False, bounds=FLOAT32),  # as the trainers build it
+    'checkpointing, rewritten for a CPU': Way(memonger=True, rewritten=True, bounds=FLOAT32),
+    'float16, checkpointing': Way(memonger=True, fp16=True, bounds=HALF),
     # Never built, since it is said to move the statistics twice: here one sees whether it does.
-    "recomputed, cuDNN's BatchNorm": Way(memonger=True, cudnn=True),
+    "checkpointing, cuDNN's BatchNorm": Way(memonger=True, cudnn=True),
 }
 COMPARED_ON_CPU = {
     'not rewritten': Way(rewritten=False, bounds=FLOAT32),
-    'recomputed': Way(memonger=True, bounds=FLOAT32),
+    'checkpointing': Way(memonger=True, bounds=FLOAT32),
 }
 
 
@@ -111,7 +117,7 @@ def networks(_part, names, _options):
 
 
 def where():
-    """Return the name of the card, None for a CPU."""
+    """Return the name of the GPU, None for a CPU."""
     return (cuda.cards() or [cuda.Card('a GPU that its driver does not name', (0, 0), 0)])[0].name if IS_GPU else None
 
 
@@ -127,7 +133,7 @@ def release():
 
 
 def fits(function):
-    """Call a function; return whether the memory of the card was enough for it."""
+    """Call a function; return whether the memory of the GPU was enough for it."""
     is_enough = True
     try:
         function()
@@ -141,7 +147,7 @@ def fits(function):
 
 
 def free():
-    """Return the MB (2^20 bytes) that are free on the card, with nothing kept for further use."""
+    """Return the MB (2^20 bytes) that are free on the GPU, with nothing kept for further use."""
     gc.collect()
     wait()
     release()
@@ -342,7 +348,7 @@ def initial_value(name, shape, random):
     return random.normal(0, math.sqrt(2 / np.prod(shape[1:])), shape)
 
 
-# ------------------------------------------------------------------------------------ several devices, faces, the card
+# ------------------------------------------------------------------------------------ several devices, faces, the GPU
 
 
 def kinds_of_scaling():
@@ -414,7 +420,7 @@ def faces(options):
 
 
 def facts():
-    """Return {what: value} of the cards and the libraries."""
+    """Return {what: value} of the GPUs and the libraries."""
     features, cards = mx.runtime.Features(), cuda.cards()
     known = [name for name in ('CUDA', 'CUDNN', 'NCCL', 'ONEDNN', 'MKLDNN') if name in features]
     built_with = [name for name in known if features.is_enabled(name)]
@@ -427,10 +433,10 @@ def facts():
         'CPU cores': os.cpu_count(),
     }
     for number, card in enumerate(cards):
-        found[f'card {number}'] = card.name
-        found[f'card {number}, compute capability'] = '{}.{}'.format(*card.capability)
-        found[f'card {number}, code for it'] = 'yes' if cuda.runs_on(card.capability) else 'no'
-        found[f'card {number}, memory MB'] = card.memory
+        found[f'GPU {number}'] = card.name
+        found[f'GPU {number}, compute capability'] = '{}.{}'.format(*card.capability)
+        found[f'GPU {number}, code for it'] = 'yes' if cuda.runs_on(card.capability) else 'no'
+        found[f'GPU {number}, memory MB'] = card.memory
     for library, place in cuda.find_all().items() if IS_GPU else ():
         found[library] = (place.version or place.folder) if place else 'not found'
     return found
@@ -441,5 +447,5 @@ def computing():
     cards = cuda.cards()
     if IS_GPU and cards and not cuda.runs_on(cards[0].capability):
         its = '{}.{}'.format(*cards[0].capability)
-        return {'its code': f'it is for compute capability {cuda.listed()}, and this card has {its}'}
+        return {'its code': f'it is for compute capability {cuda.listed()}, and this GPU has {its}'}
     return mxnet_kernels.run_all(DEVICE)

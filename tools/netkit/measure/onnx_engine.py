@@ -38,7 +38,7 @@ def providers():
 
 
 def where():
-    """Return the name of the card, None where this onnxruntime was not built for one."""
+    """Return the name of the GPU, None where this onnxruntime was not built for one."""
     return torch_engine.where() if providers() not in ((CPU,), ()) else None
 
 
@@ -97,7 +97,7 @@ class Network:
 
     def ways(self, _part, quick):
         """Return {row: Way}."""
-        # CUDA and TensorRT take TF32 by default, where the card has it.
+        # CUDA and TensorRT take TF32 by default, where the GPU has it.
         found: Dict[str, tuple] = {'TF32' if torch_engine.is_ampere() else 'float32': ('float32', ())}
         if self.provider == CUDA:
             found = {'float32': ('float32', (('use_tf32', '0'),)), **found}

@@ -15,13 +15,13 @@ DRAWN = {'speed': 'training, images per second', 'memory': 'MB of a training ste
 
 
 def computed(outcomes):
-    """Return the Outcomes of parts in which networks were computed; before there are any, the cards'."""
+    """Return the Outcomes of parts in which networks were computed; before there are any, the GPUs'."""
     found = [outcome for outcome in outcomes if outcome.part != CARD and PARTS[outcome.part].is_computed]
     return found or [outcome for outcome in outcomes if outcome.part == CARD and not outcome.problems]
 
 
 def device_of(outcomes):
-    """Return the name of the card on which the networks were computed, None for a CPU."""
+    """Return the name of the GPU on which the networks were computed, None for a CPU."""
     return next((outcome.where for outcome in computed(outcomes) if outcome.where), None)
 
 

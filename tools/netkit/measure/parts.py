@@ -42,7 +42,7 @@ class Options(NamedTuple):
 
 
 def card(engine, _options):
-    """The cards and the libraries, and whether the engine computes here at all."""
+    """The GPUs and the libraries, and whether the engine computes here at all."""
 
     def described():
         yield from facts_in(MACHINE, engine.LABEL, engine.facts())
@@ -53,7 +53,7 @@ def card(engine, _options):
         yield from facts_in(MACHINE, engine.LABEL, said)
         failed = [f'{what}: {why}' for what, why in found.items() if why]
         if failed:
-            raise UserError(f'{engine.LABEL} does not compute on this card: {"; ".join(failed)}')
+            raise UserError(f'{engine.LABEL} does not compute on this GPU: {"; ".join(failed)}')
 
     return {'described': described, 'computing': computing}
 
@@ -65,7 +65,7 @@ def plan(_engine, options):
 
     def measure(name):
         batch = choices.batch_of(name, True)
-        for row, memonger in {'kept': False, 'recomputed': True}.items():
+        for row, memonger in {'all maps stored': False, 'checkpointing': True}.items():
             planned = planned_memory(build(name, memonger=memonger), batch, (112, 112, 3))
             yield Figure(PLAN, row, f'{name}, batch {batch}', round(planned))
 
@@ -87,7 +87,7 @@ def over_networks(part, measure):
             names = measured(options.quick or part == 'compile')
 
         def case(make):
-            gc.collect()  # the network of the case before, of which nothing is to be on the card
+            gc.collect()  # the network of the case before, of which nothing is to be on the GPU
             engine.release()
             network = make()
             yield from measure(engine, network, network.ways(part, options.quick))

@@ -19,13 +19,13 @@ from netkit.project import ROOT
 
 PROGRAM = os.path.join('tools', 'measure.py')
 NAME = 'measure.py: '  # with which its refusals begin
-START = 180  # seconds for a card: libraries of gigabytes are read from the disk for the first time
+START = 180  # seconds for a GPU: libraries of gigabytes are read from the disk for the first time
 LEAST = 15  # for a part, where the time is over or its share is small
 FACES, BESIDES = 120, 45  # seconds of the training on faces, and of what the part does besides
 
 
 class Outcome(NamedTuple):
-    """What came of a part: the card (None: a CPU), {case: command}, [(case, Figure)], seconds, [problems]."""
+    """What came of a part: the GPU (None: a CPU), {case: command}, [(case, Figure)], seconds, [problems]."""
 
     part: str
     engine: str
@@ -117,7 +117,7 @@ def run(part, engine, options, seconds, keep=lambda outcome: None):
 
 
 class Told(NamedTuple):
-    """What a process has told of its part: the card, its cases, figures and problems, and the cases that are left."""
+    """What a process has told of its part: the GPU, its cases, figures and problems, and the cases that are left."""
 
     where: Optional[str]
     cases: List[str]
@@ -151,7 +151,7 @@ def why(status, errors):
 
 
 def tasks_of(parts, cards, options):
-    """Return the tasks, (part, engine), besides the cards: of `parts`, or with None of all that --quick leaves.
+    """Return the tasks, (part, engine), besides the GPUs: of `parts`, or with None of all that --quick leaves.
 
     `cards` are {engine: Outcome of its card}. What only has to be started needs no engine that computes.
     """

@@ -57,32 +57,32 @@ WAYS = {
     'float16': Way(half=torch.float16),
     'float16, channels last': FLOAT16_LAST,
     'bfloat16, channels last': Way(half=torch.bfloat16, last=True),
-    'TF32, channels last, recomputed': Way(last=True, again=True),
-    'float16, channels last, recomputed': Way(half=torch.float16, last=True, again=True),
-    'float16, channels last, recomputed by torch.utils.checkpoint': Way(half=torch.float16, last=True, again='torch'),
+    'TF32, channels last, checkpointing': Way(last=True, again=True),
+    'float16, channels last, checkpointing': Way(half=torch.float16, last=True, again=True),
+    'float16, channels last, torch.utils.checkpoint': Way(half=torch.float16, last=True, again='torch'),
 }
-# On cards before Ampere there is neither TF32 nor bfloat16.
+# On GPUs before Ampere there is neither TF32 nor bfloat16.
 BEFORE_AMPERE = {
     'float32': Way(tf32=False),
     'float32, channels last': Way(tf32=False, last=True),
-    'float32, channels last, recomputed': Way(tf32=False, last=True, again=True),
+    'float32, channels last, checkpointing': Way(tf32=False, last=True, again=True),
     **{row: way for row, way in WAYS.items() if way.half is torch.float16},
 }
 # On a CPU there is no TF32, and half precision is bfloat16.
 ON_CPU = {
     'float32': Way(tf32=False),
     'float32, channels last': Way(tf32=False, last=True),
-    'float32, channels last, recomputed': Way(tf32=False, last=True, again=True),
-    'float32, channels last, recomputed by torch.utils.checkpoint': Way(tf32=False, last=True, again='torch'),
+    'float32, channels last, checkpointing': Way(tf32=False, last=True, again=True),
+    'float32, channels last, torch.utils.checkpoint': Way(tf32=False, last=True, again='torch'),
     'bfloat16, channels last': Way(half=torch.bfloat16, last=True),
 }
 QUICK = 'float32', 'TF32', 'TF32, channels last', 'float16, channels last', 'float32, channels last'
 MEMORY = {
     'float32': Way(tf32=False, last=True),
-    'float32, recomputed': Way(tf32=False, last=True, again=True),
+    'float32, checkpointing': Way(tf32=False, last=True, again=True),
     'float16': FLOAT16_LAST,
-    'float16, recomputed': Way(half=torch.float16, last=True, again=True),
-    'float16, recomputed by torch.utils.checkpoint': Way(half=torch.float16, last=True, again='torch'),
+    'float16, checkpointing': Way(half=torch.float16, last=True, again=True),
+    'float16, torch.utils.checkpoint': Way(half=torch.float16, last=True, again='torch'),
 }
 COMPILE = {
     'float16, channels last': FLOAT16_LAST,
@@ -91,11 +91,11 @@ COMPILE = {
 REFERENCE = Way(tf32=False)  # on the CPU
 COMPARED = {
     'float32': Way(tf32=False, bounds=FLOAT32),
-    'float32, recomputed': Way(tf32=False, again=True, bounds=FLOAT32),
-    'float32, recomputed by torch.utils.checkpoint': Way(tf32=False, again='torch', bounds=FLOAT32),
+    'float32, checkpointing': Way(tf32=False, again=True, bounds=FLOAT32),
+    'float32, torch.utils.checkpoint': Way(tf32=False, again='torch', bounds=FLOAT32),
     'TF32': Way(bounds=HALF),
     'float16': Way(half=torch.float16, bounds=HALF),
-    'float16, recomputed': Way(half=torch.float16, again=True, bounds=HALF),
+    'float16, checkpointing': Way(half=torch.float16, again=True, bounds=HALF),
     'bfloat16': Way(half=torch.bfloat16, bounds=BFLOAT16),
 }
 
@@ -108,7 +108,7 @@ def ways(part, quick):
         return dict(list(MEMORY.items())[:2]) if quick else MEMORY
     if part == 'correctness':
         if not IS_GPU:  # compared with itself in float32; it has neither TF32 nor, in PyTorch 2.3, float16
-            return {row: COMPARED[row] for row in ('float32, recomputed', 'bfloat16')}
+            return {row: COMPARED[row] for row in ('float32, checkpointing', 'bfloat16')}
         return {row: way for row, way in COMPARED.items() if is_ampere() or row not in ('TF32', 'bfloat16')}
     found = WAYS if is_ampere() else BEFORE_AMPERE if IS_GPU else ON_CPU
     found = {row: way for row, way in found.items() if not quick or row in QUICK}
@@ -125,7 +125,7 @@ def networks(part, names, options):
 
 
 def where():
-    """Return the name of the card, None for a CPU."""
+    """Return the name of the GPU, None for a CPU."""
     return torch.cuda.get_device_name(0) if IS_GPU else None
 
 
@@ -152,7 +152,7 @@ def is_of_memory(error):
 
 
 def fits(function):
-    """Call a function; return whether the memory of the card was enough for it."""
+    """Call a function; return whether the memory of the GPU was enough for it."""
     is_enough = True
     try:
         function()
@@ -244,7 +244,7 @@ class Network:
         return taken[0] if fits(measure) else None
 
     def room(self):
-        """Return the MB that are free on the card, or kept by PyTorch for further use, less the gradients'."""
+        """Return the MB that are free on the GPU, or kept by PyTorch for further use, less the gradients'."""
         release()
         gradients = sum(parameter.nbytes for parameter in self.module(True).parameters() if parameter.requires_grad)
         return (torch.cuda.mem_get_info()[0] - gradients) / 2**20
@@ -372,7 +372,7 @@ def sgd_of(module):
     return sgd
 
 
-# ------------------------------------------------------------------------------------ several devices, faces, the card
+# ------------------------------------------------------------------------------------ several devices, faces, the GPU
 
 
 def kinds_of_scaling():
@@ -449,7 +449,7 @@ def faces(options):
 
 
 def facts():
-    """Return {what: value} of the cards and the libraries."""
+    """Return {what: value} of the GPUs and the libraries."""
     found = {
         'Python': platform.python_version(),
         'PyTorch': torch.__version__,
@@ -463,9 +463,9 @@ def facts():
         found['code for'] = ', '.join(torch.cuda.get_arch_list())
         for number in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(number)
-            found[f'card {number}'] = card.name
-            found[f'card {number}, compute capability'] = f'{card.major}.{card.minor}'
-            found[f'card {number}, memory MB'] = round(card.total_memory / 2**20)
+            found[f'GPU {number}'] = card.name
+            found[f'GPU {number}, compute capability'] = f'{card.major}.{card.minor}'
+            found[f'GPU {number}, memory MB'] = round(card.total_memory / 2**20)
     return found
 
 
