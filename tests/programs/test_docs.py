@@ -123,7 +123,7 @@ QUICK = '--multiplier 0.1 --steps 1 --per-batch-size 4 --identities 4 --images 2
 
 
 def test_the_commands_of_the_readme_run(tmp_path):
-    """In its order, but for make, insightface's trainers and published weights, which other tests run."""
+    """In order, without make, insightface's trainers and published weights, which other tests run."""
     for name in ('tools', 'symbols', 'config', 'backbones', 'patcher', 'patch_insightface.py'):
         os.symlink(os.path.join(ROOT, name), str(tmp_path / name))
     lay_out(str(tmp_path / 'insightface'), 'C')
