@@ -181,7 +181,7 @@ def parse_args(argv=None):
                 nargs='+',
                 metavar='RATE',
                 default=list(verification.FARS) if function is faces else None,
-                help='false accept rates at which to print the threshold of the cosine and the true accept rate, as '
+                help='print the threshold of the cosine and the true accept rate at these false accept rates, as '
                 '1e-3 1e-4 1e-5' + (' (default: 1e-2 1e-3 1e-4)' if function is faces else ', with --similar'),
             )
         added.add_argument('--batch-size', type=whole_number(1, 4096), default=32, metavar='N', help='batch size')
@@ -191,13 +191,13 @@ def parse_args(argv=None):
     parser_ = command(faces, f'verify pairs of faces, as insightface does, on every .bin file of a folder. {HOST}')
     parser_.add_argument('--data', required=True, metavar='FOLDER', help='folder of the verification sets (.bin)')
     parser_.add_argument(
-        '--sets', type=lambda text: text.split(','), metavar='NAME,…', help='only these (default: all)'
+        '--sets', type=lambda text: text.split(','), metavar='NAME,…', help='evaluate only these sets (default: all)'
     )
     parser_.add_argument('--plot', type=figures.picture_path, metavar='FILE', help='draw the ROC curves into this file')
     form = parser_.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print JSON')
     form.add_argument('--markdown', action='store_true', help='print Markdown tables')
-    parser_ = command(imagenet, 'top-1 and top-5 error of an ImageNet variant')
+    parser_ = command(imagenet, 'measure top-1 and top-5 error of an ImageNet variant')
     parser_.add_argument(
         '--data', required=True, metavar='PATH', help='folder with one subfolder per class, or a .rec file'
     )
@@ -210,13 +210,15 @@ def parse_args(argv=None):
         '--crop', type=whole_number(1, 4096), help="pixels of the centre (default: the network's size)"
     )
     parser_.add_argument('--markdown', action='store_true', help='print a Markdown table')
-    parser_ = command(embed, 'embeddings of aligned faces', models=1)
+    parser_ = command(embed, 'compute embeddings of aligned faces', models=1)
     parser_.add_argument('pictures', nargs='+', metavar='IMAGE|FOLDER', help='aligned faces')
-    parser_.add_argument('-o', '--output', type=embeddings_path, metavar='FILE', help='write them: .npz or .csv')
+    parser_.add_argument(
+        '-o', '--output', type=embeddings_path, metavar='FILE', help='write the embeddings: .npz or .csv'
+    )
     parser_.add_argument(
         '--similar',
         action='store_true',
-        help='print the cosines of all pairs; with --far thresholds, of a folder with a subfolder for each person',
+        help='print the cosines of all pairs, or with --far the thresholds (needs one subfolder per person)',
     )
     args = parser.parse_args(argv)
     if not args.command:

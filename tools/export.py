@@ -1,9 +1,9 @@
 """Export a trained network: symbol JSON, slim checkpoint, folded BatchNorms, ONNX.
 
-With --network alone: the symbol. With --model: the checkpoint, cut at the embedding, as a plain inference network in
-MXNet's own operators, whatever forms it was trained in. BatchNorms are folded into the layers next to them in the ONNX
-file, and stay in the checkpoint. All files are read back and compared with the network as it was trained; above the
-tolerance none of them is kept.
+With --network alone, it writes the symbol. With --model, it writes the checkpoint, cut at the embedding, as an
+inference network in MXNet's own operators. The ONNX file has BatchNorms folded into the layers next to them; the
+checkpoint keeps them. The program reads all files back and compares them with the trained network. If they differ by
+more than the tolerance, it writes nothing.
 """
 
 import collections
@@ -37,11 +37,13 @@ FOLDED = '-folded'  # suffix of the prefix of files without BatchNorms
 
 def parse_args(argv=None):
     parser = Parser(prog='export.py', description=__doc__)
-    parser.add_argument('--network', help='network; with --model, the network that the checkpoint must match')
+    parser.add_argument(
+        '--network', help='network to export, or with --model, the network that the checkpoint must match'
+    )
     parser.add_argument(
         '--model',
         metavar=MODEL,
-        help='checkpoint: PREFIX-symbol.json (not read if --network is given) and PREFIX-EPOCH.params, or '
+        help='checkpoint: PREFIX-symbol.json (not read with --network) and PREFIX-EPOCH.params, or '
         "arcface_torch's model.pt",
     )
     parser.add_argument(
@@ -50,35 +52,31 @@ def parse_args(argv=None):
         required=True,
         type=file_prefix,
         metavar='PREFIX',
-        help='prefix of what is written: PREFIX-symbol.json, PREFIX-EPOCH.params, PREFIX.onnx',
+        help='write PREFIX-symbol.json, PREFIX-EPOCH.params and PREFIX.onnx',
     )
     parser.add_argument(
         '--onnx-in',
         metavar='FILE.onnx',
-        help='quantise this file, of any face recogniser, instead of a checkpoint: with --precision int8; it keeps the '
-        'normalisation that it has, or has not',
+        help='with --precision int8: quantise the ONNX file of any face recogniser instead of a checkpoint; its '
+        'normalisation stays',
     )
     folding = parser.add_mutually_exclusive_group()
     folding.add_argument(
         '--fold-bn',
         action='store_true',
         default=None,
-        help='fold every BatchNorm that can be folded exactly in the checkpoint too; the files are called '
-        f'PREFIX{FOLDED}-… and are for inference, not to be trained further',
+        help=f'fold BatchNorms in the checkpoint, too; the files are named PREFIX{FOLDED}-… and are for inference only',
     )
     folding.add_argument(
-        '--no-fold-bn',
-        dest='fold_bn',
-        action='store_false',
-        default=None,
-        help='keep the BatchNorms in the ONNX file too',
+        '--no-fold-bn', dest='fold_bn', action='store_false', default=None, help='keep the BatchNorms in the ONNX file'
     )
-    parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx too')
+    parser.add_argument('--onnx', action='store_true', help='write PREFIX.onnx, too')
     parser.add_argument(
         '--precision',
         choices=[*TOLERANCES, INT8],
         default='float32',
-        help='of the weights and maps in the ONNX file; inputs and outputs stay float32; int8 needs --calibration',
+        help='precision of weights and feature maps in the ONNX file; input and output stay float32; int8 requires '
+        '--calibration',
     )
     parser.add_argument(
         '--batch-size', type=whole_number(1, 4096), metavar='N', help='fixed batch size of the ONNX file (default: any)'
@@ -87,11 +85,11 @@ def parse_args(argv=None):
         '--triton',
         type=folder_name,
         metavar='FOLDER',
-        help='add the ONNX file, with a config.pbtxt, as a model to this model repository of a Triton inference server',
+        help='add the ONNX file, with a config.pbtxt, to this model repository of a Triton server',
     )
     add_sizes(parser)
     add_int8(parser)
-    parser.add_argument('--image', metavar='FILE', help='compare on this image too')
+    parser.add_argument('--image', metavar='FILE', help='compare on this image, too')
     args = parser.parse_args(argv)
     if not args.model and not args.onnx_in and (args.fold_bn or args.onnx or args.image):
         parser.error('--fold-bn, --onnx and --image need weights; pass --model')
@@ -119,12 +117,12 @@ def parse_args(argv=None):
 
 def add_int8(parser):
     """Add the options of an ONNX file in int8."""
-    group = parser.add_argument_group('int8', 'Layers stay in float, as few as possible, until both promises hold.')
+    group = parser.add_argument_group('int8', 'The fewest possible layers stay in float so that all limits hold.')
     group.add_argument(
         '--int8-for',
         choices=SCHEMES,
         default='cpu',
-        help='cpu: onnxruntime and OpenVINO; tensorrt: as TensorRT needs it, which onnxruntime runs in float on a CPU',
+        help='cpu: for onnxruntime and OpenVINO; tensorrt: for TensorRT (onnxruntime runs it in float on a CPU)',
     )
     group.add_argument(
         '--calibration',
@@ -132,9 +130,13 @@ def add_int8(parser):
         help="calibration faces: a data set in insightface's format, a .bin file, or a folder of aligned faces",
     )
     group.add_argument(
-        '--calibration-images', type=whole_number(1, 100000), default=CALIBRATION, metavar='N', help='how many of them'
+        '--calibration-images',
+        type=whole_number(1, 100000),
+        default=CALIBRATION,
+        metavar='N',
+        help='number of calibration faces',
     )
-    group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='chooses them')
+    group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='of the choice of calibration faces')
     group.add_argument(
         '--min-cosine',
         type=number(0, 1),
@@ -146,10 +148,10 @@ def add_int8(parser):
         '--min-centred-cosine',
         type=number(-1, 1),
         default=MIN_CENTRED,
-        help='the same, of embeddings less the mean embedding in float',
+        help='the same for embeddings minus the mean embedding in float',
     )
-    group.add_argument('--verify', metavar='FILE.bin', help='measure the accuracy on this verification set too')
-    group.add_argument('--max-drop', type=number(0, 100), default=0.3, help='points that the accuracy may fall')
+    group.add_argument('--verify', metavar='FILE.bin', help='compare the accuracy on this verification set, too')
+    group.add_argument('--max-drop', type=number(0, 100), default=0.3, help='largest drop of the accuracy, in points')
 
 
 def promise_of(args, image_shape, normalised=lambda images: images):

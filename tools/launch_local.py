@@ -32,10 +32,10 @@ def parse_args(argv=None):
     parser = Parser(
         prog='launch_local.py', description=__doc__, usage='%(prog)s [--workers N] [--servers N] -- COMMAND'
     )
-    parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that train')
-    parser.add_argument('--servers', type=whole_number(1), default=1, help='processes that sum gradients')
+    parser.add_argument('--workers', type=whole_number(1), default=2, help='number of workers, which train')
+    parser.add_argument('--servers', type=whole_number(1), default=1, help='number of servers, which sum gradients')
     parser.add_argument('--port', type=whole_number(1, 65535), help='port of the scheduler (default: a free one)')
-    parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- COMMAND', help='what every worker runs')
+    parser.add_argument('command', nargs=argparse.REMAINDER, metavar='-- COMMAND', help='command of every worker')
     args = parser.parse_args(argv)
     args.command = command_of(args.command)
     if not args.command:

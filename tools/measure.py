@@ -1,4 +1,4 @@
-"""Measure what networks cost: time, memory, and what is true on a GPU.
+"""Measure time and memory of networks, and check this machine's GPUs.
 
 python tools/measure.py networks cru116 att92    times, plans and readers of networks, on this machine
 python tools/measure.py deployment cru116        a network in MXNet, onnxruntime and OpenVINO
@@ -16,7 +16,7 @@ import time
 
 from netkit.project import NEEDED, need, start
 
-start(needed=())
+start(needed=('numpy',))
 
 from netkit.cli import Parser, command_of, folder_name, number, run, whole_number
 from netkit.drawing.canvas import picture_path
@@ -314,7 +314,7 @@ def check_gpu(parser, args):
 
 
 def gpu(args):
-    """Measure what is true on this machine's GPUs, in PyTorch, onnxruntime and MXNet, into a page to send back.
+    """Check and benchmark this machine's GPUs in PyTorch, onnxruntime and MXNet; write a report to send us.
 
     Each part runs in a separate process, within its share of --minutes. A part that fails or takes too long does not
     stop the others. Without a GPU the parts run small, on the CPU, and the report says so. "make check-gpu" makes the

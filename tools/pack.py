@@ -89,27 +89,27 @@ def record_path(text):
 def parse_args(argv=None):
     parser = Parser(prog='pack.py', description=__doc__)
     commands = parser.add_subparsers(dest='command', metavar='WHAT')
-    parser_ = commands.add_parser('faces', help='the faces of people', description=faces.__doc__)
+    parser_ = commands.add_parser('faces', help='pack faces', description=faces.__doc__)
     parser_.set_defaults(pack=faces)
     parser_.add_argument('folder', metavar='FOLDER', help='folder with one subfolder per person')
     parser_.add_argument('-o', '--output', required=True, type=folder_name, help='folder of the data set')
-    parser_.add_argument('--size', type=whole_number(16, 1024), default=112, help='pixels a side')
+    parser_.add_argument('--size', type=whole_number(16, 1024), default=112, help='height and width in pixels')
     aligning = parser_.add_mutually_exclusive_group()
     aligning.add_argument(
         '--landmarks',
         metavar='FILE.csv',
-        help='align the faces by five points: path of the picture, then x and y of left eye, right eye, '
+        help='align the faces by five landmarks per line: path of the image, then x and y of left eye, right eye, '
         'nose, left and right corner of the mouth, as seen in the picture (default: the pictures '
         'are aligned)',
     )
     aligning.add_argument(
         '--detect',
         metavar='MODEL.onnx',
-        help='align the largest face of each picture, found by this detection model in the package insightface',
+        help='find and align the largest face of each image by this detection model; needs the package insightface',
     )
-    parser_.add_argument('--min-images', type=whole_number(1), default=2, help='leave out people with fewer pictures')
+    parser_.add_argument('--min-images', type=whole_number(1), default=2, help='skip people with fewer images')
     parser_.add_argument(
-        '--pairs', type=pairs_number, default=0, help='verification pairs, ten at least, for the ten folds; 0: none'
+        '--pairs', type=pairs_number, default=0, help='number of verification pairs: 0, or at least 10'
     )
     parser_.add_argument(
         '--set',
@@ -122,18 +122,16 @@ def parse_args(argv=None):
         '--share',
         type=number(0.001, 0.9),
         default=0.1,
-        help='share of the people who are kept out of the training for the pairs, at least two',
+        help='share of held-out people for the pairs (at least two people)',
     )
-    parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same pairs')
-    parser_ = commands.add_parser('classes', help='the labelled images', description=classes.__doc__)
+    parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='of the choice of pairs')
+    parser_ = commands.add_parser('classes', help='pack labelled images', description=classes.__doc__)
     parser_.set_defaults(pack=classes)
     parser_.add_argument('folder', metavar='FOLDER', help='folder with one subfolder per class')
-    parser_.add_argument(
-        '-o', '--output', required=True, type=record_path, metavar='FILE.rec', help='the file to write'
-    )
+    parser_.add_argument('-o', '--output', required=True, type=record_path, metavar='FILE.rec', help='file to write')
     parser_.add_argument('--resize', type=whole_number(16, 4096), default=256, help='pixels of the shorter side')
     parser_.add_argument('--quality', type=whole_number(1, 100), default=95, help='of the JPEG images')
-    parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same order')
+    parser_.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='of the order')
     args = parser.parse_args(argv)
     if not args.command:
         parser.error(f'say what to pack: {", ".join(commands.choices)}')

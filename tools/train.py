@@ -1,9 +1,8 @@
-"""Train a network on faces: drawn ones, or a data set in insightface's format.
+"""Train a network on synthetic faces, or on a data set in insightface's format.
 
-Saves OUTPUT/NETWORK-symbol.json and OUTPUT/NETWORK-0001.params, cut at the embedding, and measures these files
-on the verification sets (.bin) of the data set. On several devices, and with --kvstore dist_sync in several processes
-(tools/launch_local.py), each takes its share of the images of a step. tools/train_imagenet.py trains the ImageNet
-networks.
+Saves OUTPUT/NETWORK-symbol.json and OUTPUT/NETWORK-0001.params, cut at the embedding, and evaluates these files on the
+verification sets (.bin) of the data set. Several devices (--devices), or processes (--kvstore dist_sync with
+tools/launch_local.py), share the images of a step. To train the ImageNet networks, use tools/train_imagenet.py.
 
 LENGTH is a number of steps (2000) or epochs (1.5e).
 """
@@ -19,6 +18,7 @@ start()
 from netkit import report
 from netkit.cli import Parser, folder_name, multiplier, number, run, whole_number
 from netkit.data.augment import Augmentation
+from netkit.graph.naming import is_original
 from netkit.networks import LOSSES, NETWORKS, parse
 from netkit.training import options
 from netkit.training.keeping import ALL, BEST, ONE
@@ -35,11 +35,12 @@ OF_RUN = 'steps', 'epochs', 'per_batch_size', 'devices', 'kvstore', 'pretrained'
 
 def add_what(parser):
     """Add the options for the network and the data."""
-    group = parser.add_argument_group('what')
+    group = parser.add_argument_group('network and data')
     group.add_argument(
         '--network',
         default='cru56',
-        help=f'network: {", ".join(NETWORKS)}; with settings if needed, as in ires50:net_origin=release',
+        help=f'{", ".join(name for name in NETWORKS if not is_original(name))}; with settings as in '
+        'ires50:net_origin=release',
     )
     group.add_argument(
         '--multiplier',
@@ -49,24 +50,26 @@ def add_what(parser):
     )
     group.add_argument('--dataset', help=argparse.SUPPRESS)  # of earlier versions, which also trained on ImageNet
     group.add_argument(
-        '--data', type=folder_name, help='folder of the data set (default: OUTPUT/data, drawn if it does not exist)'
+        '--data', type=folder_name, help='folder of the data set (default: synthetic faces in OUTPUT/data)'
     )
-    group.add_argument('--loss', default='arcface', help=f'loss: {", ".join(LOSSES)}')
-    group.add_argument('-o', '--output', type=folder_name, default='out/train', help='folder for the checkpoint')
+    group.add_argument('--loss', default='arcface', help=f'{", ".join(LOSSES)}')
+    group.add_argument(
+        '-o', '--output', type=folder_name, default='out/train', help='folder of the run: checkpoints, train.log'
+    )
     group.add_argument(
         '--pretrained',
         metavar='PREFIX,EPOCH',
-        help="start from the weights of this checkpoint that have the name and shape of the network's",
+        help='start from the weights of this checkpoint whose names and shapes fit',
     )
-    group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='same seed, same result')
+    group.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0, help='of all random numbers')
 
 
 def add_how_long(parser):
     """Add the options for steps and learning rate."""
-    group = parser.add_argument_group('how long')
+    group = parser.add_argument_group('length and learning rate')
     either = group.add_mutually_exclusive_group()
     either.add_argument('--steps', type=whole_number(1), default=STEPS, help='training steps')
-    either.add_argument('--epochs', type=number(1e-6, 1e6), help='instead: times that every image is seen')
+    either.add_argument('--epochs', type=number(1e-6, 1e6), help='instead of --steps: passes over the data set')
     group.add_argument('--per-batch-size', type=whole_number(1), default=32, help='images per device and step')
     group.add_argument('--lr', type=number(1e-30, 1000), default=0.1, help='learning rate')
     group.add_argument(
@@ -80,7 +83,7 @@ def add_how_long(parser):
         type=length,
         metavar='LENGTH',
         default=options.Length(0, False),
-        help='raise it from 0 during this LENGTH',
+        help='raise the learning rate from 0 during this LENGTH',
     )
     group.add_argument('--mom', type=number(0, 1), help="momentum (default: the network's)")
     group.add_argument('--wd', type=number(0, 1), help="weight decay (default: the network's)")
@@ -88,12 +91,12 @@ def add_how_long(parser):
 
 def add_images(parser):
     """Add the options for what is done to the images."""
-    group = parser.add_argument_group('images', 'Half of the images are mirrored, always.')
+    group = parser.add_argument_group('images', 'The trainer always mirrors half of the images.')
     group.add_argument(
         '--crop',
         type=number(0.1, 1),
         default=1.0,
-        help='enlarge a random part of each image, with at least this share of the sides, to the whole; published: 0.9',
+        help='enlarge a random crop with at least this share of the sides; published: 0.9',
     )
     group.add_argument(
         '--data-color',
@@ -108,13 +111,13 @@ def add_images(parser):
         '--readers',
         type=whole_number(0, 1024),
         default=0,
-        help='processes that decode images ahead; 0: the training itself decodes them',
+        help='processes that decode images ahead; 0: the main process decodes them',
     )
     group.add_argument(
         '--on-bad-record',
         choices=('stop', 'skip'),
         default='stop',
-        help='what to do about a record that cannot be read',
+        help='stop at a record that cannot be read, or skip it',
     )
 
 
@@ -132,21 +135,20 @@ def add_measuring(parser):
         type=int,
         choices=(BEST, ALL, ONE),
         default=ONE,
-        help='which checkpoints to keep: 1 those that are the best so far, and the last; 2 all; 3 one, 0001',
+        help='keep 1: the best so far and the last; 2: all; 3: one, 0001',
     )
     group.add_argument(
         '--sets',
         type=lambda text: text.split(','),
         metavar='NAME,NAME…',
-        help='verification sets of the data set to measure on (default: all .bin files)',
+        help='verification sets to evaluate on (default: all .bin files of the data set)',
     )
-    group.add_argument('--no-verification', action='store_true', help='measure nothing')
+    group.add_argument('--no-verification', action='store_true', help='do not evaluate')
     group.add_argument(
         '--resume',
         action='store_true',
-        help='continue from the last state in OUTPUT, if there is one; the options that change what is '
-        'computed have to be the same; --steps or --epochs may be larger (the learning '
-        'rate then falls later). Without --resume, an older state is removed',
+        help='resume from the last state in OUTPUT, if any. Options that affect the result must be unchanged; --steps '
+        'or --epochs may be larger (the learning rate then drops later). Without --resume, an older state is deleted',
     )
     group.add_argument(
         '--state-every',
@@ -164,13 +166,13 @@ def add_devices(parser):
         '--devices',
         type=whole_number(1, 1024),
         default=1,
-        help='devices to train on: GPUs where there are any, else CPU contexts',
+        help='number of GPUs, or of CPU contexts on a machine without a GPU',
     )
     group.add_argument(
         '--kvstore',
         choices=KVSTORES,
-        help='how gradients are summed: on the CPU, on the GPUs, by NCCL, or over several processes or '
-        'machines (default: device on GPUs, else local)',
+        help='sum gradients on the CPU, on the GPUs, by NCCL, or over several processes or machines (default: device '
+        'on GPUs, else local)',
     )
     group.add_argument('--fp16', action='store_true', help='compute the trunk in float16 (on GPUs)')
     group.add_argument(
@@ -181,15 +183,15 @@ def add_devices(parser):
     group.add_argument(
         '--memonger',
         choices=('on', 'off'),
-        help='recompute feature maps in the backward pass instead of keeping them, for a quarter '
-        "of the memory (default: the network's choice on a GPU, off on a CPU)",
+        help='gradient checkpointing: a quarter of the memory, longer steps (default: the setting of the network on a '
+        'GPU, off on a CPU)',
     )
 
 
 def add_drawing(parser):
     """Add the options for synthetic faces."""
     group = parser.add_argument_group('synthetic faces')
-    group.add_argument('--draw', action='store_true', help='draw the data set into --data if it does not exist')
+    group.add_argument('--draw', action='store_true', help='generate synthetic faces in --data if it does not exist')
     group.add_argument('--identities', type=whole_number(2), default=64, help='people to draw')
     group.add_argument('--images', type=whole_number(1), default=20, help='images of each')
     group.add_argument('--pairs', type=whole_number(10), default=300, help='verification pairs to draw')

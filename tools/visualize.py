@@ -92,7 +92,7 @@ def parse_args(argv=None):
             required=True,
             type=figures.picture_path,
             metavar='FILE',
-            help='the picture: .svg and .pdf are drawn in vectors, .png in dots',
+            help='figure to write: .svg, .pdf or .png',
         )
         return added
 
@@ -101,23 +101,25 @@ def parse_args(argv=None):
     parser_.add_argument(
         '--detail',
         metavar='UNIT',
-        help='instead, the layers inside this unit, like stage2_unit1; unit: inside one of every kind',
+        help='draw the layers inside this unit, such as stage2_unit1; unit: of one unit of each kind',
     )
     add_sizes(parser_)
     parser_ = command(attention, 'the soft masks of all attention modules over an image, or any feature map')
-    parser_.add_argument('--network', help='network; with --model, the one that the checkpoint must match')
-    parser_.add_argument('--model', metavar=MODEL, help='checkpoint; without it the weights are random')
-    parser_.add_argument('--image', metavar='FILE', help='an aligned face, resized if needed (default: a drawn one)')
+    parser_.add_argument('--network', help='network, or with --model, the network that the checkpoint must match')
+    parser_.add_argument('--model', metavar=MODEL, help='checkpoint (default: random weights)')
+    parser_.add_argument(
+        '--image', metavar='FILE', help='an aligned face, resized if needed (default: a synthetic one)'
+    )
     parser_.add_argument(
         '--layer',
         metavar='NAME',
         action='append',
-        help='draw the map of this layer instead, like stage2_unit1_plus; may be repeated',
+        help='draw the feature map of this layer, such as stage2_unit1_plus; may be repeated',
     )
     add_sizes(parser_)
     parser_ = command(receptive, 'the receptive fields of trunk and mask of all attention modules, over an image')
     parser_.add_argument(
-        'network', nargs='?', metavar='NETWORK', help='network; with --model, the one that it must match'
+        'network', nargs='?', metavar='NETWORK', help='network, or with --model, the network that it must match'
     )
     parser_.add_argument('--model', metavar=MODEL, help='checkpoint, to draw the gradients as well')
     parser_.add_argument(
@@ -129,7 +131,7 @@ def parse_args(argv=None):
     add_sizes(parser_)
     parser_ = command(training, 'loss, accuracy, verification and speed of training runs, over each other')
     parser_.add_argument(
-        'logs', nargs='+', metavar='LOG', help="train.log of tools/train.py, or what insightface's train.py printed"
+        'logs', nargs='+', metavar='LOG', help="train.log of tools/train.py, or the output of insightface's train.py"
     )
     args = parser.parse_args(argv)
     if not args.command:

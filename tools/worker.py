@@ -22,6 +22,9 @@ def main():
     if len(sys.argv) < (3 if kind else 2):
         sys.stderr.write(USAGE)
         sys.exit(2)
+    if sys.argv[1] in ('-h', '--help'):
+        print(__doc__)
+        return
     if not kind and not os.path.isfile(sys.argv[1]):
         sys.stderr.write(f'worker.py: there is no file {sys.argv[1]} to run\n')
         sys.exit(2)

@@ -129,10 +129,10 @@ def add_sizes(parser):
         '--image-size',
         type=image_size,
         metavar='HEIGHT,WIDTH',
-        help="images' size (default: the network's, a checkpoint's if it tells, else 112,112)",
+        help="image size (default: the network's or the checkpoint's, else 112,112)",
     )
     parser.add_argument(
-        '--multiplier', type=multiplier, default=1.0, help='width of the network against the paper (net_multiplier)'
+        '--multiplier', type=multiplier, default=1.0, help="width relative to the paper's network (net_multiplier)"
     )
 
 

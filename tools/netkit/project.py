@@ -38,9 +38,11 @@ def start(needed=tuple(NEEDED)):
 
 
 def need(*packages):
-    """End the process with a sentence where this Python has not all of some packages."""
+    """End the process with a sentence if a package is missing; for --help, print the program's description first."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
+        if {'-h', '--help'} & set(sys.argv[1:]):
+            print(sys.modules['__main__'].__doc__)
         end(no_package(missing[0]))
     if 'mxnet' in packages:
         check_numpy()
@@ -48,6 +50,8 @@ def need(*packages):
 
 def no_package(module):
     """Return the sentence on a module that this Python does not have."""
+    if module in ('torch', 'timm', 'torchvision'):
+        return f"this Python has no {module}; run python -m pip install '.[timm]' torchvision tqdm in {ROOT}"
     return (
         f'this Python has no {NEEDED.get(module, module)}; run "make demo" once, then ". .venv/bin/activate", or run '
         '.venv/bin/python instead of python'
