@@ -31,7 +31,8 @@ def list_models(pattern='*'):
 def create_model(name, pretrained=None, num_features=None, **settings):
     """Return a network, a module of images (n, 3, height, width) to embeddings, or classes, (n, num_features) float32.
 
-    `name` is one of `list_models`, or a folder that a module's `save_pretrained` wrote, with its settings and weights.
+    `name` is one of `list_models`, with settings if needed (`'cru116:net_origin=release'`), the path of a symbol's
+    JSON, or a folder that a module's `save_pretrained` wrote, with its settings and weights.
     `pretrained` is the path of a state dict (there are no weights of ours to name by True), `num_features` the size of
     the embedding, by default the network's own.
     `settings` are those of the builder (`net_multiplier=0.25`, `net_origin='release'`), and `dropout`, `memonger`,
@@ -46,6 +47,10 @@ def create_model(name, pretrained=None, num_features=None, **settings):
         pretrained = pretrained or os.path.join(name, WEIGHTS)
         name, kept = read_config(name)
         settings = {**kept, **settings}
+    else:
+        name, given = symbol_torch.parsed(name)
+        pretrained = pretrained or given.pop('pretrained', None)
+        settings = {**given, **settings}
     if num_features is not None:
         settings['emb_size'] = int(num_features)
     model = symbol_torch.made(name, settings)

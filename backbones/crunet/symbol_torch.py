@@ -174,15 +174,22 @@ def load_weights(module, path):
         shapes = {name: tuple(value.shape) for name, value in state.items() if not is_count(name)}
     except OSError as error:
         raise ValueError(f'cannot read {path}: {error.strerror or error}')
+    except ImportError as error:
+        raise ValueError(f'cannot read {path}: {error}; run pip install safetensors')
     except Exception as error:  # torch.load has many for files that are none
         why = re.split(r'\. |\n', str(error) or repr(error))[0]  # the others advise to run what is in the file
         raise ValueError(f'{path} is not a state dict, or has other things next to; tools/convert.py reads more: {why}')
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if not is_count(name)}
+    if not set(wanted) & set(shapes):
+        raise ValueError(
+            f'{path} has other names than this network, such as {next(iter(shapes), "none")}; tools/import_weights.py '
+            'imports the weights of other implementations'
+        )
     for name in [*wanted, *shapes]:
         if shapes.get(name) != wanted.get(name):
             raise ValueError(
                 f'{path} has not the weights of this network: {name} has the shape {shapes.get(name)} there and '
-                f'{wanted.get(name)} here'
+                f'{wanted.get(name)} here; num_features and settings such as net_origin must be those of the training'
             )
     module.load_state_dict(state, strict=True)
 

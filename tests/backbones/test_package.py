@@ -108,6 +108,20 @@ def test_what_is_refused(crunet, name, settings, words):
         crunet.create_model(name, **settings)
 
 
+def test_settings_in_the_name(crunet, tmp_path):
+    one = crunet.create_model('cru56:net_multiplier=0.125,emb_size=16')
+    assert one.size == 16 and one.config['settings'] == {'net_multiplier': 0.125, 'emb_size': 16}
+    torch.save(one.state_dict(), str(tmp_path / 'x.pt'))
+    path = str(tmp_path / 'x.pt')
+    two = crunet.create_model(f'cru56:net_multiplier=0.125,pretrained={path}', num_features=16)
+    assert torch.equal(one.fc1.weight, two.fc1.weight)
+    with pytest.raises(ValueError, match='num_features and settings such as net_origin must be those of the training'):
+        crunet.create_model('cru56:net_multiplier=0.125', pretrained=path)
+    torch.save({'layer1.0.weight': torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match='has other names than this network, such as layer1.0.weight; tools/import'):
+        crunet.create_model('cru56', pretrained=path)
+
+
 def test_a_picture_becomes_the_input(crunet, tmp_path):
     """By hand: (x - 127.5) / 127.5, of RGB, channels first; whatever the picture is given as."""
     pixels = np.random.RandomState(0).randint(0, 256, (112, 112, 3)).astype(np.uint8)
