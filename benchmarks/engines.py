@@ -1,11 +1,11 @@
-"""Run our ONNX files in the engines that people put behind them, against onnxruntime: `make test-engines`.
+"""Compare our ONNX files in other inference engines with onnxruntime: `make test-engines`.
 
     .venv/bin/python benchmarks/engines.py --python .venv-engines/bin/python --output out/engines
 
 Trains narrow networks on synthetic faces, exports them, and gives 20 held-out faces to every engine. Each
-engine runs in a separate process. The exit code is 1 where an engine in full precision differs by more than DIFFERENCE
-of the range, or one in half precision has a cosine, seen from the mean embedding, below CENTRED. Times are those
-of one image on two threads, interleaved with onnxruntime (A B A B).
+engine runs in a separate process. The exit code is 1 if a full-precision engine differs by more than DIFFERENCE of
+the range, or a half-precision one has a cosine, measured from the mean embedding, below CENTRED. Times are for
+one image on two threads, interleaved with onnxruntime (A B A B).
 """
 
 import argparse
@@ -63,7 +63,7 @@ def each(run):
 
 
 def called(*command):
-    """Run a program and return what it prints; raise RuntimeError with its last words where it fails."""
+    """Run a program and return its output; raise RuntimeError with the end of its errors if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     if done.returncode:
         raise RuntimeError(f'{os.path.basename(command[0])} ended with {done.returncode}: {done.stderr.strip()[-200:]}')
@@ -83,7 +83,7 @@ def onnxruntime(path, folder):
 
 
 def client(path):
-    """Open a file in insightface's package, which takes BGR pictures and normalises them if it thinks that it must."""
+    """Open a file in insightface's package, which takes BGR images and detects whether to normalise them."""
     import insightface
 
     model = insightface.model_zoo.get_model(path, providers=['CPUExecutionProvider'])
@@ -189,7 +189,7 @@ def mnn(path, folder, *options):
     from MNN import nn
 
     converted = os.path.join(folder, 'x.mnn')
-    # Its mnnconvert reports to a server at the end, and waits for it; this is the function behind it.
+    # Its mnnconvert waits for a report to a server at the end; this calls the underlying function.
     code = 'import sys, _tools; _tools.mnnconvert(["mnnconvert", *sys.argv[1:]])'
     words = ['-f', 'ONNX', '--modelFile', path, '--MNNModel', converted, '--bizCode', 'x', *options]
     called(sys.executable, '-c', code, *words)
@@ -263,7 +263,7 @@ def web(path, folder):
 
 
 def measure(name, path, folder):
-    """Print as JSON what an engine makes of a file, and its times and onnxruntime's, interleaved, in milliseconds."""
+    """Print an engine's outputs as JSON, with its and onnxruntime's interleaved times in milliseconds."""
     images = np.load(os.path.join(folder, 'images.npy'))
     runs = onnxruntime(path, folder), ENGINES[name][1](path, folder)
     expected, found = (run(images) for run in runs)
@@ -333,7 +333,7 @@ def prepare(output):
 
 
 def is_right(precision, found):
-    """Return whether an engine keeps what is asked of its precision."""
+    """Return whether an engine meets the limit of its precision."""
     if precision == FULL:
         return found['difference'] <= DIFFERENCE
     return precision == WEIGHTS or found['centred'] >= CENTRED

@@ -1,4 +1,4 @@
-"""Damage files in ways that nobody thought of, and read them: each is read right, or refused in a sentence.
+"""Damage files at random and check that each is read correctly or refused with one sentence.
 
     python benchmarks/fuzz.py --minutes 60
 
@@ -49,7 +49,7 @@ from netkit.networks import build  # noqa: E402
 from netkit.training import state  # noqa: E402
 
 SHAPE, SLOW = (112, 112, 3), 60  # seconds
-WITH_CHECKSUMS = 'pt', 'npz'  # zip archives: what is read of one is what was written
+WITH_CHECKSUMS = 'pt', 'npz'  # zip archives: the values read are the values written
 CONFIG = os.path.join('checkout', 'recognition', 'arcface_mxnet', 'config.py')
 
 
@@ -133,7 +133,7 @@ def damaged(content, random):
         if not content:
             break
         at, length = random.randint(len(content)), int(2 ** random.uniform(0, 8))
-        if random.rand() < 0.5:  # most formats say at their beginning and end what they are
+        if random.rand() < 0.5:  # most formats have their metadata at the start and end
             at = at % 256 if random.rand() < 0.5 else max(len(content) - 1 - at % 256, 0)
         kind = random.randint(7)
         if kind == 0:
@@ -213,7 +213,7 @@ def tell_apart(kind, read, original, folder):
 
 
 def those_in(found, original):
-    """Return what is in `found`, with the values of the original: the list of an archive's members has no checksum.
+    """Return the entries of `found` with the original's values: an archive's list of members has no checksum.
 
     The function that takes the parameters reports the missing ones.
     """
@@ -223,7 +223,7 @@ def those_in(found, original):
 
 
 def attempt(folder, name, read, random):
-    """Damage a file, and put it back; return what `read` does, or 'refused'. Another error keeps the damaged file."""
+    """Damage, read and restore a file; return `read`'s result or 'refused'. Other errors store the damaged file."""
     path = os.path.join(folder, name)
     with open(path, 'rb') as file:
         original = file.read()

@@ -1,4 +1,4 @@
-"""Break the code in the ways of mutants.toml, and see whether the tests notice; exit 1 where they miss one.
+"""Apply the mutants of mutants.toml to the code; exit with 1 if the tests miss one.
 
 Works on a copy of the tracked files; needs Python 3.11. For random mutants of a module, see CONTRIBUTING.md.
 """

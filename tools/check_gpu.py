@@ -1,4 +1,4 @@
-"""The former name of `measure.py gpu`, which goes with version 1.1."""
+"""The former name of `measure.py gpu`; removed in version 1.1."""
 
 from measure import alias
 

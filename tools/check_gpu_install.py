@@ -1,4 +1,4 @@
-"""The former name of `measure.py install`, which goes with version 1.1."""
+"""The former name of `measure.py install`; removed in version 1.1."""
 
 from measure import alias
 

@@ -51,8 +51,8 @@ def parse_args(argv=None):
 def write_state_dict(path, target, scratch):
     """Write FILE.pt and, for a network that is not ours, FILE-symbol.json into `scratch`.
 
-    Return (paths, network for arcface_torch's config). Raises UserError rather than replace another FILE-symbol.json,
-    which nobody named, and which may be the checkpoint's own.
+    Return (paths, network for arcface_torch's config). Raises UserError instead of replacing
+    a different FILE-symbol.json, which may be the checkpoint's own.
     """
     symbol, network, outputs = plain(Graph.of(target.symbol)).symbol(), name_of(target), [path]
     if network is None:

@@ -242,7 +242,7 @@ def report_folding(folding, name, is_trainable):
 
 
 def report_int8(quantised):
-    """Print how the int8 file does, and which layers stayed in float."""
+    """Print the int8 file's Outcome and the layers left in float."""
     outcome = quantised.outcome
     drop = '' if outcome.drop is None else f'; accuracy {0 - outcome.drop:+.2f} points'  # not -0.00
     print(
@@ -259,7 +259,7 @@ def report_int8(quantised):
 
 
 def export_network(args):
-    """Write the files of --network or --model, and say what they are; return the exit status."""
+    """Write and list the files of --network or --model; return the exit status."""
     folder, name = os.path.split(os.path.abspath(args.output))
     name += FOLDED * bool(args.fold_bn and not name.endswith(FOLDED))
     prefix = os.path.join(folder, name)

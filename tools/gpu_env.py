@@ -1,4 +1,4 @@
-"""The former name of `measure.py libraries`, which goes with version 1.1."""
+"""The former name of `measure.py libraries`; removed in version 1.1."""
 
 from measure import alias
 

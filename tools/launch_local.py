@@ -53,7 +53,7 @@ def with_runner(command):
         place = next((place for place, word in enumerate(command) if place and '=' not in word), 0)
     if not re.match(r'(python|pypy)[\d.]*[a-z]?$', os.path.basename(command[place])):
         return command
-    for place in range(place + 1, len(command)):  # noqa: B020  behind the interpreter
+    for place in range(place + 1, len(command)):  # noqa: B020  after the interpreter
         # Flags without a value, then perhaps one with a value, which may be the next word.
         match = re.match(r'-([a-zA-Z]*?)([cmWX])(.*)$', command[place], re.DOTALL)
         if match and match.group(2) in 'cm':
@@ -78,7 +78,7 @@ def takes_a_value(option):
 def free_port(wanted):
     """Return a port that nothing listens on, the `wanted` one if it is not None; raises UserError."""
     with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been left is free
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port released just now is free
         try:
             listener.bind(('127.0.0.1', wanted or 0))
         except OSError as error:

@@ -484,7 +484,7 @@ def first_line(function):
 
 
 def alias(command):
-    """Run a command by the name of the program that it was before."""
+    """Run a command under its former program name."""
     sys.argv.insert(1, command)
     run(main)
 

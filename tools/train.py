@@ -90,7 +90,7 @@ def add_how_long(parser):
 
 
 def add_images(parser):
-    """Add the options for what is done to the images."""
+    """Add the options for augmentation."""
     group = parser.add_argument_group('images', 'The trainer always mirrors half of the images.')
     group.add_argument(
         '--crop',
@@ -122,7 +122,7 @@ def add_images(parser):
 
 
 def add_measuring(parser):
-    """Add the options for checkpoints and what is measured on them."""
+    """Add the options for checkpoints and their evaluation."""
     group = parser.add_argument_group('checkpoints')
     group.add_argument(
         '--verbose',

@@ -4,8 +4,8 @@
     python tools/worker.py -m MODULE ARGUMENTS…
     python tools/worker.py -c CODE ARGUMENTS…
 
-Without it, MXNet waits at exit for all other workers, and these wait for this one, so that an error in one of them
-makes the job hang. tools/launch_local.py starts its workers with it; on several machines, start them with it yourself.
+Without this wrapper, an error in one worker hangs the job: at exit, MXNet waits for all other workers, which wait for
+the failed one. tools/launch_local.py adds the wrapper; on several machines, add it to the command yourself.
 """
 
 import os
@@ -29,7 +29,7 @@ def main():
         sys.stderr.write(f'worker.py: there is no file {sys.argv[1]} to run\n')
         sys.exit(2)
     what = sys.argv[2 if kind else 1]
-    # As if it had been started by itself.
+    # As if started directly.
     sys.argv[:] = ([kind] if kind == '-c' else [what]) + sys.argv[3 if kind else 2 :]
     sys.path[0] = '' if kind == '-c' else os.getcwd() if kind else os.path.dirname(os.path.abspath(what))
     try:

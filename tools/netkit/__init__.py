@@ -1,11 +1,11 @@
-"""What the programs in tools/ are made of.
+"""Modules of the programs in tools/.
 
     project                         where the folders are, and how a program starts
     errors, files, cli, report      refusals; safe writing; arguments and the way a program ends; tables
     networks, published             from a network to its symbol; the published figures
     graph/                          symbols as nodes: names, units, counts, planned memory
     params_file, checkpoints        files of weights
-    targets, summaries              what a program is asked to look at, and what there is to tell about it
+    targets, summaries              command-line arguments to networks, and their summaries
     deploy/                         plain and folded graphs, ONNX, comparison
     data/                           faces, drawn and read; pictures; records
     evaluation/                     verification of faces, error on ImageNet, embeddings

@@ -1,6 +1,6 @@
 """MXNet, imported in one place: `from netkit._mxnet import mx`.
 
-MXNet reads environment variables when it is imported. This process's are set here and nowhere else. Programs that start
+MXNet reads environment variables when it is imported. Only this module sets this process's. Programs that start
 other programs (measure.py, launch_local.py) do not import this module first, so they pass on their own environment.
 """
 

@@ -1,6 +1,6 @@
-"""Checkpoints: PREFIX-symbol.json and PREFIX-EPOCH.params of MXNet's Module, state dicts of arcface_torch.
+"""Read, write and check checkpoints: PREFIX-symbol.json and PREFIX-EPOCH.params of MXNet, arcface_torch's state dicts.
 
-Here they are read, written, and checked; names of parameters are MXNet's.
+Parameters have MXNet's names.
 """
 
 import glob
@@ -58,7 +58,7 @@ def is_state_dict(model):
 def shared_network(folder):
     """Return the network of a folder that `crunet.save_pretrained` wrote, NETWORK or NETWORK:SETTING=VALUE,…
 
-    Without the size of its embedding, which the weights tell. None for a file of weights; raises UserError.
+    Omits the embedding size, which the weights show. None for a file of weights; raises UserError.
     """
     if not os.path.isfile(os.path.join(folder, CONFIG)):
         return None
@@ -117,8 +117,8 @@ def save(prefix, epoch, symbol, parameters):
 def save_state_dict(path, symbol, parameters):
     """Write the `parameters` of a symbol, {name: array}, as a state dict, and read it back.
 
-    Names become PyTorch's (`torch_name`), of identifiers, as where it reads the symbol's JSON. A gamma that MXNet takes
-    for 1, whatever it is (`fix_gamma`), is written as 1. Raises UserError if the file was not written completely.
+    Names become PyTorch identifiers (`torch_name`), as in its reader of symbol JSON. A gamma that MXNet treats as 1,
+    whatever its value (`fix_gamma`), is written as 1. Raises UserError if the file was not written completely.
     """
     parameters = dict(parameters)
     nodes = Graph.of(symbol).nodes()
@@ -135,7 +135,7 @@ def save_state_dict(path, symbol, parameters):
 
 
 def read_with(reader, path, kind):
-    """Return what `reader`, a function of a path, reads; raises UserError for what is not a file of that `kind`."""
+    """Return the result of `reader(path)`; raises UserError if the file is not of that `kind`."""
     try:
         return reader(path)
     except OSError as error:
@@ -174,7 +174,7 @@ def load_parameters(path):
 def load_state_dict(path):
     """Return the tensors of a state dict as {MXNet's name: float32 array}; raises UserError.
 
-    Where a larger module was saved, as by Lightning, those of the network in it, under whatever name.
+    For a larger saved module, as by Lightning, returns only the tensors of the network in it.
     """
     arrays = read_with(state_dict.read, weights_path(path), 'a state dict of PyTorch')
     owners = owners_of(arrays)
@@ -196,7 +196,7 @@ def load(prefix, epoch):
 
 
 def fitting(parameters, symbol, image_shape, path):
-    """Return those `parameters`, read from `path`, that `symbol` has, so without the classes behind the embedding.
+    """Return the `parameters`, read from `path`, that `symbol` uses (no classification layer).
 
     Raises UserError, naming the first parameter that is missing, has another shape than in the symbol for images of
     `image_shape`, contains NaN or infinity, or belongs to a stage that the symbol does not have.

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: {message} (see --help)\n')
 
     def _print_message(self, message, file=None):
-        """Print, and raise OSError where that fails, which argparse ignores."""
+        """Print; raise OSError on failure, which argparse ignores."""
         if message:
             (file or sys.stderr).write(message)
 
@@ -95,7 +95,7 @@ def check_name(name, suffix=''):
 
 
 def file_prefix(text):
-    """Argparse type: the path of files to write, up to the part of their names that differs."""
+    """Argparse type: the common prefix of the paths of the files to write."""
     if os.path.basename(text) in ('', os.curdir, os.pardir):
         example = os.path.join(text or os.curdir, 'cru116')
         raise argparse.ArgumentTypeError(f'{text!r} is a folder; add how the names of the files begin, like {example}')
@@ -179,7 +179,7 @@ def run(main):
 def tell(sentence):
     """Print a sentence to standard error, if that can be written.
 
-    What a file says of itself may be in it, in any bytes and at any length.
+    The sentence may quote a file, with any bytes and any length.
     """
     text = ''.join(letter if letter.isprintable() else '?' for letter in str(sentence))
     if len(text) > LONGEST_SENTENCE:

@@ -4,7 +4,7 @@ import contextlib
 
 
 class UserError(Exception):
-    """Something that the user can correct; the message is the sentence to show."""
+    """An error that the user can correct; show its message."""
 
 
 def reason(error):
@@ -18,7 +18,7 @@ def reason(error):
 
 
 def last_line(text, status):
-    """Return what a program that failed said: the last line of its standard error, or its exit status."""
+    """Return the reason of a failed program: the last line of its standard error, or its exit status."""
     return (text.strip().splitlines() or [f'exit code {status}'])[-1].strip()
 
 

@@ -61,7 +61,7 @@ def made(folder):
 
 
 def moved_from_scratch(folder):
-    """Yield a scratch folder, and move its files into `folder`: what `new_files` does with a folder that is there."""
+    """Yield a scratch folder, and move its files into `folder`: `new_files` for an existing folder."""
     try:
         scratch, lock = new_scratch(folder)
     except OSError as error:
@@ -141,7 +141,7 @@ def move_all(names, scratch, folder):
 
 
 def write_journal(scratch, names, replaced):
-    """Write down what is about to be moved: from now on it will be, by this process or the next."""
+    """Write the journal of files to move: from now on this process or the next moves them."""
     about = os.stat(scratch)
     journal = {'names': names, 'replaced': replaced, 'folder': [about.st_dev, about.st_ino]}
     path = os.path.join(scratch, OLD, MOVING)
@@ -277,7 +277,7 @@ def sync(path):
 def lock_of(folder):
     """Lock a folder for this process; return what `unlock` takes, None if another process has locked it.
 
-    Where a system or a file system has no such locks, that is as if nobody had. Raises FileNotFoundError.
+    Without locks in the system or file system, assumes no other lock. Raises FileNotFoundError.
     """
     if fcntl is None:
         return NO_LOCK
@@ -301,9 +301,9 @@ def unlock(lock):
 
 @contextlib.contextmanager
 def claimed(folder, what):
-    """Have a folder for oneself as long as the block lasts; raises UserError where another process has it.
+    """Reserve a folder while the block runs; raises UserError if another process has reserved it.
 
-    `what` is what that process does there. A locked folder in it says so, which goes when the process ends.
+    `what` names the activity of that process. A locked subfolder marks it; the lock ends with the process.
     """
     claim = os.path.join(folder, UNFINISHED + what)
     with made(folder):

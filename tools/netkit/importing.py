@@ -205,12 +205,12 @@ def bare(name):
 
 
 def titles():
-    """Return the titles of all sources, as they are told."""
+    """Return the titles of all sources as text."""
     return ', '.join(source.title for source in SOURCES.values())
 
 
 def nearest(loaded):
-    """Return what names are most like those of a file: the end of a sentence."""
+    """Return the source nearest to a file's names, as the end of a sentence."""
     if any(name in loaded for name in STEM_WEIGHTS):
         return '; it looks like a checkpoint of one of our own networks, which all programs take as it is'
 

@@ -1,4 +1,4 @@
-"""onnxruntime's sessions are opened here and nowhere else; onnxruntime is imported with the first."""
+"""Open onnxruntime's sessions, in one place; the first session imports onnxruntime."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ def asked_threads():
 def open_session(path, providers=(CPU,), threads=None, optimised=True, written_to=None):
     """Return a session of an ONNX file on the first of `providers` (names, or pairs of name and options) that starts.
 
-    Not `optimised`, onnxruntime computes in float what the file says, also where it has kernels for int8. With a number
+    Without `optimised`, onnxruntime computes the file in float, even if it has int8 kernels. With a number
     of `threads` they sleep between two runs; by default there are as many as MXNet's, OMP_NUM_THREADS. The file, with
     its BatchNorms and constants folded, is `written_to` a path where one is named. Raises onnxruntime's own errors for
     a file that it cannot run.

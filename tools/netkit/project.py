@@ -1,4 +1,4 @@
-"""Where the project's folders are, and how a program starts."""
+"""Find the project's folders and prepare a program."""
 
 import importlib.metadata
 import importlib.util

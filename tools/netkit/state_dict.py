@@ -5,12 +5,12 @@ Nothing in a file is executed. The format, that of `torch.save` since PyTorch 1.
 `torch._utils._rebuild_tensor_v2` with (storage, offset, size, stride, …); a storage is the persistent id ('storage',
 torch.FloatStorage, KEY, device, count). Numbers are little-endian, unless `NAME/byteorder` says otherwise.
 
-Before, since 2017: five pickles behind each other, a magic number, the number of the protocol, a dict about the
+Before, since 2017: five consecutive pickles, a magic number, the number of the protocol, a dict about the
 machine, the same dict of tensors, and the list of the storages' keys; then, in the order of the keys, each storage as
 its count (int64) and its values. A storage may be a part of another, and its persistent id then has (KEY, offset,
 count) of that part in the end.
 
-Trainers put more into a file, such as their settings; what of it is not a tensor is passed over.
+Trainers put more into a file, such as their settings; only tensors are read.
 """
 
 import functools
@@ -54,7 +54,7 @@ SAFE_TYPES = {
     'U8': '<u1',
     'BOOL': '<b1',
 }
-MOST_VIEWS = 4  # times the file: how much tensors that share their numbers may have
+MOST_VIEWS = 4  # limit for tensors with shared numbers, in file sizes
 MOST_KEYS, MOST_AXES = 2**40, 32  # numbers whose hashes collide, and products without end, would take for ever
 OLD_START = b'\x80\x02\x8a\x0a'  # protocol 2, a long number of ten bytes
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before zip archives
@@ -78,7 +78,7 @@ class _Storage:
 class _Named(dict):
     """A dict in a pickle: its keys are texts, or the numbers of an optimizer; none takes long to compare.
 
-    What has another key, as in a trainer's settings, is passed over.
+    Skips other keys, as in a trainer's settings.
     """
 
     def __init__(self):
@@ -107,8 +107,8 @@ class _Foreign:
     extend = append
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts of its own
-    """Reads a pickle: of all the names that it can call, it knows four, and none of them does anything.
+class _Unpickler(pickle._Unpickler):  # in Python: the C version fills its own dicts
+    """Reads a pickle; knows four of the names that a pickle can call, all without side effects.
 
     `storage` makes a storage of a persistent id.
     """
@@ -147,7 +147,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C fills dicts
         self.stack.pop()  # type: ignore[attr-defined]
 
     def load_put(self):
-        """Remember what is on the stack by a number, one whose hash collides with no other."""
+        """Store the top of the stack under a number whose hash collides with no other."""
         number = int(self.readline()[:-1])  # type: ignore[attr-defined]
         if not 0 <= number < MOST_KEYS:
             raise Malformed('it remembers more than a file can hold')

@@ -1,4 +1,4 @@
-"""What there is to tell about a network: its figures, unit by unit, next to the published ones."""
+"""Summarise a network: its figures, unit by unit, next to the published ones."""
 
 from netkit.deploy.plain import plain
 from netkit.graph.memory import planned_memories, planned_memory
@@ -16,7 +16,7 @@ def units_of(target):
 
 
 def summarise(target, with_units=True):
-    """Return what there is to tell about a Target, as a dict that can be written as JSON.
+    """Return the summary of a Target, as a dict for JSON.
 
     `macs` and `plan_mb` are for one image; `plan_mb` is MXNet's planned memory of feature maps and their gradients in a
     training step of BATCH images, in MB of 2^20 bytes; that of a unit is for the unit by itself.

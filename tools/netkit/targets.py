@@ -38,7 +38,7 @@ NOT_COMPUTED = 'memonger', 'fp16', 'net_prelu', 'builder'
 
 
 class Target(NamedTuple):
-    """A symbol, without the classes behind its embedding, and what is known about it."""
+    """A symbol, without the classification layer, and its known properties."""
 
     label: str  # for titles
     symbol: mx.sym.Symbol

@@ -206,7 +206,7 @@ class Learner:
 
     @property
     def path(self):
-        """Where the run is kept to be resumed."""
+        """Path of the state to resume."""
         return os.path.join(self.run.output, LAST)
 
     def restore(self):
@@ -231,7 +231,7 @@ class Learner:
             raise UserError(f'{self.path} is not the state of a run: {str(error).splitlines()[0]}')
 
     def _described(self):
-        """Return what may not change when a run is resumed, as a text."""
+        """Return the settings that a resumed run must keep, as text."""
         left_out = {'output', 'workers', 'compiled', 'data'}
         fields = {name: of for name, of in self.run._asdict().items() if name not in left_out}
         return repr({**fields, 'recipe': self.run.recipe._replace(epochs=0), 'processes': self.among.count})

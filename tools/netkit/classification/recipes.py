@@ -1,4 +1,4 @@
-"""How the authors trained their ImageNet networks: the presets of train_imagenet.py, each with its source."""
+"""The authors' ImageNet training settings: the presets of train_imagenet.py, each with its source."""
 
 from typing import NamedTuple, Tuple
 

@@ -1,4 +1,4 @@
-"""What changes the images of a training from pass to pass."""
+"""Random augmentation of the training images."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # shares of red, green and blue in brigh
 
 
 class Augmentation(NamedTuple):
-    """What is done to images, in addition to mirroring half of them."""
+    """The augmentation, besides mirroring half of the images."""
 
     crop: float = 1.0  # least side of a random part that is enlarged to the whole, relative to the image's
     color: float = 0.0  # brightness, contrast and saturation change by up to this share

@@ -1,4 +1,4 @@
-"""Batches for training: the order of the images, their augmentation, and who decodes them."""
+"""Batches for training: order, augmentation and decoding of the images."""
 
 import collections
 import math
@@ -20,9 +20,9 @@ AHEAD = 2  # batches that readers prepare ahead
 
 
 class Share(NamedTuple):
-    """Which images of a training a stream of batches has: they depend on this and the data only.
+    """The options that, with the data, determine the images of a stream of batches.
 
-    So a run can be resumed at any step. Of the images of a step, `num_parts` workers take a batch each.
+    So a run can resume at any step. In each step, every one of the `num_parts` workers takes a batch.
     """
 
     seed: int = 0
@@ -123,15 +123,15 @@ class FaceBatches:
 
 
 def all_prepared(tasks):
-    """Return the images of the arguments of `prepared`; None for those that are None, and for what is not an image."""
+    """Return the images for arguments of `prepared`; None for a None argument or an undecodable image."""
     return [task and prepared(*task) for task in tasks]
 
 
 class Readers:
     """Processes that prepare images.
 
-    Each has its own pipe, so that one that is killed, even while it writes, is noticed; the standard library's
-    executor waits for such a one for ever.
+    Each has its own pipe, to notice a killed process, even during a write; the standard library's executor waits
+    forever.
     """
 
     def __init__(self, count):
@@ -174,7 +174,7 @@ class Readers:
             self._idle.put(connection)
 
     def close(self):
-        """End the processes, when they have finished what they are at."""
+        """End the processes after their current work."""
         self._threads.shutdown()
         while not self._idle.empty():
             self._idle.get().close()

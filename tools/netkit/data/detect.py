@@ -13,8 +13,8 @@ from netkit.errors import UserError, reason
 
 SIDE = 640  # pixels of the square in which the detector looks
 LEAST = 0.5  # of its score
-BORDER = 4  # a border of a side's fourth part, where nothing is found without: a detector needs room around a face
-BLIND = 100  # pictures in a row without a face, after which nobody needs to wait for the others
+BORDER = 4  # retry with a border of 1/4 of a side: a detector needs room around a face
+BLIND = 100  # consecutive images without a face, after which the detection stops
 STEEPEST = 60  # degrees of a face's roll; upside down a detector takes the eyes for the mouth
 
 
@@ -72,9 +72,9 @@ class Detector:
 
 
 class Remembering:
-    """Keeps the points that another function finds in a CSV file, as `--landmarks` takes them, from picture to picture.
+    """Appends the points that another function finds to a CSV file, in the format of `--landmarks`, image by image.
 
-    What an interrupted packing, or one whose pairs did not fit, has found is not looked for again.
+    After an interrupted run, or one whose pairs did not fit, these points are reused.
     """
 
     def __init__(self, find, path, folder):
@@ -99,9 +99,9 @@ class Remembering:
 
 
 def read_whole_lines(path, folder):
-    """Return the landmarks in a file, without the line within which its writing was broken off, which is cut off.
+    """Return the landmarks in a file; remove a last line that was not written completely.
 
-    Raises UserError for a file of anything else, which stays as it is.
+    Raises UserError for any other file, and leaves it unchanged.
     """
     with open(path, 'rb') as file:
         content = file.read()

@@ -1,6 +1,6 @@
 """Procedural faces: identities drawn from a seed, each seen under varied pose, light, expression and occlusion.
 
-They stand in for a face data set where none can be had. An identity is a set of proportions and colours;
+They substitute for an unavailable face data set. An identity is a set of proportions and colours;
 an image is that identity on an ellipsoid head, turned, lit, partly covered, blurred and noisy. What tells
 two identities apart is spread over shape and colour, and light and background vary more than skin does, so
 a network has to learn the face and not the average colour.

@@ -1,4 +1,4 @@
-"""Pictures in folders: lists of files, and classes by the names of folders."""
+"""List the images in folders, and label them by folder name."""
 
 import os
 
@@ -39,7 +39,7 @@ def classes_in(folder):
 
 
 def pictures_in(paths):
-    """Return the pictures that `paths`, files and folders, name, in order; raises UserError for a path without any."""
+    """Return the images in `paths`, files and folders, in order; raises UserError for a path without images."""
     found = []
     for path in paths:
         inside = [path]

@@ -1,4 +1,4 @@
-"""Landmarks of faces in files: five points, by which `alignment.aligned` aligns a face."""
+"""Read files of face landmarks: five points for `alignment.aligned`."""
 
 import csv
 import os
@@ -40,5 +40,5 @@ def landmarks_in(lines, path, folder):
 
 
 def is_heading(row):
-    """Return whether a row of a CSV file has names of columns: no numbers behind the first cell."""
+    """Return whether a CSV row has column names: no numbers after the first cell."""
     return not any(re.match(r'\s*[-+]?[.\d]', cell) for cell in row[1:])

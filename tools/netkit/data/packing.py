@@ -1,4 +1,4 @@
-"""One's own pictures as a data set: faces in insightface's formats, classes as a RecordIO file."""
+"""Pack your own images: faces in insightface's formats, classes as a RecordIO file."""
 
 import csv
 import io
@@ -76,9 +76,9 @@ def face(path, size, find=None):
 
 
 def listed(landmarks):
-    """Return what finds the points of a picture in what `read_landmarks` returned.
+    """Return a function that looks up an image in the result of `read_landmarks`.
 
-    A picture that is not listed is Unusable, not taken as it is: nothing says that it is aligned.
+    An unlisted image is Unusable, because it may not be aligned.
     """
 
     def find(path, _):
@@ -90,7 +90,7 @@ def listed(landmarks):
 
 
 class Spool:
-    """Packed images, on the disk until it is known which of them belong where, so that memory has few of them."""
+    """Packed images, stored on disk, not in memory, until their destination is known."""
 
     def __init__(self, folder):
         self.file = tempfile.TemporaryFile(dir=folder)

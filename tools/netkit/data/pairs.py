@@ -145,7 +145,7 @@ for _package in ('numpy._core', 'numpy.core'):
     READERS[_package + '.multiarray', 'scalar'] = _scalar_read
 
 
-# What hashes its members, and so takes for ever where these are tuples of themselves; no set of pairs has it.
+# Opcodes that hash members, which never ends on self-nested tuples; no set of pairs uses these opcodes.
 HASHING = {'DICT', 'SETITEM', 'SETITEMS', 'ADDITEMS', 'FROZENSET'}
 
 

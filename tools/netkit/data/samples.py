@@ -1,4 +1,4 @@
-"""Some faces of a data set, whatever it is: insightface's format, a verification set, or pictures."""
+"""Sample faces from a data set in insightface's format, a verification set, or a folder of images."""
 
 import os
 
@@ -16,8 +16,8 @@ FEWEST = 12  # images of which a quarter is held out
 def samples(path, image_shape, count, others, seed=0):
     """Return (images, other images) of a data set, chosen by `seed`, each (n, 3, height, width) uint8 RGB.
 
-    `path` is a folder with train.rec, a .bin file, or a folder of pictures. `count` and `others` are how many of each;
-    where there are fewer images, a quarter is other ones. Raises UserError.
+    `path` is a folder with train.rec, a .bin file, or a folder of pictures. `count` and `others` are the two sizes;
+    with fewer images, a quarter are other images. Raises UserError.
     """
     number, load = opened(path, image_shape)
     if number < FEWEST:

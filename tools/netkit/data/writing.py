@@ -1,4 +1,4 @@
-"""A data set in insightface's formats, written: what `records` and `pairs` read."""
+"""Write a data set in insightface's formats, for `records` and `pairs` to read."""
 
 import os
 import pickle

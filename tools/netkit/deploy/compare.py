@@ -1,4 +1,4 @@
-"""Comparison of written files with the trained network: do they compute the same?"""
+"""Check that written files compute the same as the trained network."""
 
 import os
 
@@ -13,7 +13,7 @@ RANDOM_IMAGES = 3
 
 
 class Different(Exception):
-    """A written file computes something else than the network; the message says how different."""
+    """A written file differs from the network; the message has the difference."""
 
 
 def comparison_images(image_shape, pixels=None):

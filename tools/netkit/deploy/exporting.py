@@ -17,7 +17,7 @@ from netkit.graph.symbol_json import load_symbol, save_symbol
 
 
 class Folding(NamedTuple):
-    """What `fold` did to a network."""
+    """The result of `fold`."""
 
     norms: int  # BatchNorms before
     left: List[Tuple[str, str]]  # those that stayed: (name, why)
@@ -33,7 +33,7 @@ def export_symbol(symbol, prefix):
 
 
 class Form(NamedTuple):
-    """In what form a network is exported."""
+    """Options of an export."""
 
     fold_bn: Optional[bool]  # fold the BatchNorms of all files, of none, or (None) of the ONNX file alone
     onnx: bool

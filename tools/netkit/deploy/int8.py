@@ -1,8 +1,8 @@
-"""An ONNX file in int8: onnxruntime's static quantisation, with those layers in float that the embeddings need so.
+"""Quantise an ONNX file to int8 with onnxruntime (static), leaving in float the layers that the embeddings need.
 
 Convolutions and fully connected layers are quantised, between pairs of QuantizeLinear and DequantizeLinear (QDQ), which
-onnxruntime, OpenVINO and TensorRT read: weights per filter, maps as a whole, by the ranges that images gave. What they
-need of it differs (SCHEMES).
+onnxruntime, OpenVINO and TensorRT read: weights per filter, maps per tensor, by ranges from images. The engines'
+requirements differ (SCHEMES).
 """
 
 import contextlib
@@ -45,7 +45,7 @@ SCHEMES = {
 
 
 class Promise(NamedTuple):
-    """What a quantised network keeps, and by what it is judged."""
+    """Limits of a quantised network, and the test data."""
 
     calibration: np.ndarray  # images for the ranges, (n, 3, height, width), as the file takes them
     held_out: np.ndarray  # other images
@@ -106,7 +106,7 @@ class Quantiser:
         try:
             calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.MinMax)
             self.model = load_model_with_shape_infer(pathlib.Path(path))
-        except DecodeError:  # onnx wrote a file, and did not notice that not all of it found room
+        except DecodeError:  # onnx did not notice that the disk was full
             raise UserError(f'cannot read back what was written into {scratch}; is the disk full?')
         (given,) = calibrator.infer_session.get_inputs()
         calibrator.collect_data(_Reader(given.name, promise.calibration, self.batch))
@@ -209,9 +209,9 @@ def copy_of(model):
 
 
 def put_in_order(graph):
-    """Move the nodes of an ONNX graph behind those that they read, as the format needs it; the others keep their order.
+    """Move the nodes of an ONNX graph after their inputs, as the format requires; the others keep their order.
 
-    Those that insightface's client looks for among the first stay there, other than with onnxruntime's own sorting.
+    Unlike onnxruntime's sorting, this leaves the nodes that insightface's client looks for among the first.
     """
     makers, ordered = {name: node for node in graph.node for name in node.output}, {}
 

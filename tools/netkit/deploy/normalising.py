@@ -1,4 +1,4 @@
-"""What a network does to its images before its first layer: a multiplication and an addition for each channel."""
+"""Find a network's input normalisation: a multiplication and an addition for each channel."""
 
 from typing import NamedTuple, Set
 

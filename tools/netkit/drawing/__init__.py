@@ -1,1 +1,1 @@
-"""Pictures: networks, units, masks and feature maps, charts."""
+"""Figures: networks, units, masks and feature maps, charts."""

@@ -1,4 +1,4 @@
-"""What a network makes of an image, as heat maps: the soft masks of its attention modules, or any feature map."""
+"""Draw heat maps for an image: the soft masks of the attention modules, or any feature map."""
 
 import difflib
 import math

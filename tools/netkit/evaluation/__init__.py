@@ -1,1 +1,1 @@
-"""How well a trained network does: verification of faces, error on ImageNet, embeddings."""
+"""Evaluate a trained network: face verification, error on ImageNet, embeddings."""

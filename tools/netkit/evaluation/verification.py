@@ -1,4 +1,4 @@
-"""Verification sets: what a network makes of the pairs of a `.bin` file, as insightface measures it, and more."""
+"""Evaluate a network on the pairs of a `.bin` file, like insightface, with additional measures."""
 
 import glob
 import os

@@ -53,7 +53,7 @@ def layer_macs(node, weight, output):
 
 
 def count_copies(symbol, image_shape):
-    """Return how many more parameters there would be if no convolutions shared a weight."""
+    """Return the number of parameters that sharing convolution weights saves."""
     shape = shapes(symbol, image_shape)
     weights = filter(None, map(learnt_weight, Graph.of(symbol).nodes()))
     uses = collections.Counter(weight.name for weight in weights)

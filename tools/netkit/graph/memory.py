@@ -1,4 +1,4 @@
-"""The memory that MXNet plans for a symbol, as a whole and unit by unit, and whether this machine has it."""
+"""MXNet's planned memory for a symbol, in total and per unit, and a check against this machine's."""
 
 import math
 import os
@@ -47,7 +47,7 @@ def planned_memory(symbol, batch, image_shape, training=True):
 
 
 def machine_memory():
-    """Return the memory of this machine in bytes, None where the system does not tell it."""
+    """Return the memory of this machine in bytes, None if the system does not report it."""
     try:
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     except (AttributeError, ValueError, OSError):

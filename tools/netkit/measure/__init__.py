@@ -1,1 +1,1 @@
-"""What networks cost on a machine: time, memory, and whether a GPU computes what a CPU does."""
+"""Measure time and memory of networks, and check the results of a GPU against a CPU."""

@@ -1,4 +1,4 @@
-"""What a device computes against what the CPU does: embeddings, gradients, moving statistics, each with its bound."""
+"""Compare a device with the CPU: embeddings, gradients and moving statistics, each with its bound."""
 
 from typing import NamedTuple, Optional
 
@@ -20,7 +20,7 @@ EMBEDDINGS, GRADIENTS, STATISTICS = (table for table, _ in TABLES)
 
 
 class Computed(NamedTuple):
-    """What came of a training step and of a forward pass, each {name: float64 array}."""
+    """The results of a training step and a forward pass, each {name: float64 array}."""
 
     embeddings: dict  # with the weights before the step, and the moving statistics that the reference's step moved
     gradients: dict
@@ -29,7 +29,7 @@ class Computed(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What a way to compute has to keep: differences at most, and a cosine at least; None: whatever it is."""
+    """Bounds of a way to compute: maximum differences and a minimum cosine; None: no bound."""
 
     embeddings: Optional[float]
     cosine: Optional[float]
@@ -43,7 +43,7 @@ NONE = Bounds(None, None, None)
 
 
 def judged(row, column, bounds, differences, problems):
-    """Yield the Figures of a way, each with its bound; what is beyond is one of the `problems`."""
+    """Yield the Figures of a way, each with its bound; add values out of bounds to `problems`."""
     for (table, sign), bound, value in zip(TABLES, bounds, differences):
         if bound is None:
             yield Figure(table, row, column, value)

@@ -1,4 +1,4 @@
-"""cru116 for faces, written by hand as PyTorch modules: what the module made from the symbol is measured against.
+"""cru116 for faces, written by hand as PyTorch modules: the reference for the module made from the symbol.
 
 Independent of `symbols/`: from the paper's table (arXiv 1703.02180) and the description of the face variant.
 """

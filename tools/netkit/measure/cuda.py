@@ -161,7 +161,7 @@ def remedy(library, package, versions):
 
 
 def show(found):
-    """Print to standard error which library is where, and whether MXNet has code for the cards."""
+    """Print to standard error library locations, and whether MXNet has code for the GPUs."""
     from netkit import report
 
     versions, rows = pinned(), []

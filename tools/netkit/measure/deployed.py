@@ -36,7 +36,7 @@ class Subject(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured of one form; times are for one image."""
+    """The results of one form; times are for one image."""
 
     label: str
     seconds: List[float]

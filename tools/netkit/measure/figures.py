@@ -26,7 +26,7 @@ def facts_in(table, column, facts):
 
 
 class Problems:
-    """The failures of some ways to compute, of which each is to stop no other."""
+    """Collects failures, so that one does not stop the others."""
 
     def __init__(self):
         self.found = []
@@ -68,7 +68,7 @@ def tables(figures):
 
 
 def cell(figure):
-    """Return what stands in a table for a Figure, None where there is none."""
+    """Return the table cell of a Figure or None."""
     if figure is None:
         return '–'
     note = f' ({figure.note})' if figure.note else ''

@@ -122,12 +122,12 @@ def where():
 
 
 def wait():
-    """Return when everything is computed."""
+    """Wait for all computations."""
     mx.nd.waitall()
 
 
 def release():
-    """Give back the memory that MXNet keeps for further use."""
+    """Free the memory that MXNet caches."""
     if IS_GPU:
         DEVICE.empty_cache()
 
@@ -287,7 +287,7 @@ class Network:
         return free()
 
     def computed(self, way, reference=None):
-        """Return what a step in a Way comes to: as Computed on the CPU, or on the device to compare with that."""
+        """Return the Computed of a step in a Way: on the CPU, or on the device for comparison."""
         context = DEVICE if reference else mx.cpu()
         symbol = changed(self.symbol(way), dropout=0.0)
         step = Step(symbol, self.shape(choices.COMPARED_BATCH), context, training=True)

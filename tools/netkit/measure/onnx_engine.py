@@ -63,7 +63,7 @@ def computing():
 def networks(_part, names, options):
     """Return {case: function that returns the Network} of some choices, on each provider.
 
-    The cases of a provider stand together: what is measured of one stays if the next brings down the process. Raises
+    The cases of a provider are adjacent: its results stay if the next provider crashes the process. Raises
     UserError without an interpreter that has MXNet, which writes the files.
     """
     if options.mxnet_python is None:
@@ -126,7 +126,7 @@ class Network:
         return lambda: self.session(way).run(None, given)
 
     def difference(self, way):
-        """Return (table, value) of what the embeddings differ by from PyTorch's."""
+        """Return (table, difference of the embeddings from PyTorch's)."""
         output = self.session(way).run(None, {'data': raw_images(self.choice)})[0].astype(np.float64)
         return DIFFERENCE, agreement.distance({'': output}, {'': self.files.embeddings(self.name)})
 

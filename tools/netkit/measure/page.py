@@ -1,4 +1,4 @@
-"""The report: a page in Markdown, the same as JSON, and a picture."""
+"""Write the report: Markdown, JSON, and a figure."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def as_markdown(outcomes, command, date, has_picture):
 
 
 def as_json(outcomes, command, date):
-    """Return the report as what JSON can hold: each figure with its device and the command that gives it alone."""
+    """Return the report as JSON data: each figure with its device and the command to measure it alone."""
     return {
         'title': title_of(outcomes),
         'command': command,
@@ -92,7 +92,7 @@ def as_json(outcomes, command, date):
 
 
 def value_of(figure):
-    """Return what JSON has for the value of a Figure: what is not a number as a text, of which JSON has none."""
+    """Return a Figure's value as JSON allows it: NaN and infinity become strings."""
     is_odd = isinstance(figure.value, float) and not math.isfinite(figure.value)
     return text_of(figure.value) if is_odd else figure.value
 

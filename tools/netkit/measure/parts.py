@@ -31,7 +31,7 @@ FACES = 'a training on synthetic faces, verified on drawn pairs of other people'
 
 
 class Options(NamedTuple):
-    """What the report is asked for."""
+    """The report's options."""
 
     quick: bool = False
     minutes: float = 15  # of all parts together
@@ -87,7 +87,7 @@ def over_networks(part, measure):
             names = measured(options.quick or part == 'compile')
 
         def case(make):
-            gc.collect()  # the network of the case before, of which nothing is to be on the GPU
+            gc.collect()  # frees the previous network's GPU memory
             engine.release()
             network = make()
             yield from measure(engine, network, network.ways(part, options.quick))
@@ -303,7 +303,7 @@ def cases_of(part, engine, options):
 def measure(part, engine, options, tell):
     """Measure the cases of a part; return whether all finished.
 
-    `tell` is called with a dict for what becomes known: the device and the cases; each Figure; each case's end.
+    Calls `tell` with a dict for each event: the device and the cases; each Figure; each case's end.
     """
     try:
         where, cases = engine_of(engine).where(), cases_of(part, engine, options)
@@ -327,12 +327,12 @@ def measure(part, engine, options, tell):
 
 
 def as_line(told):
-    """Return what was told as a line."""
+    """Return an event as a line."""
     return json.dumps(told, ensure_ascii=True)
 
 
 def from_line(line):
-    """Return what a line tells; None for a line that a library has printed."""
+    """Return the event in a line; None for a line that a library printed."""
     try:
         told = json.loads(line)
     except ValueError:

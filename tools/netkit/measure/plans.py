@@ -1,4 +1,4 @@
-"""Tables of what networks take: planned memory, images and gradients on several GPUs, building.
+"""Tables of planned memory, images and gradients on several GPUs, and building time.
 
 Each function returns (title, columns, rows of texts) for a list of Choices.
 """

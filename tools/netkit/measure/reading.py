@@ -1,4 +1,4 @@
-"""How fast images are read for a training: the readers alone, against the training steps that they feed."""
+"""Compare the speed of the image readers with that of the training steps."""
 
 import functools
 import os

@@ -18,14 +18,14 @@ from netkit.measure.parts import CARD, ENGINES, PARTS, from_line
 from netkit.project import ROOT
 
 PROGRAM = os.path.join('tools', 'measure.py')
-NAME = 'measure.py: '  # with which its refusals begin
+NAME = 'measure.py: '  # prefix of its refusals
 START = 180  # seconds for a GPU: libraries of gigabytes are read from the disk for the first time
 LEAST = 15  # for a part, where the time is over or its share is small
 FACES, BESIDES = 120, 45  # seconds of the training on faces, and of what the part does besides
 
 
 class Outcome(NamedTuple):
-    """What came of a part: the GPU (None: a CPU), {case: command}, [(case, Figure)], seconds, [problems]."""
+    """Result of a part: the GPU (None: a CPU), {case: command}, [(case, Figure)], seconds, [problems]."""
 
     part: str
     engine: str
@@ -74,7 +74,7 @@ def end(process):
 def run(part, engine, options, seconds, keep=lambda outcome: None):
     """Measure a part in a separate process, for at most `seconds`; return its Outcome.
 
-    `keep` is given what there is of it by an interruption.
+    `keep` gets the partial Outcome if interrupted.
     """
     words, start = command(part, engine, options, seconds), time.time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -175,9 +175,9 @@ def share_of(tasks, left):
 def run_all(parts, engines, options, tell, keep):
     """Measure `parts`, all with None, in `engines`; yield the Outcomes.
 
-    `tell` is given a sentence on each, `keep` what there is of one that is interrupted. The part `card` comes first: an
-    engine that does not come to its end is left out of the others, and one that sees no GPU where another does, so that
-    no figure of a CPU stands among those of a GPU.
+    `tell` gets a sentence on each, `keep` the partial Outcome of an interrupted part. The part `card` comes first. The
+    other parts skip an engine that does not finish it, and one that sees no GPU if another does, so that CPU and GPU
+    figures are not mixed.
     """
 
     def measured(part, engine, seconds):

@@ -1,4 +1,4 @@
-"""Networks timed side by side, by MXNet and, on a CPU, by PyTorch, next to what they cannot go below."""
+"""Time networks in MXNet and, on a CPU, in PyTorch, next to their lower bounds."""
 
 import multiprocessing
 import os
@@ -36,11 +36,11 @@ TORCH_WAYS = {
     'PyTorch, bfloat16': (True, False),
     'PyTorch, bfloat16, channels last': (True, True),
 }
-BY_HAND = 'cru116'  # of which there is one written by hand
+BY_HAND = 'cru116'  # the hand-written network
 
 
 class Row(NamedTuple):
-    """What was measured of one step; all but `rss` is for one image, `choice` is None for a floor or a peer."""
+    """The results of one step, per image except `rss`; `choice` is None for a floor or a peer."""
 
     label: str
     choice: Optional[Choice]

@@ -1,4 +1,4 @@
-"""How anything here is timed: alternately (A B A B …), so that the ratios hold on a busy machine; and what fits."""
+"""Time functions interleaved (A B A B …), so that ratios hold on a busy machine; find the largest batch."""
 
 import contextlib
 import statistics

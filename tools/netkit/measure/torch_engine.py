@@ -130,13 +130,13 @@ def where():
 
 
 def wait():
-    """Return when everything is computed."""
+    """Wait for all computations."""
     if IS_GPU:
         torch.cuda.synchronize()
 
 
 def release():
-    """Give back the memory that PyTorch keeps for further use."""
+    """Free the memory that PyTorch caches."""
     if IS_GPU:
         torch.cuda.empty_cache()
 
@@ -179,7 +179,7 @@ def tensor_float32(is_on):
 def module_of(choice, device=DEVICE, **options):
     """Return a network as a module; `options` are those of `symbol_torch.choice`.
 
-    Forms that are for MXNet's sake are left out.
+    Omits MXNet-specific implementations.
     """
     settings = {key: value for key, value in choice.overrides.items() if key not in symbol_torch.FORMS}
     options = {'using_checkpoint': bool(settings.pop('memonger', False)), 'channels_last': False, **options}
@@ -250,7 +250,7 @@ class Network:
         return (torch.cuda.mem_get_info()[0] - gradients) / 2**20
 
     def computed(self, way, reference=None):
-        """Return what a step in a Way comes to: as Computed on the CPU, or on the device to compare with that."""
+        """Return the Computed of a step in a Way: on the CPU, or on the device for comparison."""
         device = DEVICE if reference else torch.device('cpu')
         module = self.module(False) if reference else module_of(self.choice, device, dropout=0.0)
         module.load_state_dict(self.initial())

@@ -38,13 +38,13 @@ class Keeper:
         )
 
     def is_due(self, step):
-        """Return whether a checkpoint is written behind a step that is not the last."""
+        """Return whether a checkpoint is due after a step other than the last."""
         return self.checkpoints.every and step % self.checkpoints.every == 0 and step < self.steps
 
     def keep(self, trainer, step):
-        """Write, measure and log a checkpoint; return what was Kept.
+        """Write, evaluate and log a checkpoint; return a Kept.
 
-        With BEST, files are removed again that measure worse than earlier ones, but not those of the last step.
+        With BEST, delete files that are worse than earlier ones, except those of the last step.
         """
         files, number = self._save(trainer, step)
         kept = Kept(files, [])

@@ -1,4 +1,4 @@
-"""The log of a training, in the format of insightface's trainer: ours is written, both are read."""
+"""Write our training log, in insightface's format; read both ours and insightface's."""
 
 import math
 import os

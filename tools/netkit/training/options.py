@@ -1,4 +1,4 @@
-"""What a training run is asked for, by what it is about; `tools/train.py` has the options that fill it."""
+"""The options of a training run, grouped by topic; `tools/train.py` fills them."""
 
 import math
 from typing import Any, Dict, List, NamedTuple, Optional

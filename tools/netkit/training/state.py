@@ -1,4 +1,4 @@
-"""The state of an interrupted training, in one file that is there whole or not at all.
+"""Save and load the state of a training run, in one file, written completely or not.
 
 A NumPy archive: what `Trainer.state` returns, and as JSON the settings of the run and its Progress. The order of
 the data, the learning rate and Dropout's masks follow from the seed and the number of the step.

@@ -1,4 +1,4 @@
-"""What a network learns, from its data to its measure: to tell faces apart."""
+"""The training task: telling faces apart, from the data to the accuracy."""
 
 import os
 import sys
@@ -85,7 +85,7 @@ class FaceTask:
         return faces.sets_in(self.folder, self.data.sets)
 
     def _warn_of_pairs(self):
-        """Say before the training, not after it, what cannot be verified."""
+        """Report unverifiable sets before the training."""
         self.begun_with = {}
         try:
             sets = self._sets()
@@ -141,6 +141,6 @@ class FaceTask:
 
 
 def identity(path):
-    """Return what tells a file from another that takes its place."""
+    """Return a signature that detects a replaced file."""
     status = os.stat(path)
     return status.st_ino, status.st_mtime_ns, status.st_size
