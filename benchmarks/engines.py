@@ -58,7 +58,7 @@ def engine(name, precision=FULL):
 
 
 def each(run):
-    """Return a function of images from one of a single image, (1, 3, height, width)."""
+    """Wrap a function of one image, (1, 3, height, width), for a batch of images."""
     return lambda images: np.concatenate([np.asarray(run(image[None])).reshape(1, -1) for image in images])
 
 
@@ -298,7 +298,7 @@ def milliseconds(run, images):
 
 
 def cosine(found, expected):
-    """Return the minimum cosine of embeddings with those that are expected."""
+    """Return the minimum cosine of embeddings with the expected ones."""
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     return float(((found * expected).sum(axis=1) / lengths).min())
 
@@ -307,7 +307,7 @@ def cosine(found, expected):
 
 
 def prepare(output):
-    """Train the networks that are not there, and export all; write the faces. Return {name: path of its file}."""
+    """Train the missing networks, and export all; write the faces. Return {name: path of its file}."""
     tools = functools.partial(os.path.join, ROOT, 'tools')
     data, files = os.path.join(output, 'cru56', 'data'), {}
     for name, steps in STEPS.items():

@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz.py --minutes 60
 
-Every reader of a foreign file gets good files with bytes changed, cut out, doubled and swapped, and pickles with other
-names in them. The program ends at an error other than a refusal, a new file, a reader that takes over a minute, or an
-archive with checksums that is read as another. It keeps the file that did it in out/.
+Every reader of foreign files gets valid files with bytes changed, removed, doubled and swapped, and pickles with
+other names. The program stops at an error other than a refusal, a new file, a reader that takes over a minute, or an
+archive with checksums that is read differently. It stores the file that caused this in out/.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def read_onnx(path):
 
 
 def patch_and_revert(checkout):
-    """Install the networks in a checkout and remove them; raise UserError where that is refused."""
+    """Install the networks in a checkout and remove them; raise UserError if refused."""
     before, told = snapshot(checkout), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         is_refused = patch_insightface.program([checkout])
@@ -127,7 +127,7 @@ def write_originals(folder):
 
 
 def damaged(content, random):
-    """Return some bytes with a few of them changed, cut out, doubled, swapped, or others put in."""
+    """Return the bytes with a few changed, removed, doubled, swapped or inserted."""
     content = bytearray(content)
     for _ in range(random.randint(1, 4)):
         if not content:
@@ -203,7 +203,7 @@ def main():
 
 
 def tell_apart(kind, read, original, folder):
-    """Read a damaged file; return 'read' if it is as it was, and 'as another' if not."""
+    """Read a damaged file; return 'read' if nothing changed, else 'as another'."""
     found = read(folder)
     if is_same(found, original):
         return 'read'

@@ -2,8 +2,8 @@
 
 The numbers of the parameters stay as they are, and the names where Python allows them. The network of a model.pt is
 detected from its names, or given by --network, as in the config. With a model.pt from a checkpoint, the program prints
-the line of arcface_torch's config that starts from it. A network that is not one of ours is described by its symbol,
-FILE-symbol.json, which is written next to FILE.pt.
+the line of arcface_torch's config that starts from it. For a network that is not ours, the program writes its
+symbol, FILE-symbol.json, next to FILE.pt.
 """
 
 import os

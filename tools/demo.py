@@ -53,7 +53,7 @@ def train(options):
     """Run tools/train.py; return its exit status."""
     command = [sys.executable, os.path.join('tools', 'train.py'), *options]
     print('$', shlex.join(['python', *command[1:]]), flush=True)
-    # Two contexts that share the cores are a quarter faster here than one that has them all.
+    # Two contexts that share the cores are a quarter faster here than one with all cores.
     threads = str(max(1, (os.cpu_count() or 2) // 2))
     with subprocess.Popen(command, cwd=ROOT, env={'OMP_NUM_THREADS': threads, **os.environ}) as process:
         try:
@@ -64,7 +64,7 @@ def train(options):
 
 
 def accuracy(folder):
-    """Return the last verification of a training."""
+    """Return a run's last verification."""
     curve = log.read(os.path.join(ROOT, folder, log.FILE)).verification['drawn']
     return curve[max(curve)][0]
 

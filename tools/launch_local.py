@@ -1,8 +1,8 @@
 """Start a distributed training job on this machine: a scheduler, servers and workers of MXNet's parameter server.
 
-Every worker runs COMMAND. If that is python, or env and python, tools/worker.py is put in front of the script; a shell
-script has to do so itself (python tools/worker.py train.py …). The job succeeds when all workers do. As soon as one of
-its processes fails, all others are stopped, since they would wait for it forever.
+Every worker runs COMMAND. If COMMAND is python, or env and python, the program inserts tools/worker.py before the
+script; a shell script must do so itself (python tools/worker.py train.py …). The job succeeds when all workers do. If a
+process fails, the program stops all others, which would wait for it forever.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def free_port(wanted):
 
 
 def start_processes(args):
-    """Start all processes, each with a process group of its own; return {name: Popen}."""
+    """Start all processes, each in its own process group; return {name: Popen}."""
     job = {
         'DMLC_PS_ROOT_URI': '127.0.0.1',
         'DMLC_PS_ROOT_PORT': str(free_port(args.port)),

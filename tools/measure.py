@@ -155,7 +155,7 @@ def show_times(args, show):
 
 
 def check_plot(path):
-    """Refuse a picture that cannot be written."""
+    """Refuse a figure that cannot be written."""
     from netkit.files import check_writable
 
     if path:
@@ -478,7 +478,7 @@ def main():
 
 
 def first_line(function):
-    """Return the first line of a function's description, as one stands in a list."""
+    """Return the first line of a function's description, for a list."""
     line = function.__doc__.splitlines()[0].rstrip('.')
     return line[0].lower() + line[1:]
 

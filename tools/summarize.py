@@ -1,4 +1,4 @@
-"""Summarise networks: one by its stages and units, several in one line each."""
+"""Summarise one network by stages and units, or several in one line each."""
 
 import fnmatch
 import json
@@ -107,7 +107,7 @@ def parse_args(argv=None):
 
 
 def named(texts):
-    """Return the networks that the command line names; a pattern stands for all networks that it fits."""
+    """Return the networks on the command line; a pattern stands for all matching networks."""
     if not texts:
         return [name for name in NETWORKS if not is_original(name)]
     return [name for text in texts for name in fnmatch.filter(NETWORKS, text) or [text]]

@@ -160,7 +160,7 @@ def add_measuring(parser):
 
 
 def add_devices(parser):
-    """Add the options for where and how it is computed."""
+    """Add the options for where and how to compute."""
     group = parser.add_argument_group('devices')
     group.add_argument(
         '--devices',

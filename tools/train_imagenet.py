@@ -68,7 +68,7 @@ def described(name):
 
 
 def recipe(args, network):
-    """Return the Recipe of a preset with what the command line changes; raises UserError."""
+    """Return the Recipe of a preset with the command line's changes; raises UserError."""
     preset = RECIPES[args.recipe or recipe_of(network)]
     given = {'batch': args.batch_size, 'lr': args.lr, 'epochs': args.epochs, 'wd': args.wd, 'color': args.color}
     changes = {key: value for key, value in given.items() if value is not None}

@@ -20,7 +20,7 @@ from netkit.training import log
 
 
 def opened(args):
-    """Return (target, its units) of the network that is named on the command line."""
+    """Return (target, its units) of the network on the command line."""
     target = open_target(args.network, args.image_size, args.multiplier)
     return target, units_of(target)
 

@@ -9,9 +9,9 @@
     deploy/                         plain and folded graphs, ONNX, comparison
     data/                           faces, drawn and read; pictures; records
     evaluation/                     verification of faces, error on ImageNet, embeddings
-    training/                       tasks, trainer, loop, losses, state, log, checkpoints that are kept
+    training/                       tasks, trainer, loop, losses, state, log, checkpoints
     classification/                 ImageNet in PyTorch, with timm
-    drawing/                        pictures
+    drawing/                        figures
     measure/                        time and memory, in MXNet, PyTorch, onnxruntime and OpenVINO; the report on a GPU
 
 Imports go one way, `tests/test_house.py` says which, and have no effect: a program calls `project.start` first. Only

@@ -37,9 +37,9 @@ def parse_model(text):
 
 
 def meant(text):
-    """Return '; did you mean PREFIX,EPOCH?' for a file of a checkpoint, or the prefix of one that is there; or ''.
+    """Return '; did you mean PREFIX,EPOCH?' for a checkpoint's file or the prefix of an existing one; else ''.
 
-    Of an ONNX file, which has no parameters by name, what takes it.
+    For an ONNX file, name the tool that takes it.
     """
     if text.endswith('.onnx'):
         return '; it is an ONNX file, which tools/evaluate.py takes'
@@ -81,7 +81,7 @@ def weights_path(model):
 
 
 def epoch_of(model):
-    """Return the epoch of a model, PREFIX,EPOCH; a state dict does not tell its own, and has 0. Raises UserError."""
+    """Return the epoch of a model, PREFIX,EPOCH, or 0 for a state dict, which has none. Raises UserError."""
     return 0 if is_state_dict(model) else parse_model(model)[1]
 
 

@@ -195,7 +195,7 @@ def refuse(sentence):
     """End the process with a sentence and exit code 2."""
     try:
         sys.stdout.flush()
-    except OSError:  # perhaps the one that the sentence is about
+    except OSError:  # perhaps the error in the sentence
         discard(sys.stdout)
     tell(sentence)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""Refusals: errors that the user can correct, each one sentence."""
+"""One-sentence errors that the user can correct."""
 
 import contextlib
 

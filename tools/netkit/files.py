@@ -237,7 +237,7 @@ def settle_alone(folder):
 
 @contextlib.contextmanager
 def alone(folder):
-    """Be the only process that moves files into a folder; wait for another, which takes but moments.
+    """Get exclusive access to move files into a folder; wait for another process (moments).
 
     A scratch folder is its process's own, and locked already.
     """
@@ -325,7 +325,7 @@ def claimed(folder, what):
 def save_arrays(path, **arrays):
     """Write a NumPy archive; raises OSError where there is no room for it.
 
-    Checked beforehand, because NumPy's archive, once broken off, prints another error when it is freed.
+    Checks the space first, because an incomplete NumPy archive prints another error when freed.
     """
     if shutil.disk_usage(os.path.dirname(path)).free < sum(array.nbytes for array in arrays.values()):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)

@@ -1,4 +1,4 @@
-"""Weights of other implementations, under the names of ours."""
+"""Convert other implementations' weights to our names."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from netkit.graph.nodes import Graph
 from netkit.networks import NETWORKS, build, settings_of
 from netkit.published import IMAGENET_MEAN, IMAGENET_STD
 
-COUNTERS = '.num_batches_tracked'  # of PyTorch's BatchNorm, which we have no use for
+COUNTERS = '.num_batches_tracked'  # of PyTorch's BatchNorm, unused here
 # In front of the names in MXNet's checkpoints; in FaceX-Zoo's, next to `head.weight`; in a module with the network.
 IN_FRONT = re.compile(r'(arg:|aux:|backbone\.|model\.|net\.|network\.)')
 
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 def size_in(name):
-    """Return a function of {name: array}: the settings for as many outputs as the array `name` has rows."""
+    """Return a function of {name: array}: settings with `emb_size`, the row count of the array `name`."""
 
     def settings(loaded):
         array = loaded.get(name)

@@ -1,4 +1,4 @@
-"""Trains an ImageNet network, in one process or in each of several that torchrun has started.
+"""Train an ImageNet network, in one process or in several that torchrun started.
 
 All randomness of an epoch comes from a seed and the epoch's number, so a run that was killed continues at the beginning
 of its epoch, and ends with the same weights to the bit.
@@ -210,7 +210,7 @@ class Learner:
         return os.path.join(self.run.output, LAST)
 
     def restore(self):
-        """Take the state of a run that was interrupted; return the number of its finished epochs, 0 without one."""
+        """Load the state of an interrupted run; return the number of its finished epochs, 0 without a state."""
         if not os.path.exists(self.path):
             return 0
         try:
@@ -237,7 +237,7 @@ class Learner:
         return repr({**fields, 'recipe': self.run.recipe._replace(epochs=0), 'processes': self.among.count})
 
     def save(self, epochs):
-        """Write the state after an epoch, and the weights, each whole or not at all."""
+        """Write the state after an epoch, and the weights, each completely or not."""
         state = {
             'run': self._described(),
             'epochs': epochs,
@@ -252,7 +252,7 @@ class Learner:
             os.replace(path + '.new', path)
 
     def seed(self, epoch):
-        """Begin the random numbers of an epoch, others in each process."""
+        """Seed the random numbers of an epoch, differently per process."""
         number = (self.run.seed * 1_000_003 + epoch) * self.among.count + self.among.rank
         torch.manual_seed(number)
         np.random.seed(number % 2**32)
@@ -316,7 +316,7 @@ class Learner:
 
 @contextlib.contextmanager
 def of_workers():
-    """Raise the UserError of a worker as it was, without the traceback that PyTorch puts in front of it."""
+    """Raise the UserError of a worker unchanged, without the traceback that PyTorch prepends."""
     try:
         yield
     except UserError as error:

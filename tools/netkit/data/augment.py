@@ -63,9 +63,9 @@ def covered(image, side, row, column):
 
 
 def prepared(content, is_mirrored=False, augmentation=NO_AUGMENTATION, numbers=()):
-    """Return the image of some bytes as a training takes it, (height, width, 3) uint8 RGB; None if they are no image.
+    """Return encoded bytes as a training image, (height, width, 3) uint8 RGB; None if they are not an image.
 
-    The result depends on nothing but the arguments, and so is the same in every process.
+    The result depends only on the arguments, so it is the same in every process.
     """
     try:
         picture = open_picture(content)

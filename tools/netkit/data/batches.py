@@ -137,8 +137,8 @@ class Readers:
     def __init__(self, count):
         context = multiprocessing.get_context('spawn')  # MXNet does not survive a fork
         self.processes, self._idle = [], queue.SimpleQueue()
-        # They inherit that Ctrl-C is blocked: it is this process's affair, which gets it right behind. Python's tracker
-        # of resources, which starts with the first of them, would unblock it.
+        # The processes inherit the blocked Ctrl-C, which only this process handles, as soon as all are started. Python's
+        # resource tracker, which starts with the first of them, would unblock it.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -1,4 +1,4 @@
-"""Images with the number of their class: a folder with a subfolder per class, or a `.rec` file of pack.py."""
+"""Labelled images: a folder with one subfolder per class, or a `.rec` file of pack.py."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An ONNX file of anybody, made ready to be quantised: constants and BatchNorms folded, opset 13, all layers named."""
+"""Prepare any ONNX file for quantisation: fold constants and BatchNorms, convert to opset 13, name all layers."""
 
 import os
 

@@ -36,7 +36,7 @@ class Scheme(NamedTuple):
 
 
 SCHEMES = {
-    # onnxruntime computes a layer in int8 only if its output is quantised too, and signed maps take it twice the time.
+    # onnxruntime computes a layer in int8 only if its output is quantised too, and is half as fast with signed maps.
     # OpenVINO does not mind. Processors without VNNI add pairs of products in int16, which eight bits overflow.
     'cpu': Scheme(signed=False, weight_bits=7, outputs=True, biases=True, optimised=True),
     # TensorRT refuses other zero points than 0, and biases in int32.

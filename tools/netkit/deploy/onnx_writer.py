@@ -56,7 +56,7 @@ def convert(graph, parameters, image_shape, batch=None):
 
 
 def in_half_precision(model):
-    """Return an ONNX model with float16 behind its normalisation; `data` and `fc1` stay float32.
+    """Return an ONNX model with float16 after its normalisation; `data` and `fc1` stay float32.
 
     Raises UserError for larger weights.
     """
@@ -155,7 +155,7 @@ class Writer:
         insightface's client looks among the first eight nodes for one named Sub… or _minus… and one named Mul… or
         _mul…. Unless both are there, it computes (x - 127.5) / 127.5 itself. onnxsim folds a multiplication into the
         convolution that reads it, so the subtraction is the last; and it removes numbers without effect, so there are
-        none. An image is made larger by nothing, not smaller: 0 may go into a root.
+        none. The shift without effect is upwards, because 0 may be the argument of a root.
         """
         scale = np.full(3, NEARLY_ONE) if (found.scale == 1).all() else found.scale
         shift = np.full(3, -NEARLY_NOTHING) if (found.shift == 0).all() else -found.shift

@@ -12,7 +12,7 @@ CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # not allowed in SVG, bu
 
 
 def picture_path(text):
-    """Argparse type: the path of a picture to write, which ends in one of FORMATS."""
+    """Argparse type: the path of a figure to write, ending in one of FORMATS."""
     if os.path.splitext(text)[1][1:].lower() not in FORMATS:
         raise argparse.ArgumentTypeError(f'{text!r} does not end in .{", .".join(FORMATS)}')
     check_name(os.path.basename(text))

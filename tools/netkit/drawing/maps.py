@@ -34,7 +34,7 @@ def compute(target, image, names):
 
     `image` is (height, width, 3) RGB of 0…255. The weights are those of the target; if it has none they are drawn at
     random as in training, and BatchNorm takes the statistics of the image itself, since there are no others.
-    Raises UserError for an operator that the network does not have, or that hands on no map.
+    Raises UserError for an operator that the network does not have, or has no map.
     """
     symbol = in_float32(Graph.of(target.symbol)).symbol()
     internals = symbol.get_internals()

@@ -1,4 +1,4 @@
-"""A network as an engineer draws it: a column for each stage, a box for each unit."""
+"""Draw a network: a column for each stage, a box for each unit."""
 
 from netkit.drawing.attention import Module, draw_module
 from netkit.drawing.lane import GLUE, GROUPS, MASK_UNIT, PLAIN, START, UNIT, WIDTH, Lane

@@ -48,7 +48,7 @@ def columns(fars):
 
 
 def evaluate(engine, name, path, fars=FARS):
-    """Return the Result of a verification set; raises UserError for files that are none, and for too few pairs."""
+    """Return the Result of a verification set; raises UserError for other files and too few pairs."""
     pairs = PairSet(path, engine.image_shape)
     embeddings = streams.run(engine, pairs.image, 2 * len(pairs), name, mirror=True)
     if not np.isfinite(embeddings).all():

@@ -1,4 +1,4 @@
-"""Operators that MXNet computes fast on a CPU, in place of its slow ones: the same function of the same parameters.
+"""Replace MXNet operators that are slow on a CPU by fast ones: the same function of the same parameters.
 
 `for_cpu` rewrites a symbol before it is bound on a CPU; nothing rewritten is saved. `undo` is its inverse, for symbols
 that earlier versions of this project saved in these forms. Times are in benchmarks/NOTES.md.

@@ -8,7 +8,7 @@ from netkit.errors import UserError, reason
 
 DIVISORS = ('num_group', 'num_groups', 'stride', 'dilate', 'num_outputs')  # attributes that MXNet divides by
 ATTRIBUTES = ('attrs', 'attr', 'param')  # the keys of a node's attributes, from new to old versions
-MOST_OUTPUTS = 4096  # of an operator; with millions MXNet does not come back
+MOST_OUTPUTS = 4096  # of an operator; with millions MXNet never returns
 
 
 def load_symbol(path):

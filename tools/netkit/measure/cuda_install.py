@@ -1,4 +1,4 @@
-"""Whether the extra mxnet-gpu installs, and MXNet for CUDA computes on the CPU, with a stand-in for the driver."""
+"""Check that the extra mxnet-gpu installs and that MXNet for CUDA computes on the CPU, with a stub driver."""
 
 import glob
 import os

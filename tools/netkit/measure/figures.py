@@ -1,4 +1,4 @@
-"""Figures, the tables that they make, and the failures that stop no other figure."""
+"""Figures, their tables, and failures that do not stop other figures."""
 
 import contextlib
 import math
@@ -33,7 +33,7 @@ class Problems:
 
     @contextlib.contextmanager
     def caught(self, row):
-        """Keep an error in the block, as one of a row."""
+        """Record an error in the block for a row."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""MXNet: the networks as executors, and what they cost."""
+"""MXNet: the networks as executors, and their cost."""
 
 import collections
 import functools
@@ -91,7 +91,7 @@ COMPARED = {
     "checkpointing, MXNet's BatchNorm": Way(memonger=True, cudnn=False, bounds=FLOAT32),  # as the trainers build it
     'checkpointing, rewritten for a CPU': Way(memonger=True, rewritten=True, bounds=FLOAT32),
     'float16, checkpointing': Way(memonger=True, fp16=True, bounds=HALF),
-    # Never built, since it is said to move the statistics twice: here one sees whether it does.
+    # Never built: reportedly moves the statistics twice, which this way checks.
     "checkpointing, cuDNN's BatchNorm": Way(memonger=True, cudnn=True),
 }
 COMPARED_ON_CPU = {

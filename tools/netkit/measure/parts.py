@@ -136,7 +136,7 @@ def compiled(engine, network, ways):
 
 
 def inference(engine, network, ways):
-    """Milliseconds of inferences, of batches that are on the device unless the title says otherwise."""
+    """Milliseconds of forward passes, with batches on the device unless the title says otherwise."""
     label, problems, left = network.choice.label, Problems(), {}
     table = f'inference, milliseconds for a batch{engine.INFERENCE}'
     for row, way in ways.items():

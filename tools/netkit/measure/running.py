@@ -1,4 +1,4 @@
-"""Parts in processes of their own, each within its share of the time; a failure of one does not stop the others."""
+"""Run each part in its own process, within its share of the time; a failure does not stop the other parts."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Inference engines other than MXNet, as steps to time on a CPU, and what the processor has for them."""
+"""Inference engines other than MXNet, as steps to time on a CPU, and the processor's support."""
 
 import functools
 import os
@@ -10,7 +10,7 @@ from netkit.graph.naming import EMBEDDING
 from netkit.onnx_session import asked_threads, open_session
 
 CPU_INFO = '/proc/cpuinfo'
-# Instructions that int8 and bfloat16 live from, by their names there: on x86, and on ARM.
+# Instructions that speed up int8 and bfloat16, by their names on x86 and on ARM.
 INT8 = {'avx512_vnni', 'avx_vnni', 'amx_int8', 'asimddp', 'i8mm'}
 BFLOAT16 = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
@@ -60,9 +60,9 @@ class OpenVINO:
 def openvino_core():
     """Return OpenVINO's Core; raises UserError where it is not installed.
 
-    One for the process, until its end: each brings a stack for signal handlers, and where several are freed in another
-    order than they were made, the one that stays is of freed memory, on which the next Ctrl-C ends in a segmentation
-    fault (OpenVINO 2026.4).
+    One per process, until its end: each Core installs a stack for signal handlers. If several are freed in another order
+    than they were made, the installed stack is freed memory, and the next Ctrl-C ends in a segmentation fault (OpenVINO
+    2026.4).
     """
     try:
         import openvino

@@ -1,4 +1,4 @@
-"""PyTorch: the networks as modules, and what they cost."""
+"""PyTorch: the networks as modules, and their cost."""
 
 import contextlib
 import functools

@@ -89,7 +89,7 @@ class Keeper:
         return self.saved if self.saved is not None else (step - 1) // every if every else 0
 
     def counted(self, step):
-        """Return (saved, kept) behind the checkpoint of a step.
+        """Return (saved, kept) after the checkpoint of a step.
 
         The last one counts if `every` says so too; if not, a run that continues from there writes another in its place.
         """
