@@ -58,7 +58,7 @@ format: .venv/installed
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# A process for each CPU, with one thread each, takes half the time of one process with all threads.
+# One single-threaded process per CPU takes half the time of one process with all threads.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
@@ -72,7 +72,7 @@ test-torch: .venv-torch/installed
 	$(call install,.venv-torch,mxnet tools test arcface-torch)
 	@touch $@
 
-# What does not need MXNet, which ends at Python 3.11; and the package as pip installs it from a git address.
+# Tests without MXNet, which ends at Python 3.11; and the package as pip installs it from a git URL.
 NEWEST_TESTS = tests/classification tests/backbones/test_layers.py tests/backbones/test_package.py tests/backbones/test_newest.py
 test-torch-newest: .venv-newest/installed
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto --dist worksteal $(NEWEST_TESTS)
@@ -152,7 +152,7 @@ test-host: .venv-host/installed
 	$(call install,.venv-host,host test)
 	@touch $@
 
-# The report lists what fails of MXNet for CUDA; PyTorch continues without it.
+# The report lists failures of MXNet for CUDA; PyTorch continues without it.
 check-gpu: .venv-gpu/installed
 	@$(MAKE) --no-print-directory .venv-gpu-mxnet/installed || echo "MXNet cannot be installed here: continuing without it" >&2
 	.venv-gpu/bin/python tools/measure.py gpu $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)

@@ -9,9 +9,9 @@
 For every MXNet trainer of the checkout it copies the builder modules into the trainer's symbol folder and adds
 two kinds of marked block: imports in the training scripts, networks in the configs. The PyTorch trainer,
 arcface_torch, gets a folder `backbones/crunet`, a block in `get_model` of `backbones/__init__.py` and a file of
-`configs` for each network. Nothing of the checkout is run, and either all files change or none.
+`configs` for each network. The patch runs no code of the checkout, and changes all files or none.
 
-Needs nothing but Python 3.6 or newer and the files in this folder.
+Needs only Python 3.6 or newer and the files in this folder.
 """
 
 import argparse
@@ -51,14 +51,14 @@ def parse_args(argv):
     what.add_argument(
         '--status',
         action='store_true',
-        help='say what is there, for every trainer; exit 1 unless all are installed and up to date',
+        help='show the state of every trainer; exit 1 unless all are installed and up to date',
     )
     what.add_argument('--revert', action='store_true', help='remove the networks')
     parser.add_argument('--dry-run', action='store_true', help='print the changes as a unified diff, write nothing')
     parser.add_argument(
         '--force',
         action='store_true',
-        help='replace what was edited or is not ours, keeping a backup FILE%s next to it' % BACKUP,
+        help='replace anything edited or not ours; keep a backup FILE%s next to it' % BACKUP,
     )
     parser.add_argument(
         '--adopt',
@@ -68,8 +68,8 @@ def parse_args(argv):
     parser.add_argument(
         '--without-mxnet',
         action='store_true',
-        help='put a stand-in for MXNet into arcface_torch, and blocks for the lines that current PyTorch, numpy, scipy '
-        'and pip refuse: it then runs on Python 3.13; later runs keep them up to date, --revert removes them',
+        help='let arcface_torch run on Python 3.13: add a stand-in for MXNet, and blocks for the lines that current '
+        'PyTorch, numpy, scipy and pip reject; later runs update both, --revert removes both',
     )
     parser.add_argument(
         '--trainer',
@@ -83,7 +83,7 @@ def parse_args(argv):
     if args.status and (args.dry_run or args.force or args.adopt):
         parser.error('--status changes nothing; leave out --dry-run, --force and --adopt')
     if args.revert and args.adopt:
-        parser.error('--revert takes out what --adopt takes over; name one of them')
+        parser.error('--revert removes what --adopt takes over; pass only one')
     if args.without_mxnet and (args.revert or args.status):
         parser.error('--without-mxnet belongs to an install; leave out --revert and --status')
     return args
@@ -109,7 +109,7 @@ def main(argv=None):
 
 
 def work(args, root):
-    """Do what `args` say to the checkout in the folder `root`; return the exit status."""
+    """Run `args` on the checkout in the folder `root`; return the exit status."""
     checkout = Checkout(root, args.only, args.without_mxnet)
     if args.without_mxnet:
         check_without_mxnet(checkout, args.force)
@@ -127,7 +127,7 @@ def work(args, root):
         return 0
     if changes:
         print_changes('Plan, in %s:' % checkout.root, changes, checkout.root)
-        sys.stdout.flush()  # a reader who has gone ends it here, before the first write
+        sys.stdout.flush()  # a closed pipe ends the run here, before the first write
     folders = {os.path.dirname(path) for path in list(checkout.copies()) + list(checkout.sources)}
     remove_scratch(sorted(folders) + [os.path.join(root, 'recognition')])
     apply(changes, root)
@@ -143,7 +143,7 @@ def work(args, root):
 
 
 def check_without_mxnet(checkout, force):
-    """Refuse a stand-in for MXNet where there is no arcface_torch, or, unless forced, where there is an MXNet."""
+    """Raise Refusal if there is no arcface_torch, or if this Python has MXNet and `force` is not set."""
     if not any(isinstance(trainer, TorchTrainer) for trainer in checkout.trainers):
         raise Refusal('--without-mxnet is for recognition/arcface_torch, which is not among the trainers')
     there = real_mxnet(checkout.root)
@@ -175,7 +175,7 @@ def find_root(path):
 
 
 def program(argv=None):
-    """Run `main`; return the exit status: 2, with one sentence, for what the user can put right."""
+    """Run `main`; return the exit status: 2, with one sentence, for an error that you can fix."""
     write_anything()
     try:
         status = main(argv)
@@ -191,7 +191,7 @@ def program(argv=None):
         discard(sys.stdout)
         return 1
     except OSError as problem:
-        if problem.filename is None:  # nothing else here writes where it has no name for
+        if problem.filename is None:  # only writing to stdout raises without a name
             discard(sys.stdout)
         where = problem.filename or 'what this program prints cannot be written (--status tells what it has done)'
         tell('%s: %s' % (where, problem.strerror))
@@ -208,7 +208,7 @@ def tell(sentence):
 
 
 def write_anything():
-    """Let what the terminal has no letters for become ?, and what nobody is there to read go nowhere."""
+    """Print ? for characters that the terminal lacks, and discard the output to a closed stream."""
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
         if stream is None:  # closed, as by >&-
@@ -222,7 +222,7 @@ def write_anything():
 
 
 def discard(stream):
-    """Let what is still to be printed to a stream go nowhere."""
+    """Discard the pending and later output to a stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

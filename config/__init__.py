@@ -56,9 +56,9 @@ default = EasyDict(_DEFAULT)
 
 
 def generate_config(_network, _dataset, _loss):
-    """Fill `config`, and `default` where it has the key, with the entries of three choices.
+    """Fill `config`, and the existing keys of `default`, with the entries of three choices.
 
-    Nothing of an earlier choice is left. Raises UnknownChoice, naming the choices, for a name that is not in its table.
+    Removes entries of earlier choices. Raises UnknownChoice, naming the choices, for a name that is not in its table.
     """
     chosen = []
     for kind, name, table in (('loss', _loss, loss), ('network', _network, network), ('dataset', _dataset, dataset)):

@@ -1,4 +1,4 @@
-"""The networks: the one table that knows them.
+"""The only table of the networks.
 
 A row is what `--network NAME` sets: `net_name` is the builder module, the rest are config keys of insightface
 and settings of the builder (`symbols/face_blocks.py`). Keys that insightface's `default` has too
@@ -9,8 +9,8 @@ and settings of the builder (`symbols/face_blocks.py`). Keys that insightface's 
 Plain Python without imports, so that `patch_insightface.py` can read it under any interpreter.
 """
 
-# The schedule of the published face result: 8 GPUs x 80 images, lr 0.1 divided by 10 at these steps. Without
-# `memonger` 80 images fit no GPU with 11 GB, with it they fit for all but the deepest networks, which take fewer
+# The schedule of the published face result: 8 GPUs x 80 images, lr 0.1 divided by 10 at these steps. A GPU
+# with 11 GB fits 80 images only with `memonger`, and even then not for the deepest networks, which take fewer
 # (`tools/measure.py networks --memory`; weights, gradients, momentum, classes and CUDA itself need up to 5 GB more).
 FACE_RECIPE = {'per_batch_size': 80, 'lr': 0.1, 'lr_steps': '80000,160000,320000,400000,560000', 'memonger': True}
 # The usual one for ImageNet: 8 GPUs x 32 images, lr 0.1 divided by 10 after 30, 60 and 80 epochs of 5005 steps.
@@ -22,7 +22,7 @@ _FACE, _ORIGINAL = {}, {}
 
 
 def _add(name, face, original, face_recipe=None, imagenet_recipe=None):
-    """Add a network: the settings of its face variant, those of its ImageNet variant, and changes of the recipes."""
+    """Add a network: the settings of its face variant and its ImageNet variant, and changes to the recipes."""
     _FACE[name] = dict(dict(face, **FACE_RECIPE), **(face_recipe or {}))
     _ORIGINAL[name + '_imagenet'] = dict(
         dict(dict(face, **IMAGENET_FORM), **dict(original, **IMAGENET_RECIPE)), **(imagenet_recipe or {})
@@ -82,7 +82,7 @@ for _name, _num_group in (('iresgroup', (8, 16, 32, 64)), ('iresgroupfix', 64)):
             _imagenet_recipe,
         )
 
-# The ResNet that iResNet starts from, as its authors trained it: for ImageNet alone.
+# iResNet's baseline ResNet, as its authors trained it: for ImageNet only.
 for _depth, _imagenet_recipe in ((50, {}), (101, {}), (152, {}), (200, _RECOMPUTE)):
     _ORIGINAL['resnet%d_imagenet' % _depth] = dict(
         {'net_name': 'firesnet', 'num_layers': _depth, 'net_staged': False, 'net_pooled': False},

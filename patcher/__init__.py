@@ -1,1 +1,1 @@
-"""What patch_insightface.py is made of. Needs nothing but Python 3.6 and the files of this project."""
+"""The modules of patch_insightface.py. They need only Python 3.6 and the files of this project."""

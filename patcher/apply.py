@@ -1,7 +1,7 @@
-"""Change files: all of them or none, also where the process is killed in between.
+"""Change all files or none, even if the process is killed in between.
 
-What will be done, and what the files were, is written into one journal in the checkout before the first change. Where a
-change fails, the journal is undone at once; where the process was killed, the next run undoes it.
+Before the first change, the patch writes the changes and the old contents to one journal in the checkout. If a
+change fails, the patch undoes the journal at once; if the process was killed, the next run undoes it.
 """
 
 import base64
@@ -23,7 +23,7 @@ CHANGED = '.py', os.sep + 'requirement.txt'  # endings of the files that this pr
 # In the checkout. It has another name than our scratch files, which one may remove by hand.
 JOURNAL = os.path.join('recognition', '.patch-insightface-journal')
 BACKUP, NEW = '.before-crunet', '.crunet-new'
-OLD = '.crunet-old'  # what a file was, while it is undone; versions before the journal wrote it for every file
+OLD = '.crunet-old'  # the old content during an undo; versions before the journal wrote it for every file
 
 Change = collections.namedtuple('Change', 'path old new')  # bytes; None where there is no file
 Journal = collections.namedtuple('Journal', 'changes folders status')  # new folders; {path: (mode, owner, group)}
@@ -31,7 +31,7 @@ Journal = collections.namedtuple('Journal', 'changes folders status')  # new fol
 
 @contextlib.contextmanager
 def alone_in(root):
-    """Hold the checkout, so that no other of these programs changes it at the same time; refuse where one does."""
+    """Lock the checkout against other runs of the patch; raise Refusal if another run has locked it."""
     try:
         handle = os.open(root, os.O_RDONLY)
     except OSError:  # not every system opens folders, and not every user may list this one
@@ -84,10 +84,10 @@ def apply(changes, root):
 
 
 def undo(root):
-    """Give every file of the journal its old content; return what could not be undone, in sentences.
+    """Restore every file of the journal; return a sentence for each one that could not be undone.
 
-    A file that another program has changed since keeps what it has, and gets a backup of what it was. Where the system
-    does not let a file be written, the journal stays for the next run. Raises Refusal for a journal that is damaged.
+    A file that another program has changed since keeps its content; a backup gets the old content. If a file
+    cannot be written, the journal stays for the next run. Raises Refusal for a damaged journal.
     """
     journal, left, is_done = read_journal(root), [], True
     for change in reversed(journal.changes):
@@ -127,12 +127,12 @@ def keep_for_later(change, journal):
 
 
 def is_unfinished(root):
-    """Return whether an earlier run was killed among its changes."""
+    """Return whether an earlier run was killed midway."""
     return os.path.lexists(os.path.join(root, JOURNAL))
 
 
 def write_journal(root, journal):
-    """Write what will be done; once this has returned, a later run can undo it."""
+    """Write the planned changes; from then on, a later run can undo them."""
 
     def text(content):
         return None if content is None else base64.b64encode(content).decode()
@@ -152,7 +152,7 @@ def write_journal(root, journal):
 
 
 def read_journal(root):
-    """Return the Journal in a checkout, an empty one where there is none; raises Refusal if it is not one of ours."""
+    """Return a checkout's Journal, empty without a file; raise Refusal if the file is not one of ours."""
     path = os.path.join(root, JOURNAL)
     if not os.path.lexists(path):
         return Journal([], [], {})
@@ -161,7 +161,7 @@ def read_journal(root):
         return None if text is None else base64.b64decode(text.encode(), validate=True)
 
     def absolute(name, ending=''):
-        """Return the path of what this program changes: files below recognition, their backups, folders."""
+        """Return the path of a file, backup or folder that this program changes, below recognition."""
         path = os.path.normpath(os.path.join(root, name))
         is_inside = path.startswith(os.path.join(root, 'recognition') + os.sep)
         is_link = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
@@ -176,14 +176,14 @@ def read_journal(root):
         status = {absolute(name): tuple(map(int, numbers)) for name, numbers in found['status'].items()}
         for mode, *owners in [status[change.path] for change in changes if change.old is not None]:
             if not 0 <= mode < 0o1000 or len(owners) != 2 or not all(-1 <= number < 2**31 for number in owners):
-                raise ValueError('a mode or an owner is none')
+                raise ValueError('invalid mode or owner')
         return Journal(changes, folders, status)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise Refusal('%s is not a journal of this program (%s); remove it, and compare with git diff' % (path, error))
 
 
 def new_folders(changes):
-    """Return the folders that have to be made for `changes`, from the outside in."""
+    """Return the folders to create for `changes`, parents first."""
     found = []
     for change in changes:
         folder, missing = os.path.dirname(change.path), []
@@ -202,7 +202,7 @@ def is_there(path, content):
 
 
 def why(error):
-    """Return what stopped the changes."""
+    """Return why the changes stopped."""
     if isinstance(error, OSError):
         path = getattr(error, 'filename2', None) or error.filename or 'a file'  # of a rename, what it was to become
         return '%s: %s' % (re.sub('(%s|%s)$' % (re.escape(NEW), re.escape(OLD)), '', str(path)), error.strerror)
@@ -210,7 +210,7 @@ def why(error):
 
 
 def backed_up(path):
-    """Return the path of the file of which `path` is a backup, or `path` itself if it is not a backup."""
+    """Return the path of the original of the backup `path`, or `path` itself if it is not a backup."""
     folder, name = os.path.split(path)
     return os.path.join(folder, name.split(BACKUP)[0])
 
@@ -239,7 +239,7 @@ def status_for(path):
 
 
 def write(path, content, status):
-    """Write a file, synced, with a (mode, owner, group); only root gives files away."""
+    """Write and sync a file with (mode, owner, group); only root changes the owner."""
     mode, owner, group = status
     try:
         remove(path)  # and with it a link, which would lead elsewhere
@@ -257,7 +257,7 @@ def write(path, content, status):
 
 
 def remove(path):
-    if os.path.lexists(path):  # a folder that is mounted to be read only refuses to remove what does not exist
+    if os.path.lexists(path):  # a read-only file system refuses even to remove a missing file
         os.remove(path)
 
 

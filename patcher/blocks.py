@@ -1,4 +1,4 @@
-"""What is put into insightface: the lines of the blocks, and the files that are copied."""
+"""The additions to insightface: the lines of the blocks, and the copied files."""
 
 import ast
 import os
@@ -49,7 +49,7 @@ def load_modules(networks):
 
 
 def load_torch_modules(modules):
-    """Return {file name: bytes} of what the PyTorch trainer needs: the builders, what reads them, and the table."""
+    """Return {file name: bytes} of the PyTorch trainer's files: the builders, their readers, and the table."""
     own = [('backbones', 'crunet', name + '.py') for name in TORCH_MODULES]
     paths = [os.path.join(HERE, *part) for part in [*own, ('config', 'networks.py')]]
     for path in paths:
@@ -126,7 +126,7 @@ TORCH_LINES = (
 TORCH_LINES_OF_2021 = ('from .crunet import symbol_torch', 'globals().update(symbol_torch.functions())')
 
 TORCH_CONFIG = """\
-# {network} on MS1M-ArcFace, put here by patch_insightface.py, which replaces it when it is run again: edit a copy.
+# {network} on MS1M-ArcFace, written by patch_insightface.py. The next run replaces this file: edit a copy.
 from easydict import EasyDict as edict
 
 config = edict()
@@ -166,7 +166,7 @@ def torch_configs(networks):
         if name.endswith('_imagenet'):
             continue
         size = row.get('emb_size', 512)
-        # Insightface's other programs, torch2onnx.py and inference.py, know no other size.
+        # insightface's other programs, torch2onnx.py and inference.py, support only 512.
         published = '' if size == 512 else '  # the published training had %d' % size
         text = TORCH_CONFIG.format(network=name, published=published, batch=row['per_batch_size'], lr=row['lr'])
         found['ms1mv2_%s.py' % name] = text.encode('utf-8')

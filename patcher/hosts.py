@@ -1,4 +1,4 @@
-"""The trainers of insightface: where they are, and what is in the way of changing their files."""
+"""insightface's trainers: their folders, and the obstacles to changing their files."""
 
 import collections
 import contextlib
@@ -53,7 +53,7 @@ TORCH_HOST = Host('recognition/arcface_torch', ('backbones/__init__.py',), (), F
 
 
 class Trainer:
-    """A trainer folder of the checkout: its files, and what stands in the way of changing them."""
+    """A trainer folder of the checkout: its files, and the obstacles to changing them."""
 
     def __init__(self, checkout, host):
         self.checkout, self.host = checkout, host
@@ -71,7 +71,7 @@ class Trainer:
         return self.scripts + self.configs + self.mends
 
     def is_in(self, folder):
-        """Return whether this trainer is meant by a path, absolute or in the checkout, or by the end of one."""
+        """Return whether a path (absolute, in the checkout, or the end of one) names this trainer."""
         root, given = self.checkout.root, os.path.normpath(folder) if folder else ''
         if os.path.realpath(folder) == self.folder or os.path.realpath(os.path.join(root, folder)) == self.folder:
             return True
@@ -87,7 +87,7 @@ class Trainer:
         return shared if not os.path.isdir(symbol) and os.path.isdir(shared) else symbol
 
     def paths_of(self, recorded):
-        """Return the paths at which a copied file may be that is recorded under a name."""
+        """Return the possible paths of the copied file with a recorded name."""
         if '/' in recorded:
             return [os.path.join(self.folder, *recorded.split('/'))]
         return [os.path.join(folder, recorded) for folder in self.places]
@@ -122,7 +122,7 @@ class Trainer:
         return network_lines(networks, edict_name(source)), place
 
     def copied(self):
-        """Return {path: bytes} of the copied files without those that were there before: --revert removes these."""
+        """Return {path: bytes} of the copied files that --revert removes: the ones that did not exist before."""
         return {path: content for path, content in self.copies().items() if not self.checkout.was_there(path, content)}
 
     def without_own(self, source):
@@ -142,10 +142,10 @@ class Trainer:
         return source.outside_block(r'\s*network(\.(%s)|\[\s*[\'"](%s)[\'"]\s*\])\s*=[^=]' % (names, names))
 
     def uses_ours(self, source, first, last):
-        """Return the place of the first line that would stand in front of the block and needs it, or None.
+        """Return the place of the first line that would precede the block and needs it, or None.
 
-        `first` and `last` tell how many lines stand in front of the first and of the last line that the block takes the
-        place of. In a config, what sets a network in front of the first would be undone by the block.
+        `first` and `last` are the numbers of lines before the first and the last line that the block replaces. In a
+        config, the block would undo a line before the first that sets a network.
         """
         if source.path in self.scripts:
             begin, pattern = (
@@ -172,7 +172,7 @@ class TorchTrainer(Trainer):
         return os.path.join(self.folder, 'backbones', 'crunet')
 
     def modernise(self, wanted):
-        """Find the files that need another line on today's Python, if that is wanted, or has been done before."""
+        """Find the files that need changed lines on today's Python, if `wanted` or done before."""
         content = {path: self.checkout.read(path) for path in modern.files_of(self.folder, modern.MENDED)}
         has_block = [path for path in content if BEGIN.encode() in content[path]]
         recorded = any('/' in name for name, _ in self.checkout.records(self))
@@ -206,7 +206,7 @@ class TorchTrainer(Trainer):
         return record_lines(self.copied(), self._recorded_name) + code, place
 
     def _recorded_name(self, path):
-        """Return the name under which a copied file is recorded: its own, or with its folders, of the stand-in."""
+        """Return the recorded name of a copied file: its file name or, for the stand-in, its relative path."""
         if path in self.stand_in:
             return os.path.relpath(path, self.folder).replace(os.sep, '/')
         return os.path.basename(path)
@@ -237,16 +237,16 @@ class TorchTrainer(Trainer):
         return source.outside_block(r'\s*(from|import)\s+(\S+\s+import\s+)?[\w.]*\bcrunet\b')
 
     def uses_ours(self, source, first, last):
-        """Return None: nothing does: what uses the networks stands inside the block."""
+        """Return None: only lines inside the block use the networks."""
 
 
 class Checkout:
     """An insightface checkout with its trainers."""
 
     def __init__(self, root, only=None, without_mxnet=False):
-        """Read the checkout in the folder `root`; `only` is the folder of the one trainer to change, if not of all.
+        """Read the checkout in the folder `root`; `only` is the folder of the one trainer to change, or None.
 
-        `without_mxnet` puts the stand-in for MXNet into arcface_torch; where it is already, it stays.
+        `without_mxnet` puts the stand-in for MXNet into arcface_torch; an existing one stays.
         """
         self.networks = load_networks()
         self.modules = load_modules(self.networks)
@@ -277,7 +277,7 @@ class Checkout:
             )
 
     def with_networks(self, configs):
-        """Return the configs without those that take the block of another one by a star import, as 1.0 allowed."""
+        """Return the configs, except any that star-imports another config's block, as 1.0 allowed."""
         sources = [self.sources[path] for path in configs]
         if not any(source.block for source in sources):
             return configs
@@ -364,7 +364,7 @@ class Checkout:
         return blocks
 
     def needed_by_others(self):
-        """Return the paths of copied files that a trainer which --trainer leaves alone has a block for."""
+        """Return the paths of copied files that the block of a trainer outside --trainer needs."""
         return {
             path
             for trainer in self.others
@@ -373,9 +373,9 @@ class Checkout:
         }
 
     def bring_along(self):
-        """Let --trainer take in the trainers that have a block and share copied files with those that it names.
+        """Extend --trainer to the trainers that have a block and share copied files with the chosen ones.
 
-        Their blocks record what was copied, so an update has to reach them together.
+        Their blocks record the copied files, so an update must include all of them.
         """
         changed = set(self.copies())
         along = [

@@ -27,7 +27,7 @@ STAND_IN = {
     )
 }
 STAND_IN.update({'mxnet/rec_format.py': RECORDS, 'scripts/mxnet.py': os.path.join(HERE, 'mxnet_of_scripts.py')})
-# Names of MXNet that the stand-in has, and those that upstream has in functions which nobody calls.
+# MXNet's names in the stand-in, and MXNet's names in upstream functions that are never called.
 HAS = (
     'recordio.MXIndexedRecordIO',
     'recordio.IRHeader',
@@ -151,7 +151,7 @@ def _behind_import(lines, pattern, block):
 
 
 def real_mxnet(folder):
-    """Return where this Python has MXNet, None where it has none, or only the stand-in in a folder."""
+    """Return the path of this Python's MXNet; None without one, or for the stand-in in `folder`."""
     spec = importlib.util.find_spec('mxnet')
     place = spec and os.path.realpath(spec.origin or list(spec.submodule_search_locations)[0])
     return None if not place or place.startswith(folder + os.sep) else place

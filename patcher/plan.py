@@ -10,10 +10,10 @@ from patcher.source import WAS, Refusal, Source, compile_error, replaced_by, sha
 
 
 def plan_install(checkout, force, adopt=False):
-    """Return the changes that install, or bring up to date; refuse what would overwrite anything of the user's.
+    """Return the changes of an install or update; raise Refusal if they would overwrite anything of the user's.
 
-    All that is in the way is named at once. With `adopt`, lines written by hand that are those of the block, to the
-    letter, are no longer in the way: the block takes their place.
+    The message lists all obstacles. With `adopt`, hand-written lines that are identical to the block's are not
+    obstacles: the block replaces them.
     """
     checkout.adopts = adopt
     checkout.bring_along()
@@ -42,7 +42,7 @@ def plan_install(checkout, force, adopt=False):
 
 
 class InTheWay(Exception):
-    """What has to go from a file before the plug-in can come: a sentence."""
+    """Something to remove from a file before installing: a sentence."""
 
 
 def plan_block(checkout, trainer, there, force, adopt):
@@ -121,7 +121,7 @@ def plan_gone(checkout, force):
 
 
 def plan_revert(checkout, force):
-    """Return the changes that take the plug-in out. Copied files go only if they are what was copied."""
+    """Return the changes that remove the plug-in. Copied files go only if they are unchanged."""
     changes, problems = plan_gone(checkout, force)
     kept = checkout.imported_by_hand() | checkout.needed_by_others()
     for path, content in sorted(checkout.copies().items()):
@@ -156,7 +156,7 @@ def plan_revert(checkout, force):
 
 
 def unique(changes):
-    """Drop repetitions: a shared symbol folder is planned for once for every trainer."""
+    """Drop duplicates: every trainer plans for a shared symbol folder."""
     return list(collections.OrderedDict((change.path, change) for change in changes).values())
 
 

@@ -1,4 +1,4 @@
-"""What is printed: what was there and what has changed, and the commands to train."""
+"""Printed output: the state of a checkout, the changes, and the commands to train."""
 
 import collections
 import difflib
@@ -16,7 +16,7 @@ NAMES_NETWORK = rb"""(?m)^[ \t]*config\.network[ \t]*=[ \t]*['"]([\w.]+)"""
 
 
 def print_leftovers(checkout):
-    """Point out lines of the user's that need what was taken out, and copies that no block records."""
+    """Point out the user's lines that need a removed network, and copies that no block records."""
     for path, content in sorted(checkout.copies().items()):
         if os.path.isfile(path) and path not in checkout.needed_by_others() and read(path) == content:
             print(
@@ -36,7 +36,7 @@ def print_leftovers(checkout):
 
 
 def print_configs_left(checkout):
-    """Point out configs of the user's, in arcface_torch, that name a network which is gone."""
+    """Point out the user's arcface_torch configs that name a removed network."""
     for trainer in checkout.trainers:
         for path in sorted(glob.glob(os.path.join(glob.escape(trainer.folder), 'configs', '*.py'))):
             found = re.search(NAMES_NETWORK, read(path)) if os.path.isfile(path) else None
@@ -98,7 +98,7 @@ def print_next_step(checkout):
 
 
 def print_torch_commands(trainer):
-    """Print the commands that train with arcface_torch, by what this version of it has."""
+    """Print the commands that train with this version of arcface_torch."""
     what = 'configs/my_cru116.py' if trainer.has_configs else '--network cru116'
     if trainer.has_configs:
         print('  cp configs/ms1mv2_cru116.py %s    # and set the path of your data set in it' % what)

@@ -1,6 +1,6 @@
 """A Python file of insightface: its lines, our block in it, and the places where blocks belong.
 
-Nothing of such a file is run, and nothing of it is ever printed again: lines are put in and taken out.
+The patch never runs or reformats such a file: it only inserts and removes lines.
 """
 
 import ast
@@ -73,7 +73,7 @@ class Source:
         )
 
     def without_block(self):
-        """Return the lines as they were before the block came."""
+        """Return the lines as they were without the block."""
         if self.block is None:
             return self.lines
         before, after = self.lines[: self.block.start], self.lines[self.block.end :]
@@ -84,8 +84,8 @@ class Source:
         return before + after
 
     def without(self, lines):
-        """Return the Source without those statements at its top that are, to the letter, in the set `lines`, and how
-        many of the lines that stay stand in front of the first and of the last of them (None where it has none)."""
+        """Return the Source without the top-level statements that exactly match one of the set `lines`, and the numbers
+        of remaining lines before the first and the last removed statement (None without any)."""
         # A line of a longer statement, or inside a string, is not a statement.
         out = {start for _, start, end in self.statements() if end == start + 1 and self.bare[start] in lines}
         kept = [line for index, line in enumerate(self.lines) if index not in out]
@@ -94,8 +94,8 @@ class Source:
     def with_block(self, lines, at):
         """Return the file's bytes with a block of `lines` where the old one is, else before line `at` (from 0).
 
-        Where a statement is open there, as a text of several lines can be, it comes behind that. The block replaces the
-        lines that it has as comments, which begin at `at`.
+        If `at` is inside a statement, such as a multi-line string, the block follows it. The block
+        replaces the lines in its `# was:` comments, which begin at `at`.
         """
         if self.block is not None or replaced_by(lines):
             return self._with_block_at(lines, at if self.block is None else self.block.start)
@@ -121,10 +121,10 @@ class Source:
         return ''.join(before + added + after).encode('utf-8')
 
     def statements(self):
-        """Yield (node, first line, line behind it), from 0, of every statement at the top of the file.
+        """Yield (node, first line, line after it), from 0, of every top-level statement.
 
-        Only the first line of a statement is sure under all Python versions; it ends with the last line
-        before the next statement that is neither blank nor comment.
+        Only the first line of a statement is reliable in all Python versions. The statement ends with the last
+        line before the next statement that is neither blank nor comment.
         """
         firsts = [
             min([node.lineno] + [decorator.lineno for decorator in getattr(node, 'decorator_list', ())])
@@ -154,7 +154,7 @@ class Source:
         return found
 
     def require_tree(self, by_hand):
-        """Refuse a file that this Python cannot parse; `by_hand` says what the user may write into it instead."""
+        """Raise Refusal if this Python cannot parse the file; `by_hand` describes the manual edit."""
         if self.tree is not None:
             return
         for line, text in enumerate(self.lines, 1):
@@ -176,12 +176,12 @@ def replaced_by(lines):
 
 
 def parse(text):
-    """Return the syntax tree, or None for what this Python cannot parse (Python 2 has its own print)."""
+    """Return the syntax tree, or None if this Python cannot parse the text (Python 2's `print`)."""
     if re.search(LONE_RETURN, text):
         return None  # Python takes a lone carriage return for a line end, which would shift all line numbers
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # what it thinks of insightface's escape sequences is not our business
+            warnings.simplefilter('ignore')  # ignore warnings about insightface's escape sequences
             return ast.parse(text.lstrip('\ufeff'))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -198,7 +198,7 @@ def walk_outside_functions(node):
 
 
 def compile_error(content, path):
-    """Return what keeps this Python from compiling a file's bytes, or None."""
+    """Return this Python's error on compiling a file's bytes, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -269,7 +269,7 @@ def networks_place(source):
 
 
 def star_import(source):
-    """Return the line, from 1, of a config that takes all names from another file, `network` among them; else None."""
+    """Return the line, from 1, at which a config star-imports `network` from another file; else None."""
     is_made_here = source.outside_block(r'network\s*=') is not None
     return None if is_made_here else source.outside_block(r'from\s+\S+\s+import\s*\(?\s*\*')
 
@@ -295,7 +295,7 @@ def default_place(source):
 def get_model_place(source):
     """Return (place, indentation, names of its parameters) of the first statement in arcface_torch's get_model.
 
-    Where the file has none, and names networks as functions, the place is its end, without indentation and names.
+    Without get_model (networks are functions there), the place is the file's end, without indentation and names.
     """
     source.require_tree('add the networks')
     for node in source.tree.body:
@@ -330,7 +330,7 @@ def decorators(nodes):
 
 
 def edict_name(source):
-    """Return what the config calls EasyDict, by how it makes `network`; 'edict' where it does not make it itself."""
+    """Return the config's name for EasyDict, from its assignment to `network`; 'edict' if it has none."""
     if source.block:
         made = re.search(r'(?m)^network\.\w+ = ([\w.]+)\(\)$', '\n'.join(source.block.lines))
         return made.group(1) if made else 'edict'

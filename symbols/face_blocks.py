@@ -1,4 +1,4 @@
-"""What the networks share: layers, stem, residual branch and embedding head.
+"""Shared building blocks: layers, stem, residual branch and embedding head.
 
 The network modules in this folder (`fcrunet`, `fresattention`, `firesnet`) contain only what is new about
 their network; `face_settings` has the settings.
@@ -53,7 +53,7 @@ class Layers:
     """The layers of a network, with the settings that apply to all of them.
 
     A layer method takes a FeatureMap and a `name`, and returns a FeatureMap. Every node is named: MXNet would
-    number unnamed operators by a counter of the process, and the same network built twice would have two
+    number unnamed operators with a per-process counter, so building the same network twice would give
     different JSONs.
     """
 
@@ -72,9 +72,9 @@ class Layers:
     def adopt(self, paper, released, network):
         """Return the Origin that `net_origin` chooses, `paper` or one of `released`, {net_origin: Origin}.
 
-        The settings that it brings replace those that have their default. (insightface's config names every setting,
-        so a default that was written down looks the same.) Raises SettingError if nothing was released of the network,
-        whose own settings, `network`, the message names.
+        The Origin's settings replace settings that are at their default. (insightface's config names every setting,
+        so an explicit default looks the same.) Raises SettingError if no such network was released; the message
+        lists `network`, the network's own settings.
         """
         settings, origins = self.settings, {'paper': paper, **released}
         if settings.net_origin not in origins:
@@ -111,10 +111,10 @@ class Layers:
         return FeatureMap(symbol, conv.num_filter, halved(data.size) if conv.stride == 2 else data.size)
 
     def keep_consumer(self, data, name):
-        """Insert an identity behind the convolution `name` when `memonger` is on.
+        """Insert an identity after the convolution `name` when `memonger` is on.
 
-        For a convolution whose output only a kept sum or mask reads: in the recomputation it has no consumer,
-        and MXNet's own convolution (used without oneDNN and cuDNN) then fails. The identity costs nothing.
+        If only a stored sum or mask reads the output, recomputation leaves the convolution without a consumer,
+        and MXNet's own convolution (used without oneDNN and cuDNN) fails. The identity costs nothing.
         """
         if not self.settings.memonger:
             return data
@@ -148,7 +148,7 @@ class Layers:
         gamma = mx.sym.Variable(name + '_gamma', shape=(data.channels,), init=mx.init.Constant(0.25))
         bend = mx.sym._internal._rminus_scalar(gamma, scalar=1.0, name=name + '_gamma_minus')
         bend = mx.sym.reshape(bend, shape=(1, -1, 1, 1), name=name + '_factor')
-        # On a GPU MXNet fuses these two. ReLU's gradient needs its output only, which the product keeps anyway.
+        # On a GPU MXNet fuses these two. ReLU's gradient needs only its output, stored by the product anyway.
         negative = mx.sym.negative(data.symbol, name=name + '_minus')
         negative = mx.sym.Activation(negative, act_type='relu', name=name + '_negative')
         product = mx.sym.broadcast_mul(negative, bend, name=name + '_bend')
@@ -163,7 +163,7 @@ class Layers:
         return data._replace(symbol=mx.sym.Activation(data=data.symbol, act_type='sigmoid', name=name))
 
     def pool(self, data, name, padded=True):
-        """Max pooling 3x3, stride 2; `padded` by 1, or else as in Caffe, with windows that begin in the corner."""
+        """Apply 3x3 max pooling, stride 2, `padded` by 1 or as in Caffe, with windows that begin in the corner."""
         size = halved(data.size) if padded else tuple(side // 2 for side in data.size)
         if not padded and min(data.size) < 3:
             raise SettingError(
@@ -229,7 +229,7 @@ def halved(size):
 def bottleneck(width, num_filter, stride, num_group=1, stride_on_last=False):
     """Return the convolutions of a bottleneck, C(1,width) - C(3,width,stride,num_group) - C(1,num_filter).
 
-    With `stride_on_last` the stride is the last 1x1's: the same function in inference, other statistics in training.
+    With `stride_on_last` the last 1x1 has the stride: same function in inference, other statistics in training.
     """
     middle, last = (1, stride) if stride_on_last else (stride, 1)
     return Conv(width), Conv(width, 3, middle, num_group), Conv(num_filter, stride=last)
@@ -291,8 +291,8 @@ def changes_shape(data, num_filter, stride):
 def normalise(layers, data):
     """Normalise raw 0…255 RGB: (x - net_mean) / net_std, about -1…1; with `net_input` 2, by a BN of the data.
 
-    By the names of these two nodes insightface's client knows that a network normalises its input itself, and
-    does not normalise a second time. With one mean and deviation per channel (ImageNet weights of other
+    From the names of these two nodes, insightface's client detects that a network normalises its input, and
+    does not normalise again. With one mean and deviation per channel (ImageNet weights of other
     packages) the channels are split: MXNet's image.normalize crashes in the backward pass.
     """
     settings = layers.settings
@@ -334,12 +334,12 @@ def stem(layers, max_pool=True, padded=True):
 def recompute(layers, trunk, kept):
     """With `memonger`, recompute the trunk's feature maps in the backward pass, except the `kept` ones.
 
-    `kept(name)` returns whether the output of the operator `name` stays in memory. Cheapest to keep are outputs
-    of operators whose gradient needs none of their inputs (sums, sigmoids): whatever is kept keeps the inputs
-    of its gradient as well. Each network keeps what planned least memory (benchmarks/NOTES.md).
+    `kept(name)` returns whether the output of the operator `name` stays in memory. Cheapest to store are outputs
+    of operators whose gradient needs none of their inputs (sums, sigmoids): storing one stores its gradient's
+    inputs too. Each network stores the set with least planned memory (benchmarks/NOTES.md).
 
-    The idea is Chen et al. 2016, arXiv 1604.06174. In MXNet the attribute alone has this effect, whatever the
-    environment variables say.
+    The idea is Chen et al. 2016, arXiv 1604.06174. In MXNet the attribute alone does this, regardless of
+    environment variables.
     """
     if not layers.settings.memonger:
         return

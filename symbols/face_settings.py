@@ -1,7 +1,7 @@
-"""The settings that all networks have: names, defaults, legal values, where they come from, and the note in a symbol.
+"""Settings of all networks: names, defaults, legal values, their source, and the note in a symbol.
 
-`face_blocks` builds layers with them. Nothing in this folder reads a file or an environment variable, and the config of
-insightface is read in one place, `read_config`.
+`face_blocks` builds layers with them. No module in this folder reads a file or an environment variable. Only
+`read_config` reads insightface's config.
 """
 
 import ast
@@ -30,8 +30,8 @@ DROPOUT = 0.4
 SMALLEST_IMAGE = 32  # pixels; smaller images leave the attention modules nothing to pool
 
 
-NOTE = '__crunet__'  # attribute of `fc1`: two underscores, so that MXNet keeps it and does not read it
-# Settings of earlier versions, of forms that are faster on a CPU; the function is the same without them.
+NOTE = '__crunet__'  # attribute of `fc1`; because of the two underscores MXNet stores but ignores it
+# Removed settings, for implementations faster on a CPU; the function is the same without them.
 WITHDRAWN = ('net_resize', 'net_groups')
 
 
@@ -94,7 +94,7 @@ class Settings(NamedTuple):
 
 
 def parse_settings(text):
-    """Return {name: value} of `NAME=VALUE,…`: a value is a Python literal or a word, that of a name alone None."""
+    """Return {name: value} of `NAME=VALUE,…`: a value is a Python literal or a word, None for a bare name."""
     found = {}
     for part in filter(None, re.split(r',(?![^(]*\))', text)):  # not at the commas of (64,64,3)
         name, equals, value = part.partition('=')
@@ -113,9 +113,9 @@ def setting_names(build):
 def read_config(build):
     """Return, as a dict, the settings of the builder `build` that insightface's config defines.
 
-    The `config` module of insightface is in the folder of the trainer or above. It is imported when a symbol is
-    requested, not with this module, because `generate_config` fills it in between. A key that an old
-    host does not have keeps its default.
+    insightface's `config` module is in the trainer's folder or above. It is imported when a symbol is requested,
+    not with this module, because `generate_config` fills `config` in between. A key that an old insightface lacks
+    keeps its default.
     """
     try:
         from config import config
@@ -136,7 +136,7 @@ def plain_value(value):
 
 
 def noted(build):
-    """Decorate a builder: its symbol says which network it is, in the attribute NOTE of `fc1`.
+    """Decorate a builder: the attribute NOTE of its symbol's `fc1` describes the network.
 
     The note is JSON: `builder`, the name of the module, and the settings that are not at their `defaults`, an attribute
     of the decorated function.
@@ -160,7 +160,7 @@ def noted(build):
 
 
 def choose(key, value, choices):
-    """Return the entry of the dict `choices` for `value`, or, where `choices` is a sequence, `value` itself.
+    """Return `choices[value]` if `choices` is a dict, `value` itself if it is a sequence.
 
     Raises SettingError, naming key, value and choices, if `value` is not one of them.
     """

@@ -1,9 +1,9 @@
 """CRU-Net: residual networks whose units share their first two convolutions.
 
 Chen, Jin, Kang, Feng, Yan: "Sharing Residual Units Through Collective Tensor Factorization To Improve Deep
-Neural Networks", IJCAI 2018, arXiv 1703.02180. By default the face network is the one
-that was described in 2018 (112x112, improved unit, PReLU, option E). The code that was released with LFW 0.99867 is
-another network, `net_origin='release'`: RELEASED has the differences.
+Neural Networks", IJCAI 2018, arXiv 1703.02180. The default face network is the one
+described in 2018 (112x112, improved unit, PReLU, option E). The code released with LFW 0.99867 is
+another network, `net_origin='release'`; RELEASED lists the differences.
 """
 
 from typing import Dict, NamedTuple, Tuple
@@ -29,7 +29,7 @@ CARDINALITY = 32  # groups of the units that are not collective ("32x4d" in the 
 
 
 class Unit(NamedTuple):
-    """In what the units of a released network differ from the described ones, which have the defaults."""
+    """Differences of a released network's units from the described ones (the defaults)."""
 
     stride_on_last: bool = False  # the stride is the last 1x1 convolution's, not the 3x3's
     active_entry: bool = False  # in a collective unit BN-A precedes the first convolution, not BN alone
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Whose network it is (`net_origin`): its stages, and the settings that it has in place of the defaults."""
+    """A version of the network (`net_origin`): its stages, and the settings that replace the defaults."""
 
     stages: Dict[int, Tuple[Stage, ...]]
     settings: Dict[str, object] = {}
@@ -58,7 +58,7 @@ STAGES = {
     56: (Stage(3, 256, 128), Stage(4, 512, 256), Stage(6, 1024, 640, sharing=6), Stage(3, 2048, 1024)),
     116: (Stage(3, 256, 128), Stage(6, 512, 352, sharing=6), Stage(18, 1024, 704, sharing=6), Stage(3, 2048, 1024)),
 }
-# The face code of 2018: the paper's 116, a wider 56 with a second collective stage, units that differ in all points.
+# The 2018 face code: the paper's 116, a wider 56 with a second collective stage, all differences of Unit.
 UNIT_OF_2018 = Unit(stride_on_last=True, active_entry=True, own_shortcut=True)
 STAGES_OF_2018 = {
     depth: tuple(stage._replace(unit=UNIT_OF_2018) for stage in stages)

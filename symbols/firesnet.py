@@ -3,7 +3,7 @@
 Duta, Liu, Zhu, Shao: "Improved Residual Networks for Image and Video Recognition", 2020, arXiv 2004.04989. The
 unit is this network's contribution, so the face network keeps it and changes only stem, activation and head;
 `net_unit` does not apply. Two switches are the paper's ablation: without `net_staged` and `net_pooled` the network is
-the ResNet that it starts from.
+the baseline ResNet.
 """
 
 from typing import Dict, NamedTuple, Tuple
@@ -59,7 +59,7 @@ KINDS = {
 
 
 class Origin(NamedTuple):
-    """Whose network it is: the paper's, or the authors' code, which differs in one point."""
+    """A version of the network: the paper's, or the authors' code (one difference)."""
 
     settings: Dict[str, object] = {}  # in place of the defaults
     in_place: bool = False  # the activation after a start unit, see `middle_unit`
@@ -69,7 +69,7 @@ RELEASED = {'release': Origin(in_place=True)}
 
 
 class Stage(NamedTuple):
-    """What the units of a stage have in common."""
+    """Common properties of a stage's units."""
 
     num_filter: int  # of the output
     width: int  # K
@@ -88,8 +88,8 @@ class Stage(NamedTuple):
 def shortcut_of(layers, data, stage, stride, name):
     """Build the shortcut of a unit that may change the shape: the identity, or a 1x1 projection.
 
-    The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which sees every position, before
-    the projection; ResNet's strided 1x1 convolution skips three of four.
+    The improved shortcut (paper, section 3.2) halves the map by max pooling 3x3/2, which reads every position, before
+    the projection; ResNet's strided 1x1 convolution skips 3 of 4.
     """
     if stage.pooled and stride == 2:
         data, stride = layers.pool(data, name + '_pool'), 1
@@ -99,7 +99,7 @@ def shortcut_of(layers, data, stage, stride, name):
 
 
 def resnet_unit(layers, data, stage, stride, name):
-    """Build a unit of the ResNet that iResNet starts from: C-BN-A-…-C-BN plus shortcut, A after the addition."""
+    """Build a unit of the baseline ResNet: C-BN-A-…-C-BN plus shortcut, A after the addition."""
     shortcut = shortcut_of(layers, data, stage, stride, name + '_shortcut')
     return close_unit(layers, data, shortcut, stage.convs(stride), POST_ACTIVATION, name)
 
@@ -113,8 +113,8 @@ def start_unit(layers, data, stage, stride, name):
 def middle_unit(layers, data, stage, name, after_start=False):
     """Build a pre-activation unit; the one `after_start` omits its first BN, since the start unit ended with one.
 
-    There the released code departs from the paper: its activation works in place, so it is the activated input that is
-    added in the end.
+    In that unit the released code differs from the paper: the activation works in place, so the unit adds the
+    activated input.
     """
     entry = layers.act(data, name + '_relu1') if after_start else enter_branch(layers, data, PRE_ACTIVATION, name)
     added = entry if after_start and stage.in_place else data
@@ -136,8 +136,8 @@ def kind_of(num_layers, num_group):
 def kept_sums(units, name):
     """Return the names of the sums that stay in memory with `memonger`, in a stage with `units` units.
 
-    In a long stage not all: the fewer are kept, the more is computed again at once, and a distance of half the square
-    root of the units planned least memory, or nearly so (benchmarks/NOTES.md).
+    A long stage stores only some: the fewer it stores, the more it recomputes at once. One sum every sqrt(units) / 2
+    units had the least planned memory, or nearly (benchmarks/NOTES.md).
     """
     step = max(1, round(units**0.5 / 2))
     return [name % unit + '_plus' for unit in range(1, units + 1, step)]
@@ -163,7 +163,7 @@ def build(num_layers, num_group=1, net_staged=True, net_pooled=True, **settings)
     """Return the symbol of an iResNet: `data`, (batch, 3, h, w) raw 0…255 RGB, to `fc1`, (batch, emb_size).
 
     `num_layers` is a key of UNITS; `num_group` is 1, 64 for iResGroupFix or, by stage, (8, 16, 32, 64) for iResGroup.
-    `net_staged` gives the units of a stage three roles, `net_pooled` the strided units the improved shortcut; ResNet
+    `net_staged` gives a stage's units three roles; `net_pooled` gives strided units the improved shortcut. ResNet
     has neither. `settings` are the fields of `face_settings.Settings`, whose defaults are the face network. Raises
     SettingError for a value that is not defined.
     """
@@ -171,7 +171,7 @@ def build(num_layers, num_group=1, net_staged=True, net_pooled=True, **settings)
     for key, value in (('net_staged', net_staged), ('net_pooled', net_pooled)):
         choose(key, value, (0, 1, False, True))
     layers = Layers(**settings)
-    released = RELEASED if net_staged else {}  # of ResNet the authors' code computes what the paper says
+    released = RELEASED if net_staged else {}  # for ResNet, the authors' code matches the paper
     origin = layers.adopt(Origin(), released, {'num_layers': num_layers, 'num_group': num_group})
     chain = staged_units if net_staged else resnet_units
     data, stride = stem(layers, max_pool=not net_pooled)

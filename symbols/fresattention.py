@@ -2,7 +2,7 @@
 
 Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: "Residual Attention Network for Image Classification",
 CVPR 2017, arXiv 1704.06904. The face network follows those of 2018: 112x112, improved unit, PReLU,
-option E, and the "dense" reading of the mask's upsampling path. RELEASED has what released code computes differently.
+option E, and the "dense" reading of the mask's upsampling path. RELEASED lists the differences of released code.
 """
 
 from typing import Dict, NamedTuple, Tuple
@@ -53,7 +53,7 @@ WIDTH_DIVISOR = {1: 4, 32: 2}
 
 
 class Origin(NamedTuple):
-    """Whose network it is: by default the paper's, then the points in which a released one differs."""
+    """A version of the network: the defaults are the paper's; released code differs in the fields."""
 
     settings: Dict[str, object] = {}  # in place of the defaults
     padded: bool = True  # the max poolings; else as Caffe has them
@@ -78,7 +78,7 @@ RELEASED_DEPTHS = (56, 92)
 
 
 class Stage(NamedTuple):
-    """What the units of a stage, all bottlenecks, have in common."""
+    """Common properties of a stage's units, all bottlenecks."""
 
     num_filter: int  # width of the output
     width: int  # K, of the inner convolutions
@@ -87,7 +87,7 @@ class Stage(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """What the attention modules of a stage have in common."""
+    """Common properties of a stage's attention modules."""
 
     stage: Stage
     poolings: int  # in the mask
@@ -124,8 +124,8 @@ def units(layers, data, stage, count, name):
 def soft_mask(layers, data, trunk, attention, name):
     """Build a soft mask, values in 0…1, of the shape of `data` (paper, figure 2).
 
-    Down: several times max pooling and r units. Up, per level: r units, resize to the level above, add its
-    skip connection (one unit on that level's output). There are two published readings of the way `up`:
+    Down, repeated: max pooling and r units. Up, per level: r units, resize to the level above, add its
+    skip connection (one unit on that level's output). The path `up` has two published readings:
     'paper' is this; 'dense' also adds the level's output itself and, at the top, the map `trunk`.
     """
     stage, count, levels = attention.stage, attention.depth.r, [data]
@@ -165,7 +165,7 @@ def attention_module(layers, data, attention, name):
 def is_kept(name):
     """Return whether the output `name` stays in memory with `memonger`: sums of units, and masks.
 
-    Not the sums on the mask's downsampling path, nor of the trunk's first unit: these units are recomputed in pairs.
+    Except sums of the mask's downsampling path and the trunk's first unit: these units are recomputed in pairs.
     """
     return (is_sum(name) or name.endswith('_mask_sigmoid')) and not ('_mask_down' in name or '_trunk_unit1_' in name)
 

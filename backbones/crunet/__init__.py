@@ -6,7 +6,7 @@
     cosine = one @ other
 
 Images are RGB, (n, 3, 112, 112), (x - 127.5) / 127.5 of x from 0 to 255, as insightface's arcface_torch hands them
-over. Needs PyTorch; `align` and `transform` of pictures Pillow and NumPy, and `save_pretrained` safetensors.
+over. Needs PyTorch; `align` and `transform` of images also Pillow and NumPy, `save_pretrained` safetensors.
 """
 
 import fnmatch
@@ -18,7 +18,7 @@ from .identifiers import WEIGHTS, read_config
 
 # The programs in tools/ read `crunet.identifiers` without PyTorch, so it is imported where it is used.
 
-OF_A_RUN = 'dropout', 'memonger', 'channels_last', 'fp16'  # settings that are no part of a network
+OF_A_RUN = 'dropout', 'memonger', 'channels_last', 'fp16'  # settings of a run, not of a network
 
 
 def list_models(pattern='*'):
@@ -33,8 +33,8 @@ def create_model(name, pretrained=None, num_features=None, **settings):
 
     `name` is one of `list_models`, with settings if needed (`'cru116:net_origin=release'`), the path of a symbol's
     JSON, or a folder that a module's `save_pretrained` wrote, with its settings and weights.
-    `pretrained` is the path of a state dict (there are no weights of ours to name by True), `num_features` the size of
-    the embedding, by default the network's own.
+    `pretrained` is the path of a state dict (not True: there are no pretrained weights), `num_features` the size of
+    the embedding (default: the network's own).
     `settings` are those of the builder (`net_multiplier=0.25`, `net_origin='release'`), and `dropout`, `memonger`,
     `channels_last` and `fp16` of `symbol_torch.get_model`. Raises ValueError, naming what there is.
     """
@@ -81,7 +81,7 @@ def align(image, landmarks, size=112):
 def transform(image, size=(112, 112)):
     """Return an aligned face as the input of a network, (3, height, width) float32.
 
-    `image` is the path of a picture, a PIL image, or an array (height, width, 3) uint8, RGB; a picture of another size
+    `image` is a path, a PIL image, or an array (height, width, 3) uint8, RGB; a file or PIL image of another size
     is resized.
     """
     import torch
@@ -101,7 +101,7 @@ def transform(image, size=(112, 112)):
 
 
 def _picture(image):
-    """Return a path, a PIL image or an array as a PIL image in RGB, turned as its EXIF data say.
+    """Return a path, a PIL image or an array as an RGB PIL image, rotated by its EXIF data.
 
     Raises ValueError for an image of more than 8 bits a channel, which Pillow would cut off.
     """

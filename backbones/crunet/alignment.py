@@ -31,7 +31,7 @@ def similarity(source, target):
 
 
 def aligned(image, points, size=TEMPLATE_SIZE):
-    """Return the face in a PIL image, aligned, as a PIL image of `size` pixels a side; `points` are (5, 2)."""
+    """Return the aligned face of a PIL image as a PIL image of `size` × `size` pixels; `points` are (5, 2)."""
     matrix = similarity(points, np.asarray(TEMPLATE) * (size / TEMPLATE_SIZE))
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
     # For PIL the centre of the first pixel is at (0.5, 0.5), for landmarks at (0, 0).

@@ -1,6 +1,6 @@
-"""Names in state dicts: of nodes as Python identifiers, of layers; where trainers keep a network; its own folder.
+"""Names of nodes and layers in state dicts, trainers' keys for a network, and a network's own folder.
 
-`symbol_torch.py` and the programs in tools/ read and write state dicts by it. Needs nothing but Python.
+`symbol_torch.py` and the programs in tools/ use them to read and write state dicts. Needs only Python.
 """
 
 import json
@@ -8,7 +8,7 @@ import keyword
 import os
 import re
 
-# Keys under which trainers keep a state dict: arcface_torch's, then, as timm prefers them, averaged weights and others.
+# Trainers' keys for a state dict: arcface_torch's, then averaged weights and others, in timm's order.
 WRAPPERS = (
     'state_dict_backbone',
     'state_dict_ema',
@@ -21,7 +21,7 @@ WRAPPERS = (
 )
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'  # in the folder of a trained network
 STEM_WEIGHTS = 'conv0_weight', 'conv0.weight'  # of our networks' first convolution, in MXNet and in PyTorch
-# What a layer's name says of its place, in front of its own.
+# The prefix of a layer's name that gives its place.
 PLACES = re.compile(r'((?:^|(?<=_))(?:stage|attention|unit|group|down|up|skip)\d+|(?<=_)(?:trunk|mask|close))_')
 SUFFIXES = {  # {of MXNet's parameters: of PyTorch's}
     'weight': 'weight',
@@ -34,9 +34,9 @@ SUFFIXES = {  # {of MXNet's parameters: of PyTorch's}
 
 
 def layer_path(node):
-    """Return where the layer of a node is: `stage1.unit1.conv1` of `stage1_unit1_conv1`.
+    """Return the path of a node's layer: `stage1.unit1.conv1` for `stage1_unit1_conv1`.
 
-    In one piece where a piece of it could not stand in code.
+    Undivided if a part of it is not a valid identifier.
     """
     path = PLACES.sub(r'\1.', node)
     return path if all(map(is_identifier, path.split('.'))) else node
@@ -45,7 +45,7 @@ def layer_path(node):
 def torch_name(parameter):
     """Return PyTorch's name of a parameter or moving statistic: `stage1.unit1.bn1.weight` of `stage1_unit1_bn1_gamma`.
 
-    One that does not end as MXNet names them keeps its name.
+    A name without one of MXNet's suffixes is unchanged.
     """
     for suffix, own in SUFFIXES.items():
         if parameter.endswith('_' + suffix):
@@ -84,7 +84,7 @@ def state_in(found, is_tensor):
 
 
 def owners_of(names):
-    """Return what stands in front of the names of each of our networks: '' where they are its own."""
+    """Return the prefix of the names of each of our networks: '' if the names have no prefix."""
     found = (
         str(name)[: -len(stem)]
         for name in names
@@ -116,10 +116,10 @@ def is_identifier(name):
 
 
 def identifiers(names):
-    """Return {name: identifier}, each of its own, for names of which no two are the same.
+    """Return {name: identifier}, all different, for names that are all different.
 
-    Identifiers stay as they are. In other names every other character becomes `_`, and a number follows where that is
-    taken: `conv3_x_1_c1x1-w(s/1)_conv2d_weight` becomes `conv3_x_1_c1x1_w_s_1__conv2d_weight`.
+    Identifiers are unchanged. In other names each invalid character becomes `_`, and a number follows if the result
+    is taken: `conv3_x_1_c1x1-w(s/1)_conv2d_weight` becomes `conv3_x_1_c1x1_w_s_1__conv2d_weight`.
     """
     found = {name: name for name in names if is_identifier(name)}
     taken, last = set(found), {}

@@ -44,7 +44,7 @@ class StandingBatchNorm2d(nn.Module):
             self.register_buffer(name, torch.empty(channels))
 
     def reset_parameters(self):
-        """Set what a BatchNorm begins with."""
+        """Set a BatchNorm's initial values."""
         for tensor, value in ((self.weight, 1), (self.bias, 0), (self.running_mean, 0), (self.running_var, 1)):
             nn.init.constant_(tensor, value)
 
@@ -126,7 +126,7 @@ def scalar(function):
 
 
 def plain(function):
-    """Return the translation of an operator that takes its inputs and nothing else."""
+    """Return the translation of an operator that takes only inputs."""
     return lambda attrs, *inputs: (function, inputs)
 
 

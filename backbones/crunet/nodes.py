@@ -95,7 +95,7 @@ class _Output(NamedTuple):
 
 
 IDENTITIES = '_copy', 'identity', 'Cast'  # operators that pass on what they read
-# Inputs of operators in the order of MXNet; those that a call leaves out are variables of their own.
+# Inputs of operators in MXNet's order; inputs that a call omits become separate variables.
 INPUTS = {
     'Convolution': ('data', 'weight', 'bias'),
     'FullyConnected': ('data', 'weight', 'bias'),
@@ -146,7 +146,7 @@ def recorder():
 
 @contextlib.contextmanager
 def stood_in(folder):
-    """Let the modules in `folder` be imported with the stand-in for MXNet; afterwards everything is as it was."""
+    """Let imports of modules in `folder` use the stand-in for MXNet; restore everything afterwards."""
     before = dict(sys.modules)
     own = {name[:-3] for name in os.listdir(folder) if name.endswith('.py')}
     try:
@@ -183,7 +183,7 @@ def nodes_of(symbol):
 
 
 def source(nodes, place):
-    """Return the place of what a node that only passes it on reads, or of the node itself."""
+    """Return the place of the node itself, or of its source if the node is an identity."""
     while nodes[place].op in IDENTITIES:
         place = nodes[place].inputs[0][0]
     return place

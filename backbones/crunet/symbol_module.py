@@ -1,7 +1,7 @@
 """A network as a PyTorch module: layers of the nodes of a symbol, and the code that calls them.
 
-`identifiers.py` has the rule by which a parameter of MXNet, `stage1_unit1_bn1_gamma`, gets its name in PyTorch,
-`stage1.unit1.bn1.weight`.
+`identifiers.py` converts MXNet's parameter names (`stage1_unit1_bn1_gamma`) to PyTorch's
+(`stage1.unit1.bn1.weight`).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from .nodes import IDENTITIES, INPUTS, source
 
 HOST_MEAN = HOST_STD = 127.5  # arcface_torch hands over (x - 127.5) / 127.5
 HALVES = torch.float16, torch.bfloat16  # of a trunk under autocast
-HEAD_TYPE = 'float32'  # to which a symbol with a trunk in half precision is cast behind it
+HEAD_TYPE = 'float32'  # to which a symbol casts the output of a half-precision trunk
 
 
 class Variable(str):
@@ -52,8 +52,8 @@ class SymbolModule(nn.Module):
 
     `fp16` computes the trunk under autocast, in float16 on a GPU (`trunk_type`), and the head in float32.
     `using_checkpoint` recomputes the maps between the ends of units in the backward pass: True by `Recomputed`, 'torch'
-    by torch.utils.checkpoint. The nodes then have to be recorded with `memonger`, which marks these ends. torch.compile
-    takes no notice of True. `dropout` replaces the rate of Dropout if it is not None. `channels_last` is the layout of
+    by torch.utils.checkpoint. Both require nodes recorded with `memonger`, which marks these ends. torch.compile
+    ignores True. `dropout` replaces the rate of Dropout if it is not None. `channels_last` is the layout of
     maps and weights in memory, the faster one wherever it was measured (docs/cpu-speed.md, docs/gpu.md). By default it
     is chosen unless `is_narrow`. `ends` are numbers of nodes; `self.ends` has (number of the segment that ends there,
     name and shape of the value) of each.
@@ -114,8 +114,8 @@ class SymbolModule(nn.Module):
     def save_pretrained(self, folder):
         """Write a network of `crunet.create_model` into a folder, as `config.json` and `model.safetensors`.
 
-        The config has the size of the embedding, and the mean and standard deviation of pixels from 0 to 1 by which
-        the input is made, besides network and settings. Needs the package safetensors. Raises ValueError.
+        The config has the network, the settings, the embedding size, and the mean and standard deviation that
+        normalise pixels from 0 to 1. Needs the package safetensors. Raises ValueError.
         """
         from safetensors.torch import save_file
 
@@ -154,7 +154,7 @@ class SymbolModule(nn.Module):
             values.update(zip(segment.outputs, found))
 
     def _recomputed(self, number, given):
-        """Return the outputs of a segment, whose maps are computed again in the backward pass."""
+        """Return the outputs of a segment; the backward pass recomputes its maps."""
         segment = self._segments[number]
         if self.using_checkpoint != 'torch':
             parameters = [parameter for layer in self._layers(segment) for parameter in layer.parameters()]
@@ -179,7 +179,7 @@ class SymbolModule(nn.Module):
         return [layer for layer in self._layers(segment) if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def named_modules(self, memo=None, prefix='', remove_duplicate=True):
-        """Yield the modules in the order of the network, and so their parameters: an optimiser's state is in it."""
+        """Yield the modules, and so their parameters, in network order, which an optimiser's state uses."""
         start = len(prefix) + 1 if prefix else 0
         found = list(super().named_modules(memo, prefix, remove_duplicate))
         yield from sorted(found, key=lambda pair: self._place.get(pair[0][start:], -1))
@@ -196,11 +196,11 @@ class SymbolModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self):
-        """Return what pickle keeps: all but functions, which are made again."""
+        """Return the state to pickle: all but functions, which are rebuilt."""
         return {key: value for key, value in self.__dict__.items() if key != '_runs'}
 
     def __setstate__(self, state):
-        """Restore what pickle has kept."""
+        """Restore the pickled state."""
         super().__setstate__(state)
         self._compile()
 
@@ -234,7 +234,7 @@ class SymbolModule(nn.Module):
 
 
 class Standing:
-    """Leaves the moving statistics of BatchNorms as they are, as often as it is entered: the first pass moved them."""
+    """A reusable context that freezes the moving statistics of BatchNorms: the first pass updated them."""
 
     def __init__(self, norms):
         self.norms = norms
@@ -250,11 +250,11 @@ class Standing:
 
 
 class Recomputed(torch.autograd.Function):
-    """A segment whose feature maps are computed again in the backward pass; until then only its inputs are kept.
+    """A gradient-checkpointed segment: stores only its inputs, recomputes feature maps in the backward pass.
 
-    As torch.utils.checkpoint does, but without its hooks for every tensor that an operator keeps, which are most of the
-    time of a small step (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients. It has
-    no gradient of its gradient, as a penalty of gradients needs it.
+    Like torch.utils.checkpoint, but without a hook for every tensor that an operator stores; the hooks take most of
+    a small step's time (docs/memory.md). The segment's parameters are inputs, so that DDP sees their gradients. It has
+    no second derivative, which a gradient penalty needs.
     """
 
     @staticmethod
@@ -275,16 +275,16 @@ class Recomputed(torch.autograd.Function):
             found = ctx.run(ctx.module, *given)
         sources = [*given, *tensors[count:]]
         wanted = [tensor for tensor in sources if tensor.requires_grad]
-        # An output that depends on nothing but what is frozen has no gradient.
+        # An output that depends only on frozen tensors has no gradient.
         found, gradients = zip(*[pair for pair in zip(found, gradients) if pair[0].requires_grad])
         of_wanted = iter(torch.autograd.grad(found, wanted, gradients))
         return None, None, *(next(of_wanted) if tensor.requires_grad else None for tensor in sources)
 
 
 def autocast_of(device):
-    """Return the arguments of the torch.autocast that is in force on a type of device.
+    """Return the arguments of the active torch.autocast for a device type.
 
-    Without its cache: casts of weights that were made without a graph must not be taken for others.
+    Its cache is off: weight casts made without a graph must not be reused with one.
     """
     if device == 'cuda':
         state = torch.get_autocast_gpu_dtype(), torch.is_autocast_enabled()
@@ -304,7 +304,7 @@ def is_narrow(module):
 
 
 class Segment(NamedTuple):
-    """A part of a network: the code that returns its outputs of its inputs; what is no longer read is dead then."""
+    """A part of a network: code that maps inputs to outputs; the `dead` inputs are not read afterwards."""
 
     code: str
     inputs: Tuple[str, ...]
@@ -326,7 +326,7 @@ class _Assembly:
         self.layers = {}  # {variables: Layer}
 
     def run(self, ends):
-        """Make them; return the size of the embedding. Raises ValueError for what is not known here."""
+        """Make layers and segments; return the embedding size. Raises ValueError if unsupported."""
         if self.module.using_checkpoint and not any('__force_mirroring__' in node.attrs for node in self.nodes):
             raise ValueError('the symbol does not say which maps to compute again: it was not built with memonger')
         cut = self._trunk_end()
@@ -337,7 +337,7 @@ class _Assembly:
             else:
                 try:
                     self._operator(number, node)
-                except Exception as error:  # of whatever an attribute is that was not to be expected
+                except Exception as error:  # from an attribute with an unexpected value
                     what = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
                     raise ValueError(f'{node.name} ({node.op}): {what}')
                 kept = '__force_mirroring__' not in node.attrs and self.module.using_checkpoint
@@ -355,7 +355,7 @@ class _Assembly:
         return [(number_of[value], str(value), tuple(self.on_meta[value].shape)) for value in values]
 
     def _trunk_end(self):
-        """Return the number of the last node of the trunk: the cast behind it, or what the last layer reads."""
+        """Return the number of the last node of the trunk: the cast after it, or the last layer's input."""
         for number, node in enumerate(self.nodes):
             if node.op == 'Cast' and node.attrs.get('dtype') == HEAD_TYPE:
                 return number
@@ -387,7 +387,7 @@ class _Assembly:
                 self.value[number, output] = self._step(f'{node.name}{output}', operator.getitem, (name, output))
 
     def _layer(self, node, x, *variables):
-        """Add the step of a node that is a layer, and the layer, unless it is there; return the name of its value."""
+        """Add the step of a layer node, and the layer if it is new; return the name of the step's value."""
         attrs = {key: value for key, value in node.attrs.items() if not key.startswith('__')}
         if not isinstance(x, Value) or not all(isinstance(variable, Variable) for variable in variables):
             raise ValueError('what it reads is not a parameter')
@@ -443,7 +443,7 @@ class _Assembly:
         return path
 
     def _is_free(self, path):
-        """Return whether a layer can have a path: no attribute of the modules around it has a part of its name."""
+        """Return whether a layer path is free: no part of it is an attribute of the modules around it."""
         parent, parts = self.module, path.split('.')
         for name in parts[:-1]:
             if name not in parent._modules:

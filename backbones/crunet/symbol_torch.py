@@ -1,7 +1,7 @@
 """MXNet symbols as PyTorch modules: the face networks in insightface's `arcface_torch`, without MXNet.
 
-A network is described once, by its builder in `symbols/`. Here a network becomes nodes (`nodes.py`), and these a
-module (`symbol_module.py`). Needs PyTorch 2.3 or newer, and nothing else.
+Only a builder in `symbols/` describes a network. This module converts the network to nodes (`nodes.py`), and the
+nodes to a module (`symbol_module.py`). Needs only PyTorch 2.3 or newer.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from . import identifiers as names
 from .nodes import nodes_of, read_json, stood_in
 from .symbol_module import SymbolModule
 
-# MXNet's operators, of which PyTorch has the counterparts; the other forms are for MXNet's sake.
+# MXNet's operators with counterparts in PyTorch; the other implementations are for MXNet.
 FORMS = {'net_prelu': 'op', 'fp16': False}
 OPTIONS = 'dropout', 'fp16', 'using_checkpoint', 'channels_last'  # of SymbolModule
 
@@ -57,7 +57,7 @@ def _beside(*names):
 
 
 def _loaded(name, folder):
-    """Return the module `name`, which stands in this folder, or in `folder` within it or next to it."""
+    """Return the module `name` from this folder, `folder` in it, or `folder` in the project root."""
     path = _beside((name + '.py',), (folder, name + '.py'), (os.pardir, os.pardir, folder, name + '.py'))
     spec = importlib.util.spec_from_file_location('crunet_' + name, path)
     module = importlib.util.module_from_spec(spec)
@@ -88,7 +88,7 @@ def split(text):
 
 
 def is_known(name):
-    """Return whether `get_model` knows a network: a choice or a symbol's JSON, with or without settings."""
+    """Return whether `get_model` accepts a name: a network or a symbol's JSON, with or without settings."""
     name, _ = split(name)
     return name.endswith('.json') or name in networks()
 
@@ -97,15 +97,15 @@ def get_model(name, num_features=512, fp16=False, **_):
     """Return a face network by the convention of arcface_torch's `backbones`.
 
     `name` is a network, `cru116`, or the path of a symbol's JSON, either with settings if needed, as in
-    `cru116:net_multiplier=0.25,dropout=0.0,memonger=True`. A choice takes the settings of its builder, and both take
+    `cru116:net_multiplier=0.25,dropout=0.0,memonger=True`. A network takes its builder's settings, and both take
 
     - `dropout`: of the embedding (default: 0.4); the `dropout=0.0` that insightface always passes is ignored;
-    - `memonger`: whether feature maps are computed again in the backward pass, False by default; 'torch' does it by
+    - `memonger`: whether the backward pass recomputes feature maps (default: False); 'torch' uses
       torch.utils.checkpoint;
     - `channels_last`: the layout of the feature maps, by default True unless the network is narrower than a quarter;
     - `pretrained`: the path of a state dict to start from, as insightface's model.pt.
 
-    A JSON, and `emb_size` in the name, count more than `num_features`. Raises ValueError, naming what there is.
+    A JSON, and `emb_size` in the name, override `num_features`. Raises ValueError, listing the choices.
     """
     network, settings = parsed(name)
     weights = settings.pop('pretrained', None)
@@ -152,7 +152,7 @@ def made(network, settings, known=None):
 
 
 def switch(key, value, *others):
-    """Return a setting that is True, False, None or one of some others; raises ValueError for all else."""
+    """Return `value` if it is True, False, None or one of `others`; raise ValueError otherwise."""
     if value is None or value in others:
         return value
     if value not in (True, False):
@@ -168,7 +168,7 @@ def rate(value):
 
 
 def load_weights(module, path):
-    """Give a module the weights of a state dict, or of the one that a trainer's checkpoint has; raises ValueError."""
+    """Load a state dict, or the one in a trainer's checkpoint, into a module; raise ValueError if it does not fit."""
     try:
         state = {module.own_name(name): value for name, value in unwrapped(read_state(path)).items()}
         shapes = {name: tuple(value.shape) for name, value in state.items() if not is_count(name)}
@@ -176,7 +176,7 @@ def load_weights(module, path):
         raise ValueError(f'cannot read {path}: {error.strerror or error}')
     except ImportError as error:
         raise ValueError(f'cannot read {path}: {error}; run pip install safetensors')
-    except Exception as error:  # torch.load has many for files that are none
+    except Exception as error:  # torch.load has many, for invalid files
         why = re.split(r'\. |\n', str(error) or repr(error))[0]  # the others advise to run what is in the file
         raise ValueError(f'{path} is not a state dict, or has other things next to; tools/convert.py reads more: {why}')
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if not is_count(name)}
@@ -195,12 +195,12 @@ def load_weights(module, path):
 
 
 def is_count(name):
-    """Return whether a tensor of a state dict counts batches, which older ones do not, and BatchNorm can do without."""
+    """Return whether a tensor is a batch count, which older state dicts lack and BatchNorm does not need."""
     return name.endswith('num_batches_tracked')
 
 
 def read_state(path):
-    """Return what a file of weights holds, without executing anything in it."""
+    """Return the content of a weights file, without executing any of it."""
     if path.endswith('.safetensors'):
         from safetensors.torch import load_file
 
@@ -209,7 +209,7 @@ def read_state(path):
 
 
 def unwrapped(state):
-    """Return the state dict in what a trainer saved, without what is in front of all names."""
+    """Return the state dict in a trainer's saved object, without the prefix of all names."""
     state = names.state_in(state, torch.is_tensor)
     owners = names.owners_of(state)
     if len(owners) != 1:
@@ -220,7 +220,7 @@ def unwrapped(state):
 def functions():
     """Return {name: function} of the face networks, by the convention of arcface_torch before May 2021.
 
-    A function takes `pretrained`, which has to be False there, and what `get_model` takes.
+    A function takes `pretrained`, which must be False, and the arguments of `get_model`.
     """
 
     def named(name):

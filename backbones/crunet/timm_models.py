@@ -20,7 +20,7 @@ from .symbol_torch import builders, networks, nodes_of_row
 
 IMAGENET = [name for name in networks() if name.endswith('_imagenet')]
 STRIDE = 32  # of the last maps
-# {setting of the builder: what timm has for it}
+# {setting of the builder: timm's counterpart}
 OF_TIMM = {'image_shape': 'img_size', 'emb_size': 'num_classes', 'memonger': 'set_grad_checkpointing'}
 
 
@@ -66,7 +66,7 @@ class TimmModel(SymbolModule):
                 nn.init.zeros_(self.get_submodule(layer_path(name)).weight)
 
     def reset_classifier(self, num_classes, global_pool=None):
-        """Give the network another classifier; 0 classes are none, and the pooling '' is none."""
+        """Replace the classifier; 0 classes: no classifier; the pooling '': no pooling."""
         self.num_classes, pool = num_classes, self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc1 = create_classifier(self.num_features, num_classes, pool_type=pool)
         self._place['fc1'] = len(self._place)  # the last of the parameters
@@ -77,14 +77,14 @@ class TimmModel(SymbolModule):
         return self.fc1
 
     def set_grad_checkpointing(self, enable=True):
-        """Compute the maps of each unit again in the backward pass, by torch.utils.checkpoint, or keep them."""
+        """Recompute the maps of each unit in the backward pass, by torch.utils.checkpoint, or store them."""
         self.using_checkpoint = 'torch' if enable else False
 
     def group_matcher(self, coarse=False):
-        """Return a function of a parameter's name to the number of its group, in the order of the network.
+        """Return a function from a parameter's name to the number of its group, in network order.
 
-        The stem is group 0. Then each stage is a group if `coarse`, else each unit, with the layers behind it. A weight
-        that units share is in the group of the first of them. The end of the network is in the last group.
+        The stem is group 0. Then each stage is a group if `coarse`, else each unit, with the layers after it. A weight
+        that units share is in the first unit's group. The end of the network is in the last group.
         """
         groups, last, seen = {}, 0, None
         for layer in sorted(self._place, key=self._place.get):
@@ -110,11 +110,11 @@ class TimmModel(SymbolModule):
     def forward_intermediates(  # noqa: PLR0913
         self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW', intermediates_only=False
     ):
-        """Return the maps at the ends of stages, and in front of them the last maps unless `intermediates_only`.
+        """Return the maps at the ends of stages, preceded by the last maps unless `intermediates_only`.
 
-        `indices` are those of the stages, or a number of stages counted from the last. The last stage's maps are
-        `forward_features`, with a BatchNorm behind them where the network has one, whatever `norm` is. `stop_early`
-        leaves out what no index needs. Raises ValueError for another `output_fmt`.
+        `indices` are stage indices, or a number of stages counted from the last. The last stage's maps are
+        `forward_features`, with the BatchNorm after them if the network has one, whatever `norm` is. `stop_early`
+        skips the stages that no index needs. Raises ValueError for another `output_fmt`.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f'output_fmt={output_fmt} is not NCHW, the only format of maps')
@@ -151,7 +151,7 @@ def _entry(name):
 
 
 def _config(name):
-    """Return timm's config of a network; the masks of an attention network are made for one size of images."""
+    """Return timm's config of a network; the masks of an attention network fit only one image size."""
     is_fixed = {'fixed_input_size': True} if name.startswith('att') else {}
     return {
         'url': '',

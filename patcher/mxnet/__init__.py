@@ -6,7 +6,7 @@ Needs NumPy and opencv-python.
 
 
 def without(module):
-    """Return the `__getattr__` of a module: one sentence on what it has not."""
+    """Return a module's `__getattr__`, which reports the missing attribute."""
 
     def missing(name):
         if name.startswith('__'):

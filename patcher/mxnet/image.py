@@ -15,7 +15,7 @@ def imdecode(buf, flag=1, to_rgb=True):
     Raises ValueError for bytes that are not an image.
     """
     data = np.frombuffer(buf, np.uint8)
-    # As in MXNet, a photograph that says how it is turned is not turned.
+    # As in MXNet, ignore a photograph's EXIF orientation.
     image = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
     if image is None:
         raise ValueError('these %d bytes are not an image that OpenCV can decode' % len(data))

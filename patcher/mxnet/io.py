@@ -1,4 +1,4 @@
-"""`mxnet.io`, of which a function of eval/verification.py that nobody calls names a part."""
+"""`mxnet.io`: empty; only an unused function of eval/verification.py names a part of it."""
 
 from . import without
 

@@ -8,7 +8,7 @@ __getattr__ = without('mxnet.ndarray')
 
 
 class NDArray:
-    """An array that `asnumpy` returns, in one piece of memory of its own, as torch.from_numpy needs it."""
+    """An array that `asnumpy` returns in its own contiguous memory, as torch.from_numpy requires."""
 
     def __init__(self, values):
         self._values = values

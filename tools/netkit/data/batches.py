@@ -137,7 +137,7 @@ class Readers:
     def __init__(self, count):
         context = multiprocessing.get_context('spawn')  # MXNet does not survive a fork
         self.processes, self._idle = [], queue.SimpleQueue()
-        # The processes inherit the blocked Ctrl-C, which only this process handles, as soon as all are started. Python's
+        # The processes inherit the blocked Ctrl-C; only this process handles it, after all are started. Python's
         # resource tracker, which starts with the first of them, would unblock it.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -40,7 +40,7 @@ class Detector:
         self.without = 0
 
     def __call__(self, path, image):
-        """Return the (5, 2) points, x and y, of a face in a PIL image; raises Unusable without a face, or if it is rotated too far.
+        """Return the (5, 2) points, x and y, of a face in a PIL image; raises Unusable without an upright face.
 
         Raises UserError where BLIND pictures in a row have none.
         """

@@ -36,8 +36,8 @@ class Bounds(NamedTuple):
     statistics: Optional[float]
 
 
-# By the bits of the products: 24, 11 (TF32 and float16), 8. Moving statistics that are updated twice differ by more than
-# a twentieth (tests/measure); so may bfloat16 without an error.
+# By the bits of the products: 24, 11 (TF32 and float16), 8. Moving statistics that are updated twice differ by more
+# than a twentieth (tests/measure); bfloat16 may differ by as much without an error.
 FLOAT32, HALF, BFLOAT16 = Bounds(1e-3, 0.999, 0.02), Bounds(0.02, 0.98, 0.05), Bounds(0.1, 0.85, 0.2)
 NONE = Bounds(None, None, None)
 

@@ -60,9 +60,9 @@ class OpenVINO:
 def openvino_core():
     """Return OpenVINO's Core; raises UserError where it is not installed.
 
-    One per process, until its end: each Core installs a stack for signal handlers. If several are freed in another order
-    than they were made, the installed stack is freed memory, and the next Ctrl-C ends in a segmentation fault (OpenVINO
-    2026.4).
+    One per process, until its end: each Core installs a stack for signal handlers. If several are freed in another
+    order than they were made, the installed stack is freed memory, and the next Ctrl-C ends in a segmentation fault
+    (OpenVINO 2026.4).
     """
     try:
         import openvino

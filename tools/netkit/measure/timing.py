@@ -15,8 +15,8 @@ LARGEST = 2048  # images: no larger batch is looked for, at which cuDNN's indice
 def in_turns(makers, wait, problems=None, rounds=None, lasting=None, again=False):
     """Yield {label: [seconds of a run, …]} after each round of turns.
 
-    `makers` are {label: function that returns the function to time}. Each is called once, or with `again` for every turn,
-    if memory cannot hold all. `wait` waits for the device. A turn lasts about `lasting` seconds, and at least one run;
+    `makers` are {label: function that returns the function to time}. Each is called once, or with `again` for every
+    turn, if memory cannot hold all. `wait` waits for the device. A turn lasts about `lasting` seconds, and at least one run;
     the first run, which chooses and allocates, is not timed. A function that fails is recorded in `problems`
     (figures.Problems), if given, and omitted from further rounds.
     """
