@@ -128,7 +128,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
         os.symlink(os.path.join(ROOT, name), str(tmp_path / name))
     lay_out(str(tmp_path / 'insightface'), 'C')
     text = '\n'.join(re.findall(r'(?ms)^```\w*\n(.*?)^```', read('README.md')))
-    lines = re.findall(r'(?m)^python (?:patch_|tools/(?!import_weights)|-c).*', text)
+    lines = re.findall(r'(?m)^python (?:patch_|tools/(?!import_weights|convert)|-c).*', text)
     assert len(lines) == 5
     for line in [DEMO, *lines]:
         line = f'{line} {QUICK}' if 'train.py' in line else line

@@ -16,8 +16,8 @@ def in_turns(makers, wait, problems=None, rounds=None, lasting=None, again=False
     """Yield {label: [seconds of a run, …]} after each round of turns.
 
     `makers` are {label: function that returns the function to time}. Each is called once, or with `again` for every
-    turn, if memory cannot hold all. `wait` waits for the device. A turn lasts about `lasting` seconds, and at least one run;
-    the first run, which chooses and allocates, is not timed. A function that fails is recorded in `problems`
+    turn, if memory cannot hold all. `wait` waits for the device. A turn lasts about `lasting` seconds, and at least one
+    run; the first run, which chooses and allocates, is not timed. A function that fails is recorded in `problems`
     (figures.Problems), if given, and omitted from further rounds.
     """
     rounds, lasting = ROUNDS if rounds is None else rounds, SECONDS if lasting is None else lasting
