@@ -133,7 +133,7 @@ def work(args, root):
     apply(changes, root)
     if args.revert:
         remove_empty_folders(checkout)
-        print('Taken out: %d files.' % len(changes) if changes else 'Nothing to take out of %s.' % checkout.root)
+        print('Reverted: %d files.' % len(changes) if changes else 'Nothing to revert in %s.' % checkout.root)
         print_leftovers(checkout)
         print_configs_left(checkout)
     else:

@@ -358,7 +358,7 @@ def row(python, name, path, output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--python', help='interpreter of the environment with the engines')
-    parser.add_argument('--output', default='out/engines', help='folder of networks and files')
+    parser.add_argument('-o', '--output', default='out/engines', help='folder of networks and files')
     parser.add_argument('--only', nargs='+', choices=ENGINES, metavar='ENGINE', help=', '.join(ENGINES))
     parser.add_argument('--engine', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -10,7 +10,7 @@ import sys
 from patcher.apply import backed_up
 from patcher.blocks import names_networks
 from patcher.hosts import CONFIGS, TorchTrainer
-from patcher.source import read
+from patcher.source import Source, read
 
 NAMES_NETWORK = rb"""(?m)^[ \t]*config\.network[ \t]*=[ \t]*['"]([\w.]+)"""
 
@@ -24,7 +24,7 @@ def print_leftovers(checkout):
                 % os.path.relpath(path, checkout.root)
             )
     for path, source in checkout.sources.items():
-        line = source.outside_block(names_networks(checkout.networks))
+        line = Source(path, read(path)).outside_block(names_networks(checkout.networks)) if os.path.isfile(path) else 0
         took_ours = source.block or any(
             path not in trainer.configs and os.path.dirname(path) == trainer.folder for trainer in checkout.trainers
         )  # from sample_config
@@ -39,11 +39,11 @@ def print_configs_left(checkout):
     """Point out the user's arcface_torch configs that name a removed network."""
     for trainer in checkout.trainers:
         for path in sorted(glob.glob(os.path.join(glob.escape(trainer.folder), 'configs', '*.py'))):
-            found = re.search(NAMES_NETWORK, read(path)) if os.path.isfile(path) else None
-            if found and found.group(1).decode() in checkout.networks:
+            names = re.findall(NAMES_NETWORK, read(path)) if os.path.isfile(path) else []
+            if names and names[-1].decode() in checkout.networks:
                 print(
                     'Note: %s uses %s, which this trainer no longer has.'
-                    % (os.path.relpath(path, checkout.root), found.group(1).decode())
+                    % (os.path.relpath(path, checkout.root), names[-1].decode())
                 )
 
 

@@ -1,7 +1,7 @@
 """Export a trained network: symbol JSON, slim checkpoint, folded BatchNorms, ONNX.
 
-With --network alone, it writes the symbol. With --model, it writes the checkpoint, cut at the embedding, as an
-inference network in MXNet's own operators. The ONNX file has BatchNorms folded into the layers next to them; the
+With --network alone, it writes the symbol. With --model, it writes the checkpoint, cut at the embedding, as a plain
+network for inference in MXNet's own operators. The ONNX file has BatchNorms folded into the layers next to them; the
 checkpoint keeps them. The program reads all files back and compares them with the trained network. If they differ by
 more than the tolerance, it writes nothing.
 """

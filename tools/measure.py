@@ -84,6 +84,8 @@ def check_networks(parser, args):
     """Refuse options of `networks` that do not go together."""
     if args.plot and (args.memory or args.building or args.scaling or args.reading):
         parser.error('--plot draws times; leave it out with --memory, --scaling, --reading and --building')
+    if args.only and (args.memory or args.building or args.scaling or args.reading):
+        parser.error('--only selects times; leave it out with --memory, --scaling, --reading and --building')
     if args.per_batch_size and (args.building or args.scaling):
         parser.error('--per-batch-size does not apply to --building and --scaling; leave it out')
     if args.peer and PEERS[args.peer] != args.engine:

@@ -134,6 +134,7 @@ def test_building_table():
         (['cru56', '--repetitions', '0'], ['0', 'at least 1']),
         (['cru56', '--memory', '--building'], ['--memory']),
         (['cru56', '--memory', '--plot', 'x.png'], ['--plot']),
+        (['cru56', '--memory', '--only', 'training'], ['--only', '--memory']),
         (['cru56', '--building', '--per-batch-size', '8'], ['--per-batch-size', '--building']),
         (['cru56', '--scaling', '--per-batch-size', '8'], ['--per-batch-size', '--scaling']),
         (['cru56', '--plot', 'x.jpeg'], ['x.jpeg', '.png']),

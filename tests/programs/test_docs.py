@@ -41,9 +41,18 @@ def read(page):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_links(page):
-    for target in re.findall(r'\]\(([^)#]+)\)', read(page)):
+    for target in re.findall(r'\]\(([^)]+)\)', read(page)):
+        path, _, anchor = target.partition('#')
+        path = os.path.join(os.path.dirname(page), path) if path else page
         if '://' not in target:
-            assert os.path.exists(os.path.join(ROOT, os.path.dirname(page), target)), target
+            assert os.path.exists(os.path.join(ROOT, path)), target
+            assert not anchor or anchor in anchors(path), target
+
+
+def anchors(page):
+    """Return GitHub's anchors of the headings of a page."""
+    headings = re.findall(r'(?m)^#+ (.+)$', re.sub(r'(?ms)^```.*?^```', '', read(page)))
+    return [re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings]
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
@@ -87,19 +96,19 @@ def test_the_readme_has_every_family():
 
 
 def prose_of(path):
-    """Return [(line, text)] of what people read in a file: comments and strings of Python, all of other files."""
+    """Return [(line, text)] of the prose in a file: paragraphs of Markdown, comments and strings of Python."""
     if not path.endswith('.py'):
-        return list(enumerate(read(path).splitlines(), 1))
+        return list(enumerate(read(path).split('\n\n'), 1))
     with open(os.path.join(ROOT, path), 'rb') as file:
-        tokens = [
+        prose = [
             token for token in tokenize.tokenize(file.readline) if token.type in (tokenize.COMMENT, tokenize.STRING)
         ]
-    return [(token.start[0] + at, line) for token in tokens for at, line in enumerate(token.string.splitlines())]
+    return [(token.start[0], token.string) for token in prose]
 
 
 @pytest.mark.parametrize('path', PAGES + SOURCES)
 def test_the_english_is_plain(path):
-    found = [(line, STUMBLING.search(text)) for line, text in prose_of(path)]
+    found = [(line, STUMBLING.search(' '.join(text.split()))) for line, text in prose_of(path)]
     assert [f'{line}: {match.group()}' for line, match in found if match] == []
 
 

@@ -52,8 +52,8 @@ class Packed(NamedTuple):
 def face(path, size, find=None):
     """Return a picture as the bytes of an image of `size` pixels a side; raises Unusable.
 
-    With `find`, the face is aligned by the points, (5, 2), that `find(path, image)` returns. Without, the picture has
-    to be of that size, and a JPEG keeps its bytes.
+    With `find`, the face is aligned by the points, (5, 2), that `find(path, image)` returns. Without, the image must
+    have that size, and a JPEG keeps its bytes.
     """
     image = open_picture(path)
     if find:
