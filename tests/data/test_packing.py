@@ -183,7 +183,7 @@ def test_what_cannot_be_packed_is_named(run_tool, people, tmp_path):
         ('tiny.png', 'is of 1×1 pixels, not 112×112'),
         ('deep.png', 'has more than 8 bits'),
         ('cut.jpg', 'is not readable as an image'),
-        ('film.mp4', 'is not a picture by its name'),
+        ('film.mp4', 'is not an image by its name'),
         ('inner', 'is a folder within a folder'),
         ('loose.jpg', 'is in no folder of its own'),
         ('only one', 'has 1 usable pictures, fewer than --min-images'),

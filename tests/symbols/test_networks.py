@@ -593,7 +593,7 @@ def test_the_eps_is_that_of_all_batchnorms_but_the_heads(network, form):
 )
 def test_undefined_values_are_named(changes, words):
     for network in SAMPLES:
-        host.generate_config(network, 'synthetic', 'arcface')
+        host.generate_config(network, 'faces', 'arcface')
         host.config.update(changes)
         with pytest.raises(face_settings.SettingError) as caught:  # a ValueError
             importlib.import_module(host.config.net_name).get_symbol()

@@ -160,7 +160,7 @@ def test_the_page_shows_what_it_says():
         text = file.read()
     code = text.split('```python\n')[1].split('```')[0]
     done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout == '-9.0\n-4.5\n' and 'prints -9 and -4.5' in text
+    assert done.stdout == '-9.0\n-4.5\n' and 'They print -9 and -4.5' in text
 
 
 def main():

@@ -34,7 +34,7 @@ def classes_in(folder):
             if os.path.isfile(full) and is_picture(file):
                 classes[name].append(full)
             elif not file.startswith('.'):
-                skipped[full] = 'is a folder within a folder' if os.path.isdir(full) else 'is no picture by its name'
+                skipped[full] = 'is a folder within a folder' if os.path.isdir(full) else 'is not an image by its name'
     return classes, skipped
 
 
