@@ -95,7 +95,6 @@ def main():
         checkpoints.save(os.path.join(scratch, name), EPOCH, symbol, parameters)
     if misfits:
         report.show('not taken over', ('parameter', 'why'), sorted(misfits.items()))
-        report.show('taken over', ('parameter',), [(key,) for key in sorted(parameters)])
     symbol_path, path = checkpoints.files(args.output, EPOCH)
     if converted.left_out:
         first = ', '.join(converted.left_out[:2])
