@@ -19,24 +19,22 @@
 # make fuzz    reads files that are damaged in random ways (ten minutes; ARGS='--minutes 60')
 # make clean   removes the environments and out/
 
-PYTHON ?= $(shell for v in 3.11 3.10 3.9 3.8; do \
+# $(call newest_of,VERSIONS): the first of these Pythons that can make environments.
+newest_of = $(shell for v in $(1); do \
 	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
 	{ echo python$$v; break; }; done)
+# $(call needs,VARIABLE,REASON): end with a sentence if the variable names no Python.
+needs = @test -n "$($(1))" || { echo "$(2) with its venv module: install one (Debian: apt-get install python3 python3-venv) or pass it: make $(MAKECMDGOALS) $(1)=/path/to/python" >&2; exit 2; }
+PYTHON ?= $(call newest_of,3.11 3.10 3.9 3.8)
 # insightface's trainers need numpy 1.22 and scipy 1.7.3, which Python 3.11 does not have.
-HOST_PYTHON ?= $(shell for v in 3.10 3.9 3.8; do \
-	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
-	{ echo python$$v; break; }; done)
+HOST_PYTHON ?= $(call newest_of,3.10 3.9 3.8)
 # The versions of the extra gpu exist for these.
-GPU_PYTHON ?= $(shell for v in 3.12 3.11 3.10; do \
-	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
-	{ echo python$$v; break; }; done)
+GPU_PYTHON ?= $(call newest_of,3.12 3.11 3.10)
 # MXNet for CUDA cannot even be imported without the driver's library.
 HAS_DRIVER = { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q libcuda.so.1
 RUN = .venv/bin/python
-NEEDS_PYTHON = @test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8, 3.9, 3.10 or 3.11 with its venv module: install one (Debian: apt-get install python3 python3-venv) or pass it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }
-NEWEST_PYTHON ?= $(shell for v in 3.13 3.12 3.11; do \
-	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import venv, ensurepip' >/dev/null 2>&1 && \
-	{ echo python$$v; break; }; done)
+NEEDS_PYTHON = $(call needs,PYTHON,MXNet 1.9.1 needs Python 3.8 to 3.11)
+NEWEST_PYTHON ?= $(call newest_of,3.13 3.12 3.11)
 # $(call install,ENVIRONMENT,EXTRAS of pyproject.toml): PyTorch only where an extra asks for it.
 install = $(1)/bin/python tools/extras.py $(2) > $(1)/wanted.txt && \
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(1)/wanted.txt
@@ -81,7 +79,7 @@ test-torch-newest: .venv-newest/installed
 	.venv-newest/bin/python -m pip uninstall --quiet --yes crunet
 
 .venv-newest/installed: pyproject.toml constraints.txt
-	@test -n "$(NEWEST_PYTHON)" || { echo "this target needs Python 3.11, 3.12 or 3.13 with its venv module: install one or pass it: make $(MAKECMDGOALS) NEWEST_PYTHON=/path/to/python" >&2; exit 2; }
+	$(call needs,NEWEST_PYTHON,this target needs Python 3.11 to 3.13)
 	"$(NEWEST_PYTHON)" -m venv .venv-newest
 	$(call install,.venv-newest,newest test)
 	@touch $@
@@ -147,7 +145,7 @@ test-host: .venv-host/installed
 	INSIGHTFACE="$(abspath $(INSIGHTFACE))" .venv-host/bin/python -m pytest tests/patcher/test_in_host.py -k INSIGHTFACE
 
 .venv-host/installed: pyproject.toml constraints.txt
-	@test -n "$(HOST_PYTHON)" || { echo "insightface's trainers need Python 3.8, 3.9 or 3.10 with its venv module: install one or pass it: make HOST_PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
+	$(call needs,HOST_PYTHON,insightface's trainers need Python 3.8 to 3.10)
 	"$(HOST_PYTHON)" -m venv .venv-host
 	$(call install,.venv-host,host test)
 	@touch $@
@@ -158,7 +156,7 @@ check-gpu: .venv-gpu/installed
 	.venv-gpu/bin/python tools/measure.py gpu $$(test -e .venv-gpu-mxnet/installed && echo --mxnet-python .venv-gpu-mxnet/bin/python) $(ARGS)
 
 .venv-gpu/installed: pyproject.toml constraints.txt
-	@test -n "$(GPU_PYTHON)" || { echo "this target needs Python 3.10, 3.11 or 3.12 with its venv module: install one or pass it: make check-gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
+	$(call needs,GPU_PYTHON,this target needs Python 3.10 to 3.12)
 	"$(GPU_PYTHON)" -m venv .venv-gpu
 	$(call install,.venv-gpu,gpu)
 	@touch $@

@@ -72,10 +72,11 @@ class Trainer:
 
     def is_in(self, folder):
         """Return whether a path (absolute, in the checkout, or the end of one) names this trainer."""
-        root, given = self.checkout.root, os.path.normpath(folder) if folder else ''
-        if os.path.realpath(folder) == self.folder or os.path.realpath(os.path.join(root, folder)) == self.folder:
-            return True
-        return bool(given) and (os.sep + os.path.relpath(self.folder, root)).endswith(os.sep + given)
+        root = self.checkout.root
+        inside = os.sep + os.path.relpath(self.folder, root)
+        return self.folder in map(os.path.realpath, (folder, os.path.join(root, folder))) or (
+            folder != '' and inside.endswith(os.sep + os.path.normpath(folder))
+        )
 
     def _existing(self, names):
         paths = [os.path.join(self.folder, *name.split('/')) for name in names]

@@ -24,11 +24,13 @@ def print_leftovers(checkout):
                 % os.path.relpath(path, checkout.root)
             )
     for path, source in checkout.sources.items():
-        line = Source(path, read(path)).outside_block(names_networks(checkout.networks)) if os.path.isfile(path) else 0
         took_ours = source.block or any(
             path not in trainer.configs and os.path.dirname(path) == trainer.folder for trainer in checkout.trainers
         )  # from sample_config
-        if took_ours and line:
+        if not took_ours or not source.outside_block(names_networks(checkout.networks)):
+            continue
+        line = Source(path, read(path)).outside_block(names_networks(checkout.networks))  # as the file is now
+        if line:
             print(
                 'Note: %s:%d still names one of the networks; remove the line, or the file will not load.'
                 % (os.path.relpath(path, checkout.root), line)
@@ -38,6 +40,8 @@ def print_leftovers(checkout):
 def print_configs_left(checkout):
     """Point out the user's arcface_torch configs that name a removed network."""
     for trainer in checkout.trainers:
+        if os.path.isdir(trainer.symbol):  # put in by hand, it stays
+            continue
         for path in sorted(glob.glob(os.path.join(glob.escape(trainer.folder), 'configs', '*.py'))):
             names = re.findall(NAMES_NETWORK, read(path)) if os.path.isfile(path) else []
             if names and names[-1].decode() in checkout.networks:

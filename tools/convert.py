@@ -48,13 +48,13 @@ def parse_args(argv=None):
     return args
 
 
-def write_state_dict(path, target, scratch):
+def write_state_dict(path, target, network, scratch):
     """Write FILE.pt and, for a network that is not ours, FILE-symbol.json into `scratch`.
 
     Return (paths, network for arcface_torch's config). Raises UserError instead of replacing
     a different FILE-symbol.json, which may be the checkpoint's own.
     """
-    symbol, network, outputs = plain(Graph.of(target.symbol)).symbol(), name_of(target), [path]
+    symbol, outputs = plain(Graph.of(target.symbol)).symbol(), [path]
     if network is None:
         described = path[: path.rindex('.')] + '-symbol.json'
         if os.path.exists(described) and load_symbol(described).tojson() != symbol.tojson():
@@ -72,18 +72,17 @@ def main():
     outputs = [args.output] if to_torch else checkpoints.files(args.output, EPOCH)
     keep_inputs(outputs, [checkpoints.parameters_path(args.model)])
     target = of_checkpoint(args.model, args.image_size, args.network, args.multiplier)
+    network = name_of(target)
+    title = f'{target.label} ({network or "another network"})'
     folder, name = os.path.split(os.path.abspath(args.output))
     with new_files(folder) as scratch:
         if to_torch:
-            outputs, network = write_state_dict(args.output, target, scratch)
+            outputs, network = write_state_dict(args.output, target, network, scratch)
         else:
             checkpoints.save(os.path.join(scratch, name), EPOCH, target.symbol, target.parameters)
     count = sum(array.size for array in target.parameters.values())
     rows = [(path, f'{os.path.getsize(path):,}') for path in outputs]
-    recognised = name_of(target) or 'another network'
-    report.show(
-        f'{target.label} ({recognised}): {len(target.parameters)} arrays, {count:,} numbers', ('file', 'bytes'), rows
-    )
+    report.show(f'{title}: {len(target.parameters)} arrays, {count:,} numbers', ('file', 'bytes'), rows)
     if to_torch:
         network = with_settings(network, f'pretrained={os.path.abspath(args.output)}')
         print(f"in arcface_torch's config: config.network = '{network}'")

@@ -81,13 +81,15 @@ def add_output(parser):
 
 
 def check_networks(parser, args):
-    """Refuse options of `networks` that do not go together."""
-    if args.plot and (args.memory or args.building or args.scaling or args.reading):
-        parser.error('--plot draws times; leave it out with --memory, --scaling, --reading and --building')
-    if args.only and (args.memory or args.building or args.scaling or args.reading):
-        parser.error('--only selects times; leave it out with --memory, --scaling, --reading and --building')
+    """Refuse options of `networks` that do not go together, and fill in its defaults."""
+    is_timed = not (args.memory or args.building or args.scaling or args.reading)
+    for option, value, what in (('--plot', args.plot, 'draws'), ('--only', args.only, 'selects')):
+        if value and not is_timed:
+            parser.error(f'{option} {what} times; leave it out with --memory, --scaling, --reading and --building')
     if args.per_batch_size and (args.building or args.scaling):
         parser.error('--per-batch-size does not apply to --building and --scaling; leave it out')
+    if not args.memory:
+        args.per_batch_size = args.per_batch_size or PER_BATCH_SIZE
     if args.peer and PEERS[args.peer] != args.engine:
         parser.error(f'--peer {args.peer} is for --engine {PEERS[args.peer]}')
     if args.engine == 'torch' and args.device == 'gpu':
@@ -113,14 +115,14 @@ def networks(args):
     if args.reading:
         side_by_side.check_device(args.device)
         choices = [parse_choice(text) for text in args.choices or ['cru116']]
-        rows = reading.measure(choices, args.repetitions, args.per_batch_size or PER_BATCH_SIZE, args.device)
+        rows = reading.measure(choices, args.repetitions, args.per_batch_size, args.device)
         show('images per second', reading.COLUMNS, rows)
-    elif args.memory or args.building or args.scaling:
-        choices = [parse_choice(text) for text in args.choices or NETWORKS]
-        if args.memory:
-            show(*plans.memory(choices, [args.per_batch_size] if args.per_batch_size else plans.BATCHES))
-        else:
-            show(*(plans.building if args.building else plans.scaling)(choices))
+    elif args.memory:
+        batches = [args.per_batch_size] if args.per_batch_size else plans.BATCHES
+        show(*plans.memory([parse_choice(text) for text in args.choices or NETWORKS], batches))
+    elif args.building or args.scaling:
+        table = plans.building if args.building else plans.scaling
+        show(*table([parse_choice(text) for text in args.choices or NETWORKS]))
     else:
         show_times(args, show)
 
@@ -137,13 +139,7 @@ def show_times(args, show):
         raise UserError(f'each choice has to be named once: {" ".join(texts)}')
     choices = [parse_choice(text) for text in texts]
     how = side_by_side.How(
-        args.per_batch_size or PER_BATCH_SIZE,
-        args.repetitions,
-        args.device,
-        args.engine,
-        args.peer,
-        args.compile,
-        args.only,
+        args.per_batch_size, args.repetitions, args.device, args.engine, args.peer, args.compile, args.only
     )
     for choice in choices:
         side_by_side.check(choice, how)  # refuses wrong values now, not after minutes

@@ -9,8 +9,7 @@ start()
 
 from netkit import report
 from netkit.cli import Parser, add_sizes, run
-from netkit.graph.naming import is_original
-from netkit.networks import NETWORKS
+from netkit.networks import FACE_NETWORKS, NETWORKS
 from netkit.summaries import BATCH, summarise
 from netkit.targets import HELP, open_target, with_noted_network
 
@@ -109,7 +108,7 @@ def parse_args(argv=None):
 def named(texts):
     """Return the networks on the command line; a pattern stands for all matching networks."""
     if not texts:
-        return [name for name in NETWORKS if not is_original(name)]
+        return FACE_NETWORKS
     return [name for text in texts for name in fnmatch.filter(NETWORKS, text) or [text]]
 
 

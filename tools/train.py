@@ -18,8 +18,7 @@ start()
 from netkit import report
 from netkit.cli import Parser, folder_name, multiplier, number, run, whole_number
 from netkit.data.augment import Augmentation
-from netkit.graph.naming import is_original
-from netkit.networks import LOSSES, NETWORKS, parse
+from netkit.networks import FACE_NETWORKS, LOSSES, parse
 from netkit.training import options
 from netkit.training.keeping import ALL, BEST, ONE
 from netkit.training.run import run_training
@@ -37,10 +36,7 @@ def add_what(parser):
     """Add the options for the network and the data."""
     group = parser.add_argument_group('network and data')
     group.add_argument(
-        '--network',
-        default='cru56',
-        help=f'{", ".join(name for name in NETWORKS if not is_original(name))}; with settings as in '
-        'ires50:net_origin=release',
+        '--network', default='cru56', help=f'{", ".join(FACE_NETWORKS)}; with settings as in ires50:net_origin=release'
     )
     group.add_argument(
         '--multiplier',

@@ -49,8 +49,8 @@ def create_model(name, pretrained=None, num_features=None, **settings):
         settings = {**kept, **settings}
     else:
         name, given = symbol_torch.parsed(name)
-        pretrained = pretrained or given.pop('pretrained', None)
-        settings = {**given, **settings}
+        weights = given.pop('pretrained', None)
+        pretrained, settings = pretrained or weights, {**given, **settings}
     if num_features is not None:
         settings['emb_size'] = int(num_features)
     model = symbol_torch.made(name, settings)

@@ -108,7 +108,7 @@ def test_what_is_refused(crunet, name, settings, words):
         crunet.create_model(name, **settings)
 
 
-def test_settings_in_the_name(crunet, tmp_path):
+def test_settings_in_the_name(crunet, tmp_path, monkeypatch):
     one = crunet.create_model('cru56:net_multiplier=0.125,emb_size=16')
     assert one.size == 16 and one.config['settings'] == {'net_multiplier': 0.125, 'emb_size': 16}
     torch.save(one.state_dict(), str(tmp_path / 'x.pt'))
@@ -117,9 +117,17 @@ def test_settings_in_the_name(crunet, tmp_path):
     assert torch.equal(one.fc1.weight, two.fc1.weight)
     with pytest.raises(ValueError, match='num_features and settings such as net_origin must be those of the training'):
         crunet.create_model('cru56:net_multiplier=0.125', pretrained=path)
+    torch.save(one.state_dict(), str(tmp_path / 'y.pt'))
     torch.save({'layer1.0.weight': torch.zeros(1)}, path)
     with pytest.raises(ValueError, match='has other names than this network, such as layer1.0.weight; tools/import'):
         crunet.create_model('cru56', pretrained=path)
+    two = crunet.create_model(
+        f'cru56:net_multiplier=0.125,emb_size=16,pretrained={path}', pretrained=str(tmp_path / 'y.pt')
+    )
+    assert torch.equal(one.fc1.weight, two.fc1.weight)  # what is passed counts
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(ValueError, match='x.safetensors: .*; run pip install safetensors'):
+        crunet.create_model('cru56', pretrained='x.safetensors')
 
 
 def test_a_picture_becomes_the_input(crunet, tmp_path):

@@ -17,7 +17,7 @@ from netkit.errors import UserError
 from netkit.graph import memory, naming
 from netkit.graph.counts import count_copies
 from netkit.graph.memory import plan
-from netkit.networks import build
+from netkit.networks import FACE_NETWORKS, build
 from netkit.targets import open_target
 
 SMALL = {'net_multiplier': 0.1, 'emb_size': 16}
@@ -134,11 +134,13 @@ def test_several_are_sorted_by_any_column(tool):
 
 def test_without_a_name_all_face_networks_and_patterns(tool, monkeypatch):
     monkeypatch.setattr(summarize, 'NETWORKS', ['cru56', 'cru56_imagenet', 'ires18', 'ires18_imagenet', 'ires34'])
+    monkeypatch.setattr(summarize, 'FACE_NETWORKS', FACE_NETWORKS[:2])
+    assert FACE_NETWORKS[:3] == ('cru56', 'cru116', 'att56') and len(FACE_NETWORKS) == 26
 
     def named(*arguments):
         return [row.split('|')[1].strip() for row in tool(*arguments, '--markdown').splitlines()[2:]]
 
-    assert named() == ['cru56', 'ires18', 'ires34']
+    assert named() == ['cru56', 'cru116']
     assert named('*_imagenet') == ['cru56_imagenet', 'ires18_imagenet']
     assert named('ires34', 'cru*') == ['ires34', 'cru56', 'cru56_imagenet']
 

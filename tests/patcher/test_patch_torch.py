@@ -211,7 +211,10 @@ def test_what_was_put_in_by_hand(host):
     assert run(host, '--status')[1].startswith('by hand')
     code, _, err = run(host)
     assert code == 2 and 'already has something of that name; remove the line, use --adopt' in err
-    assert run(host, '--revert')[0] == 0 and os.path.exists(os.path.join(host, 'backbones', 'crunet', 'fcrunet.py'))
+    write("config.network = 'cru116'\n", host, 'configs', 'mine.py')
+    code, output, _ = run(host, '--revert')
+    assert code == 0 and os.path.exists(os.path.join(host, 'backbones', 'crunet', 'fcrunet.py'))
+    assert 'mine.py' not in output  # the network is still there
     assert run(host, '--adopt')[0] == 0 and run(host, '--status')[1].startswith('installed')
     assert content_of(host, 'backbones', '__init__.py').count(b'symbol_torch.is_known') == 1
     assert run(host, '--revert')[0] == 0

@@ -8,7 +8,8 @@ from netkit._mxnet import mx
 from netkit.errors import UserError
 from netkit.graph.naming import is_original
 
-NETWORKS, LOSSES = tuple(host.network), tuple(host.loss)  # the names of the choices
+NETWORKS, LOSSES = tuple(host.network), tuple(host.loss)  # names
+FACE_NETWORKS = tuple(name for name in NETWORKS if not is_original(name))
 # What may follow a name in arcface_torch (`backbones/symbol_torch.py`) and does not change what is computed.
 OF_THE_TRAINER = 'dropout', 'channels_last', 'pretrained'
 
