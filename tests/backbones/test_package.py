@@ -172,6 +172,13 @@ def test_from_two_photographs_to_a_cosine(crunet, tmp_path, monkeypatch, capsys)
     one, other = names['model'](torch.stack(faces)).detach().double().numpy()
     cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
     assert float(re.search(r'[\d.]+', capsys.readouterr().out).group()) == pytest.approx(cosine, abs=1e-4)
+    noise = np.random.RandomState(1).randint(0, 256, (300, 300, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(str(tmp_path / 'noise.png'))
+    exec(code, {'photographs': [photographs[0], (str(tmp_path / 'noise.png'), points)]})
+    other = names['model'](crunet.transform(crunet.align(noise, points))[None])[0].detach().double().numpy()
+    unlike = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    printed = float(re.search(r'-?[\d.]+', capsys.readouterr().out).group())
+    assert printed == pytest.approx(unlike, abs=1e-4) and unlike < 0.99
     difference = (faces[0] - faces[1]).abs()
     assert difference.mean() < 0.01 < 0.1 < faces[0].std() and cosine > 0.999
     left_eye = faces[0][:, 52, 38] * 127.5 + 127.5  # where ArcFace has it
